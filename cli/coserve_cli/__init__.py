@@ -1,0 +1,1 @@
+"""The `coserve` command: one thin module per verb."""

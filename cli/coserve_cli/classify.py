@@ -1,0 +1,5 @@
+"""`coserve classify`."""
+
+
+def classify() -> None:
+    """To be written."""

@@ -1,0 +1,5 @@
+"""`coserve divide`."""
+
+
+def divide() -> None:
+    """To be written."""

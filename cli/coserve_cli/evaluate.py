@@ -1,0 +1,5 @@
+"""`coserve evaluate`."""
+
+
+def evaluate() -> None:
+    """To be written."""

@@ -1,0 +1,5 @@
+"""`coserve export`."""
+
+
+def export() -> None:
+    """To be written."""

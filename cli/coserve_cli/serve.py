@@ -1,0 +1,5 @@
+"""`coserve serve`."""
+
+
+def serve() -> None:
+    """To be written."""

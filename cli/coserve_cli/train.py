@@ -1,0 +1,5 @@
+"""`coserve train`."""
+
+
+def train() -> None:
+    """To be written."""

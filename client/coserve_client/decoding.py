@@ -1,0 +1,67 @@
+"""JSON values into frozen dataclasses, by their annotations."""
+
+import types
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from coserve_client.errors import ProtocolError
+
+T = TypeVar("T")
+
+
+def decode(annotation: type[T], value: object, where: str) -> T:
+    """Check `value` against `annotation` and build it.
+
+    Understands dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `Any` and JSON's scalars.
+    Keys that a dataclass does not know are ignored: a newer server may send more.
+
+    Args:
+        annotation: the type wanted.
+        value: what `json.loads` gave.
+        where: path of the value in the document, for messages.
+
+    Raises:
+        ProtocolError: a key is missing or a value has another type; the message gives its path.
+    """
+    return cast("T", _decode(annotation, value, where))
+
+
+def _decode(annotation: Any, value: object, where: str) -> object:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return None if value is None else _decode(args[0], value, where)
+    if is_dataclass(annotation):
+        return _decode_object(cast("type", annotation), _expect(dict, value, where), where)
+    if origin is tuple:
+        items = _expect(list, value, where)
+        return tuple(_decode(args[0], item, f"{where}[{i}]") for i, item in enumerate(items))
+    if origin is Mapping:
+        return {k: _decode(args[1], v, f"{where}.{k}") for k, v in _expect(dict, value, where).items()}
+    if annotation is float and type(value) is int:
+        return float(value)
+    return _expect(annotation, value, where)
+
+
+def _decode_object(cls: type, value: dict[str, object], where: str) -> object:
+    hints = _hints(cls)
+    names = [field.name for field in fields(cls)]
+    if missing := [name for name in names if name not in value]:
+        raise ProtocolError(f"the server's answer lacks {where}.{missing[0]}")
+    return cls(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _expect(wanted: type[T], value: object, where: str) -> T:
+    if type(value) is not wanted:
+        raise ProtocolError(
+            f"{where} in the server's answer is {type(value).__name__}, expected {wanted.__name__}"
+        )
+    return value

@@ -1,0 +1,83 @@
+"""What a Coserve server answers, as frozen dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class an image may show: `probability` in 0…1, `logit` as combined over the members."""
+
+    label: str
+    class_id: int
+    probability: float
+    logit: float
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How unsure the ensemble is of an image, and how far its members differ."""
+
+    entropy: float
+    disagreement: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the server says of one image, the most probable class first.
+
+    `member_predictions` holds the same per member name where the request asked for it.
+    """
+
+    filename: str
+    predictions: tuple[Prediction, ...]
+    uncertainty: Uncertainty
+    member_predictions: Mapping[str, tuple[Prediction, ...]] | None
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member's part in a reply; times in milliseconds since the request's inference began."""
+
+    name: str
+    used: bool
+    device: str | None
+    start_ms: float | None
+    end_ms: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to one classification request, one result per image in the order sent.
+
+    `degraded` says that fewer than all members were combined. `overlap` is the sum of the members' durations
+    divided by the wall time of all: S when S equal members ran in parallel, 1 when one after another.
+    """
+
+    model: str
+    version: str
+    degraded: bool
+    overlap: float
+    members: tuple[Member, ...]
+    timings_ms: Mapping[str, float]
+    results: tuple[Result, ...]
+
+    @property
+    def missing(self) -> tuple[Member, ...]:
+        """The members whose logits are not in this reply."""
+        return tuple(member for member in self.members if not member.used)
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ensemble that the server offers; `provenance` as its repository describes it."""
+
+    name: str
+    version: str
+    ready: bool
+    labels: tuple[str, ...]
+    members: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    provenance: Mapping[str, Any]

@@ -1,0 +1,216 @@
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+import coserve_client
+from coserve_client import (
+    AsyncClient,
+    Client,
+    CoserveError,
+    InputError,
+    ProblemError,
+    ProtocolError,
+    RejectedError,
+    RequestTimeoutError,
+    UnavailableError,
+    UnknownModelError,
+    UnreachableError,
+)
+
+Ask = Callable[..., Any]
+Make = Callable[..., dict[str, Any]]
+
+
+def problem(status: int, /, **members: object) -> httpx.Response:
+    return httpx.Response(status, json=members, headers={"Content-Type": "application/problem+json"})
+
+
+def test_sends_the_parameters(ask: Ask, reply: Make) -> None:
+    seen: list[httpx.Request] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json=reply("image_0"))
+
+    options = {"headers": {"Authorization": "Bearer x"}, "url": "http://host/prefix/"}
+    answer = ask(server, "classify", b"x", model="E", top_k=2, member_predictions=True, options=options)
+
+    assert answer.results[0].filename == "image_0"
+    assert (seen[0].method, seen[0].url.path) == ("POST", "/prefix/v1/classify")
+    assert dict(seen[0].url.params) == {"model": "E", "top_k": "2", "member_predictions": "true"}
+    assert seen[0].headers["Authorization"] == "Bearer x"
+
+
+def test_leaves_out_the_model_by_default(ask: Ask, reply: Make) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        assert dict(request.url.params) == {"top_k": "5", "member_predictions": "false"}
+        return httpx.Response(200, json=reply("image_0"))
+
+    ask(server, "classify", b"x")
+
+
+def test_retries_503_and_sends_the_same_body(ask: Ask, reply: Make) -> None:
+    bodies: list[bytes] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        if len(bodies) < 3:
+            return httpx.Response(503, headers={"Retry-After": "0"})
+        return httpx.Response(200, json=reply("image_0"))
+
+    ask(server, "classify", b"x")
+    assert len(bodies) == 3
+    assert len(set(bodies)) == 1
+
+
+def test_gives_up_after_its_retries(ask: Ask) -> None:
+    calls = 0
+
+    def server(request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        response = problem(503, title="Overloaded", detail="the queue is full")
+        response.headers["Retry-After"] = "0"
+        return response
+
+    with pytest.raises(UnavailableError, match="the queue is full"):
+        ask(server, "classify", b"x", options={"retries": 2})
+    assert calls == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RejectedError),
+        (404, UnknownModelError),
+        (413, RejectedError),
+        (415, RejectedError),
+        (422, ProblemError),
+        (500, ProblemError),
+        (504, ProblemError),
+    ],
+)
+def test_raises_problems_by_status_without_retrying(ask: Ask, status: int, kind: type[ProblemError]) -> None:
+    calls = 0
+
+    def server(request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        return problem(status, type="/problems/x", title="X", status=status, detail="why", filename="a.jpg")
+
+    with pytest.raises(ProblemError) as caught:
+        ask(server, "classify", b"x")
+    error = caught.value
+    assert type(error) is kind
+    assert (error.type, error.title, error.status, error.detail) == ("/problems/x", "X", status, "why")
+    assert error.extra == {"filename": "a.jpg"}
+    assert str(error) == f"why (the server answered {status})"
+    assert calls == 1
+
+
+def test_understands_a_proxy_that_sends_no_problem_document(ask: Ask) -> None:
+    def nginx(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(413, html="<h1>413 Request Entity Too Large</h1>")
+
+    with pytest.raises(RejectedError, match=r"/v1/classify.* answered Request Entity Too Large") as caught:
+        ask(nginx, "classify", b"x")
+    assert (caught.value.type, caught.value.detail) == ("about:blank", None)
+
+
+PROBLEM = "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "message"),
+    [
+        (200, {"Content-Type": "text/html"}, b"<p>hello", "answered 200 with text/html"),
+        (200, {}, b"", "answered 200 with no content type"),
+        (200, {}, b"[]", "reply in the server's answer is list"),
+        (200, {}, b'{"model": "E"', "answered 200"),
+        (200, {}, b"{}", r"lacks reply\.model"),
+        (200, {}, b"\xff\xfe", "answered 200"),
+        (404, {"Content-Type": "application/json"}, b"{}", "answered 404 with application/json"),
+        (400, {"Content-Type": PROBLEM}, b"[", r"/classify answered 400 with application/problem\+json"),
+        (400, {"Content-Type": PROBLEM}, b"[]", "problem in the server's answer is list"),
+        (301, {"Location": "https://elsewhere/"}, b"", "a redirect to https://elsewhere/"),
+    ],
+)
+def test_says_what_is_no_coserve_answer(
+    ask: Ask, status: int, headers: dict[str, str], body: bytes, message: str
+) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=headers, content=body)
+
+    with pytest.raises(ProtocolError, match=message):
+        ask(server, "classify", b"x")
+
+
+def test_wants_one_result_per_image(ask: Ask, reply: Make) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=reply("a"))
+
+    with pytest.raises(ProtocolError, match="1 results for 2 images"):
+        ask(server, "classify", [b"x", b"y"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "message"),
+    [
+        (httpx.ConnectError("refused"), UnreachableError, "http://127.0.0.1:8000 .*coserve serve"),
+        (httpx.ConnectTimeout(""), UnreachableError, "timed out"),
+        (httpx.ReadTimeout(""), RequestTimeoutError, "did not answer in time .ReadTimeout"),
+        (httpx.PoolTimeout(""), RequestTimeoutError, "PoolTimeout"),
+        (httpx.RemoteProtocolError("Server disconnected"), UnreachableError, "failed: Server disconnected"),
+        (httpx.ReadError(""), UnreachableError, "failed: ReadError"),
+        (httpx.DecodingError("bad gzip"), ProtocolError, "bad gzip"),
+    ],
+)
+def test_translates_transport_errors_once(
+    ask: Ask, cause: Exception, expected: type[CoserveError], message: str
+) -> None:
+    calls = 0
+
+    def server(request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        raise cause
+
+    with pytest.raises(expected, match=message) as caught:
+        ask(server, "classify", b"x")
+    assert caught.value.__cause__ is cause
+    assert calls == 1
+
+
+def test_tells_liveness_and_readiness_without_retrying(ask: Ask) -> None:
+    paths: list[str] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return httpx.Response(200 if request.url.path == "/healthz" else 503)
+
+    assert ask(server, "live") is True
+    assert ask(server, "ready") is False
+    assert paths == ["/healthz", "/readyz"]
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "ftp://host", "http://", "http://[::1"])
+def test_wants_an_http_address(url: str) -> None:
+    with pytest.raises(InputError, match="is not an address"):
+        Client(url)
+    with pytest.raises(InputError, match="is not an address"):
+        AsyncClient(url)
+
+
+def test_both_clients_have_one_surface() -> None:
+    def surface(kind: type) -> set[str]:
+        return {name.removeprefix("a") for name in vars(kind) if not name.startswith("_")}
+
+    assert surface(Client) == surface(AsyncClient)
+
+
+def test_publishes_its_whole_error_tree() -> None:
+    errors = {name for name, kind in vars(coserve_client).items() if name.endswith("Error")}
+    assert errors == {name for name in vars(coserve_client.errors) if name.endswith("Error")}
+    assert errors <= set(coserve_client.__all__)

@@ -1,0 +1,63 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coserve_client import Member, Prediction, ProtocolError, Reply, Uncertainty
+from coserve_client.decoding import decode
+
+Make = Callable[..., dict[str, Any]]
+
+
+def test_builds_a_whole_reply(reply: Make) -> None:
+    built = decode(Reply, reply("cat.jpg"), "reply")
+
+    assert (built.model, built.version, built.degraded, built.overlap) == ("E", "1", False, 1.93)
+    assert built.members[0] == Member("E_member0", True, "cpu:0", 0.02, 17.0, None)
+    assert built.timings_ms["total"] == 20.0
+    assert built.results[0].filename == "cat.jpg"
+    assert built.results[0].predictions == (Prediction("cat", 3, 0.93, 7.1),)
+    assert built.results[0].uncertainty == Uncertainty(entropy=0.3, disagreement=0.1)
+    assert built.missing == ()
+
+
+def test_reads_member_predictions_and_missing_members(reply: Make) -> None:
+    document = reply("cat.jpg")
+    result = document["results"][0]
+    result["member_predictions"] = {"E_member0": result["predictions"]}
+    document["members"][1].update(used=False, error="out of memory", start_ms=None, end_ms=None)
+
+    built = decode(Reply, document, "reply")
+
+    assert built.results[0].member_predictions == {"E_member0": built.results[0].predictions}
+    assert [member.name for member in built.missing] == ["E_member1"]
+
+
+def test_ignores_what_a_newer_server_adds(reply: Make) -> None:
+    newer = copy.deepcopy(reply("cat.jpg"))
+    newer["new"] = newer["results"][0]["predictions"][0]["new"] = {"x": 1}
+    assert decode(Reply, newer, "reply") == decode(Reply, reply("cat.jpg"), "reply")
+
+
+def test_says_which_key_is_missing(reply: Make) -> None:
+    document = reply("cat.jpg")
+    del document["results"][0]["predictions"][0]["logit"]
+    with pytest.raises(ProtocolError, match=r"lacks reply\.results\[0\]\.predictions\[0\]\.logit"):
+        decode(Reply, document, "reply")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", 3, "reply.model in the server's answer is int, expected str"),
+        ("degraded", "no", "reply.degraded in the server's answer is str, expected bool"),
+        ("overlap", True, "reply.overlap in the server's answer is bool, expected float"),
+        ("members", {}, "reply.members in the server's answer is dict, expected list"),
+        ("timings_ms", {"total": None}, "reply.timings_ms.total in the server's answer is NoneType"),
+    ],
+)
+def test_says_which_value_has_a_wrong_type(reply: Make, key: str, value: object, message: str) -> None:
+    with pytest.raises(ProtocolError) as caught:
+        decode(Reply, reply("cat.jpg") | {key: value}, "reply")
+    assert str(caught.value).startswith(message)

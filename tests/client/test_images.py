@@ -1,0 +1,67 @@
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from coserve_client import Image, InputError
+from coserve_client.images import read_images
+
+
+def test_keeps_order_and_names_of_every_kind_of_source(tmp_path: Path) -> None:
+    file = tmp_path / "sub" / "cat.jpg"
+    file.parent.mkdir()
+    file.write_bytes(b"cat")
+    with file.open("rb") as opened:
+        images = read_images([file, b"raw", str(file), opened, io.BytesIO(b"memory"), Image(b"x", "dog.png")])
+
+    assert [(image.filename, image.data) for image in images] == [
+        ("cat.jpg", b"cat"),
+        ("image_1", b"raw"),
+        ("cat.jpg", b"cat"),
+        ("cat.jpg", b"cat"),
+        ("image_4", b"memory"),
+        ("dog.png", b"x"),
+    ]
+
+
+def test_takes_one_without_a_list() -> None:
+    with io.BytesIO(b"x") as opened:
+        assert read_images(opened) == read_images(b"x") == read_images([b"x"])
+
+
+def test_takes_a_generator_and_unnamed_files() -> None:
+    with tempfile.TemporaryFile() as opened:  # its `name` is a number
+        opened.write(b"y")
+        opened.seek(0)
+        assert [i.filename for i in read_images(s for s in (b"x", opened))] == ["image_0", "image_1"]
+
+
+def test_names_the_file_it_cannot_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.jpg: No such file") as caught:
+        read_images(tmp_path / "none.jpg")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+    with pytest.raises(InputError, match="Is a directory"):
+        read_images(tmp_path)
+
+    file = tmp_path / "a.jpg"
+    file.write_bytes(b"x")
+    with file.open("rb") as closed:
+        pass
+    with pytest.raises(InputError, match=r"a\.jpg: .*closed"):
+        read_images(closed)
+
+
+def test_wants_binary_files_and_at_least_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="binary mode"):
+        read_images(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no image given"):
+        read_images([])
+
+
+def test_makes_any_file_name_sendable(tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
+    file.write_bytes(b"x")
+    assert read_images(file)[0].filename == "\N{REPLACEMENT CHARACTER}.jpg"

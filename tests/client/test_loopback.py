@@ -1,0 +1,63 @@
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from coserve_client import Client, Image, RequestTimeoutError, UnreachableError
+
+Ask = Callable[..., Any]
+
+
+def test_uploads_files_in_order_under_their_base_names(ask: Ask, loopback: Any, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("b.jpg", "a b.PNG", "ü.webp")]
+    for path in paths:
+        path.write_bytes(path.name.encode() * 50_000)
+
+    answer = ask(loopback.url, "classify", [*paths, Image(b"\r\n--", "unknown")])
+
+    assert [part.get_payload(decode=True) for part in loopback.parts] == [
+        *(path.read_bytes() for path in paths),
+        b"\r\n--",
+    ]
+    assert {part.get_param("name", header="content-disposition") for part in loopback.parts} == {"files"}
+    assert [part.get_content_type() for part in loopback.parts][:2] == ["image/jpeg", "image/png"]
+    assert len(answer.results) == 4
+    assert answer.results[0].filename == "b.jpg"
+
+
+def test_replays_the_body_on_a_retry(ask: Ask, loopback: Any) -> None:
+    loopback.statuses = [503, 503, 200]
+    ask(loopback.url, "classify", b"x" * 300_000)
+    assert len(loopback.bodies) == 3
+    assert len(set(loopback.bodies)) == 1
+
+
+def test_reuses_its_connection_and_takes_no_proxy_to_loopback(
+    loopback: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    with Client(loopback.url) as client:
+        for _ in range(3):
+            client.classify(b"x")
+    assert loopback.connections == 1
+
+
+def test_says_when_nothing_listens(ask: Ask) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match=url):
+            ask(url, "classify", b"x")
+        assert ask(url, "live") is False
+        assert ask(url, "ready") is False
+
+
+def test_does_not_wait_for_ever(ask: Ask) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RequestTimeoutError, match="ReadTimeout"):
+            ask(url, "models", options={"timeout": httpx.Timeout(5, read=0.05)})

@@ -1,0 +1,54 @@
+from datetime import datetime, timezone
+
+import httpx
+import pytest
+
+from coserve_client.retries import Attempts, retry_after
+
+NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        ("Thu, 01 Jan 2026 12:00:07 GMT", 7),
+        ("Thursday, 01-Jan-26 12:00:07 GMT", 7),  # RFC 850, which RFC 9110 still has recipients accept
+        ("Thu, 01 Jan 2026 12:00:07 -0000", 7),
+        ("Thu, 01 Jan 2026 11:00:00 GMT", 0),
+        ("", None),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+        ("²", None),
+    ],
+)
+def test_reads_retry_after(value: str, seconds: float | None) -> None:
+    assert retry_after(value, NOW) == seconds
+
+
+def unavailable(value: str | None = None) -> httpx.Response:
+    return httpx.Response(503, headers={"Retry-After": value} if value else {})
+
+
+def test_waits_as_long_as_asked_up_to_a_cap() -> None:
+    attempts = Attempts(retries=2, seconds=100)
+    assert attempts.wait(unavailable("7")) == 7
+    assert attempts.wait(unavailable("9" * 400)) == 30
+    assert attempts.wait(unavailable("0")) is None
+
+
+def test_backs_off_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
+    attempts = Attempts(retries=10, seconds=1000)
+    assert [attempts.wait(unavailable("soon")) for _ in range(9)] == [0.25, 0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_starts_no_retry_after_its_time() -> None:
+    assert Attempts(retries=1, seconds=5).wait(unavailable("6")) is None
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 413, 429, 500, 502, 504])
+def test_retries_nothing_but_503(status: int) -> None:
+    assert Attempts(retries=5, seconds=60).wait(httpx.Response(status, headers={"Retry-After": "0"})) is None

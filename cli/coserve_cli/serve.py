@@ -1,5 +1,49 @@
 """`coserve serve`."""
 
+from pathlib import Path
+from typing import Annotated
 
-def serve() -> None:
-    """To be written."""
+import typer
+
+
+def serve(
+    repository: Annotated[
+        Path | None, typer.Option(help="Folder of the model repository.", show_default=False)
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="What executes the members.", show_default="onnxruntime")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port to listen on; 0 picks a free one.", show_default="8000")
+    ] = None,
+    default_model: Annotated[
+        str | None, typer.Option(help="Ensemble that answers requests that name none.", show_default=False)
+    ] = None,
+    min_members: Annotated[
+        int | None, typer.Option(help="Members that must answer a request.", show_default="all")
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="Time to answer one request.", show_default="10000")
+    ] = None,
+) -> None:
+    """Serve the ensembles of a model repository over HTTP.
+
+    Every option, and more (docs/serve.md), can be set as an environment variable: COSERVE_PORT and so on.
+    """
+    from coserve_cli.errors import one_line
+    from coserve_server.errors import StartupError
+    from coserve_server.main import run
+    from coserve_server.settings import load_settings
+
+    with one_line(StartupError):
+        settings = load_settings(
+            repository=repository,
+            engine=engine,
+            host=host,
+            port=port,
+            default_model=default_model,
+            min_members=min_members,
+            deadline_ms=deadline_ms,
+        )
+        run(settings, typer.echo)

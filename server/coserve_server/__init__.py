@@ -1,1 +1,1 @@
-"""server."""
+"""Serves ensembles of image classifiers over HTTP; members run concurrently, their logits are averaged."""

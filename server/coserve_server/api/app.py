@@ -1,0 +1,55 @@
+"""The ASGI application: routes over one classifier."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+from pydantic import BaseModel
+
+from coserve_server.api import problems, v1
+from coserve_server.classify import Classifier
+from coserve_server.errors import NoQuorumError
+
+
+class Status(BaseModel):
+    """That the server lives, or can answer."""
+
+    status: str
+
+
+def create_app(classifier: Classifier) -> FastAPI:
+    """Make the application; when it shuts down it closes the classifier."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await classifier.close()
+
+    # FastAPI's own documentation page loads its scripts from the internet.
+    app = FastAPIOffline(
+        redoc_url=None,
+        title="Coserve",
+        version=version("coserve"),
+        summary="Image classification by ensembles whose members run concurrently.",
+        lifespan=lifespan,
+    )
+    app.state.classifier = classifier
+    app.include_router(v1.router)
+    problems.install(app)
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> Status:
+        """Whether the process lives."""
+        return Status(status="alive")
+
+    @app.get("/readyz", tags=["health"], responses=problems.responses(problems.KINDS[NoQuorumError]))
+    async def readyz() -> Status:
+        """Whether every ensemble has its quorum of members."""
+        lacking = [name for name, one in classifier.ensembles.items() if not classifier.ready(one)]
+        if lacking:
+            raise NoQuorumError(f"too few members are ready: {', '.join(lacking)}")
+        return Status(status="ready")
+
+    return app

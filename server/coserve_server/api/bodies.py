@@ -1,0 +1,116 @@
+"""From a request's body, in any of its three forms, to the encoded images in it."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+
+from fastapi import Request
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from coserve_server.api.schemas import ClassifyRequest
+from coserve_server.errors import (
+    BadBodyError,
+    BadImageError,
+    BodyTooLargeError,
+    InvalidParametersError,
+    TooManyImagesError,
+    UnsupportedTypeError,
+    UploadTimeoutError,
+)
+from coserve_server.images import EncodedImage
+from coserve_server.settings import Settings
+
+FIELD = "files"
+
+
+async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
+    """Read the images of a multipart, `image/*` or JSON body, within the limits on bytes, time and number.
+
+    Raises:
+        RequestError: see `errors`; nothing more of the body is read then.
+    """
+    content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        reading = _read_multipart(request, settings)
+    elif content_type == "application/json":
+        reading = _read_json(request, settings)
+    elif content_type.startswith("image/"):
+        reading = _read_raw(request, settings)
+    else:
+        raise UnsupportedTypeError(
+            f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
+            f"{FIELD!r}, image/*, or application/json"
+        )
+    try:
+        return await asyncio.wait_for(reading, settings.upload_timeout_ms / 1000)
+    except asyncio.TimeoutError as error:
+        raise UploadTimeoutError(f"the body took longer than {settings.upload_timeout_ms:g} ms") from error
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body's pieces; stops when it turns out too large, whatever its Content-Length says."""
+    too_large = BodyTooLargeError(f"the body has more than the {max_bytes} bytes allowed")
+    announced = request.headers.get("Content-Length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise too_large
+    received = 0
+    async for piece in request.stream():
+        received += len(piece)
+        if received > max_bytes:
+            raise too_large
+        yield piece
+
+
+async def _read_raw(request: Request, settings: Settings) -> list[EncodedImage]:
+    pieces = [piece async for piece in _limited(request, settings.max_body_bytes)]
+    return [EncodedImage(b"".join(pieces))]
+
+
+async def _read_json(request: Request, settings: Settings) -> list[EncodedImage]:
+    pieces = [piece async for piece in _limited(request, settings.max_body_bytes)]
+    return await asyncio.to_thread(_parse_json, b"".join(pieces))
+
+
+def _parse_json(body: bytes) -> list[EncodedImage]:
+    try:
+        texts = ClassifyRequest.model_validate_json(body).images
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()]
+        if error.errors()[0]["type"] == "json_invalid":
+            raise BadBodyError(f"not JSON: {faults[0]}") from error
+        raise InvalidParametersError("; ".join(faults)) from error
+    return [EncodedImage(_decode_base64(text, index)) for index, text in enumerate(texts)]
+
+
+def _decode_base64(text: str, index: int) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImageError(f"image {index}: not base64: {error}") from error
+
+
+async def _read_multipart(request: Request, settings: Settings) -> list[EncodedImage]:
+    stream = _limited(request, settings.max_body_bytes)
+    # One more than allowed, so that `Classifier` sees an excess of one and this parser only greater ones.
+    parser = MultiPartParser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise TooManyImagesError(f"more than the {settings.max_images} images allowed") from error
+        raise BadBodyError(f"multipart body: {error.message}") from error
+    try:
+        return [await _read_part(name, part) for name, part in form.multi_items()]
+    finally:
+        await form.close()
+
+
+async def _read_part(name: str, part: UploadFile | str) -> EncodedImage:
+    if name != FIELD:
+        raise InvalidParametersError(f"unknown multipart field {name!r}; images go in {FIELD!r}")
+    if isinstance(part, str):
+        raise InvalidParametersError(f"multipart field {FIELD!r} has no file name, so it is not a file")
+    return EncodedImage(await part.read(), part.filename)

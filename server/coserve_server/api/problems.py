@@ -1,0 +1,106 @@
+"""Errors as problem documents (RFC 9457); the statuses of the request errors."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from coserve_server import errors
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """A problem document; `type` and `status` are stable, the texts are for people."""
+
+    type: str = Field(description="Kind of problem.", examples=["/problems/bad-image"])
+    title: str = Field(description="The kind in words.", examples=["Bad image"])
+    status: int = Field(description="HTTP status code.", examples=[400])
+    detail: str = Field(description="What was wrong, and what is allowed.")
+    instance: str = Field(description="Identifies this occurrence, also in the server's log.")
+
+
+class Kind(NamedTuple):
+    """What problems of one kind share."""
+
+    status: int
+    slug: str
+
+
+KINDS: Mapping[type[errors.RequestError], Kind] = {
+    errors.BadImageError: Kind(400, "bad-image"),
+    errors.BadBodyError: Kind(400, "bad-body"),
+    errors.UnknownModelError: Kind(404, "unknown-model"),
+    errors.UploadTimeoutError: Kind(408, "upload-timeout"),
+    errors.BodyTooLargeError: Kind(413, "body-too-large"),
+    errors.TooManyImagesError: Kind(413, "too-many-images"),
+    errors.UnsupportedTypeError: Kind(415, "unsupported-type"),
+    errors.InvalidParametersError: Kind(422, "invalid-parameters"),
+    errors.OverloadedError: Kind(503, "overloaded"),
+    errors.NoQuorumError: Kind(503, "no-quorum"),
+    errors.DeadlineError: Kind(504, "deadline"),
+}
+_FRAMEWORK_SLUGS = {404: "not-found", 405: "method-not-allowed"}
+_RETRY_AFTER = {"Retry-After": "1"}
+_CLOSE = {"Connection": "close"}
+
+
+def problem(kind: Kind, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Answer with a problem document."""
+    document = Problem(
+        type=f"/problems/{kind.slug}",
+        title=kind.slug.replace("-", " ").capitalize(),
+        status=kind.status,
+        detail=detail,
+        instance=uuid4().urn,
+    )
+    log = logger.warning if kind.status >= 500 else logger.info
+    log("%s %s: %s", document.instance, document.type, detail)
+    return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
+
+
+def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
+    """The kinds as OpenAPI documents them, per status."""
+    slugs: dict[int, list[str]] = {}
+    for kind in kinds:
+        slugs.setdefault(kind.status, []).append(f"`/problems/{kind.slug}`")
+    schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        status: {"model": Problem, "description": " or ".join(found), "content": schema}
+        for status, found in slugs.items()
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the application with a problem document."""
+
+    @app.exception_handler(errors.RequestError)
+    async def request_error(_: Request, error: errors.RequestError) -> JSONResponse:
+        kind = KINDS[type(error)]
+        # The rest of a refused body is not read, so the connection cannot be used again.
+        unread = _CLOSE if kind.status in (408, 413, 415, 503) else {}
+        return problem(kind, str(error), unread | (_RETRY_AFTER if kind.status == 503 else {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
+        return problem(KINDS[errors.InvalidParametersError], "; ".join(faults), _CLOSE)
+
+    @app.exception_handler(HTTPException)
+    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+        kind = Kind(error.status_code, _FRAMEWORK_SLUGS.get(error.status_code, "http-error"))
+        detail = f"{request.method} {request.url.path}: {error.detail}; see /docs"
+        return problem(kind, detail, error.headers)
+
+    # Starlette raises the error again after this, and uvicorn logs its traceback.
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return problem(Kind(500, "internal"), "the server failed; its log has the reason")

@@ -1,0 +1,182 @@
+"""What the `/v1` API answers."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from coserve_server.classify import Classification, Classifier
+from coserve_server.combine import softmax, top_k
+from coserve_server.fan_out import MemberOutcome
+from coserve_server.images import EncodedImage, Preprocessing
+from coserve_server.repository import Ensemble
+
+
+class Prediction(BaseModel):
+    """A class an image may show."""
+
+    label: str
+    class_id: int = Field(description="Index of the class among the model's labels.")
+    probability: float = Field(description="Softmax over all classes' logits.")
+    logit: float = Field(description="Weighted mean of the members' logits; of one member, its own.")
+
+
+class Uncertainty(BaseModel):
+    """How unsure the ensemble is of one image, in nats."""
+
+    entropy: float = Field(description="Entropy of the probabilities: 0 where sure, ln C where all alike.")
+    disagreement: float = Field(
+        description="Mutual information between the answer and the choice of a member: the entropy of the "
+        "mean of the members' probabilities less the mean of their entropies. 0 where the members agree."
+    )
+
+
+class Result(BaseModel):
+    """The answer for one image."""
+
+    filename: str | None = Field(description="As sent; null where the body names no files.")
+    predictions: list[Prediction] = Field(description="Most probable first.")
+    uncertainty: Uncertainty
+    member_predictions: dict[str, list[Prediction]] | None = Field(
+        description="Each used member's own predictions by its name, where asked for."
+    )
+
+
+class Member(BaseModel):
+    """What one member did; times count from the first member's start."""
+
+    name: str
+    used: bool = Field(description="Whether its logits are in the mean.")
+    device: str | None = Field(description="Where it ran; null where it did not answer in time.")
+    start_ms: float | None
+    end_ms: float | None
+    error: str | None = Field(description="Why it is not used.")
+
+
+class TimingsMs(BaseModel):
+    """Milliseconds spent; `decode` and `preprocess` are summed over the images, prepared in parallel."""
+
+    decode: float
+    preprocess: float
+    queue: float
+    inference: float
+    combine: float
+    total: float = Field(description="From the complete body to the answer.")
+
+
+class ClassifyReply(BaseModel):
+    """The answer to a classification request: one result per image, in the order sent."""
+
+    model: str
+    version: str
+    degraded: bool = Field(description="Whether fewer than all members were averaged.")
+    overlap: float = Field(
+        description="Sum of the members' durations / wall time from first start to last end: "
+        "S where S members ran in parallel, 1 where one after another."
+    )
+    members: list[Member]
+    timings_ms: TimingsMs
+    results: list[Result]
+
+
+class Model(BaseModel):
+    """An ensemble that is served."""
+
+    name: str
+    version: str
+    ready: bool = Field(description="Whether its quorum of members is loaded and warm.")
+    quorum: int = Field(description="Members that must answer a request.")
+    members: list[str]
+    weights: list[float] = Field(description="Each member's share in the mean, relative to the others'.")
+    max_batch_size: int
+    labels: list[str] = Field(description="By class index.")
+    preprocessing: Preprocessing
+    provenance: dict[str, Any] = Field(description="What its repository says of its networks and accuracy.")
+
+
+class ModelList(BaseModel):
+    """What is served."""
+
+    default: str | None = Field(description="The ensemble that answers requests that name none.")
+    models: list[Model]
+
+
+class ClassifyRequest(BaseModel, extra="forbid"):
+    """The JSON form of a classification request."""
+
+    images: list[str] = Field(description="Image files in base64 (RFC 4648, section 4).")
+
+
+def classify_reply(
+    answer: Classification, images: list[EncodedImage], k: int, member_predictions: bool
+) -> ClassifyReply:
+    """The core's answer in the API's words, the `k` most probable classes per image."""
+    return ClassifyReply(
+        model=answer.ensemble.name,
+        version=answer.ensemble.version,
+        degraded=any(member.error for member in answer.members),
+        overlap=answer.overlap,
+        members=[_member(outcome) for outcome in answer.members],
+        timings_ms=TimingsMs(**vars(answer.timings)),
+        results=[
+            Result(
+                filename=image.filename,
+                predictions=_predictions(answer.ensemble, answer.combined.logits[index], k),
+                uncertainty=Uncertainty(
+                    entropy=answer.combined.entropy[index], disagreement=answer.combined.disagreement[index]
+                ),
+                member_predictions=_member_predictions(answer, index, k) if member_predictions else None,
+            )
+            for index, image in enumerate(images)
+        ],
+    )
+
+
+def model(classifier: Classifier, ensemble: Ensemble) -> Model:
+    """An ensemble in the API's words."""
+    return Model(
+        name=ensemble.name,
+        version=ensemble.version,
+        ready=classifier.ready(ensemble),
+        quorum=classifier.quorum(ensemble),
+        members=[member.name for member in ensemble.members],
+        weights=[member.weight for member in ensemble.members],
+        max_batch_size=ensemble.max_batch_size,
+        labels=list(ensemble.labels),
+        preprocessing=ensemble.preprocessing,
+        provenance=ensemble.provenance,
+    )
+
+
+def _member(outcome: MemberOutcome) -> Member:
+    return Member(
+        name=outcome.name,
+        used=outcome.logits is not None,
+        device=outcome.device,
+        start_ms=outcome.start_ms,
+        end_ms=outcome.end_ms,
+        error=outcome.error,
+    )
+
+
+def _member_predictions(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:
+    return {
+        member.name: _predictions(answer.ensemble, member.logits[index], k)
+        for member in answer.members
+        if member.logits is not None
+    }
+
+
+def _predictions(ensemble: Ensemble, logits: NDArray[np.floating[Any]], k: int) -> list[Prediction]:
+    """The `k` most probable classes, from one image's logits `[C]`."""
+    probabilities = softmax(logits)
+    return [
+        Prediction(
+            label=ensemble.labels[class_id],
+            class_id=class_id,
+            probability=probabilities[class_id],
+            logit=logits[class_id],
+        )
+        for class_id in top_k(probabilities, k).tolist()
+    ]

@@ -1,0 +1,83 @@
+"""The `/v1` routes: classify images, list what is served."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import BaseModel, Field
+
+from coserve_server import errors
+from coserve_server.api.bodies import FIELD, read_images
+from coserve_server.api.problems import KINDS, responses
+from coserve_server.api.schemas import (
+    ClassifyReply,
+    ClassifyRequest,
+    Model,
+    ModelList,
+    classify_reply,
+    model,
+)
+from coserve_server.classify import Classifier
+
+router = APIRouter(prefix="/v1", tags=["classification"])
+
+# The handler reads the body itself, to limit it while it arrives, so FastAPI cannot derive this.
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+                },
+            }
+        },
+        "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/json": {"schema": ClassifyRequest.model_json_schema()},
+    },
+}
+
+
+class ClassifyQuery(BaseModel, extra="forbid"):
+    """The query of `POST /v1/classify`."""
+
+    model: str | None = Field(None, description="Ensemble to ask; may be left out where one is served.")
+    top_k: int = Field(5, ge=1, description="Classes to name per image, at most all there are.")
+    member_predictions: bool = Field(False, description="Whether to add each member's own predictions.")
+
+
+def _classifier(request: Request) -> Classifier:
+    classifier: Classifier = request.app.state.classifier
+    return classifier
+
+
+Core = Annotated[Classifier, Depends(_classifier)]
+
+
+@router.post("/classify", responses=responses(*KINDS.values()), openapi_extra={"requestBody": _BODY})
+async def classify(request: Request, core: Core, query: Annotated[ClassifyQuery, Query()]) -> ClassifyReply:
+    """Classify one or more images with all members of an ensemble.
+
+    If one image cannot be decoded, none is classified and the problem names it.
+    """
+    with core.admitted():
+        ensemble = core.ensemble(query.model)
+        images = await read_images(request, core.settings)
+        answer = await core.classify(ensemble, images)
+        return classify_reply(answer, images, query.top_k, query.member_predictions)
+
+
+@router.get("/models")
+async def models(core: Core) -> ModelList:
+    """List the ensembles that are served."""
+    return ModelList(
+        default=core.settings.default_model,
+        models=[model(core, ensemble) for ensemble in core.ensembles.values()],
+    )
+
+
+@router.get("/models/{name}", responses=responses(KINDS[errors.UnknownModelError]))
+async def one_model(core: Core, name: str) -> Model:
+    """Describe one ensemble."""
+    return model(core, core.ensemble(name))

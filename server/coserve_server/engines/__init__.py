@@ -1,0 +1,1 @@
+"""What executes the members of an ensemble."""

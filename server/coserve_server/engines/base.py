@@ -1,0 +1,60 @@
+"""What serving asks of an engine."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coserve_server.repository import Ensemble
+
+Batch = NDArray[np.float32]
+"""Preprocessed images, FP32 `[N, 3, H, W]`."""
+
+
+@dataclass(frozen=True)
+class MemberRun:
+    """One batch through one member: either `logits` or `error` is None.
+
+    Attributes:
+        start_ns, end_ns: on the clock of `time.perf_counter_ns`, the same for all members.
+        device: where it ran.
+        logits: FP32 `[N, C]`; the engine need not check the values.
+        error: why there are no logits, in words fit for a user.
+    """
+
+    start_ns: int
+    end_ns: int
+    device: str
+    logits: NDArray[np.float32] | None
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Executes batches; one instance serves all ensembles of a repository."""
+
+    @property
+    def ensembles(self) -> Mapping[str, Ensemble]:
+        """What it can run, by name."""
+
+    def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
+        """Names of the members that are loaded and warm."""
+
+    def describe(self, ensemble: Ensemble) -> str:
+        """Where and how the ensemble's members run, for the operator."""
+
+    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        """Wait for the engine's turn, then hand the batch to every member at once.
+
+        Args:
+            batch: at most the ensemble's `max_batch_size` images.
+
+        Returns:
+            one future per member, in the ensemble's order. A member's failure is an `error` in its result,
+            not an exception. Cancelling a future asks its member to stop.
+        """
+
+    async def close(self) -> None:
+        """Stop what runs and free the members."""

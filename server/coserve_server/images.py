@@ -1,0 +1,142 @@
+"""From an image file's bytes to the tensor a network takes: decode, then preprocess."""
+
+import io
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+
+from coserve_server.errors import BadImageError
+
+# Formats whose decoders run in-process on untrusted bytes; Pillow knows many more, some start programs.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO")
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+_INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+# EXIF orientation (CIPA DC-008, tag 0x0112) to what makes the image upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes a network's input: the repository's `preprocessing` parameter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height: PositiveInt
+    width: PositiveInt
+    resize_size: PositiveInt | None
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[Positive, Positive, Positive]
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "Preprocessing":
+        if self.resize_size is not None and self.resize_size < max(self.height, self.width):
+            raise ValueError("resize_size is less than height or width")
+        return self
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file as it was sent; `filename` is None where the request gives none."""
+
+    data: bytes
+    filename: str | None = None
+
+
+def decode(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an image file to upright 8-bit RGB, as a viewer would show it on a white page.
+
+    EXIF orientation is applied; of an animation the first frame counts; 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        BadImageError: not an image in one of `FORMATS`, broken, truncated, or of more than `max_pixels`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image.size, max_pixels)
+            image.load()
+            return _to_rgb(_upright(image))
+    except (BadImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise BadImageError(f"more than the {max_pixels} pixels allowed") from error
+    # Pillow's plugins raise whatever their parser met: struct.error, SyntaxError, EOFError and others.
+    except Exception as error:
+        raise BadImageError(f"broken or truncated: {error}") from error
+
+
+def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArray[np.float32]:
+    """Resize, crop and normalise an RGB image.
+
+    Returns:
+        FP32 `[3, height, width]`, `(pixel / 255 - mean) / std`.
+
+    Raises:
+        BadImageError: resized, the image would have more than `max_pixels`: it is far too long and thin.
+    """
+    if how.resize_size is None:
+        size = (how.width, how.height)
+    else:
+        scale = how.resize_size / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+    if size != image.size:
+        _check_pixels(size, max_pixels)
+        image = image.resize(size, _INTERPOLATIONS[how.interpolation])
+    left, top = round((image.width - how.width) / 2), round((image.height - how.height) / 2)
+    image = image.crop((left, top, left + how.width, top + how.height))
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    normalised = (pixels - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise BadImageError(f"{width} x {height} pixels, more than the {max_pixels} allowed")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    # A viewer shows a photograph whose metadata is damaged; the parser raises many kinds of error.
+    except Exception:
+        return image
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise BadImageError("floating-point samples have no defined brightness")
+    if image.mode.startswith("I"):
+        return _grey16_to_rgb(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey16_to_rgb(image: Image.Image) -> Image.Image:
+    grey = np.asarray(image).astype(np.int64)
+    if grey.min() < 0 or grey.max() > 0xFFFF:
+        raise BadImageError("samples of more than 16 bits")
+    scaled = np.rint(grey / 257).astype(np.uint8)
+    scaled[grey == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(scaled).convert("RGB")

@@ -1,0 +1,178 @@
+"""Writes small model repositories in the contract's layout, with real ONNX members, sound or faulty."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf import text_format
+from onnx import TensorProto, helper, numpy_helper
+from tritonclient.grpc import model_config_pb2 as triton
+
+LABELS = ["cat", "dog", "frog", "ship"]
+PREPROCESSING = {
+    "height": 8,
+    "width": 8,
+    "resize_size": 8,
+    "interpolation": "bilinear",
+    "mean": [0.0, 0.0, 0.0],
+    "std": [1.0, 1.0, 1.0],
+}
+NAN, FAILS, HANGS = "nan", "fails", "hangs"
+"""Faults of a member: NaN logits always; an error or an endless loop on images that are not black."""
+
+
+def write_repository(
+    folder: Path,
+    name: str = "pair",
+    *,
+    members: int = 2,
+    size: int = 8,
+    channels: int = 8,
+    depth: int = 1,
+    max_batch_size: int = 8,
+    faults: dict[int, str] | None = None,
+    weights: list[float] | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Path:
+    """Add an ensemble to the repository in `folder`; `faults` maps a member's index to its fault."""
+    for index in range(members):
+        model = network(index, size, channels, depth, (faults or {}).get(index))
+        write_member(folder / f"{name}_member{index}", model, size, max_batch_size)
+    shares = np.array(weights or [1.0] * members)
+    write_mean(folder / f"{name}_mean", shares / shares.sum(), max_batch_size)
+    parameters = {"preprocessing": PREPROCESSING | {"height": size, "width": size, "resize_size": size}}
+    parameters |= {"labels": LABELS, "provenance": provenance or {"network": "test"}}
+    if weights:
+        parameters["weights"] = weights
+    write_ensemble(folder / name, members, size, max_batch_size, parameters)
+    return folder
+
+
+def network(seed: int, size: int, channels: int, depth: int, fault: str | None = None) -> onnx.ModelProto:
+    """Convolutions, global average pooling and a linear layer with random weights."""
+    rng = np.random.default_rng(seed)
+    weights, nodes = {}, []
+    tensor, width = "images", 3
+    for layer in range(depth):
+        scale = np.sqrt(2 / (9 * width))
+        weights[f"kernel{layer}"] = rng.normal(0, scale, (channels, width, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [tensor, f"kernel{layer}"], [f"conv{layer}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"conv{layer}"], [f"relu{layer}"]))
+        tensor, width = f"relu{layer}", channels
+    weights["linear"] = rng.normal(0, 3, (channels, len(LABELS))).astype(np.float32)
+    nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["pooled"]))
+    nodes.append(helper.make_node("Flatten", ["pooled"], ["features"]))
+    nodes.append(helper.make_node("MatMul", ["features", "linear"], ["scores"]))
+    nodes.extend(_fault(fault, weights))
+    initializers = [numpy_helper.from_array(np.asarray(value), key) for key, value in weights.items()]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])],
+        initializers,
+    )
+    return _model(graph)
+
+
+def _fault(fault: str | None, weights: dict[str, Any]) -> list[onnx.NodeProto]:
+    """Nodes from `scores` to `logits`, sound or not."""
+    if fault is None:
+        return [helper.make_node("Identity", ["scores"], ["logits"])]
+    if fault == NAN:
+        weights["nan"] = np.float32("nan")
+        return [helper.make_node("Add", ["scores", "nan"], ["logits"])]
+    weights["many"] = np.float32(1e9)
+    brightness = [
+        helper.make_node("ReduceMax", ["images"], ["brightest"], keepdims=0),
+        helper.make_node("Mul", ["brightest", "many"], ["product"]),
+        helper.make_node("Cast", ["product"], ["number"], to=TensorProto.INT64),
+    ]
+    if fault == FAILS:
+        weights["zero"] = np.zeros(1, np.float32)
+        gather = helper.make_node("Gather", ["zero", "number"], ["nothing"])
+        return [*brightness, gather, helper.make_node("Add", ["scores", "nothing"], ["logits"])]
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["condition"], ["condition_out"]),
+            helper.make_node("Sigmoid", ["state"], ["state_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("iteration", TensorProto.INT64, []),
+            helper.make_tensor_value_info("condition", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("condition_out", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("state_out", TensorProto.FLOAT, None),
+        ],
+    )
+    weights["true"] = np.array(True)
+    return [*brightness, helper.make_node("Loop", ["number", "true", "scores"], ["logits"], body=body)]
+
+
+def write_member(folder: Path, model: onnx.ModelProto, size: int, max_batch_size: int) -> None:
+    config = triton.ModelConfig(name=folder.name, backend="onnxruntime", max_batch_size=max_batch_size)
+    config.input.add(name="images", data_type=triton.TYPE_FP32, dims=[3, size, size])
+    config.output.add(name="logits", data_type=triton.TYPE_FP32, dims=[len(LABELS)])
+    _write_model(folder, config, model)
+
+
+def write_mean(folder: Path, shares: np.ndarray, max_batch_size: int) -> None:
+    names = [f"member{index}" for index in range(len(shares))]
+    nodes, weights = [], []
+    for name, share in zip(names, shares, strict=True):
+        weights.append(numpy_helper.from_array(np.float32(share), f"{name}_share"))
+        nodes.append(helper.make_node("Mul", [name, f"{name}_share"], [f"{name}_part"]))
+    nodes.append(helper.make_node("Sum", [f"{name}_part" for name in names], ["mean"]))
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", len(LABELS)]) for n in names]
+    mean = helper.make_tensor_value_info("mean", TensorProto.FLOAT, ["batch", len(LABELS)])
+    config = triton.ModelConfig(name=folder.name, backend="onnxruntime", max_batch_size=max_batch_size)
+    for name in names:
+        config.input.add(name=name, data_type=triton.TYPE_FP32, dims=[len(LABELS)])
+    config.output.add(name="mean", data_type=triton.TYPE_FP32, dims=[len(LABELS)])
+    _write_model(folder, config, _model(helper.make_graph(nodes, "mean", values, [mean], weights)))
+
+
+def write_ensemble(
+    folder: Path, members: int, size: int, max_batch_size: int, parameters: dict[str, Any]
+) -> None:
+    config = triton.ModelConfig(name=folder.name, platform="ensemble", max_batch_size=max_batch_size)
+    config.input.add(name="images", data_type=triton.TYPE_FP32, dims=[3, size, size])
+    config.output.add(name="logits", data_type=triton.TYPE_FP32, dims=[len(LABELS)])
+    mean = triton.ModelEnsembling.Step(model_name=f"{folder.name}_mean", model_version=-1)
+    mean.output_map["mean"] = "logits"
+    for index in range(members):
+        step = config.ensemble_scheduling.step.add(
+            model_name=f"{folder.name}_member{index}", model_version=-1
+        )
+        step.input_map["images"] = "images"
+        step.output_map["logits"] = mean.input_map[f"member{index}"] = f"logits{index}"
+    config.ensemble_scheduling.step.append(mean)
+    for key, value in parameters.items():
+        config.parameters[key].string_value = json.dumps(value)
+    (folder / "1").mkdir(parents=True)
+    write_config(folder, config)
+
+
+def read_config(folder: Path) -> triton.ModelConfig:
+    return text_format.Parse((folder / "config.pbtxt").read_text(), triton.ModelConfig())
+
+
+def write_config(folder: Path, config: triton.ModelConfig) -> None:
+    (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
+
+
+def _write_model(folder: Path, config: triton.ModelConfig, model: onnx.ModelProto) -> None:
+    (folder / "1").mkdir(parents=True)
+    write_config(folder, config)
+    onnx.save(model, folder / "1" / "model.onnx")
+
+
+def _model(graph: onnx.GraphProto) -> onnx.ModelProto:
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model

@@ -1,5 +1,39 @@
-"""`coserve evaluate`."""
+"""`coserve evaluate`: how good a trained ensemble and each member are."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
-def evaluate() -> None:
-    """To be written."""
+class CheckpointName(str, Enum):
+    """Which of a run's checkpoints."""
+
+    LAST = "last"
+    BEST = "best"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder that `coserve train` wrote.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Images with a test (or val) split. [default: what the run was trained on]"),
+    ] = None,
+    checkpoint: Annotated[
+        CheckpointName, typer.Option(help="The last epoch's, or the one of highest test accuracy.")
+    ] = CheckpointName.LAST,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score an ensemble and its members: top-1, top-5, negative log-likelihood, calibration error."""
+    from coserve_cli.errors import one_line
+    from coserve_cli.progress import progress_bar
+    from coserve_cli.scores import print_scores
+    from coserve_training.errors import TrainingError
+    from coserve_training.evaluate import evaluate_run
+    from coserve_training.run import Description
+
+    with one_line(TrainingError), progress_bar("evaluating") as progress:
+        paths = data or [Path(path) for path in Description.read(run).config.data]
+        evaluation = evaluate_run(run, paths, checkpoint.value, progress)
+    print_scores(evaluation, as_json)

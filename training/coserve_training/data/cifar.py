@@ -1,0 +1,92 @@
+"""The official CIFAR-10 and CIFAR-100 files, python version (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+
+import io
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coserve_training.errors import DataError
+
+LAYOUTS = {
+    "cifar-10-batches-py": (
+        [f"data_batch_{i}" for i in range(1, 6)],
+        ["test_batch"],
+        "batches.meta",
+        "labels",
+        "label_names",
+    ),
+    "cifar-100-python": (["train"], ["test"], "meta", "fine_labels", "fine_label_names"),
+}
+
+Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles numpy arrays and plain containers: a data file must not run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
+            return super().find_class(module, name)
+        if (module, name) == ("_codecs", "encode"):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} is not part of the CIFAR format")
+
+
+def read_cifar(path: Path) -> tuple[list[str], dict[str, Arrays]] | None:
+    """Read `cifar-10-batches-py`, `cifar-100-python`, a folder that holds one, or their `.tar.gz`.
+
+    Returns:
+        Labels, and per split ("train", "test") images `[N, 32, 32, 3]` uint8 with classes `[N]` int64;
+        None when `path` is something else.
+
+    Raises:
+        DataError: when a file of the format is missing or damaged.
+    """
+    opened = _open(path)
+    if opened is None:
+        return None
+    name, read = opened
+    train, test, meta, label_key, names_key = LAYOUTS[name]
+    labels = [label.decode() for label in _load(read, path, meta)[names_key.encode()]]
+    splits = {}
+    for split, files in (("train", train), ("test", test)):
+        batches = [_load(read, path, file) for file in files]
+        pixels = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches])
+        classes = np.concatenate([np.asarray(batch[label_key.encode()], np.int64) for batch in batches])
+        if pixels.shape != (len(classes), 3072):
+            raise DataError(f"{path}: {split} has pixels of shape {pixels.shape} for {len(classes)} labels")
+        splits[split] = (np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)), classes)
+    return labels, splits
+
+
+def _open(path: Path) -> tuple[str, Callable[[str], bytes]] | None:
+    if path.is_dir():
+        for name, (_, _, meta, _, _) in LAYOUTS.items():
+            for folder in (path, path / name):
+                if (folder / meta).is_file() and (folder.name == name or folder is path):
+                    return name, lambda file, folder=folder: (folder / file).read_bytes()
+    elif path.is_file() and tarfile.is_tarfile(path):
+        with tarfile.open(path) as archive:
+            contents = {m.name: archive.extractfile(m) for m in archive.getmembers() if m.isfile()}
+            data = {name: file.read() for name, file in contents.items() if file is not None}
+        for name, (_, _, meta, _, _) in LAYOUTS.items():
+            if f"{name}/{meta}" in data:
+                return name, lambda file, name=name: data[f"{name}/{file}"]
+    return None
+
+
+def _load(read: Callable[[str], bytes], path: Path, file: str) -> dict[bytes, Any]:
+    try:
+        content = _ArraysOnly(io.BytesIO(read(file)), encoding="bytes").load()
+    except (OSError, KeyError) as error:
+        raise DataError(f"{path}: {file} is missing") from error
+    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: {file} is damaged ({error})") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: {file} is damaged (holds {type(content).__name__})")
+    return content

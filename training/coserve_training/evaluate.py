@@ -1,0 +1,131 @@
+"""How good a trained ensemble and each of its members are on labelled images."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from coserve_training.data import Split, load_dataset
+from coserve_training.errors import DataError
+from coserve_training.run import Checkpoint, Description, load_run, write_atomically
+
+BATCH = 256
+CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Top-1 and top-5 accuracy as fractions, negative log-likelihood in nats, expected calibration error."""
+
+    top1: float
+    top5: float
+    nll: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the averaged logits and of each member."""
+
+    images: int
+    ensemble: Scores
+    members: list[Scores]
+
+
+def score(logits: Tensor, targets: Tensor) -> Scores:
+    """Scores of logits `[N, C]` on classes `[N]`; top-5 counts fewer where there are fewer classes.
+
+    The calibration error is the l1 norm over 15 equal bins of confidence (arXiv 1706.04599).
+    """
+    classes = logits.shape[1]
+    accuracy = {
+        k: float(multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)))
+        for k in (1, 5)
+    }
+    return Scores(
+        top1=accuracy[1],
+        top5=accuracy[5],
+        nll=float(F.cross_entropy(logits, targets)),
+        ece=float(
+            multiclass_calibration_error(logits.softmax(-1), targets, classes, n_bins=CALIBRATION_BINS)
+        ),
+    )
+
+
+@torch.inference_mode()
+def evaluate(
+    members: Sequence[nn.Module],
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Run every member over a split and score them and the mean of their logits.
+
+    Args:
+        members: in evaluation mode, normalised `[N, 3, H, W]` to logits `[N, C]`.
+        split: images and classes.
+        mean: per channel, of pixels in [0, 1].
+        std: per channel, likewise.
+        progress: told images done and images in all.
+    """
+    device = next(members[0].parameters()).device
+    shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
+    batches = []
+    for start in range(0, len(split), BATCH):
+        pixels = torch.from_numpy(split.images[start : start + BATCH]).to(device).permute(0, 3, 1, 2)
+        images = (pixels.float() / 255 - shift) / scale
+        batches.append(torch.stack([member(images).float() for member in members]).cpu())
+        if progress is not None:
+            progress(min(start + BATCH, len(split)), len(split))
+    logits, targets = torch.cat(batches, dim=1), torch.from_numpy(split.targets)
+    return Evaluation(
+        len(split), score(logits.mean(0), targets), [score(member, targets) for member in logits]
+    )
+
+
+def evaluate_run(
+    folder: Path,
+    data: Sequence[Path],
+    checkpoint: Checkpoint = "last",
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a run on the test split of a data set.
+
+    Raises:
+        RunError: when the folder is not a run.
+        DataError: when the images cannot be read, have no test split, or other classes than the run.
+    """
+    description, run = Description.read(folder), load_run(folder, checkpoint)
+    dataset = load_dataset(data, description.config.image_size)
+    if dataset.test is None:
+        raise DataError(
+            f"{', '.join(map(str, data))}: no test split (test/<class>/<image> or val/) to evaluate on"
+        )
+    if dataset.labels != run.labels:
+        extra, missing = set(dataset.labels) - set(run.labels), set(run.labels) - set(dataset.labels)
+        raise DataError(f"classes differ from the run's: missing {sorted(missing)}, unknown {sorted(extra)}")
+    return evaluate(run.members, dataset.test, description.mean, description.std, progress)
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, epochs: int) -> None:
+    """Record an evaluation in its run folder, where export finds it."""
+    content = {"checkpoint": checkpoint, "epochs": epochs, **asdict(evaluation)}
+    write_atomically(folder / "evaluation.json", json.dumps(content, indent=2) + "\n")
+
+
+def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of pixels in [0, 1], rounded to four digits."""
+    sums, squares, count = np.zeros(3), np.zeros(3), 0
+    for start in range(0, len(split), 1024):
+        pixels = split.images[start : start + 1024].reshape(-1, 3) / 255.0
+        sums, squares, count = sums + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+    mean = sums / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
+    return [round(float(v), 4) for v in mean], [round(float(v), 4) for v in std]

@@ -13,7 +13,7 @@ from coserve_client.errors import (
     UnreachableError,
 )
 from coserve_client.images import Image, Source
-from coserve_client.replies import Member, Model, Prediction, Reply, Result, Uncertainty
+from coserve_client.replies import Member, Model, Prediction, Reply, Result, Timings, Uncertainty
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -33,6 +33,7 @@ __all__ = [
     "RequestTimeoutError",
     "Result",
     "Source",
+    "Timings",
     "UnavailableError",
     "Uncertainty",
     "UnknownModelError",

@@ -17,7 +17,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How unsure the ensemble is of an image, and how far its members differ."""
+    """How unsure the ensemble is of an image, and how far its members differ, both in nats.
+
+    `entropy` is that of the probabilities, `disagreement` the mutual information between the answer and the
+    choice of a member.
+    """
 
     entropy: float
     disagreement: float
@@ -38,7 +42,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Member:
-    """One member's part in a reply; times in milliseconds since the request's inference began."""
+    """One member's part in a reply; times in milliseconds since the first member started."""
 
     name: str
     used: bool
@@ -46,6 +50,18 @@ class Member:
     start_ms: float | None
     end_ms: float | None
     error: str | None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Where the server's time went, in milliseconds; `decode` and `preprocess` are sums over the images."""
+
+    decode: float
+    preprocess: float
+    queue: float
+    inference: float
+    combine: float
+    total: float
 
 
 @dataclass(frozen=True)
@@ -61,7 +77,7 @@ class Reply:
     degraded: bool
     overlap: float
     members: tuple[Member, ...]
-    timings_ms: Mapping[str, float]
+    timings_ms: Timings
     results: tuple[Result, ...]
 
     @property
@@ -72,12 +88,19 @@ class Reply:
 
 @dataclass(frozen=True)
 class Model:
-    """An ensemble that the server offers; `provenance` as its repository describes it."""
+    """An ensemble that is served.
+
+    `ready` says whether `quorum` members, as many as must answer a request, can. `weights` are the members'
+    shares in the mean, `labels` are by class index; `provenance` is what its repository says of it.
+    """
 
     name: str
     version: str
     ready: bool
-    labels: tuple[str, ...]
+    quorum: int
     members: tuple[str, ...]
+    weights: tuple[float, ...]
+    max_batch_size: int
+    labels: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     provenance: Mapping[str, Any]

@@ -89,7 +89,14 @@ def reply(names: list[str], query: dict[str, str], lost: bool) -> dict[str, Any]
             member | {"name": "E_member0"},
             member | {"name": "E_member1", "used": not lost, "error": "deadline" if lost else None},
         ],
-        "timings_ms": {"total": 20},
+        "timings_ms": {
+            "decode": 1.0,
+            "preprocess": 0.5,
+            "queue": 0,
+            "inference": 17.4,
+            "combine": 0.1,
+            "total": 20,
+        },
         "results": [
             {
                 "filename": name,

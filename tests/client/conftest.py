@@ -42,7 +42,14 @@ def make_reply(*filenames: str) -> dict[str, Any]:
         "degraded": False,
         "overlap": 1.93,
         "members": [member(0), member(1)],
-        "timings_ms": {"decode": 1.0, "inference": 17.4, "total": 20},
+        "timings_ms": {
+            "decode": 1.0,
+            "preprocess": 0.5,
+            "queue": 0,
+            "inference": 17.4,
+            "combine": 0.1,
+            "total": 20,
+        },
         "results": [result(name) for name in filenames],
     }
 

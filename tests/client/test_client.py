@@ -147,6 +147,34 @@ def test_says_what_is_no_coserve_answer(
         ask(server, "classify", b"x")
 
 
+MODEL = {
+    "name": "a/b",
+    "version": "1",
+    "ready": True,
+    "quorum": 2,
+    "members": ["m0", "m1"],
+    "weights": [1, 2.5],
+    "max_batch_size": 8,
+    "labels": ["cat", "dog"],
+    "preprocessing": {"height": 32},
+    "provenance": {"split": 2},
+}
+
+
+def test_describes_models(ask: Ask) -> None:
+    paths: list[str] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path.decode())
+        return httpx.Response(200, json=MODEL if "b" in paths[-1] else {"default": None, "models": [MODEL]})
+
+    model = ask(server, "model", "a/b")
+    assert (model.name, model.members, model.weights) == ("a/b", ("m0", "m1"), (1.0, 2.5))
+    assert model.provenance == {"split": 2}
+    assert ask(server, "models") == (model,)
+    assert paths == ["/v1/models/a%2Fb", "/v1/models"]
+
+
 def test_wants_one_result_per_image(ask: Ask, reply: Make) -> None:
     def server(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=reply("a"))

@@ -15,7 +15,7 @@ def test_builds_a_whole_reply(reply: Make) -> None:
 
     assert (built.model, built.version, built.degraded, built.overlap) == ("E", "1", False, 1.93)
     assert built.members[0] == Member("E_member0", True, "cpu:0", 0.02, 17.0, None)
-    assert built.timings_ms["total"] == 20.0
+    assert built.timings_ms.total == 20.0
     assert built.results[0].filename == "cat.jpg"
     assert built.results[0].predictions == (Prediction("cat", 3, 0.93, 7.1),)
     assert built.results[0].uncertainty == Uncertainty(entropy=0.3, disagreement=0.1)
@@ -54,7 +54,7 @@ def test_says_which_key_is_missing(reply: Make) -> None:
         ("degraded", "no", "reply.degraded in the server's answer is str, expected bool"),
         ("overlap", True, "reply.overlap in the server's answer is bool, expected float"),
         ("members", {}, "reply.members in the server's answer is dict, expected list"),
-        ("timings_ms", {"total": None}, "reply.timings_ms.total in the server's answer is NoneType"),
+        ("results", [None], "reply.results[0] in the server's answer is NoneType, expected dict"),
     ],
 )
 def test_says_which_value_has_a_wrong_type(reply: Make, key: str, value: object, message: str) -> None:

@@ -1,0 +1,80 @@
+"""From torch networks to ONNX: dynamic batch, one lean file, fp32 or fp16 weights."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, TopologicalSortPass
+from onnxruntime.transformers.float16 import convert_float_to_float16
+
+from coserve_export.ensemble import IMAGES, LOGITS
+from coserve_export.errors import NetworkError
+
+OPSET = 20
+"""Of ONNX's own operators; ONNX Runtime has it since 1.17, Triton since 24.02."""
+
+
+def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:
+    """Export a network in eval mode, its batch free.
+
+    Args:
+        network: float32 `[N, 3, H, W]` to logits `[N, C]`.
+        image_size: H and W.
+
+    Returns:
+        A model from `images` to `logits`, without the exporter's notes on source files.
+
+    Raises:
+        NetworkError: where torch cannot export the network with a free batch.
+    """
+    # A batch of 1 in the example would be taken for a constant.
+    example = torch.zeros(2, 3, *image_size)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                network.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[IMAGES],
+                output_names=[LOGITS],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise NetworkError(f"torch cannot export it with a free batch: {_first_line(error)}") from error
+    assert program is not None
+    ClearMetadataAndDocStringPass()(program.model)
+    return program.model_proto
+
+
+def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Convert weights and arithmetic to fp16; input and output stay fp32."""
+    converted = convert_float_to_float16(model, keep_io_types=True)
+    # The converter appends the input's cast behind the nodes that read it.
+    ordered = onnx_ir.from_proto(converted)
+    TopologicalSortPass()(ordered)
+    return onnx_ir.to_proto(ordered)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks on its own internals from the user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(cause).strip().partition("\n")[0]

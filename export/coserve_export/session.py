@@ -1,0 +1,53 @@
+"""Running ONNX models with ONNX Runtime on the CPU."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from coserve_export.errors import NetworkError
+from coserve_export.parity import Images, Logits
+
+ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+class Session:
+    """One model with its weights loaded.
+
+    Args:
+        model: an ONNX file's content.
+        subject: how errors call the model.
+
+    Raises:
+        NetworkError: where ONNX Runtime refuses the model, here or while it runs.
+    """
+
+    def __init__(self, model: bytes, subject: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        self.subject = subject
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
+        except ERRORS as error:
+            raise NetworkError(f"{subject}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+
+    def run(self, output: str, inputs: Mapping[str, Images]) -> Logits:
+        """Return one output of a batch."""
+        try:
+            outputs: list[Any] = self._session.run([output], dict(inputs))
+        except ERRORS as error:
+            raise NetworkError(f"{self.subject}: ONNX Runtime cannot run it: {_one_line(error)}") from error
+        return np.asarray(outputs[0])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

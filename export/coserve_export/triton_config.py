@@ -1,0 +1,102 @@
+"""Triton's `config.pbtxt` files, built with the protobuf classes that tritonclient ships."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from coserve_export.ensemble import IMAGES, LOGITS, Description, Member
+from coserve_export.errors import DescriptionError
+from coserve_export.mean_graph import mean_inputs
+
+FP32 = model_config_pb2.TYPE_FP32
+
+
+def member_config(description: Description, index: int, member: Member) -> ModelConfig:
+    """The configuration of one member, which batches the requests that wait for it."""
+    preprocessing = description.preprocessing
+    config = _onnxruntime_config(description.member_names[index], description.max_batch_size)
+    config.input.add(name=member.input, data_type=FP32, dims=[3, preprocessing.height, preprocessing.width])
+    config.output.add(name=member.output, data_type=FP32, dims=[len(description.labels)])
+    config.dynamic_batching.SetInParent()
+    return config
+
+
+def mean_config(description: Description) -> ModelConfig:
+    """The configuration of the graph that averages the members' logits."""
+    config = _onnxruntime_config(description.mean_name, description.max_batch_size)
+    for name in (*mean_inputs(description.num_members), LOGITS):
+        tensors = config.output if name == LOGITS else config.input
+        tensors.add(name=name, data_type=FP32, dims=[len(description.labels)])
+    return config
+
+
+def ensemble_config(
+    description: Description, members: list[Member], provenance: Mapping[str, object]
+) -> ModelConfig:
+    """The configuration of the ensemble: every member on the same images, then the mean.
+
+    Raises:
+        DescriptionError: for provenance that JSON cannot hold.
+    """
+    preprocessing = description.preprocessing
+    config = ModelConfig(
+        name=description.name, platform="ensemble", max_batch_size=description.max_batch_size
+    )
+    config.input.add(name=IMAGES, data_type=FP32, dims=[3, preprocessing.height, preprocessing.width])
+    config.output.add(
+        name=LOGITS, data_type=FP32, dims=[len(description.labels)], label_filename="labels.txt"
+    )
+    steps = config.ensemble_scheduling.step
+    for name, member in zip(description.member_names, members, strict=True):
+        steps.add(
+            model_name=name,
+            model_version=-1,
+            input_map={member.input: IMAGES},
+            output_map={member.output: f"{name}_logits"},
+        )
+    steps.add(
+        model_name=description.mean_name,
+        model_version=-1,
+        input_map={
+            tensor: f"{name}_logits"
+            for tensor, name in zip(mean_inputs(len(members)), description.member_names, strict=True)
+        },
+        output_map={LOGITS: LOGITS},
+    )
+    for key, value in _parameters(description, provenance).items():
+        config.parameters[key].string_value = _json(key, value)
+    return config
+
+
+def to_text(config: ModelConfig) -> str:
+    """A configuration in protobuf's text format."""
+    return text_format.MessageToString(config, as_utf8=True)
+
+
+def _onnxruntime_config(name: str, max_batch_size: int) -> ModelConfig:
+    config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size)
+    # Triton starts two instances of an ONNX model on a CPU unless told otherwise.
+    config.instance_group.add(count=1)
+    return config
+
+
+def _parameters(description: Description, provenance: Mapping[str, object]) -> dict[str, object]:
+    parameters: dict[str, object] = {
+        "preprocessing": asdict(description.preprocessing),
+        "labels": list(description.labels),
+        "provenance": provenance,
+    }
+    if description.weights is not None and len(set(description.weights)) > 1:
+        parameters["weights"] = list(description.weights)
+    return parameters
+
+
+def _json(key: str, value: object) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DescriptionError(f"{key} cannot be written as JSON: {error}") from error

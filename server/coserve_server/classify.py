@@ -58,7 +58,7 @@ class Classifier:
     """Answers classification requests with the ensembles of one engine."""
 
     def __init__(self, engine: Engine, settings: Settings, cores: int) -> None:
-        """Take over the engine; `cores` bounds the images that are decoded at once.
+        """Take over the engine; at most `cores` images are decoded at once.
 
         Raises:
             StartupError: the default model is not served.

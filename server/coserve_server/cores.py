@@ -2,26 +2,40 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def usable_cores(root: Path = Path("/")) -> int:
-    """Whole cores the process may use, at least 1.
+@dataclass(frozen=True)
+class Cores:
+    """The CPU cores the process may use.
 
-    The smaller of the CPU affinity and the CPU bandwidth quota of every control group the process is in,
-    version 1 (`cpu.cfs_quota_us`) and 2 (`cpu.max`), rounded down.
+    Attributes:
+        count: whole cores, at least 1.
+        ids: the kernel's numbers of these cores; None where threads must not be pinned: a quota lets the
+            process use some of many cores, and others' processes share them all.
+    """
+
+    count: int
+    ids: tuple[int, ...] | None
+
+
+def usable_cores(root: Path = Path("/")) -> Cores:
+    """The smaller of the CPU affinity and the CPU bandwidth quotas, rounded down.
+
+    Quotas are those of every control group the process is in, version 1 (`cpu.cfs_quota_us`) and
+    2 (`cpu.max`).
 
     Args:
         root: where `proc` and `sys` lie; tests give a folder.
     """
     quota = min(_quotas(root), default=float("inf"))
-    return max(1, int(min(_affinity(), quota)))
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    if not hasattr(os, "sched_getaffinity"):
+        return Cores(max(1, int(min(os.cpu_count() or 1, quota))), None)
+    allowed = tuple(sorted(os.sched_getaffinity(0)))
+    if quota < len(allowed):
+        return Cores(max(1, int(quota)), None)
+    return Cores(len(allowed), allowed)
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -33,14 +33,14 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     cores = usable_cores()
     with bind(settings.host, settings.port) as listener:
         engine = OnnxRuntimeEngine(read_repository(settings.repository), cores)
-        classifier = Classifier(engine, settings, cores)
+        classifier = Classifier(engine, settings, cores.count)
         config = uvicorn.Config(
             create_app(classifier),
             log_level=settings.log_level,
             timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
         )
         listener.listen(config.backlog)
-        announce(summary(classifier, cores, url(listener)))
+        announce(summary(classifier, cores.count, url(listener)))
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
@@ -75,8 +75,9 @@ def summary(classifier: Classifier, cores: int, address: str) -> str:
     lines = [f"Coserve at {address} (API: {address}/docs)"]
     for name, ensemble in classifier.ensembles.items():
         how = classifier.engine.describe(ensemble)
-        default = ", default" if name == classifier.settings.default_model else ""
-        lines.append(f"  {name}: {len(ensemble.members)} members, {how} ({cores} cores{default})")
+        default = " (default)" if name == classifier.settings.default_model else ""
+        count = len(ensemble.members)
+        lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {how} ({cores} cores usable)")
     needed = len(classifier.ensembles) > 1 and classifier.settings.default_model is None
     query = f"?model={next(iter(classifier.ensembles))}" if needed else ""
     lines.append(f"  try: curl -F files=@photo.jpg '{address}/v1/classify{query}'")

@@ -2,22 +2,25 @@
 
 import asyncio
 import logging
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import onnxruntime as ort
 
+from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.errors import EngineError
 from coserve_server.repository import Ensemble, Member
 
 logger = logging.getLogger(__name__)
-
-DEVICE = "cpu"
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,22 +37,68 @@ class ThreadBudget:
         return cls(lanes, cores // lanes)
 
 
+class _Lane:
+    """A thread that runs members one after another, on cores of its own where `pinned` names them."""
+
+    def __init__(self, name: str, pinned: tuple[int, ...] | None) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self.device = "cpu"
+        if pinned:
+            self._thread.submit(os.sched_setaffinity, 0, pinned).result()
+            self.device = f"cpu:{','.join(map(str, pinned))}"
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._thread.submit(function, *args, **kwargs)
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
 class _Loaded:
-    """An ensemble's sessions and the threads ("lanes") they run on; member i always runs on the same lane."""
+    """An ensemble's sessions and the lanes they run on; member i always runs on the same lane."""
 
-    def __init__(self, ensemble: Ensemble, budget: ThreadBudget) -> None:
-        self.budget = budget
-        self.sessions = [_session(ensemble, member, budget.threads) for member in ensemble.members]
-        self.lanes = [ThreadPoolExecutor(1, f"{ensemble.name}-lane{i}") for i in range(budget.lanes)]
+    def __init__(self, ensemble: Ensemble, cores: Cores) -> None:
+        self.budget = ThreadBudget.share(len(ensemble.members), cores.count)
+        size = self.budget.threads
+        lanes = [
+            _Lane(f"{ensemble.name}-{i}", cores.ids and cores.ids[i * size : (i + 1) * size])
+            for i in range(self.budget.lanes)
+        ]
+        self.members: list[_LoadedMember] = []
+        for index, member in enumerate(ensemble.members):
+            lane = lanes[index % len(lanes)]
+            # A session's own threads inherit the cores of the thread that creates it.
+            session = lane.submit(_session, ensemble, member, size).result()
+            self.members.append(_LoadedMember(member, session, lane))
+        self.lanes = lanes
 
-    def lane(self, member: int) -> ThreadPoolExecutor:
-        return self.lanes[member % len(self.lanes)]
+
+@dataclass(frozen=True)
+class _LoadedMember:
+    member: Member
+    session: ort.InferenceSession
+    lane: _Lane
+
+    def submit(self, batch: Batch, options: ort.RunOptions) -> Future[MemberRun]:
+        return self.lane.submit(self._run, batch, options)
+
+    def _run(self, batch: Batch, options: ort.RunOptions) -> MemberRun:
+        member, device = self.member, self.lane.device
+        start = time.perf_counter_ns()
+        try:
+            (logits,) = self.session.run([member.output_name], {member.input_name: batch}, options)
+        # ONNX Runtime's errors share no base class but Exception.
+        except Exception as error:
+            end = time.perf_counter_ns()
+            logger.warning("member %s failed: %s", member.name, error)
+            return MemberRun(start, end, device, None, _first_line(error))
+        return MemberRun(start, time.perf_counter_ns(), device, logits)
 
 
 class OnnxRuntimeEngine:
     """The embedded engine. The cores belong to one batch of one ensemble at a time."""
 
-    def __init__(self, ensembles: Mapping[str, Ensemble], cores: int) -> None:
+    def __init__(self, ensembles: Mapping[str, Ensemble], cores: Cores) -> None:
         """Load and warm every member.
 
         Raises:
@@ -59,7 +108,7 @@ class OnnxRuntimeEngine:
         self._turn = asyncio.Lock()
         self._loaded: dict[str, _Loaded] = {}
         for name, ensemble in ensembles.items():
-            self._loaded[name] = _Loaded(ensemble, ThreadBudget.share(len(ensemble.members), cores))
+            self._loaded[name] = _Loaded(ensemble, cores)
             self._warm_up(ensemble)
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
@@ -67,15 +116,18 @@ class OnnxRuntimeEngine:
         return frozenset(m.name for m in ensemble.members if ensemble.name in self._loaded)
 
     def describe(self, ensemble: Ensemble) -> str:
-        """The ensemble's thread budget."""
-        budget = self._loaded[ensemble.name].budget
-        return f"{budget.lanes} at a time, {budget.threads} thread{'s' * (budget.threads > 1)} each"
+        """The ensemble's thread budget, and the devices of its lanes."""
+        budget, lanes = self._loaded[ensemble.name].budget, self._loaded[ensemble.name].lanes
+        devices = ", ".join(lane.device for lane in lanes)
+        return (
+            f"{budget.lanes} at a time, {budget.threads} thread{'s' * (budget.threads > 1)} each on {devices}"
+        )
 
     async def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Wait until the cores are free, then hand the batch to every member's lane."""
+        loop, members = asyncio.get_running_loop(), self._loaded[ensemble.name].members
         await self._turn.acquire()
-        loop, loaded = asyncio.get_running_loop(), self._loaded[ensemble.name]
-        running = len(ensemble.members)
+        running = len(members)
 
         def finished(_: Future[MemberRun]) -> None:
             loop.call_soon_threadsafe(release)
@@ -86,14 +138,13 @@ class OnnxRuntimeEngine:
             if running == 0:
                 self._turn.release()
 
-        futures = []
-        for index, member in enumerate(ensemble.members):
-            options = ort.RunOptions()
-            run = loaded.lane(index).submit(_run, loaded.sessions[index], member, batch, options)
+        options = [ort.RunOptions() for _ in members]
+        # Nothing else between the submissions: the members are to start together.
+        runs = [member.submit(batch, option) for member, option in zip(members, options, strict=True)]
+        futures = [asyncio.wrap_future(run) for run in runs]
+        for run, future, option in zip(runs, futures, options, strict=True):
             run.add_done_callback(finished)
-            future = asyncio.wrap_future(run)
-            future.add_done_callback(partial(_stop_if_cancelled, options))
-            futures.append(future)
+            future.add_done_callback(partial(_stop_if_cancelled, option))
         return futures
 
     async def close(self) -> None:
@@ -101,23 +152,22 @@ class OnnxRuntimeEngine:
         async with self._turn:
             for loaded in self._loaded.values():
                 for lane in loaded.lanes:
-                    lane.shutdown()
+                    lane.close()
             self._loaded.clear()
 
     def _warm_up(self, ensemble: Ensemble) -> None:
         """Run one image and, to find exports with a frozen batch, two; check what comes out."""
-        how, loaded = ensemble.preprocessing, self._loaded[ensemble.name]
+        how = ensemble.preprocessing
         for size in range(1, min(2, ensemble.max_batch_size) + 1):
             batch = np.zeros((size, 3, how.height, how.width), np.float32)
             wanted = (size, len(ensemble.labels))
-            for index, member in enumerate(ensemble.members):
-                lane, session = loaded.lane(index), loaded.sessions[index]
-                run = lane.submit(_run, session, member, batch, ort.RunOptions()).result()
+            for loaded in self._loaded[ensemble.name].members:
+                run = loaded.submit(batch, ort.RunOptions()).result()
                 if run.logits is None:
-                    raise _misfit(ensemble, member, f"fails on a batch of {size}: {run.error}")
+                    raise _misfit(ensemble, loaded.member, f"fails on a batch of {size}: {run.error}")
                 if run.logits.shape != wanted:
-                    got = list(run.logits.shape)
-                    raise _misfit(ensemble, member, f"gives logits {got} for {list(wanted)} (batch, labels)")
+                    shapes = f"logits {list(run.logits.shape)} where {list(wanted)} is wanted"
+                    raise _misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")
 
 
 def _session(ensemble: Ensemble, member: Member, threads: int) -> ort.InferenceSession:
@@ -141,18 +191,6 @@ def _session(ensemble: Ensemble, member: Member, threads: int) -> ort.InferenceS
         if found[wanted] != "tensor(float)":
             raise _misfit(ensemble, member, f"{kind} {wanted!r} is {found[wanted]}, not FP32")
     return session
-
-
-def _run(session: ort.InferenceSession, member: Member, batch: Batch, options: ort.RunOptions) -> MemberRun:
-    start = time.perf_counter_ns()
-    try:
-        (logits,) = session.run([member.output_name], {member.input_name: batch}, options)
-    # ONNX Runtime's errors share no base class but Exception.
-    except Exception as error:
-        end = time.perf_counter_ns()
-        logger.warning("member %s failed: %s", member.name, error)
-        return MemberRun(start, end, DEVICE, None, _first_line(error))
-    return MemberRun(start, time.perf_counter_ns(), DEVICE, logits)
 
 
 def _stop_if_cancelled(options: ort.RunOptions, future: "asyncio.Future[MemberRun]") -> None:

@@ -36,3 +36,8 @@ class ParityError(NetworkError):
 
 class RepositoryError(ExportError):
     """A model repository that cannot be written."""
+
+
+def on_one_line(error: BaseException) -> str:
+    """Another library's error as part of a one-line message."""
+    return " ".join(str(error).split())

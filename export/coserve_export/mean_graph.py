@@ -33,7 +33,7 @@ def mean_graph(num_members: int, num_classes: int, weights: Sequence[float] | No
         shares = [f"share{index}" for index in range(num_members)]
         weighted = [f"weighted{index}" for index in range(num_members)]
         for share, weight in zip(shares, weights, strict=True):
-            initializers.append(numpy_helper.from_array(np.float32(weight / total), share))
+            initializers.append(numpy_helper.from_array(np.asarray(weight / total, np.float32), share))
         nodes = [
             helper.make_node("Mul", pair[:2], pair[2:]) for pair in zip(inputs, shares, weighted, strict=True)
         ]

@@ -46,7 +46,8 @@ def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onn
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
-        raise NetworkError(f"torch cannot export it with a free batch: {_first_line(error)}") from error
+        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise NetworkError(f"torch cannot export it with a free batch: {reason}") from error
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)
     return program.model_proto
@@ -58,7 +59,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     # The converter appends the input's cast behind the nodes that read it.
     ordered = onnx_ir.from_proto(converted)
     TopologicalSortPass()(ordered)
-    return onnx_ir.to_proto(ordered)
+    return onnx_ir.serde.serialize_model(ordered)
 
 
 @contextmanager
@@ -73,8 +74,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(cause).strip().partition("\n")[0]

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from coserve_export.errors import NetworkError
+from coserve_export.errors import NetworkError, on_one_line
 from coserve_export.parity import Images, Logits
 
 ERRORS = (
@@ -38,16 +38,12 @@ class Session:
         try:
             self._session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
         except ERRORS as error:
-            raise NetworkError(f"{subject}: ONNX Runtime cannot load it: {_one_line(error)}") from error
+            raise NetworkError(f"{subject}: ONNX Runtime cannot load it: {on_one_line(error)}") from error
 
     def run(self, output: str, inputs: Mapping[str, Images]) -> Logits:
         """Return one output of a batch."""
         try:
             outputs: list[Any] = self._session.run([output], dict(inputs))
         except ERRORS as error:
-            raise NetworkError(f"{self.subject}: ONNX Runtime cannot run it: {_one_line(error)}") from error
+            raise NetworkError(f"{self.subject}: ONNX Runtime cannot run it: {on_one_line(error)}") from error
         return np.asarray(outputs[0])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

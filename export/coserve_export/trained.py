@@ -8,7 +8,7 @@ import onnx
 import torch
 
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preprocessing
-from coserve_export.errors import DescriptionError, NetworkError
+from coserve_export.errors import DescriptionError, NetworkError, on_one_line
 from coserve_export.mean_graph import mean_graph, mean_inputs
 from coserve_export.onnx_export import OPSET, export_network, to_fp16
 from coserve_export.parity import (
@@ -140,7 +140,7 @@ def _to_onnx(
             raise NetworkError("its weights exceed the 2 GiB that one ONNX file can hold")
         onnx.checker.check_model(model, full_check=True)
     except (NetworkError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise NetworkError(f"{subject}: {error}") from error
+        raise NetworkError(f"{subject}: {on_one_line(error)}") from error
     return model.SerializeToString()
 
 

@@ -1,7 +1,7 @@
 """Triton's `config.pbtxt` files, built with the protobuf classes that tritonclient ships."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from google.protobuf import text_format
@@ -35,7 +35,7 @@ def mean_config(description: Description) -> ModelConfig:
 
 
 def ensemble_config(
-    description: Description, members: list[Member], provenance: Mapping[str, object]
+    description: Description, members: Sequence[Member], provenance: Mapping[str, object]
 ) -> ModelConfig:
     """The configuration of the ensemble: every member on the same images, then the mean.
 

@@ -1,0 +1,162 @@
+"""Reading ONNX files that people already have: one image input, logits out, a free batch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+from onnx import TensorProto, ValueInfoProto
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from coserve_export.errors import NetworkError, on_one_line
+
+Dimensions = list[int | None]
+PROBABILITIES = ("Softmax", "Sigmoid")
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A network read from a file.
+
+    Attributes:
+        model: the file's content, any external weights taken in.
+        input, output: names of the images and the logits.
+        height, width: the input's size in pixels; None where it is free.
+        classes: C; None where the file leaves it open.
+        opset: of ONNX's own operators.
+    """
+
+    path: Path
+    model: bytes
+    input: str
+    output: str
+    height: int | None
+    width: int | None
+    classes: int | None
+    opset: int
+
+
+def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
+    """Read and check a network.
+
+    Args:
+        path: an ONNX file.
+        output: the name of its logits, needed where it has several outputs.
+
+    Raises:
+        NetworkError: for a file that is no valid ONNX model, or a network that cannot be served as a member.
+    """
+    try:
+        model, data = _load(path)
+        images, logits = _image_input(model), _logits_output(model, output)
+        height, width = _image_size(images)
+        _check_inference_graph(model, logits.name)
+        return OnnxFile(
+            path=path,
+            model=data,
+            input=images.name,
+            output=logits.name,
+            height=height,
+            width=width,
+            classes=_classes(logits),
+            opset=max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0),
+        )
+    except NetworkError as error:
+        raise NetworkError(f"{path}: {error}") from error
+
+
+def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
+    try:
+        data = path.read_bytes()
+        model = onnx.load_model_from_string(data)
+        if any(uses_external_data(tensor) for tensor in model.graph.initializer):
+            load_external_data_for_model(model, str(path.parent))
+            data = model.SerializeToString()
+        onnx.checker.check_model(model, full_check=True)
+    except OSError as error:
+        raise NetworkError(f"cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise NetworkError("is not an ONNX file") from error
+    except (EncodeError, ValueError) as error:
+        raise NetworkError(f"does not fit one ONNX file with its weights: {on_one_line(error)}") from error
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise NetworkError(f"is not a valid ONNX model: {on_one_line(error)}") from error
+    return model, data
+
+
+def _image_input(model: onnx.ModelProto) -> ValueInfoProto:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise NetworkError(f"needs one input, the images; it has {len(inputs)} ({names})")
+    _check_float(inputs[0], "images")
+    return inputs[0]
+
+
+def _logits_output(model: onnx.ModelProto, name: str | None) -> ValueInfoProto:
+    outputs = {value.name: value for value in model.graph.output}
+    if name is None and len(outputs) > 1:
+        raise NetworkError(f"has several outputs ({', '.join(outputs)}); name the logits with --output")
+    if name is not None and name not in outputs:
+        raise NetworkError(f"has no output {name!r}, only {', '.join(outputs)}")
+    logits = outputs[name] if name is not None else next(iter(outputs.values()))
+    _check_float(logits, "logits")
+    return logits
+
+
+def _check_float(value: ValueInfoProto, role: str) -> None:
+    element = value.type.tensor_type.elem_type
+    if element != TensorProto.FLOAT:
+        kind = TensorProto.DataType.Name(element)
+        raise NetworkError(
+            f"its {role} {value.name!r} are {kind}, not FLOAT (32 bits); weights may be of any type, "
+            "input and output may not"
+        )
+
+
+def _image_size(images: ValueInfoProto) -> tuple[int | None, int | None]:
+    shape = _dimensions(images)
+    text = "x".join("?" if size is None else str(size) for size in shape)
+    if len(shape) != 4:
+        raise NetworkError(f"its input {images.name!r} is {text or 'without shape'}, not images [N, 3, H, W]")
+    _check_free_batch(shape[0])
+    _, channels, height, width = shape
+    if channels not in (3, None) and width == 3:
+        raise NetworkError(f"its input is {text}, channels last; export it channels first, [N, 3, H, W]")
+    if channels not in (3, None):
+        raise NetworkError(f"its input is {text}, of {channels} channels; images have 3")
+    return height, width
+
+
+def _check_free_batch(batch: int | None) -> None:
+    if batch is not None:
+        raise NetworkError(
+            f"its batch is fixed at {batch}; export it with a free batch, in torch "
+            "torch.onnx.export(…, dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')},))"
+        )
+
+
+def _classes(logits: ValueInfoProto) -> int | None:
+    if not logits.type.tensor_type.HasField("shape"):
+        return None
+    shape = _dimensions(logits)
+    if len(shape) != 2:
+        raise NetworkError(f"its output {logits.name!r} has {len(shape)} dimensions, not [N, classes]")
+    _check_free_batch(shape[0])
+    return shape[1]
+
+
+def _dimensions(value: ValueInfoProto) -> Dimensions:
+    dimensions = value.type.tensor_type.shape.dim
+    return [size.dim_value if size.HasField("dim_value") else None for size in dimensions]
+
+
+def _check_inference_graph(model: onnx.ModelProto, logits: str) -> None:
+    for node in model.graph.node:
+        if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
+            raise NetworkError(f"{node.op_type} {node.name!r} is in training mode; export it in eval mode")
+        if logits in node.output and node.op_type in PROBABILITIES:
+            raise NetworkError(
+                f"ends in {node.op_type}; members give logits, so export it without that last step"
+            )

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelConfig
 
 from coserve_server.errors import RepositoryError
-from coserve_server.images import Preprocessing
+from coserve_server.images import Positive, Preprocessing
 
 CONFIG = "config.pbtxt"
 
@@ -102,12 +102,13 @@ class _Reader:
         )
 
     def members(self, image: str, logits: str) -> tuple[Member, ...]:
-        *steps, mean = self.config.ensemble_scheduling.step
-        if not steps:
+        steps = list(self.config.ensemble_scheduling.step)
+        if len(steps) < 2:
             raise self.error("ensemble_scheduling needs a step per member and the mean as last step")
-        weights: list[float] = self.parameter("weights", list[float], default=[1.0] * len(steps))
-        if len(weights) != len(steps) or min(weights) <= 0:
-            raise self.error(f"parameter weights must be {len(steps)} positive numbers")
+        mean = steps.pop()
+        weights: list[float] = self.parameter("weights", list[Positive], default=[1.0] * len(steps))
+        if len(weights) != len(steps):
+            raise self.error(f"parameter weights has {len(weights)} numbers for {len(steps)} members")
         averaged = [next(iter(step.output_map.values()), None) for step in steps]
         if sorted(mean.input_map.values()) != sorted(filter(None, averaged)):
             raise self.error(f"the last step ({mean.model_name}) must take the output of every other step")

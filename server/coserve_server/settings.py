@@ -8,6 +8,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from coserve_server.errors import SettingsError
 
+MAX_PIXELS = 89_478_485
+"""From here on Pillow itself suspects a decompression bomb."""
+
 
 class Settings(BaseSettings):
     """The server's settings; arguments win over environment variables."""
@@ -36,7 +39,7 @@ class Settings(BaseSettings):
     """Bytes in the body of one request."""
     max_images: int = Field(64, ge=1)
     """Images in one request."""
-    max_pixels: int = Field(50_000_000, ge=1)
+    max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
     """Pixels of one image, before and after resizing."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""

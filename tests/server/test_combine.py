@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from coserve_server.combine import combine, softmax, top_k
+
+
+def logits(*members: list[float]) -> np.ndarray:
+    """One image, as `[S, 1, C]`."""
+    return np.array(members, np.float32)[:, None, :]
+
+
+def test_logits_are_averaged() -> None:
+    combined = combine(logits([1, 2, 3], [3, 2, 7]), np.ones(2))
+    np.testing.assert_allclose(combined.logits, [[2, 2, 5]])
+    np.testing.assert_allclose(combined.probabilities, softmax(np.array([[2.0, 2, 5]])))
+
+
+def test_only_the_proportions_of_weights_matter() -> None:
+    members = logits([0, 4], [8, 0])
+    np.testing.assert_allclose(combine(members, np.array([3.0, 1])).logits, [[2, 3]])
+    np.testing.assert_allclose(combine(members, np.array([30.0, 10])).logits, [[2, 3]])
+
+
+def test_uncertainty_of_members_that_know_nothing() -> None:
+    combined = combine(np.zeros((2, 1, 4), np.float32), np.ones(2))
+    np.testing.assert_allclose(combined.entropy, np.log(4))
+    np.testing.assert_allclose(combined.disagreement, 0, atol=1e-12)
+
+
+def test_uncertainty_of_sure_members_that_contradict_each_other() -> None:
+    combined = combine(logits([100, 0], [0, 100]), np.ones(2))
+    np.testing.assert_allclose(combined.disagreement, np.log(2), atol=1e-6)
+
+
+def test_members_that_agree_do_not_disagree() -> None:
+    combined = combine(logits([5, 1, 0], [5, 1, 0], [5, 1, 0]), np.array([1.0, 2, 3]))
+    np.testing.assert_allclose(combined.disagreement, 0, atol=1e-12)
+    assert 0 < combined.entropy[0] < np.log(3)
+
+
+@given(arrays(np.float32, (3, 2, 4), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
+@settings(max_examples=200, deadline=None)
+def test_any_finite_logits_give_finite_answers_in_bounds(members: np.ndarray) -> None:
+    combined = combine(members, np.ones(3))
+    for values in (combined.logits, combined.probabilities, combined.entropy, combined.disagreement):
+        assert np.isfinite(values).all()
+    np.testing.assert_allclose(combined.probabilities.sum(axis=-1), 1)
+    assert (combined.entropy >= 0).all()
+    assert (combined.entropy <= np.log(4) + 1e-9).all()
+    assert (combined.disagreement >= 0).all()
+    assert (combined.disagreement <= np.log(3) + 1e-9).all()
+
+
+@pytest.mark.parametrize(("k", "expected"), [(1, [2]), (3, [2, 0, 3]), (9, [2, 0, 3, 1])])
+def test_top_k_goes_from_most_probable_with_ties_by_class(k: int, expected: list[int]) -> None:
+    assert top_k(np.array([0.2, 0.1, 0.5, 0.2]), k).tolist() == expected

@@ -1,0 +1,81 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from coserve_server.cores import Cores, usable_cores
+from coserve_server.engines.onnxruntime import ThreadBudget
+
+V2_MOUNT = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
+V1_MOUNT = "33 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"
+
+
+@pytest.fixture(autouse=True)
+def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 8, 9, 10, 11})
+
+
+def system(root: Path, mount: str, group: str, files: dict[str, str]) -> Path:
+    for name, text in {"proc/self/mountinfo": mount, "proc/self/cgroup": group, **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def test_without_control_groups_the_affinity_counts(tmp_path: Path) -> None:
+    assert usable_cores(tmp_path) == Cores(8, (0, 1, 2, 3, 8, 9, 10, 11))
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [
+        ("200000 100000", 2),
+        ("250000 100000", 2),
+        ("50000 100000", 1),
+        ("1600000 100000", 8),
+        ("max 100000", 8),
+    ],
+)
+def test_version_2_quota_in_a_container(tmp_path: Path, limit: str, count: int) -> None:
+    mount = V2_MOUNT.format(root="/")
+    cores = usable_cores(system(tmp_path, mount, "0::/", {"sys/fs/cgroup/cpu.max": limit}))
+    assert cores.count == count
+    assert (cores.ids is None) == (count < 8), "threads are pinned only where no quota shares the cores"
+
+
+def test_version_2_quota_of_a_parent_counts(tmp_path: Path) -> None:
+    files = {
+        "sys/fs/cgroup/app.slice/web.service/cpu.max": "700000 100000",
+        "sys/fs/cgroup/app.slice/cpu.max": "300000 100000",
+    }
+    group = "0::/app.slice/web.service"
+    assert usable_cores(system(tmp_path, V2_MOUNT.format(root="/"), group, files)).count == 3
+
+
+@pytest.mark.parametrize(("quota", "count"), [("-1", 8), ("400000", 4), ("150000", 1)])
+def test_version_1_quota_in_a_container_without_namespace(tmp_path: Path, quota: str, count: int) -> None:
+    folder = "sys/fs/cgroup/cpu,cpuacct"
+    files = {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
+    mount, group = V1_MOUNT.format(root="/docker/1f"), "5:cpu,cpuacct:/docker/1f\n3:memory:/docker/1f"
+    assert usable_cores(system(tmp_path, mount, group, files)).count == count
+
+
+def test_version_1_quota_of_a_nested_group(tmp_path: Path) -> None:
+    folder = "sys/fs/cgroup/cpu,cpuacct/jobs/7"
+    files = {f"{folder}/cpu.cfs_quota_us": "500000", f"{folder}/cpu.cfs_period_us": "100000"}
+    root = system(tmp_path, V1_MOUNT.format(root="/"), "5:cpu,cpuacct:/jobs/7", files)
+    assert usable_cores(root).count == 5
+
+
+def test_this_machine_has_at_least_one() -> None:
+    assert usable_cores().count >= 1
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("members", [1, 2, 3, 5, 16])
+def test_members_times_threads_never_exceed_the_cores(members: int, cores: int) -> None:
+    budget = ThreadBudget.share(members, cores)
+    assert 1 <= budget.lanes <= members
+    assert budget.threads >= 1
+    assert budget.lanes * budget.threads <= cores

@@ -5,15 +5,15 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import onnx_repository as writer
 import pytest
-from onnx_repository import LABELS, read_config, write_config, write_repository
 from tritonclient.grpc import model_config_pb2 as triton
 
 from coserve_server.cores import Cores
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 from coserve_server.errors import EngineError, RepositoryError
 from coserve_server.repository import Ensemble, read_repository
+from tests.server import onnx_repository as writer
+from tests.server.onnx_repository import LABELS, read_config, write_config, write_repository
 
 Break = Callable[[Path], None]
 

@@ -1,0 +1,70 @@
+"""An engine whose members answer what a test says."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.images import Preprocessing
+from coserve_server.repository import Ensemble, Member
+
+
+def ensemble(members: int = 2, max_batch_size: int = 2, name: str = "pair") -> Ensemble:
+    return Ensemble(
+        name=name,
+        version="1",
+        max_batch_size=max_batch_size,
+        members=tuple(Member(f"m{i}", Path(), "images", "logits", 1.0) for i in range(members)),
+        preprocessing=Preprocessing(
+            height=4,
+            width=4,
+            resize_size=4,
+            interpolation="bilinear",
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+        ),
+        labels=("cat", "dog"),
+        provenance={},
+    )
+
+
+def run(start_ms: float, end_ms: float, *rows: Sequence[float], error: str | None = None) -> MemberRun:
+    """A member's run with logits `rows`, or with an error."""
+    logits = None if error else np.array(rows, np.float32)
+    return MemberRun(int(start_ms * 1e6), int(end_ms * 1e6), "fake", logits, error)
+
+
+class FakeEngine:
+    """Answers one script per batch; None in it stands for a member that never answers."""
+
+    def __init__(self, *ensembles: Ensemble, scripts: Sequence[Sequence[MemberRun | None]] = ()) -> None:
+        self.ensembles = {one.name: one for one in ensembles}
+        self.scripts = iter(scripts)
+        self.batches: list[Batch] = []
+        self.futures: list[asyncio.Future[MemberRun]] = []
+        self.busy = False
+        self.ready = True
+
+    def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
+        return frozenset(member.name for member in ensemble.members if self.ready)
+
+    def describe(self, ensemble: Ensemble) -> str:
+        return "fake"
+
+    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        if self.busy:
+            await asyncio.Event().wait()
+        self.batches.append(batch)
+        futures = []
+        for answer in next(self.scripts):
+            future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
+            if answer is not None:
+                future.set_result(answer)
+            futures.append(future)
+        self.futures.extend(futures)
+        return futures
+
+    async def close(self) -> None:
+        self.ready = False

@@ -1,0 +1,134 @@
+import asyncio
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coserve_server import errors
+from coserve_server.classify import Classification, Classifier
+from coserve_server.images import EncodedImage
+from coserve_server.settings import Settings, load_settings
+from tests.server.fake_engine import FakeEngine, ensemble, run
+
+
+def png(colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def settings(**changes: Any) -> Settings:
+    return load_settings(repository="unused", **changes)
+
+
+def classifier(engine: FakeEngine, **changes: Any) -> Classifier:
+    return Classifier(engine, settings(**changes), cores=2)
+
+
+def classify(core: Classifier, *images: EncodedImage) -> Classification:
+    async def go() -> Classification:
+        try:
+            return await core.classify(core.ensemble(None), images)
+        finally:
+            await core.close()
+
+    return asyncio.run(go())
+
+
+def test_a_request_goes_all_the_way() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3], [0, 0]), run(0, 1, [3, 1], [0, 8])]])
+    answer = classify(classifier(engine), EncodedImage(png("red")), EncodedImage(png("lime")))
+    np.testing.assert_allclose(answer.combined.logits, [[2, 2], [0, 4]])
+    (batch,) = engine.batches
+    assert batch.dtype == np.float32
+    np.testing.assert_array_equal(batch[:, :, 0, 0], [[1, 0, 0], [0, 1, 0]])
+    assert all(value >= 0 for value in vars(answer.timings).values())
+
+
+def test_a_degraded_answer_averages_the_members_that_answered() -> None:
+    engine = FakeEngine(
+        ensemble(members=3), scripts=[[run(0, 1, [1, 3]), run(0, 1, error="broke"), run(0, 1, [3, 9])]]
+    )
+    answer = classify(classifier(engine, min_members=2), EncodedImage(png()))
+    np.testing.assert_allclose(answer.combined.logits, [[2, 6]])
+    assert [member.error for member in answer.members] == [None, "broke", None]
+
+
+@pytest.mark.parametrize(("min_members", "quorum"), [(None, 3), (2, 2), (9, 3)])
+def test_quorum(min_members: int | None, quorum: int) -> None:
+    core = classifier(FakeEngine(ensemble(members=3)), min_members=min_members)
+    assert core.quorum(core.ensemble("pair")) == quorum
+    assert core.ready(core.ensemble("pair"))
+
+
+def test_a_bad_image_is_named() -> None:
+    core = classifier(FakeEngine(ensemble()))
+    with pytest.raises(errors.BadImageError, match=r"image 1 \(b.png\): not an image"):
+        classify(core, EncodedImage(png(), "a.png"), EncodedImage(b"x", "b.png"))
+
+
+def test_no_image() -> None:
+    with pytest.raises(errors.InvalidParametersError, match="no image"):
+        classify(classifier(FakeEngine(ensemble())))
+
+
+def test_too_many_images() -> None:
+    core = classifier(FakeEngine(ensemble()), max_images=1)
+    with pytest.raises(errors.TooManyImagesError, match="2 images, more than the 1 allowed"):
+        classify(core, EncodedImage(png()), EncodedImage(png()))
+
+
+def test_decoding_ends_at_the_deadline() -> None:
+    core = classifier(FakeEngine(ensemble()), deadline_ms=1e-6)
+    with pytest.raises(errors.DeadlineError, match="not decoded before the deadline"):
+        classify(core, EncodedImage(png()))
+
+
+def test_which_ensemble_answers() -> None:
+    cat, dog = ensemble(name="cat"), ensemble(name="dog")
+    assert classifier(FakeEngine(cat)).ensemble(None) is cat
+    both = FakeEngine(cat, dog)
+    assert classifier(both).ensemble("dog") is dog
+    assert classifier(both, default_model="dog").ensemble(None) is dog
+    with pytest.raises(errors.InvalidParametersError, match="choose from cat, dog"):
+        classifier(both).ensemble(None)
+    with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; choose from cat, dog"):
+        classifier(both).ensemble("cow")
+    with pytest.raises(errors.StartupError, match="default model 'cow' is not served"):
+        classifier(both, default_model="cow")
+
+
+def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
+    core = classifier(FakeEngine(ensemble()), max_requests=1)
+    with (
+        core.admitted(),
+        pytest.raises(errors.OverloadedError, match="1 requests are in progress"),
+        core.admitted(),
+    ):
+        pass
+    with core.admitted():
+        pass
+
+
+def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSERVE_PORT", "7000")
+    monkeypatch.setenv("COSERVE_DEADLINE_MS", "50")
+    read = load_settings(repository="models", port=9000, deadline_ms=None)
+    assert (read.port, read.deadline_ms) == (9000, 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "repository: Field required"),
+        ({"repository": "r", "port": 70000}, "port: Input should be less than or equal to 65535"),
+        ({"repository": "r", "engine": "magic"}, "engine: Input should be 'onnxruntime'"),
+        ({"repository": "r", "min_members": 0}, "min_members: Input should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.SettingsError) as caught:
+        load_settings(**arguments)
+    assert message in str(caught.value)

@@ -1,0 +1,98 @@
+import asyncio
+
+import numpy as np
+import pytest
+
+from coserve_server.errors import DeadlineError, NoQuorumError
+from coserve_server.fan_out import FanOut, fan_out
+from tests.server.fake_engine import FakeEngine, ensemble, run
+
+
+def fan(engine: FakeEngine, images: int = 1, quorum: int = 2, seconds: float = 30) -> FanOut:
+    async def go() -> FanOut:
+        one = engine.ensembles["pair"]
+        batch = np.zeros((images, 3, 4, 4), np.float32)
+        return await fan_out(engine, one, batch, quorum, asyncio.get_running_loop().time() + seconds)
+
+    return asyncio.run(go())
+
+
+def test_the_timeline_counts_from_the_first_start() -> None:
+    answer = fan(FakeEngine(ensemble(), scripts=[[run(105, 115, [1, 2]), run(100, 112, [3, 4])]]))
+    assert [(m.start_ms, m.end_ms) for m in answer.members] == [(5, 15), (0, 12)]
+    assert answer.overlap == pytest.approx((10 + 12) / 15)
+
+
+@pytest.mark.parametrize(
+    ("second", "overlap"), [((0, 10), 2.0), ((10, 20), 1.0), ((15, 25), 0.8), ((5, 15), 20 / 15)]
+)
+def test_overlap(second: tuple[float, float], overlap: float) -> None:
+    answer = fan(FakeEngine(ensemble(), scripts=[[run(0, 10, [1, 2]), run(*second, [3, 4])]]))
+    assert answer.overlap == pytest.approx(overlap)
+
+
+def test_large_requests_are_split_and_joined_in_order() -> None:
+    scripts = [
+        [run(0, 10, [1, 1], [2, 2]), run(0, 10, [5, 5], [6, 6])],
+        [run(90, 95, [3, 3]), run(95, 100, [7, 7])],
+    ]
+    engine = FakeEngine(ensemble(max_batch_size=2), scripts=scripts)
+    answer = fan(engine, images=3)
+    assert [len(batch) for batch in engine.batches] == [2, 1]
+    np.testing.assert_array_equal(answer.members[0].logits, [[1, 1], [2, 2], [3, 3]])
+    np.testing.assert_array_equal(answer.members[1].logits, [[5, 5], [6, 6], [7, 7]])
+    assert [(m.start_ms, m.end_ms) for m in answer.members] == [(0, 95), (0, 100)]
+    assert answer.overlap == pytest.approx((20 + 10) / (10 + 10)), "waiting between batches does not count"
+
+
+def test_a_member_that_fails_in_one_batch_is_used_in_none() -> None:
+    scripts = [
+        [run(0, 1, [1, 1], [2, 2]), run(0, 1, [5, 5], [6, 6])],
+        [run(2, 3, [3, 3]), run(2, 3, error="broke")],
+    ]
+    answer = fan(FakeEngine(ensemble(), scripts=scripts), images=3, quorum=1)
+    assert answer.members[1].logits is None
+    assert answer.members[1].error == "broke"
+    assert answer.members[0].error is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
+    scripts = [[run(0, 1, [1, 1]), run(0, 1, [5, value])]]
+    answer = fan(FakeEngine(ensemble(), scripts=scripts), quorum=1)
+    assert answer.members[1].error == "logits are not finite"
+    assert answer.members[1].logits is None
+    assert answer.members[1].start_ms is not None
+
+
+def test_below_the_quorum_the_failures_are_named() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), run(0, 1, error="no memory")]])
+    with pytest.raises(NoQuorumError, match=r"pair: 1 of 2 members answered, 2 needed \(m1: no memory\)"):
+        fan(engine)
+
+
+def test_a_late_member_is_left_behind_and_told_to_stop() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), None]])
+    answer = fan(engine, quorum=1, seconds=0.05)
+    late = answer.members[1]
+    assert (late.error, late.device, late.start_ms, late.end_ms) == (
+        "no answer before the deadline",
+        None,
+        None,
+        None,
+    )
+    assert engine.futures[1].cancelled()
+    assert answer.overlap == 1
+
+
+def test_below_the_quorum_for_lack_of_time_is_a_deadline() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), None]])
+    with pytest.raises(DeadlineError, match="m1: no answer before the deadline"):
+        fan(engine, seconds=0.05)
+
+
+def test_waiting_for_the_turn_ends_at_the_deadline() -> None:
+    engine = FakeEngine(ensemble())
+    engine.busy = True
+    with pytest.raises(DeadlineError, match="did not get its turn"):
+        fan(engine, seconds=0.05)

@@ -1,0 +1,151 @@
+"""The embedded engine against real ONNX members; no assertion on how long anything takes."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from coserve_server.combine import combine
+from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.repository import read_repository
+from tests.server.onnx_repository import FAILS, HANGS, write_repository
+
+T = TypeVar("T")
+TWO = Cores(2, None)
+
+
+def with_engine(folder: Path, use: Callable[[OnnxRuntimeEngine], Awaitable[T]], cores: Cores = TWO) -> T:
+    async def run() -> T:
+        engine = OnnxRuntimeEngine(read_repository(folder), cores)
+        try:
+            return await asyncio.wait_for(use(engine), 60)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+async def infer(engine: OnnxRuntimeEngine, name: str, batch: Batch) -> list[MemberRun]:
+    return list(await asyncio.gather(*await engine.start(engine.ensembles[name], batch)))
+
+
+def images(count: int = 3) -> Batch:
+    return np.random.default_rng(9).random((count, 3, 8, 8), np.float32)
+
+
+def directly(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
+
+
+def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    for index, run in enumerate(runs):
+        expected = directly(tmp_path / f"pair_member{index}/1/model.onnx", {"images": images()})
+        np.testing.assert_allclose(run.logits, expected, atol=1e-4)
+        assert run.start_ns < run.end_ns
+        assert run.error is None
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 5.0, 2.0]])
+def test_the_combination_is_the_repositorys_mean_model(tmp_path: Path, weights: list[float] | None) -> None:
+    write_repository(tmp_path, members=3, weights=weights)
+    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    ours = combine(np.stack([run.logits for run in runs]), np.array(weights or [1.0] * 3)).logits
+    inputs = {f"member{index}": run.logits for index, run in enumerate(runs)}
+    np.testing.assert_allclose(ours, directly(tmp_path / "pair_mean/1/model.onnx", inputs), atol=1e-5)
+
+
+def test_an_ensemble_of_one_member_may_use_all_cores(tmp_path: Path) -> None:
+    write_repository(tmp_path, members=1)
+
+    async def describe(engine: OnnxRuntimeEngine) -> str:
+        return engine.describe(engine.ensembles["pair"])
+
+    assert with_engine(tmp_path, describe) == "1 at a time, 2 threads each on cpu"
+
+
+def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    allowed = sorted(os.sched_getaffinity(0))
+    ids = (allowed[0], allowed[-1])
+    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()), Cores(2, ids))
+    assert [run.device for run in runs] == [f"cpu:{ids[0]}", f"cpu:{ids[1]}"]
+    assert sorted(os.sched_getaffinity(0)) == allowed, "the calling thread keeps its cores"
+
+
+def test_more_members_than_cores_run_in_waves(tmp_path: Path) -> None:
+    write_repository(tmp_path, members=5)
+    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    assert len(runs) == 5
+    for run in runs:
+        beside = [o for o in runs if o.start_ns <= run.start_ns < o.end_ns]
+        assert len(beside) <= 2
+
+
+def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
+    write_repository(tmp_path, "pair")
+    write_repository(tmp_path, "single", members=1)
+
+    async def both(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
+        names = ["pair", "single"] * 5
+        return list(await asyncio.gather(*(infer(engine, name, images()) for name in names)))
+
+    batches = with_engine(tmp_path, both)
+    spans = sorted((min(r.start_ns for r in runs), max(r.end_ns for r in runs)) for runs in batches)
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_a_failing_member_is_an_error_in_its_own_run(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={1: FAILS})
+    sound, failed = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    assert sound.error is None
+    assert failed.logits is None
+    assert "Gather" in str(failed.error)
+
+
+def test_a_cancelled_member_stops_and_gives_its_cores_back(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={0: HANGS})
+
+    async def cancel(engine: OnnxRuntimeEngine) -> list[MemberRun]:
+        hanging, sound = await engine.start(engine.ensembles["pair"], images())
+        assert (await sound).error is None
+        hanging.cancel()
+        return await infer(engine, "pair", np.zeros_like(images()))
+
+    assert all(run.error is None for run in with_engine(tmp_path, cancel))
+
+
+def test_a_cancelled_wait_leaves_the_turn_to_others(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={0: HANGS})
+
+    async def leave(engine: OnnxRuntimeEngine) -> list[MemberRun]:
+        running = await engine.start(engine.ensembles["pair"], images())
+        waiting = asyncio.ensure_future(engine.start(engine.ensembles["pair"], images()))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        running[0].cancel()
+        return await infer(engine, "pair", np.zeros_like(images()))
+
+    assert all(run.error is None for run in with_engine(tmp_path, leave))
+
+
+def test_no_member_is_ready_after_closing(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def ready(engine: OnnxRuntimeEngine) -> tuple[frozenset[str], frozenset[str]]:
+        ensemble = engine.ensembles["pair"]
+        before = engine.ready_members(ensemble)
+        await engine.close()
+        return before, engine.ready_members(ensemble)
+
+    assert with_engine(tmp_path, ready) == ({"pair_member0", "pair_member1"}, set())

@@ -336,10 +336,7 @@ def test_all_members_are_needed_unless_told_otherwise(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("name", "bad"), [("nan", 1), ("fails", 1), ("hangs", 0)])
-def test_a_degraded_reply_says_so(lenient: Server, repository: Path, name: str, bad: int) -> None:
-    if name == "hangs":
-        sound = member_logits(repository, name, (0, 0, 0)).shape[0] - 1
-        assert sound == 1
+def test_a_degraded_reply_says_so(lenient: Server, name: str, bad: int) -> None:
     reply = classify(lenient, RED, model=name, member_predictions=True).json()
     assert reply["degraded"]
     missing = [member for member in reply["members"] if not member["used"]]
@@ -433,8 +430,8 @@ def test_a_taken_port_is_one_clear_line(server: Server, repository: Path) -> Non
     assert line == f"error: cannot listen on 127.0.0.1 port {port}: Address already in use"
 
 
-def test_what_prevents_a_start_is_one_clear_line(repository: Path, tmp_path: Path) -> None:
-    assert "repository: Field required" in refused("--port", "0")
-    assert "is not a folder" in refused("--port", "0", "--repository", tmp_path / "nowhere")
+def test_what_prevents_a_start_is_one_clear_line(repository: Path) -> None:
     line = refused("--port", "0", "--repository", repository, "--default-model", "cow")
-    assert "default model 'cow' is not served; choose from" in line
+    assert line == (
+        "error: default model 'cow' is not served; choose from fails, five, hangs, nan, pair, single"
+    )

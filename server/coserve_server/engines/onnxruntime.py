@@ -68,7 +68,7 @@ class _Loaded:
         for index, member in enumerate(ensemble.members):
             lane = lanes[index % len(lanes)]
             # A session's own threads inherit the cores of the thread that creates it.
-            session = lane.submit(_session, ensemble, member, size).result()
+            session = lane.submit(create_session, ensemble, member, size).result()
             self.members.append(_LoadedMember(member, session, lane))
         self.lanes = lanes
 
@@ -170,7 +170,12 @@ class OnnxRuntimeEngine:
                     raise _misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")
 
 
-def _session(ensemble: Ensemble, member: Member, threads: int) -> ort.InferenceSession:
+def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.InferenceSession:
+    """Load a member on the CPU; with one thread it runs on the thread that calls it.
+
+    Raises:
+        EngineError: it cannot be loaded, or lacks a tensor its ensemble names.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

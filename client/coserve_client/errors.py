@@ -100,8 +100,14 @@ def translated(url: str) -> Iterator[None]:
         ) from error
     except httpx.TimeoutException as error:
         raise RequestTimeoutError(f"{url} did not answer in time ({type(error).__name__})") from error
+    except (httpx.ReadError, httpx.WriteError) as error:
+        # A server that refuses a body before reading all of it resets the connection; under asyncio the
+        # reset discards its answer.
+        raise UnreachableError(
+            f"{url} broke off the connection ({str(error) or type(error).__name__}); "
+            "perhaps because the request is larger than it allows"
+        ) from error
     except httpx.TransportError as error:
-        what = str(error) or type(error).__name__
-        raise UnreachableError(f"the connection to {url} failed: {what}") from error
+        raise UnreachableError(f"the connection to {url} failed: {error}") from error
     except httpx.RequestError as error:
         raise ProtocolError(f"the answer of {url} cannot be read: {error}") from error

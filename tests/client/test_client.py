@@ -191,7 +191,7 @@ def test_wants_one_result_per_image(ask: Ask, reply: Make) -> None:
         (httpx.ReadTimeout(""), RequestTimeoutError, "did not answer in time .ReadTimeout"),
         (httpx.PoolTimeout(""), RequestTimeoutError, "PoolTimeout"),
         (httpx.RemoteProtocolError("Server disconnected"), UnreachableError, "failed: Server disconnected"),
-        (httpx.ReadError(""), UnreachableError, "failed: ReadError"),
+        (httpx.ReadError(""), UnreachableError, "broke off the connection .ReadError"),
         (httpx.DecodingError("bad gzip"), ProtocolError, "bad gzip"),
     ],
 )

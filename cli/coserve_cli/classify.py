@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
 
 import typer
 
@@ -17,10 +17,20 @@ if TYPE_CHECKING:
 
     from coserve_client import CoserveError, Prediction, Reply, Result, Source
 
-Named: TypeAlias = "tuple[str, Source]"
 Ask: TypeAlias = "Callable[[list[Source]], Reply]"
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+
+# Half of what a server accepts in one request unless told otherwise.
+BATCH_BYTES = 16 * 2**20
+
+
+class _Item(NamedTuple):
+    """An image by the name the user knows it by, and its size in bytes."""
+
+    name: str
+    source: "Source"
+    size: int
 
 
 def classify(
@@ -55,60 +65,76 @@ def classify(
     from coserve_client import Client, CoserveError
 
     with one_line(CoserveError), Client(url) as client:
-        named = [source for path in images for source in _sources(path)]
+        items = [item for path in images for item in _items(path)]
+        batches = list(_batches(items, batch_size))
         ask = partial(client.classify, model=model, top_k=top_k, member_predictions=member_predictions)
-        report = _Report(as_json, width=max(len(name) for name, _ in named))
-        with _progress(len(named), batch_size) as progress:
-            task = progress.add_task("classifying", total=len(named))
-            for sent, outcome in _outcomes(ask, named, batch_size):
+        report = _Report(as_json, width=max(len(item.name) for item in items))
+        with _progress(visible=len(batches) > 1) as progress:
+            task = progress.add_task("classifying", total=len(items))
+            for batch, outcome in _outcomes(ask, batches):
                 # The bar and the results may share one terminal.
                 progress.stop()
-                report.add([name for name, _ in sent], outcome)
+                report.add([item.name for item in batch], outcome)
                 progress.start()
-                progress.advance(task, len(sent))
+                progress.advance(task, len(batch))
         report.finish()
 
 
-def _sources(path: Path) -> Iterator[Named]:
+def _items(path: Path) -> Iterator[_Item]:
     from coserve_client import Image, InputError
 
     if str(path) == "-":
-        yield "-", Image(sys.stdin.buffer.read(), "stdin")
+        data = sys.stdin.buffer.read()
+        yield _Item("-", Image(data, "stdin"), len(data))
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         if not files:
             raise InputError(f"no images in {path}: no file there ends in {' '.join(sorted(SUFFIXES))}")
-        yield from ((typer.format_filename(file), file) for file in files)
+        yield from (_Item(typer.format_filename(file), file, file.stat().st_size) for file in files)
     else:
-        yield typer.format_filename(path), path
+        yield _Item(typer.format_filename(path), path, path.stat().st_size if path.is_file() else 0)
+
+
+def _batches(items: list[_Item], batch_size: int) -> Iterator[list[_Item]]:
+    """Split into runs of at most `batch_size` images and `BATCH_BYTES`; a larger image is its own run."""
+    batch: list[_Item] = []
+    for item in items:
+        full = len(batch) == batch_size or sum(one.size for one in batch) + item.size > BATCH_BYTES
+        if batch and full:
+            yield batch
+            batch = []
+        batch.append(item)
+    yield batch
 
 
 def _outcomes(
-    ask: Ask, named: list[Named], batch_size: int
-) -> "Iterator[tuple[list[Named], Reply | CoserveError]]":
+    ask: Ask, batches: Iterable[list[_Item]]
+) -> "Iterator[tuple[list[_Item], Reply | CoserveError]]":
     """Ask batch by batch; a rejected batch again image by image, so that a bad one costs only itself."""
     from coserve_client import InputError, RejectedError
 
-    for start in range(0, len(named), batch_size):
-        batch = named[start : start + batch_size]
+    for batch in batches:
         try:
-            outcome: Reply | CoserveError = ask([source for _, source in batch])
+            outcome: Reply | CoserveError = ask([item.source for item in batch])
         except (InputError, RejectedError) as error:
             outcome = error
         if len(batch) > 1 and isinstance(outcome, (InputError, RejectedError)):
-            yield from _outcomes(ask, batch, 1)
+            yield from _outcomes(ask, ([item] for item in batch))
         else:
             yield batch, outcome
 
 
-def _progress(images: int, batch_size: int) -> "Progress":
+def _progress(visible: bool) -> "Progress":
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
-    visible = console.is_interactive and images > batch_size
     return Progress(
-        console=console, transient=True, redirect_stdout=False, redirect_stderr=False, disable=not visible
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=not (visible and console.is_interactive),
     )
 
 

@@ -151,6 +151,14 @@ def test_searches_folders_and_batches(server: Server, folder: Path) -> None:
     assert server.requests == [["a.png", "b.JPG", "c.webp"], ["notes.txt"]]
 
 
+def test_keeps_requests_below_the_server_s_limit(server: Server, tmp_path: Path) -> None:
+    for name, mebibytes in (("a.png", 9), ("b.png", 6), ("c.png", 2), ("d.png", 20), ("e.png", 1)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(mebibytes * 2**20)
+    assert run(tmp_path).exit_code == 0
+    assert server.requests == [["a.png", "b.png"], ["c.png"], ["d.png"], ["e.png"]]
+
+
 def test_prints_json_lines(server: Server, folder: Path) -> None:
     result = run(folder / "a.png", folder / "b.JPG", "--json", "--top-k", 1, "--member-predictions")
 

@@ -72,10 +72,10 @@ def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     slugs: dict[int, list[str]] = {}
     for kind in kinds:
         slugs.setdefault(kind.status, []).append(f"`/problems/{kind.slug}`")
-    schema = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    # As `model` FastAPI would document it as application/json too.
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
-        status: {"model": Problem, "description": " or ".join(found), "content": schema}
-        for status, found in slugs.items()
+        status: {"description": " or ".join(found), "content": content} for status, found in slugs.items()
     }
 
 

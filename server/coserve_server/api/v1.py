@@ -77,7 +77,10 @@ async def models(core: Core) -> ModelList:
     )
 
 
-@router.get("/models/{name}", responses=responses(KINDS[errors.UnknownModelError]))
+@router.get(
+    "/models/{name}",
+    responses=responses(KINDS[errors.UnknownModelError], KINDS[errors.InvalidParametersError]),
+)
 async def one_model(core: Core, name: str) -> Model:
     """Describe one ensemble."""
     return model(core, core.ensemble(name))

@@ -1,0 +1,68 @@
+"""What only a failing engine shows; tests/integration has the rest, over real connections."""
+
+import asyncio
+import logging
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from coserve_server.api.app import create_app
+from coserve_server.classify import Classifier
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.repository import Ensemble
+from coserve_server.settings import load_settings
+from tests.server.fake_engine import FakeEngine, ensemble, run
+from tests.server.test_classify import png
+
+
+class BuggyEngine(FakeEngine):
+    """Fails in a way nobody foresaw."""
+
+    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        raise RuntimeError("secret: /etc/passwd")
+
+
+def ask(engine: FakeEngine, method: str, path: str, **arguments: Any) -> httpx.Response:
+    app = create_app(Classifier(engine, load_settings(repository="unused"), cores=1))
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.request(method, path, **arguments)
+
+    return asyncio.run(go())
+
+
+def test_a_bug_is_a_problem_that_tells_nothing_of_the_inside() -> None:
+    response = ask(BuggyEngine(ensemble()), "POST", "/v1/classify", files={"files": ("a.png", png())})
+    assert response.status_code == 500
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.json()["type"] == "/problems/internal"
+    assert "secret" not in response.text
+
+
+def test_below_its_quorum_the_server_is_alive_but_not_ready() -> None:
+    engine = FakeEngine(ensemble())
+    engine.ready = False
+    assert ask(engine, "GET", "/healthz").status_code == 200
+    response = ask(engine, "GET", "/readyz")
+    assert response.status_code == 503
+    assert response.json()["type"] == "/problems/no-quorum"
+    assert "pair" in response.json()["detail"]
+    assert ask(engine, "GET", "/v1/models/pair").json()["ready"] is False
+
+
+def test_extreme_logits_stay_valid_json() -> None:
+    largest = float(np.finfo(np.float32).max)
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [largest, -largest]), run(0, 1, [largest, 0])]])
+    response = ask(engine, "POST", "/v1/classify", files={"files": ("a.png", png())})
+    (result,) = response.json()["results"]
+    assert [p["probability"] for p in result["predictions"]] == [1, 0]
+
+
+def test_a_problem_is_logged_with_its_instance(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "coserve_server"):
+        response = ask(FakeEngine(ensemble()), "GET", "/v1/models/cow")
+    assert response.json()["instance"] in caplog.text

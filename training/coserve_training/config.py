@@ -25,8 +25,8 @@ class TrainConfig:
     image_size: int = 32
     """Height and width, in pixels, that images are decoded to and served at."""
     start_size: int | None = None
-    """Resolution of the first epoch, in pixels: it grows to `image_size` with the square of the epoch, so that
-    most epochs are cheap ("progressive learning", arXiv 2104.00298); None trains at full size throughout."""
+    """Resolution of the first epoch, in pixels; it grows to `image_size` with the square of the epoch, which
+    makes most epochs cheap ("progressive learning", arXiv 2104.00298). None trains at full size."""
     batch_size: int = 128
     learning_rate: float = 0.1
     final_learning_rate: float = 1e-4

@@ -1,0 +1,149 @@
+"""The training verbs as a user runs them: real processes, signals and exit codes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COSERVE = [sys.executable, "-c", "from coserve_cli.main import app; app()"]
+
+
+def coserve(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*COSERVE, *map(str, arguments)], capture_output=True, text=True, timeout=200)
+
+
+def test_divide_prints_json() -> None:
+    result = coserve("divide", "wide_resnet28_10", "--split", 2, "--dataset", "cifar100", "--json")
+    content = json.loads(result.stdout)
+    assert content["network"] == "wide_resnet28_10"
+    assert content["split"] == 2
+    assert content["parameters"] == 2 * content["member_parameters"] == pytest.approx(35.8e6, rel=0.005)
+    assert content["multiply_adds"] == 2 * content["member_multiply_adds"] == pytest.approx(5.16e9, rel=0.03)
+
+
+def test_divide_prints_a_table() -> None:
+    lines = coserve("divide", "resnet110", "--split", 4).stdout.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["resnet110", "resnet110_width8", "4"]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--split", 2, "--epochs", 4]
+    command += ["--batch-size", 30, "--output", output]
+    with subprocess.Popen([*COSERVE, *map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("epoch 1/4")
+        assert process.stdout.readline().startswith("epoch 2/4")
+        process.send_signal(signal.SIGKILL)
+    refused = coserve(*command)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        f"error: {output} holds a run already; continue it with --resume, or choose another --output\n"
+    )
+    resumed = coserve("train", "--output", output, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 4/4" in resumed.stdout
+    assert "epoch 1/4" not in resumed.stdout
+    assert "member 1" in resumed.stdout
+    evaluated = coserve("evaluate", output, "--data", image_folder, "--json")
+    recorded = json.loads((output / "evaluation.json").read_text())
+    scores = json.loads(evaluated.stdout)
+    assert scores["ensemble"] == pytest.approx(recorded["ensemble"], abs=1e-5)
+
+
+def test_ctrl_c_ends_with_how_to_go_on(image_folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [
+        *COSERVE,
+        "train",
+        "--data",
+        str(image_folder),
+        "--network",
+        "wide_resnet10_1",
+        "--epochs",
+        "500",
+    ]
+    command += ["--batch-size", "60", "--output", str(output)]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a CI shell may ignore it
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert errors.splitlines()[-1] == f"interrupted; go on with: coserve train --output {output} --resume"
+    assert "Traceback" not in errors
+    assert (output / "last.ckpt").exists()
+
+
+def test_broken_input_ends_with_one_line_that_names_it(image_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
+    (data / "train/red/000.png").write_text("broken")
+    cases = [
+        (
+            ["--data", data, "--network", "wide_resnet10_1"],
+            f"1 of 150 images cannot be decoded: {data}/train/red/000.png",
+        ),
+        (["--data", tmp_path / "absent", "--network", "wide_resnet10_1"], "absent: no such file or folder"),
+        (["--data", data, "--network", "resnet111"], "resnet111: depth must be 9n + 2"),
+        (
+            ["--data", data, "--network", "resnet110", "--split", 3],
+            "split must be one of 1, 2, 4, 8, 16, not 3",
+        ),
+        (["--data", data, "--network", "alexnet"], "unknown network 'alexnet'"),
+        (["--data", data, "--network", "resnet20", "--epochs", 0], "epochs must be at least 1, not 0"),
+        (["--data", data, "--network", "resnet20", "--precision", "fp64"], "precision must be one of"),
+        (["--resume"], "not a run folder"),
+    ]
+    for arguments, message in cases:
+        result = coserve("train", "--output", tmp_path / "run", *arguments)
+        assert result.returncode == 1, result.stdout + result.stderr
+        assert result.stderr.startswith("error: "), result.stderr
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+    missing = coserve("train", "--output", tmp_path / "run")
+    assert missing.returncode == 2
+    assert "--data and --network are needed" in missing.stderr
+
+
+def test_evaluate_of_no_run_is_one_line(tmp_path: Path) -> None:
+    result = coserve("evaluate", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"error: {tmp_path}: not a run folder (it has no config.json)\n"
+
+
+def test_an_output_that_cannot_be_written_is_one_line(image_folder: Path, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o555)
+    blocked = tmp_path / "file" / "run" if os.geteuid() == 0 else tmp_path / "run"
+    if os.geteuid() == 0:
+        (tmp_path / "file").write_text("in the way")
+    result = coserve(
+        "train",
+        "--data",
+        image_folder,
+        "--network",
+        "wide_resnet10_1",
+        "--batch-size",
+        30,
+        "--output",
+        blocked,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert str(blocked) in result.stderr

@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coserve_training.loss import co_training_loss, jensen_shannon, warmed_up
+
+
+def entropy(p: torch.Tensor) -> torch.Tensor:
+    return -(p * p.log()).sum(-1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(2, 4), st.integers(1, 5), st.integers(2, 6), st.integers(0, 1000), st.floats(0.1, 5))
+def test_divergence_is_the_entropy_of_the_mean_less_the_mean_entropy(
+    members: int, batch: int, classes: int, seed: int, scale: float
+) -> None:
+    logits = torch.randn(members, batch, classes, generator=torch.Generator().manual_seed(seed)) * scale
+    p = logits.double().softmax(-1)
+    expected = (entropy(p.mean(0)) - entropy(p).mean(0)).mean()
+    assert jensen_shannon(logits).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_divergence_is_zero_for_members_that_agree_and_log_s_for_members_that_exclude_each_other() -> None:
+    same = torch.randn(1, 8, 10).expand(4, 8, 10)
+    assert jensen_shannon(same).item() == pytest.approx(0, abs=1e-6)
+    apart = (torch.eye(4) * 1000).unsqueeze(1)
+    assert jensen_shannon(apart).item() == pytest.approx(math.log(4), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_no_nan_in_loss_or_gradient_for_extreme_logits(dtype: torch.dtype) -> None:
+    logits = (torch.eye(3).repeat(2, 1, 1) * 60000).to(dtype)
+    logits[1] = logits[1].flip(0)
+    logits.requires_grad_()
+    loss = co_training_loss(logits, torch.tensor([0, 1, 2]), weight=0.5)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_loss_is_the_sum_of_cross_entropies_plus_the_weighted_divergence() -> None:
+    logits, targets = torch.randn(3, 6, 5), torch.randint(5, (6,))
+    cross_entropies = sum(F.cross_entropy(member, targets) for member in logits)
+    expected = cross_entropies + 0.3 * jensen_shannon(logits)
+    assert co_training_loss(logits, targets, 0.3).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_one_member_has_no_divergence() -> None:
+    logits, targets = torch.randn(1, 6, 5), torch.randint(5, (6,))
+    assert co_training_loss(logits, targets, 100.0).item() == pytest.approx(
+        F.cross_entropy(logits[0], targets).item(), rel=1e-6
+    )
+
+
+def test_weight_warms_up_linearly_from_its_floor() -> None:
+    assert warmed_up(0.5, 0, 40) == 0.005
+    assert warmed_up(0.5, 20, 40) == pytest.approx(0.25)
+    assert warmed_up(0.5, 100, 40) == 0.5
+    assert warmed_up(0.5, 0, 0) == 0.5
+    assert warmed_up(0.0, 10, 40) == 0.0

@@ -1,0 +1,224 @@
+import csv
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from coserve_training.config import TrainConfig
+from coserve_training.data import load_dataset
+from coserve_training.errors import ConfigError, DataError, NetworkError, RunError
+from coserve_training.evaluate import channel_statistics, evaluate_run, score
+from coserve_training.run import Description, load_run
+from coserve_training.train import train
+
+METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]
+
+
+def silent(_: str) -> None:
+    """Drop the line of an epoch."""
+
+
+@pytest.fixture(scope="module")
+def config(image_folder: Path) -> TrainConfig:
+    return TrainConfig(
+        data=(str(image_folder),), network="wide_resnet10_1", split=2, epochs=4, batch_size=30, start_size=16
+    )
+
+
+@pytest.fixture(scope="module")
+def run(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    train(config, folder, report=silent)
+    return folder
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+def test_a_run_learns_and_leaves_everything_behind(run: Path) -> None:
+    rows = history(run)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert float(rows[-1]["train_loss"]) < 0.7 * float(rows[0]["train_loss"])
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert evaluation["images"] == 30
+    assert evaluation["ensemble"]["top1"] == pytest.approx(float(rows[-1]["test_top1"]), abs=1e-4)
+    assert evaluation["ensemble"]["top1"] > 0.6
+    assert len(evaluation["members"]) == 2
+    assert sorted(file.name for file in run.iterdir()) == [
+        "best.ckpt", "config.json", "evaluation.json", "last.ckpt", "metrics.csv", "samples.npz",
+    ]  # fmt: skip
+
+
+def test_a_loaded_run_describes_itself(run: Path) -> None:
+    loaded = load_run(run)
+    assert loaded.labels == ["blue", "green", "red"]
+    assert loaded.samples.shape == (30, 32, 32, 3)
+    assert loaded.preprocessing["height"] == loaded.preprocessing["resize_size"] == 32
+    assert loaded.provenance["member_networks"] == ["wide_resnet10_1"] * 2
+    assert loaded.provenance["training"] == {
+        "recipe_hash": Description.read(run).config.recipe_hash,
+        "epochs": 4,
+        "planned_epochs": 4,
+        "checkpoint": "last",
+    }
+    assert loaded.provenance["accuracy"] == {
+        key: json.loads((run / "evaluation.json").read_text())[key]
+        for key in ("images", "ensemble", "members")
+    }
+    first, second = (member(torch.zeros(1, 3, 32, 32)) for member in loaded.members)
+    assert not torch.allclose(first, second)
+
+
+def test_a_resumed_run_gives_the_same_results(config: TrainConfig, run: Path, tmp_path: Path) -> None:
+    """Two epochs, a crash in the third, and the rest: row by row what the unbroken run gave."""
+    epochs = []
+
+    def crash_in_third(line: str) -> None:
+        epochs.append(line)
+        if len(epochs) == 2:
+            raise MemoryError("as if killed")
+
+    folder = tmp_path / "broken"
+    with pytest.raises(MemoryError):
+        train(config, folder, report=crash_in_third)
+    assert not (folder / "evaluation.json").exists()
+    train(config, folder, resume=True, report=silent)
+    assert [row["epoch"] for row in history(folder)] == ["1", "2", "3", "4"]
+    for broken, unbroken in zip(history(folder), history(run), strict=True):
+        assert [float(broken[name]) for name in METRICS] == [float(unbroken[name]) for name in METRICS]
+    for broken, unbroken in zip(load_run(folder).members, load_run(run).members, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(broken.parameters(), unbroken.parameters(), strict=True))
+
+
+def test_a_resumed_run_keeps_its_configuration(config: TrainConfig, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"started with learning_rate 0.1, not 0.2"):
+        train(replace(config, learning_rate=0.2), run, resume=True, report=silent)
+    with pytest.raises(RunError, match="holds a run already; continue it with --resume"):
+        train(config, run, report=silent)
+    with pytest.raises(RunError, match="not a run folder"):
+        train(config, tmp_path, resume=True, report=silent)
+
+
+def test_evaluation_scores_ensemble_and_members(run: Path, image_folder: Path) -> None:
+    for checkpoint in ("last", "best"):
+        evaluation = evaluate_run(run, [image_folder], checkpoint)
+        assert evaluation.images == 30
+        assert len(evaluation.members) == 2
+        assert 0 <= evaluation.ensemble.ece <= 1
+        assert evaluation.ensemble.top5 == 1.0
+
+
+def test_evaluation_needs_the_same_classes(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_folder, tmp_path / "data")
+    for split in ("train", "test"):
+        (tmp_path / "data" / split / "red").rename(tmp_path / "data" / split / "scarlet")
+    with pytest.raises(DataError, match=r"missing \['red'\], unknown \['scarlet'\]"):
+        evaluate_run(run, [tmp_path / "data"])
+
+
+def test_scores_of_known_logits() -> None:
+    logits = torch.tensor([[2.0, 0, 0, 0, 0, 0, 0], [2.0, 0, 0, 0, 0, 0, 0]])
+    scores = score(logits, torch.tensor([0, 1]))
+    confidence = math.exp(2) / (math.exp(2) + 6)
+    assert scores.top1 == 0.5
+    assert scores.nll == pytest.approx((-math.log(confidence) - math.log((1 - confidence) / 6)) / 2, rel=1e-5)
+    assert scores.ece == pytest.approx(abs(confidence - 0.5), abs=1e-5)
+
+
+def test_channel_statistics_are_those_of_the_pixels(image_folder: Path) -> None:
+    split = load_dataset([image_folder], 32).train
+    assert split is not None
+    mean, std = channel_statistics(split)
+    pixels = split.images.reshape(-1, 3) / 255
+    assert mean == pytest.approx(pixels.mean(0).tolist(), abs=1e-4)
+    assert std == pytest.approx(pixels.std(0).tolist(), abs=1e-4)
+
+
+def test_without_a_test_split_every_tenth_image_is_held_out(image_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "data/train")
+    lines: list[str] = []
+    config = TrainConfig(data=(str(tmp_path / "data"),), network="resnet11", split=4, epochs=1, batch_size=54)
+    evaluation = train(config, tmp_path / "run", report=lines.append)
+    assert lines[0] == "no test split: 12 of 120 training images are held out"
+    assert evaluation.images == 12
+
+
+def test_a_bf16_step_gives_no_nan(config: TrainConfig, tmp_path: Path) -> None:
+    train(replace(config, epochs=1, precision="bf16"), tmp_path / "run", report=silent)
+    assert math.isfinite(float(history(tmp_path / "run")[0]["train_loss"]))
+    assert all(
+        torch.isfinite(p).all() for member in load_run(tmp_path / "run").members for p in member.parameters()
+    )
+
+
+def test_damaged_run_folders_are_named(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "best.ckpt").unlink()
+    with pytest.raises(RunError, match=r"best.ckpt is missing"):
+        load_run(copy, "best")
+    (copy / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"last.ckpt: damaged"):
+        load_run(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config.json: damaged"):
+        load_run(copy)
+
+
+def test_fewer_images_than_a_batch_are_refused_before_anything_is_written(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="120 training images do not fill one batch of 500"):
+        train(replace(config, batch_size=500), tmp_path / "run", report=silent)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
+        ({"image_size": 4, "start_size": None}, "image_size must be at least 8, not 4"),
+        ({"learning_rate": -0.1}, "learning_rate must be at least 0, not -0.1"),
+        ({"learning_rate": math.nan}, "learning_rate must be at least 0, not nan"),
+        ({"momentum": 1.0}, r"momentum must be in [0, 1), not 1.0"),
+        ({"start_size": 64}, "start_size must be between 8 and image_size (32), not 64"),
+        ({"precision": "int4"}, "precision must be one of auto, fp32, bf16, fp16, not int4"),
+        ({"data": ()}, "data: at least one folder"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, not -1"),
+    ],
+)
+def test_values_out_of_range_are_named(config: TrainConfig, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        replace(config, **change)  # type: ignore[arg-type]
+    assert message in str(error.value)
+
+
+def test_an_impossible_split_is_refused_when_the_configuration_is_made(config: TrainConfig) -> None:
+    with pytest.raises(NetworkError, match="split must be one of"):
+        replace(config, network="resnet110", split=5)
+
+
+def test_resolution_grows_to_the_full_size() -> None:
+    config = TrainConfig(data=("x",), network="resnet110", epochs=8, start_size=16)
+    sizes = [config.size_at(epoch) for epoch in range(8)]
+    assert sizes == [16, 16, 16, 16, 20, 24, 24, 32]
+    assert TrainConfig(data=("x",), network="resnet110", epochs=1, start_size=16).size_at(0) == 32
+    assert {replace(config, start_size=None).size_at(epoch) for epoch in range(8)} == {32}
+
+
+def test_the_recipe_hash_tells_recipes_apart_and_ignores_what_was_divided(config: TrainConfig) -> None:
+    same = replace(config, data=("elsewhere",), network="resnet20", split=1)
+    assert same.recipe_hash == config.recipe_hash
+    assert replace(config, seed=1).recipe_hash != config.recipe_hash
+
+
+def test_samples_are_held_out_images(run: Path, image_folder: Path) -> None:
+    test = load_dataset([image_folder], 32).test
+    assert test is not None
+    assert np.array_equal(load_run(run).samples, test.images)

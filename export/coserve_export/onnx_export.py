@@ -50,7 +50,14 @@ def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onn
         raise NetworkError(f"torch cannot export it with a free batch: {reason}") from error
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)
-    return program.model_proto
+    model = program.model_proto
+    # Where a network computes with its batch as a number, the exporter freezes it without a word.
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    if not batch.dim_param:
+        raise NetworkError(
+            f"its batch is frozen at {batch.dim_value}: its forward uses the batch as a number"
+        )
+    return model
 
 
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,0 +1,155 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from coserve_export.ensemble import Description, Preprocessing
+from coserve_training.run import Run
+
+SIZE, CLASSES = 8, 5
+LABELS = ["cat", "dog", "frog", "ship", "naïve plane"]
+
+
+class TinyNetwork(nn.Module):
+    """Convolutions with batch norm after and before them, a shortcut and a classifier, all scales random."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.stem, self.norm1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.norm2, self.conv = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.classifier = nn.Linear(8, CLASSES)
+        for norm in (self.norm1, self.norm2):
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias)
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.stem(images)))
+        x = x + self.conv(torch.relu(self.norm2(x)))
+        return 5 * self.classifier(x.mean((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def preprocessing() -> dict[str, object]:
+    return {
+        "height": SIZE,
+        "width": SIZE,
+        "resize_size": SIZE,
+        "interpolation": "bilinear",
+        "mean": [0.49, 0.48, 0.44],
+        "std": [0.2, 0.2, 0.25],
+    }
+
+
+@pytest.fixture(scope="session")
+def make_run(preprocessing: dict[str, object]) -> Callable[..., Run]:
+    def make(*members: nn.Module, **changes: object) -> Run:
+        values = {
+            "members": [member.eval() for member in members]
+            or [TinyNetwork(0).eval(), TinyNetwork(1).eval()],
+            "labels": LABELS,
+            "preprocessing": preprocessing,
+            "provenance": {"network": "tiny", "split": 2, "accuracy": {"ensemble": {"top1": 0.5}}},
+            "samples": np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), dtype=np.uint8),
+        }
+        return Run(**(values | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> type[TinyNetwork]:
+    return TinyNetwork
+
+
+@pytest.fixture(scope="session")
+def describe(preprocessing: dict[str, object]) -> Callable[..., Description]:
+    def make(name: str = "e", num_members: int = 2, **changes: object) -> Description:
+        values = {"labels": LABELS, "max_batch_size": 16} | changes
+        return Description(name, num_members, preprocessing=Preprocessing.from_json(preprocessing), **values)
+
+    return make
+
+
+@pytest.fixture
+def make_onnx(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a network as other tools might: global average pooling and a matrix product."""
+
+    def make(
+        name: str = "a.onnx",
+        *,
+        seed: int = 0,
+        shape: tuple[int | str, ...] = ("n", 3, SIZE, SIZE),
+        element: int = TensorProto.FLOAT,
+        last: str | None = None,
+        outputs: tuple[str, ...] = ("scores",),
+        training: bool = False,
+        scale: float = 1.0,
+        opset: int = 17,
+    ) -> Path:
+        weights = np.random.default_rng(seed).normal(size=(3, CLASSES)).astype(np.float32) * scale
+        initializers = [numpy_helper.from_array(weights, "weights")]
+        nodes = [
+            helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),
+            helper.make_node("GlobalAveragePool", ["cast"], ["pooled"]),
+            helper.make_node("Flatten", ["pooled"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weights"], ["products" if last else outputs[0]]),
+        ]
+        if last:
+            nodes.append(helper.make_node(last, ["products"], [outputs[0]]))
+        nodes += [helper.make_node("Identity", ["flat"], [output]) for output in outputs[1:]]
+        if training:
+            vectors = [numpy_helper.from_array(np.ones(3, np.float32), f"v{i}") for i in range(4)]
+            names = [vector.name for vector in vectors]
+            initializers += vectors
+            nodes[1].input[0] = "normed"
+            norm = helper.make_node(
+                "BatchNormalization", ["cast", *names], ["normed", "m", "v"], name="bn", training_mode=1
+            )
+            nodes.insert(1, norm)
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [value("pixels", element, shape)],
+            [
+                value(output, TensorProto.FLOAT, [shape[0], CLASSES if i == 0 else 3])
+                for i, output in enumerate(outputs)
+            ],
+            initializers,
+        )
+        path = tmp_path / name
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), path
+        )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def labels_file(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("".join(f"{label}\n" for label in LABELS), "utf-8")
+    return path
+
+
+@pytest.fixture
+def tree() -> Callable[[Path], dict[str, bytes]]:
+    """Every file below a folder, with its content."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        return {
+            str(file.relative_to(folder)): file.read_bytes()
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+
+    return read

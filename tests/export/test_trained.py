@@ -1,0 +1,177 @@
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from google.protobuf import text_format
+from onnx import TensorProto
+from torch import Tensor, nn
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from coserve_export.ensemble import Preprocessing
+from coserve_export.errors import DescriptionError, NetworkError, ParityError, RepositoryError
+from coserve_export.report import Report
+from coserve_export.trained import export_networks
+from coserve_training.run import Run
+
+MakeRun = Callable[..., Run]
+
+
+class DiffersWhenExported(nn.Module):
+    """A network whose ONNX graph is not what torch computes."""
+
+    def __init__(self, network: nn.Module, offset: float) -> None:
+        super().__init__()
+        self.network, self.offset = network, offset
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.network(images)
+        return logits + self.offset if torch.compiler.is_exporting() else logits
+
+
+class FreezesBatch(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images) * int(images.shape[0])
+
+
+@dataclass
+class Exported:
+    precision: str
+    run: Run
+    repository: Path
+    report: Report
+
+
+def run_onnx(file: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    return onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(["logits"], inputs)[0]
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def exported(
+    request: pytest.FixtureRequest, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
+    run, repository = make_run(), tmp_path_factory.mktemp("repository")
+    return Exported(request.param, run, repository, export_networks(run, repository, precision=request.param))
+
+
+def test_exported_files_give_the_logits_of_torch(exported: Exported) -> None:
+    tolerance = 1e-4 if exported.precision == "fp32" else 0.05
+    run, folder = exported.run, exported.repository
+    images = Preprocessing.from_json(run.preprocessing).normalise(run.samples)
+    for batch in (1, 3):
+        some = images[:batch]
+        served = [run_onnx(folder / f"tiny_s2_member{i}/1/model.onnx", {"images": some}) for i in range(2)]
+        with torch.inference_mode():
+            expected = [member(torch.from_numpy(some)).numpy() for member in run.members]
+        np.testing.assert_allclose(served, expected, atol=tolerance)
+        mean = run_onnx(folder / "tiny_s2_mean/1/model.onnx", {"logits0": served[0], "logits1": served[1]})
+        np.testing.assert_allclose(mean, np.mean(expected, axis=0), atol=tolerance)
+    parity = exported.report.parity
+    assert parity is not None
+    assert parity.images == 40
+    assert parity.max_abs_difference <= tolerance
+    assert parity.top1_agreement >= 0.97
+
+
+def test_files_are_lean_inference_graphs(exported: Exported) -> None:
+    file = exported.repository / "tiny_s2_member0/1/model.onnx"
+    model = onnx.load(file)
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [20]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    assert not any(a.name == "training_mode" and a.i for node in model.graph.node for a in node.attribute)
+    data = file.read_bytes()
+    paths = (b".py", b"/home", b"/root", b"/tmp", b"site-packages", str(Path.cwd()).encode())
+    assert not any(path in data for path in paths)
+    assert len(list(file.parent.iterdir())) == 1
+
+
+def test_weights_have_the_precision_and_edges_are_fp32(exported: Exported) -> None:
+    model = onnx.load(exported.repository / "tiny_s2_member0/1/model.onnx")
+    floats = {tensor.data_type for tensor in model.graph.initializer} - {TensorProto.INT64}
+    assert floats == {TensorProto.FLOAT if exported.precision == "fp32" else TensorProto.FLOAT16}
+    edges = [*model.graph.input, *model.graph.output]
+    assert {value.type.tensor_type.elem_type for value in edges} == {TensorProto.FLOAT}
+
+
+def test_provenance_keeps_what_the_run_knew_and_adds_the_comparison(exported: Exported) -> None:
+    text = (exported.repository / "tiny_s2/config.pbtxt").read_text("utf-8")
+    config = text_format.Parse(text, ModelConfig())
+    provenance = json.loads(config.parameters["provenance"].string_value)
+    assert provenance["network"] == "tiny"
+    assert provenance["accuracy"] == {"ensemble": {"top1": 0.5}}
+    assert provenance["coserve_version"]
+    export = provenance["export"]
+    assert (export["precision"], export["images"], export["opset"]) == (exported.precision, 40, 20)
+    assert exported.report.parity is not None
+    assert export["max_abs_difference"] == exported.report.parity.max_abs_difference
+    assert [member["top1_agreement"] for member in export["members"]] == [1, 1]
+
+
+def test_a_single_member_is_an_ensemble_too(
+    make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path
+) -> None:
+    export_networks(make_run(tiny_network(0)), tmp_path)
+    logits = np.arange(10, dtype=np.float32).reshape(2, 5)
+    np.testing.assert_array_equal(
+        run_onnx(tmp_path / "tiny_s2_mean/1/model.onnx", {"logits0": logits}), logits
+    )
+
+
+@pytest.mark.parametrize("offset", [1e-3, float("nan")])
+def test_a_differing_member_is_refused_and_nothing_written(
+    make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path, offset: float
+) -> None:
+    run = make_run(DiffersWhenExported(tiny_network(1), offset))
+    with pytest.raises(ParityError, match=r"^member 0: .*; nothing was written$") as caught:
+        export_networks(run, tmp_path / "repository")
+    assert caught.value.limit == 1e-4
+    assert not caught.value.difference <= 1e-4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frozen_batch_is_refused(
+    make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path
+) -> None:
+    with pytest.raises(NetworkError, match="member 0: its batch is frozen at 2"):
+        export_networks(make_run(FreezesBatch(tiny_network(0))), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overflow_in_fp16_is_refused(
+    make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path
+) -> None:
+    network = tiny_network(0)
+    with torch.no_grad():
+        network.norm1.weight.mul_(1e6)
+        network.norm2.running_var.mul_(1e12)
+    with pytest.raises(ParityError, match="member 0"):
+        export_networks(make_run(network), tmp_path, precision="fp16")
+
+
+def test_samples_of_another_size_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    for samples in (
+        np.zeros((4, 9, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+        np.zeros((4, 8, 8, 3)),
+    ):
+        with pytest.raises(DescriptionError, match="at least two 8-bit images"):
+            export_networks(make_run(samples=samples), tmp_path)
+
+
+def test_an_existing_ensemble_is_refused_before_work(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "tiny_s2_member0").mkdir()
+    seen: list[str] = []
+    with pytest.raises(RepositoryError, match="--overwrite"):
+        export_networks(make_run(), tmp_path, progress=seen.append)
+    assert seen == []

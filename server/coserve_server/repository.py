@@ -109,12 +109,13 @@ class _Reader:
         weights: list[float] = self.parameter("weights", list[Positive], default=[1.0] * len(steps))
         if len(weights) != len(steps):
             raise self.error(f"parameter weights has {len(weights)} numbers for {len(steps)} members")
-        averaged = [next(iter(step.output_map.values()), None) for step in steps]
-        if sorted(mean.input_map.values()) != sorted(filter(None, averaged)):
+        members = tuple(self.member(step, image, weight) for step, weight in zip(steps, weights, strict=True))
+        averaged = [source for step in steps for source in step.output_map.values()]
+        if sorted(mean.input_map.values()) != sorted(averaged):
             raise self.error(f"the last step ({mean.model_name}) must take the output of every other step")
         if list(mean.output_map.values()) != [logits]:
             raise self.error(f"the last step ({mean.model_name}) must give {logits!r}")
-        return tuple(self.member(step, image, weight) for step, weight in zip(steps, weights, strict=True))
+        return members
 
     def member(self, step: Any, image: str, weight: float) -> Member:
         name = step.model_name

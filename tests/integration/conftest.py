@@ -45,7 +45,8 @@ def serve() -> Iterator[Serve]:
             [COSERVE, "serve", "--repository", repository, "--port", "0", *options],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | variables,
+            # Nobody reads the access log, and a full pipe would stop the server.
+            env=os.environ | {"COSERVE_LOG_LEVEL": "error"} | variables,
         )
         assert process.stdout is not None
         announcement = []

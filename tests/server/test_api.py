@@ -66,3 +66,29 @@ def test_a_problem_is_logged_with_its_instance(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.INFO, "coserve_server"):
         response = ask(FakeEngine(ensemble()), "GET", "/v1/models/cow")
     assert response.json()["instance"] in caplog.text
+
+
+def test_a_client_that_leaves_in_the_middle_is_no_server_error() -> None:
+    app = create_app(Classifier(FakeEngine(ensemble()), load_settings(repository="unused"), cores=1))
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/classify",
+        "query_string": b"",
+        "headers": [(b"content-type", b"image/png")],
+    }
+    incoming = [
+        {"type": "http.request", "body": png()[:20], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert b"closed before the body" in sent[1]["body"]

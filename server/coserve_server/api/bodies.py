@@ -9,6 +9,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from coserve_server.api.schemas import ClassifyRequest
 from coserve_server.errors import (
@@ -57,11 +58,14 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
     if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
     received = 0
-    async for piece in request.stream():
-        received += len(piece)
-        if received > max_bytes:
-            raise too_large
-        yield piece
+    try:
+        async for piece in request.stream():
+            received += len(piece)
+            if received > max_bytes:
+                raise too_large
+            yield piece
+    except ClientDisconnect as error:
+        raise BadBodyError("the connection was closed before the body's end") from error
 
 
 async def _read_raw(request: Request, settings: Settings) -> list[EncodedImage]:

@@ -94,7 +94,8 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
         scale: float = 1.0,
         opset: int = 17,
     ) -> Path:
-        weights = np.random.default_rng(seed).normal(size=(3, CLASSES)).astype(np.float32) * scale
+        channels = shape[1] if isinstance(shape[1], int) else 3
+        weights = np.random.default_rng(seed).normal(size=(channels, CLASSES)).astype(np.float32) * scale
         initializers = [numpy_helper.from_array(weights, "weights")]
         nodes = [
             helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),

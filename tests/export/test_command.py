@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from coserve_cli.main import app
+from coserve_training.config import TrainConfig
+from coserve_training.networks import member_network
+from coserve_training.run import Description
+
+MakeOnnx = Callable[..., Path]
+OWN = ["--name", "own", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]
+
+
+@pytest.fixture
+def coserve(tmp_path: Path) -> Callable[..., Result]:
+    def run(*arguments: object) -> Result:
+        repository = ["--repository", str(tmp_path / "repository")]
+        return CliRunner().invoke(app, ["export", *map(str, arguments), *repository])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder as training leaves it, its networks' norms re-randomised."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    config = TrainConfig(data=("images",), network="wide_resnet10_1", split=2, image_size=16)
+    labels = ["blue", "green", "red"]
+    Description(config, labels, [0.5] * 3, [0.25] * 3, "images").write(folder)
+    torch.manual_seed(0)
+    state = {}
+    for index in range(2):
+        member = member_network("wide_resnet10_1", 2).build(len(labels))
+        for key, value in member.state_dict().items():
+            random = (
+                value + torch.rand(value.shape) if value.is_floating_point() and value.ndim == 1 else value
+            )
+            state[f"members.{index}.{key}"] = random
+    torch.save({"state_dict": state, "epoch": 3}, folder / "last.ckpt")
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / "samples.npz", images=images)
+    return folder
+
+
+def test_a_run(run_folder: Path, tmp_path: Path) -> None:
+    """In a process of its own: what it prints is all that a user sees."""
+    command = [sys.executable, "-c", "from coserve_cli.main import app; app()", "export", str(run_folder)]
+    command += ["--repository", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "wide_resnet10_1_s2_member0",
+        "wide_resnet10_1_s2_member1",
+        "wide_resnet10_1_s2",
+        "written",
+    ]
+    assert "top-1 agreement 100.00% of 16 images" in lines[0]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert again.stdout == ""
+    assert "already has wide_resnet10_1_s2" in again.stderr
+    assert again.stderr.count("\n") == 1
+
+
+def test_a_run_in_fp16_as_json(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
+    report = json.loads(coserve(run_folder, "--precision", "fp16", "--json", "--name", "half").stdout)
+    assert report["name"] == "half"
+    assert report["repository"] == str(tmp_path / "repository")
+    assert [member["name"] for member in report["members"]] == ["half_member0", "half_member1"]
+    assert all(0 < member["max_abs_difference"] < 0.1 for member in report["members"])
+    file = tmp_path / "repository/half_member0/1/model.onnx"
+    assert report["members"][0]["bytes"] == file.stat().st_size
+    assert report["ensemble"]["classes"] == 3
+    assert report["ensemble"]["images"] == 16
+
+
+def test_files(
+    coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path, tmp_path: Path
+) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    done = coserve(*files, "--labels", labels_file, *OWN, "--weights", "1,3", "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert [member["name"] for member in report["members"]] == ["own_member0", "own_member1"]
+    assert report["ensemble"] == {"classes": 5}
+
+
+def test_files_do_not_need_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import coserve_export.existing"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "--checkpoint", "best"], "best.ckpt is missing"),
+        (["{run}", "--name", "a_mean"], "'a_mean' cannot name an ensemble"),
+        (["{run}", "--labels", "{labels}", "--stretch"], "--labels, --stretch cannot be used with a run"),
+        (["{run}", "{onnx}"], "give either one run folder, or ONNX files"),
+        (["{run}", "{run}"], "give either one run folder, or ONNX files"),
+        (["{empty}"], "not a run folder"),
+        (["{labels}"], "give either one run folder, or ONNX files"),
+        (["none.onnx"], "none.onnx does not exist"),
+        (["{onnx}"], "ONNX files also need --name, --labels, --mean, --std"),
+        (["{onnx}", "--precision", "fp16", *OWN], "--precision cannot be used with ONNX files"),
+        (["{onnx}", "{onnx}", "--labels", "{labels}", *OWN], "are the same network"),
+        (["{onnx}", "--labels", "none.txt", *OWN], "none.txt cannot be read: No such file"),
+        (["{onnx}", "--labels", "{onnx}", *OWN], "is not UTF-8 text"),
+        (["{broken}", "--labels", "{labels}", *OWN], "broken.onnx: is not"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--mean", "1,2"], "mean must be three finite numbers"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--weights", "1,2"], "2 weights for 1 members"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "4"], "no 8 x 8 centre fits"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "9", "--stretch"], "stretched images"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--image-size", "16"], "one size, not 16x16"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--samples", "{empty}"], "has 0 images"),
+    ],
+)
+def test_errors_are_one_line(
+    coserve: Callable[..., Result],
+    make_onnx: MakeOnnx,
+    labels_file: Path,
+    run_folder: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"\xff" * 100)
+    (tmp_path / "empty").mkdir()
+    places = {
+        "run": run_folder,
+        "onnx": make_onnx(),
+        "labels": labels_file,
+        "broken": tmp_path / "broken.onnx",
+        "empty": tmp_path / "empty",
+    }
+    done = coserve(*(argument.format(**places) for argument in arguments))
+    assert done.exit_code == 1, done.output
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--mean", "a,b,c"], ["--image-size", "bigxsmall"], ["--precision", "int8"], ["--max-batch-size", "0"]],
+)
+def test_options_that_cannot_be_read(coserve: Callable[..., Result], arguments: list[str]) -> None:
+    assert coserve("x.onnx", *arguments).exit_code == 2

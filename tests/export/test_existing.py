@@ -1,0 +1,197 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from google.protobuf import text_format
+from onnx import TensorProto, helper
+from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from coserve_export.errors import DescriptionError, ExportError, NetworkError, ParityError
+from coserve_export.existing import export_onnx
+from coserve_export.labels import read_labels
+
+MakeOnnx = Callable[..., Path]
+
+
+@pytest.fixture
+def export(tmp_path: Path, labels_file: Path) -> Callable[..., ModelConfig]:
+    """Exports to a fresh repository and reads the ensemble's configuration back."""
+
+    def run(*files: Path, **options: object) -> ModelConfig:
+        repository = tmp_path / "repository"
+        values = {"name": "own", "mean": [0.5] * 3, "std": [0.25] * 3} | options
+        try:
+            export_onnx(files, labels_file, repository, **values)
+        except ExportError:
+            assert not repository.exists()
+            raise
+        return text_format.Parse((repository / "own/config.pbtxt").read_text("utf-8"), ModelConfig())
+
+    return run
+
+
+def test_files_are_kept_as_they_are_and_their_names_mapped(
+    make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path
+) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    config = export(*files, weights=[1.0, 2.0])
+    for index, file in enumerate(files):
+        assert (tmp_path / f"repository/own_member{index}/1/model.onnx").read_bytes() == file.read_bytes()
+    step = config.ensemble_scheduling.step[1]
+    assert dict(step.input_map) == {"pixels": "images"}
+    assert list(step.output_map) == ["scores"]
+    values = {key: json.loads(value.string_value) for key, value in config.parameters.items()}
+    assert values["weights"] == [1, 2]
+    assert values["preprocessing"]["resize_size"] == 8
+    assert values["provenance"]["member_networks"] == ["a", "b"]
+    assert values["provenance"]["export"] == {"images": 4, "opset": 17}
+
+
+def test_external_weights_are_taken_in(
+    make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path
+) -> None:
+    model = onnx.load(make_onnx())
+    weights = model.graph.initializer[0].raw_data
+    onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
+    export(tmp_path / "split.onnx")
+    (tmp_path / "w.bin").unlink()
+    written = onnx.load(tmp_path / "repository/own_member0/1/model.onnx")
+    assert written.graph.initializer[0].raw_data == weights
+
+
+def test_a_free_image_size_is_chosen(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
+    free = make_onnx(shape=("n", "c", "h", "w"))
+    with pytest.raises(NetworkError, match=r"a.onnx takes images of any size; choose one with --image-size"):
+        export(free)
+    config = export(free, image_size=(6, 12), stretch=True)
+    assert list(config.input[0].dims) == [3, 6, 12]
+    assert json.loads(config.parameters["preprocessing"].string_value)["resize_size"] is None
+
+
+def test_a_named_output(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
+    file = make_onnx(outputs=("scores", "features"))
+    for options, message in (
+        ({}, "several outputs"),
+        ({"output": "x"}, "has no output 'x', only scores, features"),
+    ):
+        with pytest.raises(NetworkError, match=message):
+            export(file, **options)
+    assert list(export(file, output="scores").ensemble_scheduling.step[0].output_map) == ["scores"]
+
+
+def test_real_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "deeper"
+    folder.mkdir(parents=True)
+    with pytest.raises(DescriptionError, match="has 0 images; at least two"):
+        export(make_onnx(), samples=folder.parent)
+    for index, size in enumerate([(8, 8), (30, 20), (9, 50)]):
+        Image.new("L", size, 60 * index).save(folder / f"{index}.png")
+    config = export(make_onnx(), samples=folder.parent, interpolation="bicubic")
+    assert json.loads(config.parameters["provenance"].string_value)["export"]["images"] == 3
+    (folder / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DescriptionError, match=r"bad.png cannot be decoded"):
+        export_onnx(
+            [make_onnx()],
+            tmp_path / "labels.txt",
+            tmp_path / "r",
+            name="x",
+            mean=[0] * 3,
+            std=[1] * 3,
+            samples=folder,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (1, 3, 8, 8)}, "its batch is fixed at 1; export it with a free batch"),
+        ({"shape": ("n", 8, 8, 3)}, "its input is .x8x8x3, channels last"),
+        ({"shape": ("n", 1, 8, 8)}, "of 1 channels; images have 3"),
+        ({"shape": ("n", 3, 64)}, r"not images \[N, 3, H, W\]"),
+        ({"element": TensorProto.FLOAT16}, "its images 'pixels' are FLOAT16, not FLOAT"),
+        ({"element": TensorProto.UINT8}, "are UINT8"),
+        ({"last": "Softmax"}, "ends in Softmax; members give logits"),
+        ({"training": True}, "BatchNormalization 'bn' is in training mode"),
+        ({"scale": float("nan")}, "its logits are not all finite"),
+        ({"opset": 99}, "ONNX"),
+    ],
+)
+def test_networks_that_cannot_serve(
+    make_onnx: MakeOnnx, export: Callable[..., ModelConfig], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(NetworkError, match=message) as caught:
+        export(make_onnx(**options))
+    assert "a.onnx" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_logits_that_depend_on_the_rest_of_the_batch(
+    export: Callable[..., ModelConfig], tmp_path: Path
+) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["centred"]),
+            helper.make_node("Slice", ["centred", "starts", "ends"], ["part"]),
+            helper.make_node("Flatten", ["part"], ["y"]),
+        ],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [value("y", TensorProto.FLOAT, ["n", 5])],
+        [
+            helper.make_tensor("starts", TensorProto.INT64, [4], [0, 0, 0, 0]),
+            helper.make_tensor("ends", TensorProto.INT64, [4], [99, 1, 1, 5]),
+        ],
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
+        tmp_path / "x.onnx",
+    )
+    with pytest.raises(ParityError, match="those of the same image in a batch"):
+        export(tmp_path / "x.onnx")
+
+
+def test_members_that_do_not_suit_each_other(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
+    first = make_onnx("a.onnx")
+    with pytest.raises(NetworkError, match="are the same network"):
+        export(first, make_onnx("b.onnx"))
+    with pytest.raises(NetworkError, match=r"one size, not 8x8 \(.*a.onnx\), 16x16 \(.*b.onnx\)"):
+        export(first, make_onnx("b.onnx", seed=1, shape=("n", 3, 16, 16)))
+
+
+def test_as_many_labels_as_classes(
+    make_onnx: MakeOnnx, export: Callable[..., ModelConfig], labels_file: Path
+) -> None:
+    labels_file.write_text("a\nb\n")
+    with pytest.raises(NetworkError, match="gives 5 classes, but there are 2 labels"):
+        export(make_onnx())
+
+
+@pytest.mark.parametrize(
+    "content", [b"a\nb\n", b"a\nb", b"\xef\xbb\xbfa\r\nb\r\n\r\n", b"a \n\tb\n\n\n", b"a\rb"]
+)
+def test_label_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "l").write_bytes(content)
+    assert read_labels(tmp_path / "l") == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no labels"),
+        (b"\n\n", "has no labels"),
+        (b"a\n\nb\n", "line 2 is blank"),
+        (b"\na\n", "line 1 is blank"),
+        (b"caf\xe9\n", "not UTF-8"),
+    ],
+)
+def test_label_files_that_are_broken(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "l").write_bytes(content)
+    with pytest.raises(DescriptionError, match=message):
+        read_labels(tmp_path / "l")
+    with pytest.raises(DescriptionError, match="cannot be read"):
+        read_labels(tmp_path / "none")

@@ -1,0 +1,158 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coserve_export.ensemble import Description, Member
+from coserve_export.errors import RepositoryError
+from coserve_export.repository import write_ensemble
+
+Describe = Callable[..., Description]
+Tree = Callable[[Path], dict[str, bytes]]
+OLD, NEW = [Member(b"old0"), Member(b"old1"), Member(b"old2")], [Member(b"new0"), Member(b"new1")]
+
+KILLED_AT_RENAME = """
+import os, signal, sys
+from pathlib import Path
+from coserve_export.ensemble import Description, Member, Preprocessing
+from coserve_export.repository import write_ensemble
+
+rename, left = Path.rename, int(sys.argv[2])
+def killed(source, target):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return rename(source, target)
+Path.rename = killed
+preprocessing = Preprocessing(8, 8, 8, "bilinear", [0.5] * 3, [0.2] * 3)
+description = Description("e", 2, ["a", "b"], preprocessing, 4)
+write_ensemble(Path(sys.argv[1]), description, [Member(b"new0"), Member(b"new1")], {}, overwrite=True)
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return tmp_path / "parent" / "repository"
+
+
+def fail_rename(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
+    rename, renamed = Path.rename, iter(range(100))
+
+    def failing(source: Path, target: Path) -> Path:
+        if next(renamed) == at:
+            raise error
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+
+
+def test_layout(repository: Path, describe: Describe, tree: Tree) -> None:
+    write_ensemble(repository, describe(), NEW, {})
+    assert sorted(tree(repository)) == [
+        "e/1/.keep",
+        "e/config.pbtxt",
+        "e/labels.txt",
+        "e_mean/1/model.onnx",
+        "e_mean/config.pbtxt",
+        "e_member0/1/model.onnx",
+        "e_member0/config.pbtxt",
+        "e_member1/1/model.onnx",
+        "e_member1/config.pbtxt",
+    ]
+    files = tree(repository)
+    assert files["e_member1/1/model.onnx"] == b"new1"
+    assert files["e/labels.txt"].decode() == "cat\ndog\nfrog\nship\nnaïve plane\n"
+    assert list(repository.parent.iterdir()) == [repository]
+
+
+def test_folders_can_be_read_by_a_server_of_another_user(repository: Path, describe: Describe) -> None:
+    write_ensemble(repository, describe(), NEW, {})
+    assert all(path.stat().st_mode & 0o055 == 0o055 for path in repository.rglob("*") if path.is_dir())
+
+
+def test_the_ensemble_comes_last_and_goes_first(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ensemble(repository, describe(num_members=3), OLD, {})
+    seen: list[str] = []
+    rename = Path.rename
+    monkeypatch.setattr(
+        Path, "rename", lambda self, target: (seen.append(self.name), rename(self, target))[1]
+    )
+    write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert (seen[0], seen[-1]) == ("e", "e")
+
+
+def test_an_ensemble_is_replaced_only_when_asked(repository: Path, describe: Describe, tree: Tree) -> None:
+    write_ensemble(repository, describe(num_members=3), OLD, {})
+    before = tree(repository)
+    with pytest.raises(
+        RepositoryError, match=r"already has e, e_mean, e_member0.*; --overwrite replaces them"
+    ):
+        write_ensemble(repository, describe(), NEW, {})
+    assert tree(repository) == before
+    write_ensemble(repository, describe("e2"), NEW, {})
+    write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert sorted(folder.name for folder in repository.iterdir()) == [
+        *("e", "e2", "e2_mean", "e2_member0", "e2_member1"),
+        *("e_mean", "e_member0", "e_member1"),
+    ]
+    assert tree(repository)["e_member0/1/model.onnx"] == b"new0"
+
+
+@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failed_replacement_leaves_the_old_ensemble(
+    repository: Path,
+    describe: Describe,
+    tree: Tree,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    error: BaseException,
+) -> None:
+    write_ensemble(repository, describe(num_members=3), OLD, {})
+    before = tree(repository)
+    fail_rename(monkeypatch, at, error)
+    expected = RepositoryError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert tree(repository) == before
+    assert list(repository.parent.iterdir()) == [repository]
+
+
+def test_a_failed_first_export_leaves_nothing(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_rename(monkeypatch, 3, OSError("disk full"))
+    with pytest.raises(RepositoryError, match=r"cannot write e to .*: disk full"):
+        write_ensemble(repository, describe(), NEW, {})
+    assert list(repository.iterdir()) == []
+
+
+@pytest.mark.parametrize("renames", [0, 2, 5, 8])
+def test_a_killed_replacement_never_shows_half_an_ensemble(
+    repository: Path, describe: Describe, tree: Tree, renames: int
+) -> None:
+    write_ensemble(repository, describe(num_members=3), OLD, {})
+    before = tree(repository)
+    killed = subprocess.run([sys.executable, "-c", KILLED_AT_RENAME, str(repository), str(renames)])
+    assert killed.returncode == -9
+    if renames == 0:
+        assert tree(repository) == before
+    else:
+        assert not (repository / "e").exists()
+    assert [path for path in repository.iterdir() if path.name.startswith(".")] == []
+
+    write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert sorted(path.name for path in repository.iterdir()) == ["e", "e_mean", "e_member0", "e_member1"]
+
+
+def test_places_that_are_no_folder(tmp_path: Path, describe: Describe) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RepositoryError, match="is not a folder"):
+        write_ensemble(tmp_path / "file", describe(), NEW, {})
+    with pytest.raises(RepositoryError, match="cannot write"):
+        write_ensemble(tmp_path / "file" / "below", describe(), NEW, {})

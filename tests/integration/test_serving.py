@@ -230,6 +230,20 @@ def test_a_body_that_says_it_is_too_large(server: Server) -> None:
     assert detail == "the body has more than the 200000 bytes allowed"
 
 
+def test_an_answer_before_the_end_of_the_body_arrives(server: Server) -> None:
+    """A client that sends more than the server will read still gets the problem, every time."""
+    for path, status in (
+        ("/v1/classify?model=pair", 413),
+        ("/v1/nowhere", 404),
+        ("/v1/classify?top_k=x", 422),
+    ):
+        for _ in range(5):
+            with server.http() as http:
+                response = http.post(path, content=bytes(8_000_000), headers={"Content-Type": "image/png"})
+                assert response.status_code == status
+                assert response.headers["Connection"] == "close"
+
+
 @pytest.mark.parametrize("content_type", ["image/png", "application/json", "multipart/form-data; boundary=b"])
 def test_a_body_that_turns_out_too_large(server: Server, content_type: str) -> None:
     """Chunked, without a length; the server answers before the body's end, so only what it reads is sent."""

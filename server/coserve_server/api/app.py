@@ -9,6 +9,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from coserve_server.api import problems, v1
+from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
 
@@ -35,6 +36,7 @@ def create_app(classifier: Classifier) -> FastAPI:
         summary="Image classification by ensembles whose members run concurrently.",
         lifespan=lifespan,
     )
+    app.add_middleware(UnreadBodies)
     app.state.classifier = classifier
     app.include_router(v1.router)
     problems.install(app)

@@ -50,7 +50,6 @@ KINDS: Mapping[type[errors.RequestError], Kind] = {
 }
 _FRAMEWORK_SLUGS = {404: "not-found", 405: "method-not-allowed"}
 _RETRY_AFTER = {"Retry-After": "1"}
-_CLOSE = {"Connection": "close"}
 
 
 def problem(kind: Kind, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -85,14 +84,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.RequestError)
     async def request_error(_: Request, error: errors.RequestError) -> JSONResponse:
         kind = KINDS[type(error)]
-        # The rest of a refused body is not read, so the connection cannot be used again.
-        unread = _CLOSE if kind.status in (408, 413, 415, 503) else {}
-        return problem(kind, str(error), unread | (_RETRY_AFTER if kind.status == 503 else {}))
+        return problem(kind, str(error), _RETRY_AFTER if kind.status == 503 else None)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-        return problem(KINDS[errors.InvalidParametersError], "; ".join(faults), _CLOSE)
+        return problem(KINDS[errors.InvalidParametersError], "; ".join(faults))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:

@@ -1,0 +1,50 @@
+"""Answers that come before the request's body was read, without losing them."""
+
+import asyncio
+import contextlib
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LINGER_S = 10
+
+
+class UnreadBodies:
+    """Sends such an answer at once, reads and drops the rest of the body for a while, then closes.
+
+    A connection that is closed with bytes unread is reset, and the reset may overtake the answer (RFC 9112,
+    section 9.6).
+    """
+
+    def __init__(self, app: ASGIApp, linger_s: float = LINGER_S) -> None:
+        self.app, self.linger_s = app, linger_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, watching how much of its body is read."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        if not unread:
+            await self.app(scope, receive, send)
+            return
+
+        async def watched_receive() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
+        async def drop() -> None:
+            while unread:
+                await watched_receive()
+
+        async def lingering_send(message: Message) -> None:
+            if message["type"] == "http.response.start" and unread:
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            if message["type"] == "http.response.body" and unread and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(drop(), self.linger_s)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        await self.app(scope, watched_receive, lingering_send)

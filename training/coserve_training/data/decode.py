@@ -24,11 +24,20 @@ def decode_image(data: bytes, size: int) -> npt.NDArray[np.uint8]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any Pillow image: transparency over white, 16-bit grey scaled to 8 bits."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image, dtype=np.float64)
-        scaled = grey / 257.0 if image.mode.startswith("I") else grey
-        return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8)).convert("RGB")
+    """8-bit RGB of a Pillow image: transparency over white, 16-bit grey scaled to 8 bits.
+
+    Raises:
+        ValueError: for samples of more than 16 bits or in floating point, whose brightness is undefined.
+    """
+    if image.mode == "F":
+        raise ValueError("floating-point samples have no defined brightness")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 0xFFFF:
+            raise ValueError("samples of more than 16 bits")
+        scaled = np.rint(grey / 257).astype(np.uint8)
+        scaled[grey == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(scaled).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -1,4 +1,5 @@
 PYTHON ?= python3
+PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -19,7 +20,7 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## serve the shipped ensembles
-	$(BIN)/coserve serve --repository model_repository
+	$(BIN)/coserve serve --repository model_repository --default-model wide_resnet10_4_s2 --port $(PORT)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

@@ -27,13 +27,13 @@ def evaluate(
 ) -> None:
     """Score an ensemble and its members: top-1, top-5, negative log-likelihood, calibration error."""
     from coserve_cli.errors import one_line
-    from coserve_cli.progress import progress_bar
+    from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_scores
     from coserve_training.errors import TrainingError
     from coserve_training.evaluate import evaluate_run
     from coserve_training.run import Description
 
-    with one_line(TrainingError), progress_bar("evaluating") as progress:
+    with one_line(TrainingError), progress_bars() as progress:
         paths = data or [Path(path) for path in Description.read(run).config.data]
         evaluation = evaluate_run(run, paths, checkpoint.value, progress)
     print_scores(evaluation, as_json)

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, shown only where stderr is a terminal."""
+"""Progress bars on stderr, shown only where stderr is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,14 +6,27 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a function to tell steps done and steps in all, or None where no terminal would show it."""
+def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
+    """Yield a function to tell what is done, steps done and steps in all; None where no terminal shows it.
+
+    A bar goes away with its last step, so that another library's bar may follow.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+                bar.start()
+            bar.update(tasks[what], completed=done)
+            if done == total:
+                bar.remove_task(tasks.pop(what))
+                bar.stop()
+
+        yield update

@@ -59,6 +59,7 @@ def train(
     from dataclasses import asdict
 
     from coserve_cli.errors import one_line
+    from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_scores
     from coserve_training.config import TrainConfig
     from coserve_training.errors import TrainingError
@@ -68,11 +69,15 @@ def train(
     if data:
         given["data"] = tuple(str(path) for path in data)
     try:
-        with one_line(TrainingError):
+        with one_line(TrainingError), progress_bars() as progress:
             stored = asdict(Description.read(output).config) if resume else {}
             config = TrainConfig.from_json({**stored, **given})
             evaluation = train_run(
-                config, output, resume=resume, report=lambda line: typer.echo(line, err=as_json)
+                config,
+                output,
+                resume=resume,
+                report=lambda line: typer.echo(line, err=as_json),
+                progress=progress,
             )
     except KeyboardInterrupt:
         typer.echo(f"interrupted; go on with: coserve train --output {output} --resume", err=True)

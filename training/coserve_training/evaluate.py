@@ -1,7 +1,7 @@
 """How good a trained ensemble and each of its members are on labelled images."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Split, load_dataset
+from coserve_training.data import Progress, Split, load_dataset
 from coserve_training.errors import DataError
 from coserve_training.run import Checkpoint, Description, load_run, write_atomically
 
@@ -64,7 +64,7 @@ def evaluate(
     split: Split,
     mean: Sequence[float],
     std: Sequence[float],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run every member over a split and score them and the mean of their logits.
 
@@ -73,7 +73,7 @@ def evaluate(
         split: images and classes.
         mean: per channel, of pixels in [0, 1].
         std: per channel, likewise.
-        progress: told images done and images in all.
+        progress: told how far it is.
     """
     device = next(members[0].parameters()).device
     shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
@@ -83,7 +83,7 @@ def evaluate(
         images = (pixels.float() / 255 - shift) / scale
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
-            progress(min(start + BATCH, len(split)), len(split))
+            progress("evaluating", min(start + BATCH, len(split)), len(split))
     logits, targets = torch.cat(batches, dim=1), torch.from_numpy(split.targets)
     return Evaluation(
         len(split), score(logits.mean(0), targets), [score(member, targets) for member in logits]
@@ -94,7 +94,7 @@ def evaluate_run(
     folder: Path,
     data: Sequence[Path],
     checkpoint: Checkpoint = "last",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run on the test split of a data set.
 
@@ -103,7 +103,7 @@ def evaluate_run(
         DataError: when the images cannot be read, have no test split, or other classes than the run.
     """
     description, run = Description.read(folder), load_run(folder, checkpoint)
-    dataset = load_dataset(data, description.config.image_size)
+    dataset = load_dataset(data, description.config.image_size, progress)
     if dataset.test is None:
         raise DataError(
             f"{', '.join(map(str, data))}: no test split (test/<class>/<image> or val/) to evaluate on"

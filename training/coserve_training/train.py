@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from coserve_training.config import Precision, TrainConfig
-from coserve_training.data import Dataset, Split, load_dataset
+from coserve_training.data import Dataset, Progress, Split, load_dataset
 from coserve_training.errors import ConfigError, DataError, RunError
 from coserve_training.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.module import Batch, CoTraining
@@ -34,7 +34,7 @@ def train(
     *,
     resume: bool = False,
     report: Callable[[str], None] = print,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Train, checkpoint every epoch, and evaluate the last checkpoint.
 
@@ -43,7 +43,7 @@ def train(
         folder: the run folder; created, or continued when `resume`.
         resume: go on from `last.ckpt`.
         report: told one line per epoch.
-        progress: told images decoded and images in all.
+        progress: told how far decoding and evaluating are.
 
     Raises:
         DataError: for images that cannot be used, before anything is written.
@@ -67,7 +67,7 @@ def train(
     module = CoTraining(config, len(dataset.labels), description.mean, description.std)
     _fit(module, training, test, folder, last if last.exists() else None, report)
     run = load_run(folder, "last")
-    evaluation = evaluate(run.members, test, description.mean, description.std)
+    evaluation = evaluate(run.members, test, description.mean, description.std, progress)
     write_evaluation(folder, evaluation, "last", config.epochs)
     return evaluation
 

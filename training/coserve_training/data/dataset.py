@@ -16,8 +16,8 @@ from coserve_training.data.decode import centre_crop, decode_image
 from coserve_training.data.files import ImageFile, find_images
 from coserve_training.errors import DataError
 
-Progress = Callable[[int, int], None]
-"""Called with images done and images in all while decoding."""
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, images done and images in all."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def load_dataset(paths: Sequence[Path], image_size: int, progress: Progress | No
                     images[index] = outcome
                 done += 1
                 if progress is not None:
-                    progress(done, total)
+                    progress("decoding images", done, total)
         decoded[split] = Split(images, targets)
     if bad:
         shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")

@@ -34,6 +34,8 @@ class Session:
     def __init__(self, model: bytes, subject: str) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # Waiting threads that spin starve whatever shares the cores, torch's own threads included.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.subject = subject
         try:
             self._session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])

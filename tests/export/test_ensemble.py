@@ -78,12 +78,14 @@ def test_normalise(preprocessing: dict[str, object]) -> None:
     np.testing.assert_allclose(normalised[1, :, 2, 3], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("weights", [None, [1.0, 1.0, 1.0], [1.0, 2.0, 5.0]])
+@pytest.mark.parametrize(
+    ("members", "weights"), [(1, None), (1, [3.0]), (3, None), (3, [1.0] * 3), (3, [1.0, 2.0, 5.0])]
+)
 @pytest.mark.parametrize("batch", [1, 4])
-def test_the_mean_graph_averages(weights: list[float] | None, batch: int) -> None:
-    graph = mean_graph(3, 5, weights)
+def test_the_mean_graph_averages(members: int, weights: list[float] | None, batch: int) -> None:
+    graph = mean_graph(members, 5, weights)
     onnx.checker.check_model(graph, full_check=True)
-    logits = np.random.default_rng(0).normal(size=(3, batch, 5)).astype(np.float32)
+    logits = np.random.default_rng(0).normal(size=(members, batch, 5)).astype(np.float32)
     session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     [mean] = session.run(["logits"], {f"logits{i}": values for i, values in enumerate(logits)})
     np.testing.assert_allclose(mean, np.average(logits, axis=0, weights=weights), atol=1e-6)

@@ -1,17 +1,11 @@
 """`coserve evaluate`: how good a trained ensemble and each member are."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class CheckpointName(str, Enum):
-    """Which of a run's checkpoints."""
-
-    LAST = "last"
-    BEST = "best"
+from coserve_cli.checkpoint import Checkpoint
 
 
 def evaluate(
@@ -21,8 +15,8 @@ def evaluate(
         typer.Option(help="Images with a test (or val) split. [default: what the run was trained on]"),
     ] = None,
     checkpoint: Annotated[
-        CheckpointName, typer.Option(help="The last epoch's, or the one of highest test accuracy.")
-    ] = CheckpointName.LAST,
+        Checkpoint, typer.Option(help="The last epoch's, or the one of highest test accuracy.")
+    ] = Checkpoint.LAST,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score an ensemble and its members: top-1, top-5, negative log-likelihood, calibration error."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coserve_cli.checkpoint import Checkpoint
 from coserve_cli.errors import one_line
 
 if TYPE_CHECKING:
@@ -23,13 +24,6 @@ class Precision(str, Enum):
 
     fp32 = "fp32"
     fp16 = "fp16"
-
-
-class Checkpoint(str, Enum):
-    """Which of a run's checkpoints."""
-
-    last = "last"
-    best = "best"
 
 
 class Interpolation(str, Enum):

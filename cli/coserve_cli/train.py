@@ -44,6 +44,9 @@ def train(
     co_training_warmup_epochs: Annotated[
         float | None, typer.Option(help="Of that weight. [default: epochs × 40/300]")
     ] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="A run to start from instead of random weights. [default: none]")
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="auto, fp32, bf16 or fp16. [default: auto: bf16 where the hardware has it]"),
@@ -66,6 +69,8 @@ def train(
     from coserve_training.run import Description
     from coserve_training.train import train as train_run
 
+    if initial:
+        given["initial"] = str(initial)
     if data:
         given["data"] = tuple(str(path) for path in data)
     try:

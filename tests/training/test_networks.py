@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from coserve_training.networks import member_network
-from coserve_training.networks.resnet import Bottleneck
+from coserve_training.networks.bottleneck import Bottleneck
 from coserve_training.networks.wide_resnet import BasicBlock
 
 
-@pytest.mark.parametrize("name", ["resnet20", "wide_resnet10_2"])
+@pytest.mark.parametrize("name", ["resnet20", "se_resnet20", "resnext29_4x4d", "wide_resnet10_2"])
 @pytest.mark.parametrize("split", [1, 2, 4])
 @pytest.mark.parametrize("size", [16, 32, 40])
 def test_images_of_any_size_become_logits(name: str, split: int, size: int) -> None:

@@ -140,6 +140,23 @@ def test_channel_statistics_are_those_of_the_pixels(image_folder: Path) -> None:
     assert std == pytest.approx(pixels.std(0).tolist(), abs=1e-4)
 
 
+def test_a_run_can_start_from_another_runs_weights(config: TrainConfig, run: Path, tmp_path: Path) -> None:
+    tuned = replace(config, initial=str(run), epochs=1, learning_rate=0.0, start_size=None)
+    train(tuned, tmp_path / "tuned", report=silent)
+    start, end = load_run(run), load_run(tmp_path / "tuned")
+    for before, after in zip(start.members, end.members, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    assert end.provenance["training"]["initial"] == start.provenance["training"]  # type: ignore[index]
+    for change, message in (
+        ({"network": "wide_resnet10_2"}, "holds network wide_resnet10_1, not wide_resnet10_2"),
+        ({"split": 4}, "holds split 2, not 4"),
+        ({"initial": str(tmp_path)}, "not a run folder"),
+    ):
+        with pytest.raises(RunError, match=message):
+            train(replace(tuned, **change), tmp_path / "refused", report=silent)  # type: ignore[arg-type]
+    assert not (tmp_path / "refused").exists()
+
+
 def test_without_a_test_split_every_tenth_image_is_held_out(image_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(image_folder / "train", tmp_path / "data/train")
     lines: list[str] = []

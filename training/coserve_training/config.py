@@ -37,6 +37,8 @@ class TrainConfig:
     co_training_weight: float = 0.5
     co_training_warmup_epochs: float | None = None
     """Of the divergence's weight; 40 of 300 epochs by default."""
+    initial: str | None = None
+    """Run folder whose last checkpoint the members start from; None starts from random weights."""
     precision: Precision = "auto"
     """auto: bf16 where the processor or GPU computes in it, else fp32."""
     seed: int = 0
@@ -90,8 +92,9 @@ class TrainConfig:
 
     @property
     def recipe_hash(self) -> str:
-        """12 hex digits over every value but where the data lies and what was divided."""
-        recipe = {k: v for k, v in asdict(self).items() if k not in {"data", "network", "split"}}
+        """12 hex digits over every value but what was divided and where data and initial weights lie."""
+        elsewhere = {"data", "initial", "network", "split"}
+        recipe = {k: v for k, v in asdict(self).items() if k not in elsewhere}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod

@@ -37,6 +37,8 @@ class Description:
     mean: list[float]
     std: list[float]
     dataset: str
+    initial: dict[str, object] | None = None
+    """The provenance's `training` of the run that the members started from."""
 
     @property
     def preprocessing(self) -> dict[str, object]:
@@ -127,6 +129,14 @@ def _provenance(
 ) -> dict[str, object]:
     config = description.config
     division = divide(config.network, config.split, len(description.labels), config.image_size)
+    training: dict[str, object] = {
+        "recipe_hash": config.recipe_hash,
+        "epochs": epochs,
+        "planned_epochs": config.epochs,
+        "checkpoint": checkpoint,
+    }
+    if description.initial is not None:
+        training["initial"] = description.initial
     provenance: dict[str, object] = {
         "network": config.network,
         "split": config.split,
@@ -136,12 +146,7 @@ def _provenance(
         "multiply_adds": division.total.multiply_adds,
         "member_parameters": division.member.parameters,
         "member_multiply_adds": division.member.multiply_adds,
-        "training": {
-            "recipe_hash": config.recipe_hash,
-            "epochs": epochs,
-            "planned_epochs": config.epochs,
-            "checkpoint": checkpoint,
-        },
+        "training": training,
     }
     evaluation = read_evaluation(folder)
     if evaluation is not None and evaluation["checkpoint"] == checkpoint and evaluation["epochs"] == epochs:

@@ -22,7 +22,7 @@ from coserve_training.data import Dataset, Progress, Split, load_dataset
 from coserve_training.errors import ConfigError, DataError, RunError
 from coserve_training.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.module import Batch, CoTraining
-from coserve_training.run import SAMPLES, Description, load_run, write_atomically
+from coserve_training.run import SAMPLES, Description, Run, load_run, write_atomically
 
 HOLD_OUT = 10
 """Where a data set has no test split, every tenth training image of a class is held out."""
@@ -57,14 +57,18 @@ def train(
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
     dataset = load_dataset([Path(path) for path in config.data], config.image_size, progress)
     training, test = _splits(dataset, config, report)
+    initial = None if resume or config.initial is None else _initial(config, dataset)
     if resume:
         description = Description.read(folder)
         if description.labels != dataset.labels:
             raise RunError(f"{folder} was trained on other classes: {', '.join(description.labels)}")
     else:
-        description = _start(folder, config, dataset, training, test)
+        description = _start(folder, config, dataset, training, test, initial)
     L.seed_everything(config.seed, verbose=False)
     module = CoTraining(config, len(dataset.labels), description.mean, description.std)
+    if initial is not None:
+        for member, start in zip(module.members, initial.members, strict=True):
+            member.load_state_dict(start.state_dict())
     _fit(module, training, test, folder, last if last.exists() else None, report)
     run = load_run(folder, "last")
     evaluation = evaluate(run.members, test, description.mean, description.std, progress)
@@ -106,10 +110,25 @@ def _splits(dataset: Dataset, config: TrainConfig, report: Callable[[str], None]
     return training, test
 
 
-def _start(folder: Path, config: TrainConfig, dataset: Dataset, training: Split, test: Split) -> Description:
+def _initial(config: TrainConfig, dataset: Dataset) -> Run:
+    """The run that the members start from, once it fits."""
+    folder = Path(str(config.initial))
+    start = load_run(folder)
+    for name, wanted in (("network", config.network), ("split", config.split)):
+        if start.provenance[name] != wanted:
+            raise RunError(f"{folder} holds {name} {start.provenance[name]}, not {wanted}")
+    if start.labels != dataset.labels:
+        raise RunError(f"{folder} was trained on other classes: {', '.join(start.labels)}")
+    return start
+
+
+def _start(
+    folder: Path, config: TrainConfig, dataset: Dataset, training: Split, test: Split, initial: Run | None
+) -> Description:
     mean, std = channel_statistics(training)
     name = "+".join(dict.fromkeys(_dataset_name(Path(path)) for path in config.data))
-    description = Description(config, dataset.labels, mean, std, name)
+    history = None if initial is None else dict(initial.provenance["training"])  # type: ignore[call-overload]
+    description = Description(config, dataset.labels, mean, std, name, history)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).round().astype(int)
     np.savez_compressed(folder / "samples.npz", images=test.images[chosen])

@@ -9,9 +9,10 @@ from torch import nn
 
 from coserve_training.errors import NetworkError
 from coserve_training.networks.resnet import ResNetConfig
-from coserve_training.networks.wide_resnet import WideResNetConfig
+from coserve_training.networks.resnext import ResNeXtConfig
+from coserve_training.networks.wide_resnet import ImageNetWideResNetConfig, WideResNetConfig
 
-FAMILIES = (ResNetConfig, WideResNetConfig)
+FAMILIES = (ResNetConfig, ResNeXtConfig, ImageNetWideResNetConfig, WideResNetConfig)
 
 
 class NetworkConfig(Protocol):

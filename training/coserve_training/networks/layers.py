@@ -1,11 +1,12 @@
 """Building blocks that several families share."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A padded 3×3 convolution without bias, for use before batch norm."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -24,6 +25,33 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     if in_channels != out_channels:
         layers += [conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels)]
     return nn.Sequential(*layers)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales channels by what their means over the image say (arXiv 1709.01507)."""
+
+    def __init__(self, channels: int, squeezed: int, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.squeeze, self.activation = nn.Conv2d(channels, squeezed, 1), activation()
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to the same shape."""
+        scale = self.excite(self.activation(self.squeeze(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(scale)
+
+
+def small_stem(width: int) -> nn.Sequential:
+    """For images of about 32 pixels: one 3×3 convolution at full resolution."""
+    return nn.Sequential(conv3x3(3, width), nn.BatchNorm2d(width), nn.ReLU())
+
+
+def deep_stem(width: int) -> nn.Sequential:
+    """For photographs: 3×3 convolutions to width, width and 2·width, then a pool; quarters the resolution."""
+    layers: list[nn.Module] = []
+    for in_channels, out_channels, stride in ((3, width, 2), (width, width, 1), (width, 2 * width, 1)):
+        layers += [conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels), nn.ReLU()]
+    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
 
 
 def initialise(network: nn.Module) -> None:

@@ -1,16 +1,17 @@
-"""Wide ResNet for 32×32 images: three stages of widened basic blocks (arXiv 1605.07146)."""
+"""Wide ResNet: three stages of basic blocks for small images, bottlenecks for ImageNet (arXiv 1605.07146)."""
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from coserve_training.errors import NetworkError
-from coserve_training.networks.layers import Classifier, conv3x3, initialise, shortcut
+from coserve_training.networks.bottleneck import IMAGENET_BLOCKS, BottleneckNetwork, Stages
+from coserve_training.networks.layers import Classifier, conv3x3, initialise, shortcut, small_stem
 
-STEM_WIDTH = 16
+STEM_WIDTH, IMAGENET_WIDTH = 16, 64
 
 
 class BasicBlock(nn.Module):
@@ -32,7 +33,6 @@ class WideResNet(nn.Sequential):
     """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, depth: int, widen_factor: int, num_classes: int) -> None:
-        stem = nn.Sequential(conv3x3(3, STEM_WIDTH), nn.BatchNorm2d(STEM_WIDTH), nn.ReLU())
         blocks, channels = [], STEM_WIDTH
         for stage in range(3):
             width = (STEM_WIDTH * widen_factor) << stage
@@ -40,7 +40,7 @@ class WideResNet(nn.Sequential):
                 stride = 2 if stage > 0 and block == 0 else 1
                 blocks.append(BasicBlock(channels, width, stride))
                 channels = width
-        super().__init__(stem, nn.Sequential(*blocks), Classifier(channels, num_classes))
+        super().__init__(small_stem(STEM_WIDTH), nn.Sequential(*blocks), Classifier(channels, num_classes))
         initialise(self)
         for basic_block in blocks:
             nn.init.zeros_(basic_block.norm2.weight)
@@ -84,3 +84,61 @@ class WideResNetConfig:
 
     def __str__(self) -> str:
         return f"wide_resnet{self.depth}_{self.widen_factor}"
+
+
+@dataclass(frozen=True)
+class ImageNetWideResNetConfig:
+    """An ImageNet ResNet whose 3×3 convolutions are `widen_factor` times as wide."""
+
+    depth: int
+    widen_factor: int
+    width: int = IMAGENET_WIDTH
+
+    pattern = "wide_resnet<50|101|152>_<factor> (ImageNet): wide_resnet50_2, wide_resnet50_3"
+
+    @classmethod
+    def parse(cls, name: str) -> "ImageNetWideResNetConfig | None":
+        """The configuration that `name` stands for, or None if it is of another family.
+
+        Raises:
+            NetworkError: for a factor of zero.
+        """
+        match = re.fullmatch(r"wide_resnet(50|101|152)_(\d+)", name)
+        if match is None:
+            return None
+        if int(match[2]) < 1:
+            raise NetworkError(f"{name}: the widening factor must be at least 1, not {match[2]}")
+        return cls(int(match[1]), int(match[2]))
+
+    def divide(self, split: int) -> "ImageNetWideResNetConfig":
+        """The configuration of one of `split` members (paper, section III).
+
+        Two members have a smaller factor (2 → 1, 3 → 2), four have half the base width.
+
+        Raises:
+            NetworkError: for a split other than 1, 2 and 4, or two members of another factor.
+        """
+        if split not in (1, 2, 4):
+            raise NetworkError(f"{self}: split must be one of 1, 2, 4, not {split}")
+        if split == 2 and self.widen_factor not in (2, 3):
+            raise NetworkError(
+                f"{self}: two members are defined for factors 2 and 3, not {self.widen_factor}"
+            )
+        if split == 2:
+            return replace(self, widen_factor=self.widen_factor - 1)
+        return replace(self, width=IMAGENET_WIDTH // 2) if split == 4 else self
+
+    def build(self, num_classes: int) -> BottleneckNetwork:
+        """A network with fresh random weights."""
+        layout = Stages(
+            stem=self.width,
+            blocks=IMAGENET_BLOCKS[self.depth],
+            width=self.width,
+            inner=self.width * self.widen_factor,
+            imagenet=True,
+        )
+        return BottleneckNetwork(layout, num_classes)
+
+    def __str__(self) -> str:
+        suffix = "" if self.width == IMAGENET_WIDTH else f"_width{self.width}"
+        return f"wide_resnet{self.depth}_{self.widen_factor}{suffix}"

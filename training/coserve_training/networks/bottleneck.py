@@ -1,0 +1,97 @@
+"""Stages of bottlenecks, which ResNet, ResNeXt and the ImageNet Wide ResNet share (arXiv 1512.03385)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from coserve_training.networks.layers import (
+    Classifier,
+    SqueezeExcitation,
+    conv1x1,
+    conv3x3,
+    deep_stem,
+    initialise,
+    shortcut,
+    small_stem,
+)
+
+EXPANSION = 4
+IMAGENET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+SMALL_SE_REDUCTION, IMAGENET_SE_REDUCTION = 4, 16
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions around a shortcut; the stride sits on the 3×3."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        inner: int,
+        out_channels: int,
+        stride: int,
+        groups: int,
+        se_reduction: int | None,
+    ) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = conv1x1(in_channels, inner), nn.BatchNorm2d(inner)
+        self.conv2, self.norm2 = conv3x3(inner, inner, stride, groups), nn.BatchNorm2d(inner)
+        self.conv3, self.norm3 = conv1x1(inner, out_channels), nn.BatchNorm2d(out_channels)
+        self.excitation = (
+            nn.Identity()
+            if se_reduction is None
+            else SqueezeExcitation(out_channels, out_channels // se_reduction)
+        )
+        self.shortcut = shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, H, W]` to `[N, out_channels, H/stride, W/stride]`."""
+        residual = torch.relu(self.norm1(self.conv1(x)))
+        residual = torch.relu(self.norm2(self.conv2(residual)))
+        residual = self.excitation(self.norm3(self.conv3(residual)))
+        return torch.relu(residual + self.shortcut(x))
+
+
+@dataclass(frozen=True)
+class Stages:
+    """How a network of bottlenecks is laid out.
+
+    Attributes:
+        stem: width of the stem.
+        blocks: number of bottlenecks per stage; stage i has width `width << i` and puts out four times that.
+        inner: width of the first stage's 3×3 convolutions.
+        groups: of these convolutions.
+        se_reduction: of squeeze-and-excitation; None goes without.
+        imagenet: a deep stem that quarters the resolution, rather than one convolution.
+    """
+
+    stem: int
+    blocks: Sequence[int]
+    width: int
+    inner: int
+    groups: int = 1
+    se_reduction: int | None = None
+    imagenet: bool = False
+
+
+class BottleneckNetwork(nn.Sequential):
+    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+
+    def __init__(self, layout: Stages, num_classes: int) -> None:
+        stem = deep_stem(layout.stem) if layout.imagenet else small_stem(layout.stem)
+        channels = 2 * layout.stem if layout.imagenet else layout.stem
+        bottlenecks = []
+        for stage, count in enumerate(layout.blocks):
+            for block in range(count):
+                stride = 2 if stage > 0 and block == 0 else 1
+                out_channels = (layout.width << stage) * EXPANSION
+                inner = layout.inner << stage
+                bottlenecks.append(
+                    Bottleneck(channels, inner, out_channels, stride, layout.groups, layout.se_reduction)
+                )
+                channels = out_channels
+        super().__init__(stem, nn.Sequential(*bottlenecks), Classifier(channels, num_classes))
+        initialise(self)
+        for bottleneck in bottlenecks:
+            nn.init.zeros_(bottleneck.norm3.weight)

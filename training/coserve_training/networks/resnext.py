@@ -1,0 +1,75 @@
+"""ResNeXt and SE-ResNeXt: bottlenecks with grouped convolutions (arXiv 1611.05431, 1709.01507)."""
+
+import re
+from dataclasses import dataclass, replace
+
+from coserve_training.errors import NetworkError
+from coserve_training.networks.bottleneck import (
+    IMAGENET_BLOCKS,
+    IMAGENET_SE_REDUCTION,
+    SMALL_SE_REDUCTION,
+    BottleneckNetwork,
+    Stages,
+)
+
+BASE_WIDTH = 64
+
+
+@dataclass(frozen=True)
+class ResNeXtConfig:
+    """A ResNeXt: of 50, 101 or 152 layers for ImageNet, of 9n + 2 for small images."""
+
+    depth: int
+    groups: int
+    group_width: int
+    squeeze_excitation: bool = False
+
+    pattern = "[se_]resnext<depth>_<groups>x<width>d: resnext29_8x64d, se_resnext101_64x4d"
+
+    @classmethod
+    def parse(cls, name: str) -> "ResNeXtConfig | None":
+        """The configuration that `name` stands for, or None if it is of another family.
+
+        Raises:
+            NetworkError: for a depth that bottlenecks cannot make up, or groups of no width.
+        """
+        match = re.fullmatch(r"(se_)?resnext(\d+)_(\d+)x(\d+)d", name)
+        if match is None:
+            return None
+        depth, groups, group_width = int(match[2]), int(match[3]), int(match[4])
+        if depth not in IMAGENET_BLOCKS and (depth < 11 or (depth - 2) % 9):
+            raise NetworkError(
+                f"{name}: depth must be 9n + 2 (29, …), or 50, 101, 152 for ImageNet, not {depth}"
+            )
+        if groups < 1 or group_width < 1:
+            raise NetworkError(f"{name}: groups and their width must be at least 1")
+        return cls(depth, groups, group_width, match[1] is not None)
+
+    def divide(self, split: int) -> "ResNeXtConfig":
+        """The configuration of one of `split` members (paper, section III: groups / S).
+
+        Raises:
+            NetworkError: for a split that does not divide the groups.
+        """
+        if self.groups % split:
+            raise NetworkError(f"{self}: split must divide its {self.groups} groups, not {split}")
+        return replace(self, groups=self.groups // split)
+
+    def build(self, num_classes: int) -> BottleneckNetwork:
+        """A network with fresh random weights."""
+        imagenet = self.depth in IMAGENET_BLOCKS
+        reduction = IMAGENET_SE_REDUCTION if imagenet else SMALL_SE_REDUCTION
+        layout = Stages(
+            stem=BASE_WIDTH,
+            blocks=IMAGENET_BLOCKS[self.depth] if imagenet else [(self.depth - 2) // 9] * 3,
+            width=BASE_WIDTH,
+            inner=self.groups * self.group_width,
+            groups=self.groups,
+            se_reduction=reduction if self.squeeze_excitation else None,
+            imagenet=imagenet,
+        )
+        return BottleneckNetwork(layout, num_classes)
+
+    def __str__(self) -> str:
+        prefix = "se_" if self.squeeze_excitation else ""
+        return f"{prefix}resnext{self.depth}_{self.groups}x{self.group_width}d"

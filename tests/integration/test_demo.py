@@ -58,7 +58,7 @@ def test_what_is_shipped_is_described(models: dict[str, dict[str, Any]]) -> None
         assert provenance["export"]["max_abs_difference"] <= 1e-4
         assert provenance["accuracy"]["images"] == 5000
         assert len(provenance["accuracy"]["members"]) == ENSEMBLES[name]
-        assert provenance["accuracy"]["ensemble"]["top1"] >= 0.85
+        assert provenance["accuracy"]["ensemble"]["top1"] > 0.8
         assert model["labels"][3] == "cat"
 
 

@@ -44,18 +44,12 @@ def score(logits: Tensor, targets: Tensor) -> Scores:
     The calibration error is the l1 norm over 15 equal bins of confidence (arXiv 1706.04599).
     """
     classes = logits.shape[1]
-    accuracy = {
-        k: float(multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)))
-        for k in (1, 5)
-    }
-    return Scores(
-        top1=accuracy[1],
-        top5=accuracy[5],
-        nll=float(F.cross_entropy(logits, targets)),
-        ece=float(
-            multiclass_calibration_error(logits.softmax(-1), targets, classes, n_bins=CALIBRATION_BINS)
-        ),
+    top1, top5 = (
+        multiclass_accuracy(logits, targets, classes, average="micro", top_k=min(k, classes)) for k in (1, 5)
     )
+    nll = F.cross_entropy(logits, targets)
+    ece = multiclass_calibration_error(logits.softmax(-1), targets, classes, n_bins=CALIBRATION_BINS)
+    return Scores(*(round(float(value), 6) for value in (top1, top5, nll, ece)))
 
 
 @torch.inference_mode()

@@ -1,6 +1,10 @@
 """Fixtures that several components' tests share."""
 
+import os
 from pathlib import Path
+
+# Tiny networks gain nothing from a second thread, and lose much where other work has the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -13,7 +13,7 @@ from typing import Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ModelCheckpoint, TQDMProgressBar
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
@@ -171,8 +171,11 @@ class _Order(Sampler[torch.Tensor]):
             yield order[index * self.batch_size : (index + 1) * self.batch_size]
 
 
-class _History(Callback):
-    """`metrics.csv` and one line per epoch."""
+class _History(Checkpoint):
+    """`metrics.csv` and one line per epoch, told once the epoch's checkpoints are on disk.
+
+    Lightning calls callbacks of this base last, in the order given.
+    """
 
     def __init__(self, file: Path, report: Callable[[str], None]) -> None:
         self.file, self.report, self.started = file, report, time.monotonic()
@@ -218,9 +221,9 @@ def _fit(
     config, bar = module.config, sys.stderr.isatty()
     every_epoch = {"dirpath": folder, "enable_version_counter": False}
     callbacks: list[Callback] = [
-        _History(folder / "metrics.csv", report),
         ModelCheckpoint(filename="best", monitor="test_top1", mode="max", **every_epoch),  # type: ignore[arg-type]
         ModelCheckpoint(filename="last", **every_epoch),  # type: ignore[arg-type]
+        _History(folder / "metrics.csv", report),
         *([TQDMProgressBar(leave=False)] if bar else []),
     ]
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -67,7 +67,6 @@ def train(
     from coserve_training.config import TrainConfig
     from coserve_training.errors import TrainingError
     from coserve_training.run import Description
-    from coserve_training.train import train as train_run
 
     if initial:
         given["initial"] = str(initial)
@@ -77,6 +76,9 @@ def train(
         with one_line(TrainingError), progress_bars() as progress:
             stored = asdict(Description.read(output).config) if resume else {}
             config = TrainConfig.from_json({**stored, **given})
+            # After the checks above: this import takes seconds.
+            from coserve_training.train import train as train_run
+
             evaluation = train_run(
                 config,
                 output,

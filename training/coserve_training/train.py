@@ -47,7 +47,8 @@ def train(
 
     Raises:
         DataError: for images that cannot be used, before anything is written.
-        RunError: when the folder holds a run already, or `resume` finds none or another configuration.
+        RunError: when the folder holds a run already or cannot be written, or `resume` finds none or another
+            configuration.
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
     last = folder / "last.ckpt"
@@ -129,10 +130,13 @@ def _start(
     name = "+".join(dict.fromkeys(_dataset_name(Path(path)) for path in config.data))
     history = None if initial is None else dict(initial.provenance["training"])  # type: ignore[call-overload]
     description = Description(config, dataset.labels, mean, std, name, history)
-    folder.mkdir(parents=True, exist_ok=True)
     chosen = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).round().astype(int)
-    np.savez_compressed(folder / "samples.npz", images=test.images[chosen])
-    description.write(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez_compressed(folder / "samples.npz", images=test.images[chosen])
+        description.write(folder)
+    except OSError as error:
+        raise RunError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
     return description
 
 

@@ -71,7 +71,7 @@ def test_multiply_adds_grow_with_the_square_of_the_image() -> None:
         ("wide_resnet27_10", 2, "wide_resnet27_10: depth must be 6n + 4"),
         ("wide_resnet4_10", 1, "depth must be 6n + 4"),
         ("wide_resnet28_0", 1, "widening factor must be at least 1"),
-        ("wide_resnet28", 1, "unknown network 'wide_resnet28'; known are resnet"),
+        ("wide_resnet28", 1, "unknown network 'wide_resnet28'; known are [se_]resnet"),
         ("vgg16", 1, "unknown network 'vgg16'"),
         ("resnet110", 3, "resnet110: split must be one of 1, 2, 4, 8, 16, not 3"),
         ("resnext29_8x64d", 3, "resnext29_8x64d: split must divide its 8 groups, not 3"),

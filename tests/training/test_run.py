@@ -224,7 +224,7 @@ def test_an_impossible_split_is_refused_when_the_configuration_is_made(config: T
 def test_resolution_grows_to_the_full_size() -> None:
     config = TrainConfig(data=("x",), network="resnet110", epochs=8, start_size=16)
     sizes = [config.size_at(epoch) for epoch in range(8)]
-    assert sizes == [16, 16, 16, 16, 20, 24, 24, 32]
+    assert sizes == [16, 20, 24, 28, 32, 32, 32, 32]
     assert TrainConfig(data=("x",), network="resnet110", epochs=1, start_size=16).size_at(0) == 32
     assert {replace(config, start_size=None).size_at(epoch) for epoch in range(8)} == {32}
 

@@ -25,8 +25,8 @@ class TrainConfig:
     image_size: int = 32
     """Height and width, in pixels, that images are decoded to and served at."""
     start_size: int | None = None
-    """Resolution of the first epoch, in pixels; it grows to `image_size` with the square of the epoch, which
-    makes most epochs cheap ("progressive learning", arXiv 2104.00298). None trains at full size."""
+    """Resolution of the first epoch, in pixels; it grows to `image_size` over the first half of the epochs
+    ("progressive learning", arXiv 2104.00298). None trains at full size."""
     batch_size: int = 128
     learning_rate: float = 0.1
     final_learning_rate: float = 1e-4
@@ -85,9 +85,9 @@ class TrainConfig:
 
     def size_at(self, epoch: int) -> int:
         """Training resolution in pixels at `epoch` (from 0), a multiple of 4 that every stage can halve."""
-        if self.start_size is None or epoch >= self.epochs - 1:
+        if self.start_size is None or 2 * epoch >= self.epochs - 1:
             return self.image_size
-        grown = (self.image_size - self.start_size) * (epoch / (self.epochs - 1)) ** 2
+        grown = (self.image_size - self.start_size) * 2 * epoch / self.epochs
         return max(self.start_size, int(self.start_size + grown) // 4 * 4)
 
     @property

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from coserve_training.networks import NetworkConfig, member_network
+from coserve_training.networks import member_network
+from coserve_training.networks.config import NetworkConfig
 
 DATASETS = {"cifar10": (10, 32), "cifar100": (100, 32), "imagenet": (1000, 224)}
 """Number of classes and image size in pixels by data set."""

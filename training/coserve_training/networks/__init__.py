@@ -1,28 +1,20 @@
-"""The networks Coserve divides, by name.
+"""The networks Coserve divides, by name."""
 
-A family is a configuration class with `parse`, `divide`, `build` and `__str__`, added to `FAMILIES`.
-"""
-
-from typing import Protocol
-
-from torch import nn
+import math
+from dataclasses import replace
 
 from coserve_training.errors import NetworkError
+from coserve_training.networks.config import NetworkConfig
 from coserve_training.networks.resnet import ResNetConfig
 from coserve_training.networks.resnext import ResNeXtConfig
 from coserve_training.networks.wide_resnet import ImageNetWideResNetConfig, WideResNetConfig
 
-FAMILIES = (ResNetConfig, ResNeXtConfig, ImageNetWideResNetConfig, WideResNetConfig)
-
-
-class NetworkConfig(Protocol):
-    """What a family's configuration offers."""
-
-    def divide(self, split: int) -> "NetworkConfig":
-        """The configuration of one of `split` members; NetworkError where no rule covers `split`."""
-
-    def build(self, num_classes: int) -> nn.Module:
-        """A network with fresh random weights: `[N, 3, H, W]` float to logits `[N, num_classes]`."""
+FAMILIES: tuple[type[NetworkConfig], ...] = (
+    ResNetConfig,
+    ResNeXtConfig,
+    ImageNetWideResNetConfig,
+    WideResNetConfig,
+)
 
 
 def network(name: str) -> NetworkConfig:
@@ -39,12 +31,26 @@ def network(name: str) -> NetworkConfig:
     raise NetworkError(f"unknown network {name!r}; known are {known}")
 
 
-def member_network(name: str, split: int) -> NetworkConfig:
+def member_network(
+    name: str, split: int, *, dropout: float | None = None, drop_path: float | None = None
+) -> NetworkConfig:
     """The configuration of one of the `split` members that the network called `name` is divided into.
+
+    Args:
+        name: of the undivided network.
+        split: number of members S.
+        dropout: of the undivided network, in place of its family's; members have it divided by √S
+            (paper, section III).
+        drop_path: likewise.
 
     Raises:
         NetworkError: for an unknown name or a split that no rule covers.
     """
     if split < 1:
         raise NetworkError(f"split must be at least 1, not {split}")
-    return network(name).divide(split)
+    undivided = network(name)
+    return replace(
+        undivided.divide(split),
+        dropout=(undivided.dropout if dropout is None else dropout) / math.sqrt(split),
+        drop_path=(undivided.drop_path if drop_path is None else drop_path) / math.sqrt(split),
+    )

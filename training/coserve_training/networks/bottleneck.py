@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from coserve_training.networks.layers import (
     Classifier,
+    DropPath,
     SqueezeExcitation,
     conv1x1,
     conv3x3,
     deep_stem,
     initialise,
+    linear_in_depth,
     shortcut,
     small_stem,
 )
@@ -33,6 +35,7 @@ class Bottleneck(nn.Module):
         stride: int,
         groups: int,
         se_reduction: int | None,
+        drop_path: float,
     ) -> None:
         super().__init__()
         self.conv1, self.norm1 = conv1x1(in_channels, inner), nn.BatchNorm2d(inner)
@@ -43,13 +46,13 @@ class Bottleneck(nn.Module):
             if se_reduction is None
             else SqueezeExcitation(out_channels, out_channels // se_reduction)
         )
-        self.shortcut = shortcut(in_channels, out_channels, stride)
+        self.shortcut, self.drop_path = shortcut(in_channels, out_channels, stride), DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, in_channels, H, W]` to `[N, out_channels, H/stride, W/stride]`."""
         residual = torch.relu(self.norm1(self.conv1(x)))
         residual = torch.relu(self.norm2(self.conv2(residual)))
-        residual = self.excitation(self.norm3(self.conv3(residual)))
+        residual = self.drop_path(self.excitation(self.norm3(self.conv3(residual))))
         return torch.relu(residual + self.shortcut(x))
 
 
@@ -64,6 +67,8 @@ class Stages:
         groups: of these convolutions.
         se_reduction: of squeeze-and-excitation; None goes without.
         imagenet: a deep stem that quarters the resolution, rather than one convolution.
+        dropout: before the classifier.
+        drop_path: of the last bottleneck.
     """
 
     stem: int
@@ -73,6 +78,8 @@ class Stages:
     groups: int = 1
     se_reduction: int | None = None
     imagenet: bool = False
+    dropout: float = 0.0
+    drop_path: float = 0.0
 
 
 class BottleneckNetwork(nn.Sequential):
@@ -81,17 +88,25 @@ class BottleneckNetwork(nn.Sequential):
     def __init__(self, layout: Stages, num_classes: int) -> None:
         stem = deep_stem(layout.stem) if layout.imagenet else small_stem(layout.stem)
         channels = 2 * layout.stem if layout.imagenet else layout.stem
-        bottlenecks = []
+        bottlenecks, drop_paths = [], iter(linear_in_depth(layout.drop_path, sum(layout.blocks)))
         for stage, count in enumerate(layout.blocks):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
                 out_channels = (layout.width << stage) * EXPANSION
-                inner = layout.inner << stage
                 bottlenecks.append(
-                    Bottleneck(channels, inner, out_channels, stride, layout.groups, layout.se_reduction)
+                    Bottleneck(
+                        channels,
+                        layout.inner << stage,
+                        out_channels,
+                        stride,
+                        layout.groups,
+                        layout.se_reduction,
+                        next(drop_paths),
+                    )
                 )
                 channels = out_channels
-        super().__init__(stem, nn.Sequential(*bottlenecks), Classifier(channels, num_classes))
+        classifier = Classifier(channels, num_classes, layout.dropout)
+        super().__init__(stem, nn.Sequential(*bottlenecks), classifier)
         initialise(self)
         for bottleneck in bottlenecks:
             nn.init.zeros_(bottleneck.norm3.weight)

@@ -41,6 +41,29 @@ class SqueezeExcitation(nn.Module):
         return x * torch.sigmoid(scale)
 
 
+class DropPath(nn.Module):
+    """Drops an image's whole residual branch with `probability`; what is kept is scaled to the same mean.
+
+    Stochastic depth (arXiv 1603.09382); in evaluation every branch is kept.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to the same shape."""
+        if not self.training or self.probability == 0:
+            return x
+        kept = 1 - self.probability
+        return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(kept) / kept
+
+
+def linear_in_depth(probability: float, blocks: int) -> list[float]:
+    """Drop probabilities of `blocks` residual branches, from near 0 to `probability` at the last."""
+    return [probability * (block + 1) / blocks for block in range(blocks)]
+
+
 def small_stem(width: int) -> nn.Sequential:
     """For images of about 32 pixels: one 3×3 convolution at full resolution."""
     return nn.Sequential(conv3x3(3, width), nn.BatchNorm2d(width), nn.ReLU())
@@ -65,7 +88,9 @@ def initialise(network: nn.Module) -> None:
 
 
 class Classifier(nn.Sequential):
-    """Global average pool, then a linear layer: `[N, channels, H, W]` to logits `[N, num_classes]`."""
+    """Global average pool, dropout, linear layer: `[N, channels, H, W]` to logits `[N, num_classes]`."""
 
-    def __init__(self, channels: int, num_classes: int) -> None:
-        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, num_classes)
+        )

@@ -11,13 +11,14 @@ from coserve_training.networks.bottleneck import (
     BottleneckNetwork,
     Stages,
 )
+from coserve_training.networks.config import NetworkConfig
 
 SMALL_WIDTH_BY_SPLIT = {1: 16, 2: 12, 4: 8, 8: 6, 16: 4}
 IMAGENET_WIDTH_BY_SPLIT = {1: 64, 2: 44, 4: 32, 8: 24}
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(NetworkConfig):
     """A ResNet: of 50, 101 or 152 layers for ImageNet, of 9n + 2 for small images."""
 
     depth: int
@@ -43,7 +44,7 @@ class ResNetConfig:
                 f"or 50, 101, 152 for ImageNet, not {depth}"
             )
         widths = IMAGENET_WIDTH_BY_SPLIT if depth in IMAGENET_BLOCKS else SMALL_WIDTH_BY_SPLIT
-        return cls(depth, widths[1], match[1] is not None)
+        return cls(depth, widths[1], squeeze_excitation=match[1] is not None)
 
     @property
     def _width_by_split(self) -> dict[int, int]:
@@ -71,6 +72,8 @@ class ResNetConfig:
             inner=self.width,
             se_reduction=reduction if self.squeeze_excitation else None,
             imagenet=imagenet,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
         )
         return BottleneckNetwork(layout, num_classes)
 

@@ -11,12 +11,13 @@ from coserve_training.networks.bottleneck import (
     BottleneckNetwork,
     Stages,
 )
+from coserve_training.networks.config import NetworkConfig
 
 BASE_WIDTH = 64
 
 
 @dataclass(frozen=True)
-class ResNeXtConfig:
+class ResNeXtConfig(NetworkConfig):
     """A ResNeXt: of 50, 101 or 152 layers for ImageNet, of 9n + 2 for small images."""
 
     depth: int
@@ -43,7 +44,7 @@ class ResNeXtConfig:
             )
         if groups < 1 or group_width < 1:
             raise NetworkError(f"{name}: groups and their width must be at least 1")
-        return cls(depth, groups, group_width, match[1] is not None)
+        return cls(depth, groups, group_width, squeeze_excitation=match[1] is not None)
 
     def divide(self, split: int) -> "ResNeXtConfig":
         """The configuration of one of `split` members (paper, section III: groups / S).
@@ -67,6 +68,8 @@ class ResNeXtConfig:
             groups=self.groups,
             se_reduction=reduction if self.squeeze_excitation else None,
             imagenet=imagenet,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
         )
         return BottleneckNetwork(layout, num_classes)
 

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from coserve_training.errors import NetworkError
 from coserve_training.networks.bottleneck import IMAGENET_BLOCKS, BottleneckNetwork, Stages
-from coserve_training.networks.layers import Classifier, conv3x3, initialise, shortcut, small_stem
+from coserve_training.networks.config import NetworkConfig
+from coserve_training.networks.layers import (
+    Classifier,
+    DropPath,
+    conv3x3,
+    initialise,
+    linear_in_depth,
+    shortcut,
+    small_stem,
+)
 
 STEM_WIDTH, IMAGENET_WIDTH = 16, 64
 
@@ -17,37 +26,40 @@ STEM_WIDTH, IMAGENET_WIDTH = 16, 64
 class BasicBlock(nn.Module):
     """Two 3×3 convolutions around a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, drop_path: float) -> None:
         super().__init__()
         self.conv1, self.norm1 = conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
         self.conv2, self.norm2 = conv3x3(out_channels, out_channels), nn.BatchNorm2d(out_channels)
-        self.shortcut = shortcut(in_channels, out_channels, stride)
+        self.shortcut, self.drop_path = shortcut(in_channels, out_channels, stride), DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, C, H, W]` to `[N, out_channels, H/stride, W/stride]`."""
         residual = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(residual)) + self.shortcut(x))
+        residual = self.drop_path(self.norm2(self.conv2(residual)))
+        return torch.relu(residual + self.shortcut(x))
 
 
 class WideResNet(nn.Sequential):
     """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
-    def __init__(self, depth: int, widen_factor: int, num_classes: int) -> None:
-        blocks, channels = [], STEM_WIDTH
+    def __init__(self, config: "WideResNetConfig", num_classes: int) -> None:
+        blocks, channels, depth = [], STEM_WIDTH, (config.depth - 4) // 6
+        drop_paths = iter(linear_in_depth(config.drop_path, 3 * depth))
         for stage in range(3):
-            width = (STEM_WIDTH * widen_factor) << stage
-            for block in range((depth - 4) // 6):
+            width = (STEM_WIDTH * config.widen_factor) << stage
+            for block in range(depth):
                 stride = 2 if stage > 0 and block == 0 else 1
-                blocks.append(BasicBlock(channels, width, stride))
+                blocks.append(BasicBlock(channels, width, stride, next(drop_paths)))
                 channels = width
-        super().__init__(small_stem(STEM_WIDTH), nn.Sequential(*blocks), Classifier(channels, num_classes))
+        classifier = Classifier(channels, num_classes, config.dropout)
+        super().__init__(small_stem(STEM_WIDTH), nn.Sequential(*blocks), classifier)
         initialise(self)
         for basic_block in blocks:
             nn.init.zeros_(basic_block.norm2.weight)
 
 
 @dataclass(frozen=True)
-class WideResNetConfig:
+class WideResNetConfig(NetworkConfig):
     """A CIFAR Wide ResNet of `depth` = 6n + 4 layers, widened `widen_factor` times."""
 
     depth: int
@@ -76,18 +88,18 @@ class WideResNetConfig:
 
     def divide(self, split: int) -> "WideResNetConfig":
         """The configuration of one of `split` members (paper, section III: k' = ⌊max(k / √S + 0.4, 1)⌋)."""
-        return WideResNetConfig(self.depth, math.floor(max(self.widen_factor / math.sqrt(split) + 0.4, 1)))
+        return replace(self, widen_factor=math.floor(max(self.widen_factor / math.sqrt(split) + 0.4, 1)))
 
     def build(self, num_classes: int) -> WideResNet:
         """A network with fresh random weights."""
-        return WideResNet(self.depth, self.widen_factor, num_classes)
+        return WideResNet(self, num_classes)
 
     def __str__(self) -> str:
         return f"wide_resnet{self.depth}_{self.widen_factor}"
 
 
 @dataclass(frozen=True)
-class ImageNetWideResNetConfig:
+class ImageNetWideResNetConfig(NetworkConfig):
     """An ImageNet ResNet whose 3×3 convolutions are `widen_factor` times as wide."""
 
     depth: int
@@ -136,6 +148,8 @@ class ImageNetWideResNetConfig:
             width=self.width,
             inner=self.width * self.widen_factor,
             imagenet=True,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
         )
         return BottleneckNetwork(layout, num_classes)
 

@@ -1,0 +1,45 @@
+"""What every family's configuration offers."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(ABC):
+    """An architecture without weights. A family is a subclass of this, named in `FAMILIES`."""
+
+    dropout: float = 0.0
+    """Probability of a feature being dropped before the classifier."""
+    drop_path: float = 0.0
+    """Probability of the last residual branch being dropped, linear in depth (arXiv 1603.09382)."""
+
+    pattern: ClassVar[str]
+    """The names of the family, for messages."""
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, name: str) -> "NetworkConfig | None":
+        """The configuration that `name` stands for, or None if it is of another family.
+
+        Raises:
+            NetworkError: for a depth or width that no network of the family can have.
+        """
+
+    @abstractmethod
+    def divide(self, split: int) -> "NetworkConfig":
+        """The architecture of one of `split` members; `member_network` divides the probabilities.
+
+        Raises:
+            NetworkError: for a split that no rule covers.
+        """
+
+    @abstractmethod
+    def build(self, num_classes: int) -> nn.Module:
+        """A network with fresh random weights: `[N, 3, H, W]` float to logits `[N, num_classes]`."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The name, with what dividing changed."""

@@ -5,8 +5,11 @@ from dataclasses import replace
 
 from coserve_training.errors import NetworkError
 from coserve_training.networks.config import NetworkConfig
+from coserve_training.networks.densenet import DenseNetConfig
+from coserve_training.networks.pyramidnet import PyramidNetConfig
 from coserve_training.networks.resnet import ResNetConfig
 from coserve_training.networks.resnext import ResNeXtConfig
+from coserve_training.networks.shake_shake import ShakeShakeConfig
 from coserve_training.networks.wide_resnet import ImageNetWideResNetConfig, WideResNetConfig
 
 FAMILIES: tuple[type[NetworkConfig], ...] = (
@@ -14,6 +17,9 @@ FAMILIES: tuple[type[NetworkConfig], ...] = (
     ResNeXtConfig,
     ImageNetWideResNetConfig,
     WideResNetConfig,
+    DenseNetConfig,
+    PyramidNetConfig,
+    ShakeShakeConfig,
 )
 
 

@@ -1,5 +1,7 @@
 """Building blocks that several families share."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +59,27 @@ class DropPath(nn.Module):
             return x
         kept = 1 - self.probability
         return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(kept) / kept
+
+
+class _Shake(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: Tensor, gradient_factor: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient_factor)
+        return x * factor
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (gradient_factor,) = ctx.saved_tensors
+        return gradient * gradient_factor, None, None
+
+
+def shake(x: Tensor, factor: Tensor, gradient_factor: Tensor) -> Tensor:
+    """`x * factor`, whose gradient is multiplied by `gradient_factor` instead (arXiv 1705.07485).
+
+    Both factors are broadcast over `x` and take its dtype.
+    """
+    shaken: Tensor = _Shake.apply(x, factor.to(x.dtype), gradient_factor.to(x.dtype))  # type: ignore[no-untyped-call]
+    return shaken
 
 
 def linear_in_depth(probability: float, blocks: int) -> list[float]:

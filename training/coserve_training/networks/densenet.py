@@ -1,0 +1,159 @@
+"""DenseNet-BC for small images: every layer reads what all before it in a block wrote (arXiv 1608.06993)."""
+
+import math
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from coserve_training.errors import NetworkError
+from coserve_training.networks.config import NetworkConfig
+from coserve_training.networks.layers import Classifier, conv1x1, conv3x3, initialise
+
+DEFAULT_GROWTH = 40
+BOTTLENECK = 4
+
+
+class DenseLayer(nn.Module):
+    """A 1×1 convolution to `4 * growth` channels, then a 3×3 to `growth`; norm and ReLU come before each.
+
+    With `memory_efficient`, the concatenation and what follows up to the 3×3's norm are computed again in the
+    backward pass instead of being kept, so that a block's memory grows with its depth, not with its square
+    (arXiv 1707.06990).
+    """
+
+    def __init__(self, in_channels: int, growth: int, memory_efficient: bool) -> None:
+        super().__init__()
+        inner = BOTTLENECK * growth
+        self.norm1, self.conv1 = nn.BatchNorm2d(in_channels), conv1x1(in_channels, inner)
+        self.norm2, self.conv2 = nn.BatchNorm2d(inner), conv3x3(inner, growth)
+        self.memory_efficient = memory_efficient
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Map maps `[N, C_i, H, W]`, with all C_i adding up to in_channels, to `[N, growth, H, W]`."""
+        if self.memory_efficient and self.training:
+            squeezed: Tensor = checkpoint(
+                self._squeeze,
+                *features,
+                use_reentrant=False,
+                preserve_rng_state=False,
+                context_fn=self._recompute,
+            )
+        else:
+            squeezed = self._squeeze(*features)
+        new: Tensor = self.conv2(torch.relu(self.norm2(squeezed)))
+        return new
+
+    def _squeeze(self, *features: Tensor) -> Tensor:
+        squeezed: Tensor = self.conv1(torch.relu(self.norm1(torch.cat(features, 1))))
+        return squeezed
+
+    def _recompute(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _counted_once(self.norm1)
+
+
+@contextmanager
+def _counted_once(norm: nn.BatchNorm2d) -> Iterator[None]:
+    """Leave the running statistics alone: the forward pass has already taken this batch into them."""
+    norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        norm.track_running_stats = True
+
+
+class DenseBlock(nn.Module):
+    """`depth` layers; puts out its input and what every layer adds."""
+
+    def __init__(self, in_channels: int, growth: int, depth: int, memory_efficient: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            DenseLayer(in_channels + layer * growth, growth, memory_efficient) for layer in range(depth)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, H, W]` to `[N, in_channels + depth * growth, H, W]`."""
+        features = [x]
+        for layer in self.layers:
+            features.append(layer(features))
+        return torch.cat(features, 1)
+
+
+def transition(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Between two blocks: fewer channels at half the resolution."""
+    return nn.Sequential(
+        nn.BatchNorm2d(in_channels), nn.ReLU(), conv1x1(in_channels, out_channels), nn.AvgPool2d(2)
+    )
+
+
+class DenseNet(nn.Sequential):
+    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+
+    def __init__(self, config: "DenseNetConfig", num_classes: int) -> None:
+        depth, channels = (config.depth - 4) // 6, 2 * config.growth
+        layers: list[nn.Module] = [conv3x3(3, channels)]
+        for block in range(3):
+            if block > 0:
+                layers.append(transition(channels, channels // 2))
+                channels //= 2
+            layers.append(DenseBlock(channels, config.growth, depth, config.memory_efficient))
+            channels += depth * config.growth
+        layers += [nn.BatchNorm2d(channels), nn.ReLU(), Classifier(channels, num_classes, config.dropout)]
+        super().__init__(*layers)
+        initialise(self)
+
+
+@dataclass(frozen=True)
+class DenseNetConfig(NetworkConfig):
+    """A DenseNet-BC of `depth` = 6n + 4 layers, whose layers add `growth` channels each."""
+
+    depth: int
+    growth: int
+    memory_efficient: bool = False
+    """Train in less memory and more time, with the same results."""
+
+    pattern = "densenet<depth>[_<growth>], depth = 6n + 4, growth 40 by default: densenet190, densenet100_12"
+
+    def __post_init__(self) -> None:
+        if self.drop_path:
+            raise NetworkError(f"{self}: has no residual branches to drop, drop_path must be 0")
+
+    @classmethod
+    def parse(cls, name: str) -> "DenseNetConfig | None":
+        """The configuration that `name` stands for, or None if it is of another family.
+
+        Raises:
+            NetworkError: for a depth that three blocks cannot make up, or a growth of zero.
+        """
+        match = re.fullmatch(r"densenet(\d+)(?:_(\d+))?", name)
+        if match is None:
+            return None
+        depth, growth = int(match[1]), int(match[2] or DEFAULT_GROWTH)
+        if depth < 10 or (depth - 4) % 6:
+            raise NetworkError(f"{name}: depth must be 6n + 4 (10, 16, 22, …, 100, 190, …), not {depth}")
+        if growth < 1:
+            raise NetworkError(f"{name}: growth must be at least 1, not {growth}")
+        return cls(depth, growth)
+
+    def divide(self, split: int) -> "DenseNetConfig":
+        """The configuration of one of `split` members (paper, section III: growth / √S, rounded down).
+
+        Raises:
+            NetworkError: for a split that leaves no growth.
+        """
+        growth = math.floor(self.growth / math.sqrt(split))
+        if growth < 1:
+            raise NetworkError(f"{self}: split must be at most {self.growth**2}, not {split}")
+        return replace(self, growth=growth)
+
+    def build(self, num_classes: int) -> DenseNet:
+        """A network with fresh random weights."""
+        return DenseNet(self, num_classes)
+
+    def __str__(self) -> str:
+        suffix = "" if self.growth == DEFAULT_GROWTH else f"_{self.growth}"
+        return f"densenet{self.depth}{suffix}"

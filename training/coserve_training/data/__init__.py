@@ -1,5 +1,17 @@
-"""Labelled images from folders, zips and the official CIFAR files, as uint8 arrays."""
+"""Labelled images from folders, zips, ImageNet's layout and the official CIFAR and SVHN files."""
 
-from coserve_training.data.dataset import Dataset, Progress, Split, load_dataset
+from coserve_training.data.batches import Batches
+from coserve_training.data.dataset import describe_corrupt, load_dataset
+from coserve_training.data.lazy import LazyImages, RandomCrops
+from coserve_training.data.split import Dataset, Progress, Split
 
-__all__ = ["Dataset", "Progress", "Split", "load_dataset"]
+__all__ = [
+    "Batches",
+    "Dataset",
+    "LazyImages",
+    "Progress",
+    "RandomCrops",
+    "Split",
+    "describe_corrupt",
+    "load_dataset",
+]

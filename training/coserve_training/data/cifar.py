@@ -3,13 +3,15 @@
 import io
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from coserve_training.data.download import check_published
+from coserve_training.data.split import Labelled
 from coserve_training.errors import DataError
 
 LAYOUTS = {
@@ -23,8 +25,6 @@ LAYOUTS = {
     "cifar-100-python": (["train"], ["test"], "meta", "fine_labels", "fine_label_names"),
 }
 
-Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
-
 
 class _ArraysOnly(pickle.Unpickler):
     """Unpickles numpy arrays and plain containers: a data file must not run code."""
@@ -37,12 +37,13 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not part of the CIFAR format")
 
 
-def read_cifar(path: Path) -> tuple[list[str], dict[str, Arrays]] | None:
+def read_cifar(path: Path) -> Labelled | None:
     """Read `cifar-10-batches-py`, `cifar-100-python`, a folder that holds one, or their `.tar.gz`.
 
+    An archive that is called like the published one is checked against its checksum.
+
     Returns:
-        Labels, and per split ("train", "test") images `[N, 32, 32, 3]` uint8 with classes `[N]` int64;
-        None when `path` is something else.
+        Labels, and the splits "train" and "test"; None when `path` is something else.
 
     Raises:
         DataError: when a file of the format is missing or damaged.
@@ -52,10 +53,10 @@ def read_cifar(path: Path) -> tuple[list[str], dict[str, Arrays]] | None:
         return None
     name, read = opened
     train, test, meta, label_key, names_key = LAYOUTS[name]
-    labels = [label.decode() for label in _load(read, path, meta)[names_key.encode()]]
+    labels = [label.decode() for label in _load(read, path, meta, names_key)[names_key.encode()]]
     splits = {}
     for split, files in (("train", train), ("test", test)):
-        batches = [_load(read, path, file) for file in files]
+        batches = [_load(read, path, file, "data", label_key) for file in files]
         pixels = np.concatenate([np.asarray(batch[b"data"], np.uint8) for batch in batches])
         classes = np.concatenate([np.asarray(batch[label_key.encode()], np.int64) for batch in batches])
         if pixels.shape != (len(classes), 3072):
@@ -70,23 +71,35 @@ def _open(path: Path) -> tuple[str, Callable[[str], bytes]] | None:
             for folder in (path, path / name):
                 if (folder / meta).is_file() and (folder.name == name or folder is path):
                     return name, lambda file, folder=folder: (folder / file).read_bytes()
-    elif path.is_file() and tarfile.is_tarfile(path):
-        with tarfile.open(path) as archive:
-            contents = {m.name: archive.extractfile(m) for m in archive.getmembers() if m.isfile()}
-            data = {name: file.read() for name, file in contents.items() if file is not None}
+    elif path.is_file():
+        check_published(path)
+        data = _unpacked(path)
         for name, (_, _, meta, _, _) in LAYOUTS.items():
             if f"{name}/{meta}" in data:
                 return name, lambda file, name=name: data[f"{name}/{file}"]
     return None
 
 
-def _load(read: Callable[[str], bytes], path: Path, file: str) -> dict[bytes, Any]:
+def _unpacked(path: Path) -> dict[str, bytes]:
+    """The files of a tar archive; none when `path` is no such archive."""
+    if not tarfile.is_tarfile(path):
+        return {}
+    try:
+        with tarfile.open(path) as archive:
+            files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
+            return {name: file.read() for name, file in files.items() if file is not None}
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"{path}: a damaged archive ({error})") from error
+
+
+def _load(read: Callable[[str], bytes], path: Path, file: str, *keys: str) -> dict[bytes, Any]:
     try:
         content = _ArraysOnly(io.BytesIO(read(file)), encoding="bytes").load()
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: {file} is missing") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, AttributeError) as error:
+    # Damaged pickles raise whatever their opcodes met: UnpicklingError, IndexError, TypeError and others.
+    except Exception as error:
         raise DataError(f"{path}: {file} is damaged ({error})") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: {file} is damaged (holds {type(content).__name__})")
+    if not isinstance(content, dict) or any(key.encode() not in content for key in keys):
+        raise DataError(f"{path}: {file} is damaged (it does not hold {', '.join(keys)})")
     return content

@@ -1,123 +1,185 @@
-"""A labelled data set in memory: every image decoded once, at the size the network takes."""
+"""Reading labelled images from wherever they lie into a data set."""
 
+import math
 import os
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
+from coserve_training.data.check import fault
 from coserve_training.data.cifar import read_cifar
-from coserve_training.data.decode import centre_crop, decode_image
-from coserve_training.data.files import ImageFile, find_images
+from coserve_training.data.decode import Pixels
+from coserve_training.data.download import KNOWN, fetch
+from coserve_training.data.files import Files
+from coserve_training.data.imagenet import file_unlabelled
+from coserve_training.data.lazy import Indices, LazyImages, RandomCrops
+from coserve_training.data.split import Dataset, Labelled, Progress, Split
+from coserve_training.data.svhn import read_svhn
+from coserve_training.data.workers import InWorkers, usable_cores
 from coserve_training.errors import DataError
 
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, images done and images in all."""
+CACHE_BYTES = 8 << 30
+"""A split whose decoded images take more, or over a quarter of the memory, is decoded anew in every epoch."""
+NAMED = 20
+"""Images that an error names."""
+AT_ONCE = 64
+"""Images that a worker decodes or checks between two reports of progress."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images `[N, H, W, 3]` uint8 and their classes `[N]` int64."""
-
-    images: npt.NDArray[np.uint8]
-    targets: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Labels by class index, and the splits that were found."""
-
-    labels: list[str]
-    train: Split | None
-    test: Split | None
-
-
-def load_dataset(paths: Sequence[Path], image_size: int, progress: Progress | None = None) -> Dataset:
+def load_dataset(
+    paths: Sequence[Path],
+    image_size: int,
+    progress: Progress | None = None,
+    *,
+    random_crops: RandomCrops | None = None,
+    skip_corrupt: bool = False,
+    workers: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> Dataset:
     """Read labelled images from one or several places, whose splits are put together.
 
     Args:
-        paths: image folders (`train/<class>/*`, `test|val/<class>/*`), zips of such folders,
-            or the official CIFAR-10/100 python files.
+        paths: image folders (`train/<class>/*`, `test|val/<class>/*`), zips of such folders, ImageNet as it
+            is published, the official CIFAR-10/100 and SVHN files, or the names in `download.KNOWN`.
         image_size: height and width in pixels to decode to.
-        progress: told about every decoded image.
+        progress: told how far downloading, checking and decoding are.
+        random_crops: how training images are cropped; None takes their centre, and leaves cropping to the
+            training step.
+        skip_corrupt: leave out images that cannot be decoded, rather than end.
+        workers: processes that decode; by default one for each usable core, 0 decodes in this process.
+        cache_bytes: splits whose decoded images take more are not kept in memory.
 
     Raises:
-        DataError: for a path without images, a class missing in one split, images that cannot be decoded
-            (all are named), or more pixels than this machine's memory holds.
+        DataError: for a path without images, a class missing in one split, or images that cannot be decoded.
     """
-    if len(paths) == 1 and (cifar := read_cifar(paths[0])) is not None:
-        labels, splits = cifar
-        resized = {
-            name: Split(_resize(images, image_size), targets) for name, (images, targets) in splits.items()
-        }
-        return Dataset(labels, resized["train"], resized["test"])
-    files: dict[str, dict[str, list[ImageFile]]] = defaultdict(lambda: defaultdict(list))
-    for path in paths:
-        for split, by_class in find_images(path).by_split.items():
-            for label, found in by_class.items():
-                files[split][label] += found
-    labels = sorted({label for by_class in files.values() for label in by_class})
-    _check_classes(files, labels)
-    total = sum(len(found) for by_class in files.values() for found in by_class.values())
-    _check_memory(total, image_size)
-    decoded, bad = {}, []
-    done = 0
-    for split, by_class in files.items():
-        flat = [file for label in labels for file in by_class[label]]
-        targets = np.repeat(np.arange(len(labels)), [len(by_class[label]) for label in labels])
-        images = np.empty((len(flat), image_size, image_size, 3), np.uint8)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            outcomes = pool.map(lambda file: _decode(file, image_size), flat)
-            for index, outcome in enumerate(outcomes):
-                if isinstance(outcome, str):
-                    bad.append(outcome)
-                else:
-                    images[index] = outcome
-                done += 1
-                if progress is not None:
-                    progress("decoding images", done, total)
-        decoded[split] = Split(images, targets)
-    if bad:
-        shown = "; ".join(bad[:5]) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
-        raise DataError(f"{len(bad)} of {total} images cannot be decoded: {shown}")
-    return Dataset(labels, decoded.get("train"), decoded.get("test"))
-
-
-def _check_classes(files: dict[str, dict[str, list[ImageFile]]], labels: list[str]) -> None:
-    if len(labels) < 2:
-        raise DataError(f"only one class found ({labels[0]}); a classifier needs at least two")
-    for split, by_class in files.items():
-        missing = [label for label in labels if not by_class.get(label)]
-        if missing:
-            raise DataError(f"the {split} split has no image of class {', '.join(missing)}")
-
-
-def _check_memory(images: int, image_size: int) -> None:
-    wanted = images * image_size**2 * 3
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    if wanted > available:
+    labels, sources = _sources(paths, progress)
+    workers = usable_cores() if workers is None else workers
+    splits, corrupt = {}, []
+    for name, (files, targets) in sources.items():
+        crops = random_crops if name == "train" else None
+        images = LazyImages(files, image_size, crops, workers, skip_corrupt)
+        splits[name], bad = _prepare(images, targets, cache_bytes, progress)
+        corrupt += bad
+    if corrupt and not skip_corrupt:
+        total = sum(len(targets) for _, targets in sources.values())
         raise DataError(
-            f"{images} images of {image_size}×{image_size} pixels take {wanted / 2**30:.1f} GiB, "
-            f"more than half of this machine's memory; use a smaller --image-size or fewer images"
+            f"{describe_corrupt(corrupt, total)}; replace them, or leave them out with --skip-corrupt"
         )
+    if corrupt:
+        _check_classes(labels, {name: split.targets for name, split in splits.items()})
+    return Dataset(labels, splits.get("train"), splits.get("test"), corrupt)
 
 
-def _decode(file: ImageFile, image_size: int) -> npt.NDArray[np.uint8] | str:
-    try:
-        return decode_image(file.read(), image_size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"{file.name} ({error})".replace("\n", " ")
+def describe_corrupt(names: Sequence[str], total: int) -> str:
+    """One line on images that cannot be decoded."""
+    shown = "; ".join(names[:NAMED]) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return f"{len(names)} of {total} images cannot be decoded: {shown}"
 
 
-def _resize(images: npt.NDArray[np.uint8], image_size: int) -> npt.NDArray[np.uint8]:
-    if images.shape[1] == image_size:
-        return images
-    return np.stack([np.asarray(centre_crop(Image.fromarray(image), image_size)) for image in images])
+def _sources(
+    paths: Sequence[Path], progress: Progress | None
+) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+    """Labels, and per split what `LazyImages` reads from with the classes `[N]`."""
+    files, arrays = Files(), []
+    for path in paths:
+        known = str(path) in KNOWN and not path.exists()
+        for local in fetch(str(path), progress) if known else [path]:
+            if (labelled := read_cifar(local) or read_svhn(local)) is not None:
+                arrays.append(labelled)
+            else:
+                files.collect(local)
+    if arrays and (files.by_split or files.unlabelled):
+        raise DataError("the official CIFAR and SVHN files cannot be put together with image folders")
+    return _joined(arrays) if arrays else _listed(files)
+
+
+def _joined(arrays: Sequence[Labelled]) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+    labels = arrays[0][0]
+    if any(other != labels for other, _ in arrays):
+        raise DataError("data sets of different classes cannot be put together")
+    names = dict.fromkeys(name for _, splits in arrays for name in splits)
+    parts = {name: [splits[name] for _, splits in arrays if name in splits] for name in names}
+    return labels, {
+        name: (np.concatenate([i for i, _ in found]), np.concatenate([t for _, t in found]))
+        for name, found in parts.items()
+    }
+
+
+def _listed(files: Files) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+    file_unlabelled(files)
+    labels = sorted({label for by_class in files.by_split.values() for label in by_class})
+    if not labels:
+        raise DataError("no image found, only files that say of which class ImageNet's are")
+    splits = {}
+    for name, by_class in files.by_split.items():
+        found = [by_class.get(label, []) for label in labels]
+        sources = np.array([file for of_class in found for file in of_class], object)
+        splits[name] = (sources, np.repeat(np.arange(len(labels)), [len(of_class) for of_class in found]))
+    _check_classes(labels, {name: targets for name, (_, targets) in splits.items()})
+    return labels, splits
+
+
+def _check_classes(labels: Sequence[str], targets: dict[str, Indices]) -> None:
+    if len(labels) < 2:
+        raise DataError(f"only one class found ({', '.join(labels)}); a classifier needs at least two")
+    for split, classes in targets.items():
+        missing = [labels[i] for i in np.flatnonzero(np.bincount(classes, minlength=len(labels)) == 0)]
+        if missing:
+            shown = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
+            raise DataError(f"the {split} split has no image of class {shown}")
+
+
+def _prepare(
+    images: LazyImages, targets: Indices, cache_bytes: int, progress: Progress | None
+) -> tuple[Split, list[str]]:
+    """Decode a split into memory, or check its files where that is too much; leave out corrupt images.
+
+    Returns:
+        The split, and names of corrupt images with the reasons.
+    """
+    decoded_already = images.sources.dtype == np.uint8
+    if decoded_already and images.crops is None and images.sources.shape[1] == images.size:
+        return Split(images.sources, targets), []
+    wanted = len(images) * images.size**2 * 3
+    cached = images.crops is None and wanted <= min(cache_bytes, _memory() // 4)
+    if decoded_already and not cached:
+        return Split(images, targets), []
+    array = np.empty((len(images) if cached else 0, images.size, images.size, 3), np.uint8)
+    good, corrupt = np.empty(0, np.int64), list[str]()
+    pieces = np.array_split(np.arange(len(images)), math.ceil(len(images) / AT_ONCE))
+    step, what = (_decode, "decoding images") if cached else (_check, "checking images")
+    for pixels, indices, bad in InWorkers(partial(step, images), pieces, images.workers):
+        if cached:
+            array[len(good) : len(good) + len(indices)] = pixels
+        good, corrupt = np.append(good, indices), corrupt + bad
+        if progress is not None:
+            progress(what, len(good) + len(corrupt), len(images))
+    if cached:
+        return Split(array[: len(good)], targets[good]), corrupt
+    return Split(images.select(good), targets[good]), corrupt
+
+
+def _decode(images: LazyImages, indices: Indices) -> tuple[Pixels, Indices, list[str]]:
+    """Pixels of the images that can be decoded, their indices, and the others' names."""
+    attempts = [images.attempt(index) for index in indices]
+    good = [not isinstance(attempt, str) for attempt in attempts]
+    pixels = [attempt for attempt in attempts if not isinstance(attempt, str)]
+    stacked = np.stack(pixels) if pixels else np.empty((0, images.size, images.size, 3), np.uint8)
+    return stacked, indices[good], [attempt for attempt in attempts if isinstance(attempt, str)]
+
+
+def _check(images: LazyImages, indices: Indices) -> tuple[None, Indices, list[str]]:
+    """None, indices of the images whose files look whole, and the others' names."""
+    faults = [fault(file, images.size) for file in images.sources[indices]]
+    good = np.array([found is None for found in faults])
+    named = [f"{images.sources[i].name} ({found})" for i, found in zip(indices, faults, strict=True) if found]
+    return None, indices[good], named
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

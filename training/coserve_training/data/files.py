@@ -1,65 +1,179 @@
-"""Finding labelled images: `<split>/<class>/<image>` in folders and zips."""
+"""Finding labelled images: `<split>/<class>/<image>` in folders and zips, and ImageNet's `val/<image>`."""
 
+import os
+import unicodedata
 import zipfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from coserve_training.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 """Folder names by the split they stand for; whatever is not trained on is tested on."""
+FLAT_SPLITS = SPLITS.keys() - {"train", "test"}
+"""Folders whose images may lie in no class folder; ImageNet's test images have no published classes."""
+TRUTH_FILES = frozenset({"LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"})
+"""Which class ImageNet's validation images are of: Kaggle's file, and the development kit's two."""
 
 
-@dataclass(frozen=True)
-class ImageFile:
-    """One encoded image: where it came from, for messages, and how to read its bytes."""
+class Zip:
+    """A zip that each process opens for itself.
 
-    name: str
-    read: Callable[[], bytes]
+    Opened before a fork, it would have one position in the file for all of them.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path, self._process = path, 0
+
+    def opened(self) -> zipfile.ZipFile:
+        """The zip, opened by this process."""
+        if self._process != os.getpid():
+            self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return self._zip
+
+    def __reduce__(self) -> tuple[type["Zip"], tuple[str]]:
+        return Zip, (self.path,)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file, or a file within a zip."""
+
+    path: str
+    archive: Zip | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages: one printable line."""
+        name = self.path if self.archive is None else f"{self.archive.path}:{self.path}"
+        return name if name.isprintable() else ascii(name)
+
+    def open(self) -> IO[bytes]:
+        """Open for reading."""
+        if self.archive is None:
+            return Path(self.path).open("rb")
+        return BytesIO(self.archive.opened().read(self.path))
 
 
 @dataclass
 class Files:
     """Image files by split, then by class name."""
 
-    by_split: dict[str, dict[str, list[ImageFile]]] = field(default_factory=dict)
+    by_split: dict[str, dict[str, list[StoredFile]]] = field(default_factory=dict)
+    unlabelled: list[StoredFile] = field(default_factory=list)
+    """Validation images in no class folder."""
+    truth: dict[str, StoredFile] = field(default_factory=dict)
+    """Files of `TRUTH_FILES`, by name."""
 
-    def add(self, path: PurePosixPath, file: ImageFile) -> None:
-        """File an image under the split and class its path ends in; ignore all other files."""
-        if path.suffix.lower() not in IMAGE_SUFFIXES or len(path.parts) < 3 or path.name.startswith("."):
+    def collect(self, path: Path) -> None:
+        """Add the images of a folder or a zip, sorted by name.
+
+        Raises:
+            DataError: when there is no such path, a folder cannot be read or a zip is damaged, or nothing
+                of use lies there.
+        """
+        found = False
+        if path.is_dir():
+            root = Path.cwd() / path
+            for parts, file in _walk(str(root), (root.name,), frozenset()):
+                found |= self._add(parts, file)
+        elif zipfile.is_zipfile(path):
+            for parts, file in _members(path):
+                found |= self._add(parts, file)
+        elif path.suffix.lower() == ".zip" and path.exists():
+            raise DataError(f"{path}: a damaged zip")
+        elif path.exists():
+            raise DataError(f"{path}: neither a folder, a zip, nor an official CIFAR or SVHN file")
+        else:
+            raise DataError(f"{path}: no such file or folder")
+        if not found:
+            raise DataError(
+                f"{path}: no image found; expected train/<class>/<image> and test/<class>/<image> (or val/)"
+            )
+
+    def _add(self, parts: tuple[str, ...], file: StoredFile | None) -> bool:
+        """File an image, a class folder (`file` is None) or a truth file under what its path ends in."""
+        if file is None:
+            if len(parts) >= 2 and parts[-2] in SPLITS and parts[-1] not in SPLITS:
+                self._of_class(parts[-2], parts[-1])
+            return False
+        name = parts[-1]
+        if name in TRUTH_FILES:
+            self.truth[name] = file
+            return True
+        if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
+            return False
+        if len(parts) >= 3 and parts[-3] in SPLITS:
+            self._of_class(parts[-3], parts[-2]).append(file)
+            return True
+        if len(parts) >= 2 and parts[-2] in FLAT_SPLITS:
+            self.unlabelled.append(file)
+            return True
+        return False
+
+    def _of_class(self, folder: str, label: str) -> list[StoredFile]:
+        # Some systems store é as one character, some as two.
+        label = unicodedata.normalize("NFC", label)
+        if not label.isprintable():
+            raise DataError(f"the class folder {folder}/{label!a} has a name that cannot be printed")
+        return self.by_split.setdefault(SPLITS[folder], {}).setdefault(label, [])
+
+
+Found = Iterator[tuple[tuple[str, ...], StoredFile | None]]
+"""The parts of a path with the file there; None for a folder."""
+
+
+def _walk(folder: str, parts: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Found:
+    """Go through a folder and those that symbolic links lead to, but never into one from within it."""
+    try:
+        status = Path(folder).stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
             return
-        folder, label = path.parts[-3:-1]
-        if folder in SPLITS and not any(part.startswith((".", "__MACOSX")) for part in path.parts):
-            self.by_split.setdefault(SPLITS[folder], {}).setdefault(label, []).append(file)
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
+    for entry in ordered:
+        if _hidden(entry.name):
+            continue
+        inside = (*parts, entry.name)
+        if _is_folder(entry):
+            yield inside, None
+            yield from _walk(entry.path, inside, above | {identity})
+        elif _is_file(entry):
+            yield inside, StoredFile(entry.path)
 
 
-def find_images(path: Path) -> Files:
-    """List the images of a folder or a zip, sorted by name.
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
-    Raises:
-        DataError: when there is no such path, a zip is damaged, or no image lies in a split's class folder.
-    """
-    files = Files()
-    if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.is_file():
-                files.add(
-                    PurePosixPath(file.relative_to(path.parent).as_posix()),
-                    ImageFile(str(file), file.read_bytes),
-                )
-    elif zipfile.is_zipfile(path):
-        archive = zipfile.ZipFile(path)
-        for name in sorted(archive.namelist()):
-            files.add(PurePosixPath(name), ImageFile(f"{path}:{name}", partial(archive.read, name)))
-    elif path.exists():
-        raise DataError(f"{path}: neither a folder, a zip, nor an official CIFAR file")
-    else:
-        raise DataError(f"{path}: no such file or folder")
-    if not files.by_split:
-        raise DataError(
-            f"{path}: no image found; expected train/<class>/<image> and test/<class>/<image> (or val/)"
-        )
-    return files
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    if not entry.is_symlink():
+        return entry.is_file()
+    # A link that leads nowhere counts: it is then named among the images that cannot be read.
+    return Path(entry.path).is_file() or not Path(entry.path).exists()
+
+
+def _members(path: Path) -> Found:
+    archive = Zip(str(path))
+    try:
+        names = sorted(archive.opened().namelist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise DataError(f"{path}: a damaged zip ({error})") from error
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if not any(map(_hidden, parts)):
+            yield parts, None if name.endswith("/") else StoredFile(name, archive)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "__MACOSX"))

@@ -1,0 +1,115 @@
+"""Public data sets by name, fetched once into a cache folder."""
+
+import hashlib
+import http.client
+import os
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from coserve_training.data.split import Progress
+from coserve_training.errors import DataError
+
+CHUNK = 1 << 20
+TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A published file and its MD5 checksum."""
+
+    file: str
+    url: str
+    md5: str
+
+
+# Checksums: https://www.cs.toronto.edu/~kriz/cifar.html; those of SVHN as torchvision.datasets has them.
+_CIFAR, _SVHN = "https://www.cs.toronto.edu/~kriz/", "http://ufldl.stanford.edu/housenumbers/"
+KNOWN = {
+    name: tuple(Remote(file, folder + file, md5) for file, md5 in files.items())
+    for name, folder, files in (
+        ("cifar10", _CIFAR, {"cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"}),
+        ("cifar100", _CIFAR, {"cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85"}),
+        (
+            "svhn",
+            _SVHN,
+            {
+                "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+                "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+            },
+        ),
+        ("svhn_extra", _SVHN, {"extra_32x32.mat": "a93ce644f1a588dc4d68dda5feec44a7"}),
+    )
+}
+
+
+def fetch(name: str, progress: Progress | None = None) -> list[Path]:
+    """The files of a known data set: from the cache folder, or downloaded into it.
+
+    The folder is `$COSERVE_DATA`, or `~/.cache/coserve`. A file has its name there only once it is whole.
+
+    Raises:
+        DataError: when a file is in neither place, saying where to put it; or what was downloaded is not what
+            was published.
+    """
+    folder = Path(os.environ.get("COSERVE_DATA") or "~/.cache/coserve").expanduser()
+    paths = [folder / remote.file for remote in KNOWN[name]]
+    for remote, path in zip(KNOWN[name], paths, strict=True):
+        if not path.is_file():
+            _download(remote, path, progress)
+    return paths
+
+
+def check_published(path: Path) -> None:
+    """Check a file that is called like a published one against that one's checksum.
+
+    Raises:
+        DataError: when it is another file, or damaged.
+    """
+    for remote in (remote for remotes in KNOWN.values() for remote in remotes):
+        if path.name == remote.file:
+            digest = hashlib.md5(usedforsecurity=False)
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+            if (found := digest.hexdigest()) != remote.md5:
+                raise DataError(
+                    f"{path}: damaged (MD5 {found}, published {remote.md5}); fetch it again from {remote.url}"
+                )
+
+
+def _download(remote: Remote, path: Path, progress: Progress | None) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    digest = hashlib.md5(usedforsecurity=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            for chunk in _chunks(remote, progress):
+                digest.update(chunk)
+                file.write(chunk)
+        if digest.hexdigest() != remote.md5:
+            raise DataError(
+                f"{remote.url} sent another file than was published (MD5 {digest.hexdigest()}, "
+                f"published {remote.md5}); try again later, or put the right one at {path}"
+            )
+        part.replace(path)
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{remote.file} cannot be downloaded ({why}); fetch {remote.url} and put it at {path}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _chunks(remote: Remote, progress: Progress | None) -> Iterator[bytes]:
+    with urllib.request.urlopen(remote.url, timeout=TIMEOUT_S) as response:  # noqa: S310 -- of KNOWN
+        total, done = int(response.headers.get("Content-Length") or 0), 0
+        while chunk := response.read(CHUNK):
+            yield chunk
+            done += len(chunk)
+            if progress is not None and total:
+                progress(f"downloading {remote.file}", done, total)
+        if done < total:
+            raise ConnectionError(f"the connection ended after {done} of {total} bytes")

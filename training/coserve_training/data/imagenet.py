@@ -1,0 +1,69 @@
+"""Classes of ImageNet's validation images, which lie in one folder: `val/ILSVRC2012_val_00000001.JPEG`."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import PurePath
+
+from coserve_training.data.files import Files, StoredFile
+from coserve_training.data.matlab import read_matlab
+from coserve_training.errors import DataError
+
+TRUTH, CLASSES = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+"""Of the development kit ILSVRC2012_devkit_t12, in its folder `data` (its readme.txt, section 2.2)."""
+SOLUTION = "LOC_val_solution.csv"
+"""Of Kaggle's imagenet-object-localization-challenge."""
+
+
+def file_unlabelled(files: Files) -> None:
+    """File validation images that lie in no class folder under their class.
+
+    Raises:
+        DataError: when no file says which class they are of, it is damaged, or it lacks one of them.
+    """
+    if not files.unlabelled:
+        return
+    where = PurePath(files.unlabelled[0].name).parent
+    if SOLUTION in files.truth:
+        source, label_of = files.truth[SOLUTION], _solution(files.truth[SOLUTION])
+    elif TRUTH in files.truth and CLASSES in files.truth:
+        source, label_of = files.truth[TRUTH], _development_kit(files.truth[TRUTH], files.truth[CLASSES])
+    else:
+        raise DataError(
+            f"{where} holds {len(files.unlabelled)} images in no class folder, and nothing says of which "
+            f"class they are; for ImageNet, add {SOLUTION} (Kaggle) or the unpacked ILSVRC2012_devkit_t12"
+        )
+    by_class = files.by_split.setdefault("test", {})
+    for file in files.unlabelled:
+        label = label_of(PurePath(file.path).stem)
+        if label is None:
+            raise DataError(f"{source.name} does not say which class {file.name} is of")
+        by_class.setdefault(label, []).append(file)
+
+
+def _solution(file: StoredFile) -> Callable[[str], str | None]:
+    """Rows `ImageId,PredictionString`: a name and one or more boxes `n03995372 85 1 499 272`."""
+    try:
+        with file.open() as stream:
+            rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig"))
+            labels = {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}
+    except (OSError, ValueError, KeyError, AttributeError, IndexError, csv.Error) as error:
+        raise DataError(f"{file.name}: damaged; expected rows of ImageId,PredictionString") from error
+    return labels.get
+
+
+def _development_kit(truth: StoredFile, classes: StoredFile) -> Callable[[str], str | None]:
+    """One class number a line for the images 1, 2, …; `synsets` gives each number its WordNet name."""
+    synsets = read_matlab(classes, "synsets")["synsets"]
+    try:
+        names = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
+        with truth.open() as stream:
+            labels = [str(names[int(line)]) for line in stream.read().split()]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise DataError(f"{truth.name} and {classes.name} do not belong together, or are damaged") from error
+
+    def label_of(stem: str) -> str | None:
+        number = stem.rsplit("_", 1)[-1]
+        return labels[int(number) - 1] if number.isdecimal() and 0 < int(number) <= len(labels) else None
+
+    return label_of

@@ -1,0 +1,73 @@
+"""A labelled data set: labels and splits, whose images are in memory or decoded when they are read."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from coserve_training.data.decode import Pixels
+from coserve_training.data.lazy import Indices, LazyImages
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, steps done and steps in all."""
+
+Labelled = tuple[list[str], dict[str, tuple[Pixels, npt.NDArray[np.int64]]]]
+"""Labels by class index, and per split images `[N, H, W, 3]` uint8 with their classes `[N]` int64."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images `[N, H, W, 3]` uint8 and their classes `[N]` int64."""
+
+    images: Pixels | LazyImages
+    targets: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, indices: Any) -> tuple[Pixels, npt.NDArray[np.int64]]:
+        pixels, targets, replaced = self.read((0, np.arange(len(self))[indices]))
+        self.note(replaced)
+        return pixels, targets
+
+    def select(self, indices: Any) -> "Split":
+        """Some of the images, by index or by a mask `[N]`."""
+        if isinstance(self.images, LazyImages):
+            return Split(self.images.select(indices), self.targets[indices])
+        return Split(self.images[indices], self.targets[indices])
+
+    def centred(self) -> "Split":
+        """The same images as they are tested on: whole, where training crops at random."""
+        if isinstance(self.images, LazyImages):
+            return Split(self.images.centred(), self.targets)
+        return self
+
+    def read(self, epoch_and_indices: tuple[int, Indices]) -> tuple[Pixels, npt.NDArray[np.int64], list[str]]:
+        """A batch of an epoch: images, classes, and which images had to be replaced by others, and why.
+
+        Raises:
+            DataError: for an image that cannot be decoded and may not be replaced.
+        """
+        epoch, indices = epoch_and_indices
+        if isinstance(self.images, LazyImages):
+            pixels, indices, replaced = self.images.read(indices, epoch)
+            return pixels, self.targets[indices], replaced
+        return self.images[indices], self.targets[indices], []
+
+    def note(self, replaced: Sequence[str]) -> None:
+        """Remember images that were replaced, for `LazyImages.replaced`."""
+        if isinstance(self.images, LazyImages):
+            self.images.replaced.extend(replaced)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labels by class index, and the splits that were found."""
+
+    labels: list[str]
+    train: Split | None
+    test: Split | None
+    skipped: list[str] = field(default_factory=list)
+    """Images that cannot be decoded and were left out, each with its reason."""

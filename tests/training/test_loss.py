@@ -1,4 +1,5 @@
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coserve_training.loss import co_training_loss, jensen_shannon, warmed_up
+from coserve_training.loss import co_training_loss, jensen_shannon, mutual_kullback_leibler, warmed_up
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:
@@ -62,3 +63,41 @@ def test_weight_warms_up_linearly_from_its_floor() -> None:
     assert warmed_up(0.5, 100, 40) == 0.5
     assert warmed_up(0.5, 0, 0) == 0.5
     assert warmed_up(0.0, 10, 40) == 0.0
+
+
+def test_mutual_kullback_leibler_against_a_loop_in_float64() -> None:
+    logits = torch.randn(3, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    reference = logits.clone().requires_grad_()
+    log_p = reference.log_softmax(-1)
+    pairs = [
+        F.kl_div(log_p[i], log_p[j].detach(), reduction="batchmean", log_target=True)
+        for i in range(3)
+        for j in range(3)
+        if i != j
+    ]
+    expected = torch.stack(pairs).sum() / 2
+    expected.backward()
+    single = logits.float().requires_grad_()
+    value = mutual_kullback_leibler(single)
+    value.backward()
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert torch.allclose(single.grad.double(), reference.grad, atol=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("term", ["js", "kl"])
+def test_extreme_logits_in_half_precision_stay_finite(term: Literal["js", "kl"]) -> None:
+    logits = torch.tensor([[[3e4, -3e4, 0.0]], [[-3e4, 3e4, 0.0]]], dtype=torch.bfloat16, requires_grad=True)
+    loss = co_training_loss(logits, torch.tensor([0]), 0.5, term)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()  # type: ignore[arg-type]
+
+
+def test_probabilities_as_targets_and_label_smoothing() -> None:
+    logits = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(2))
+    targets = torch.tensor([0, 2, 1, 1])
+    hard = co_training_loss(logits, targets, 0.5)
+    assert co_training_loss(logits, F.one_hot(targets, 3).float(), 0.5).item() == pytest.approx(hard.item())
+    smooth = F.one_hot(targets, 3) * 0.9 + 0.1 / 3
+    smoothed = co_training_loss(logits, targets, 0.5, label_smoothing=0.1)
+    assert co_training_loss(logits, smooth, 0.5).item() == pytest.approx(smoothed.item())

@@ -1,6 +1,7 @@
 """The co-training objective (arXiv 2011.14660, section III-C)."""
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,23 +28,58 @@ def jensen_shannon(logits: Tensor) -> Tensor:
     return (entropy_of_mean - mean_of_entropies).mean()
 
 
-def co_training_loss(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
-    """Sum of the members' cross-entropies plus `weight` × Jensen-Shannon divergence.
+def mutual_kullback_leibler(logits: Tensor) -> Tensor:
+    """Each member's KL divergence from every other, whose prediction is a fixed target, divided by S − 1.
+
+    Summed over the members (deep mutual learning, arXiv 1706.00384; the paper's alternative term).
 
     Args:
-        logits: `[S, N, C]`; the divergence is left out for S = 1.
-        targets: `[N]` int64 classes.
-        weight: of the divergence, not negative.
+        logits: `[S, N, C]`, any floating dtype; S at least 2.
+
+    Returns:
+        Scalar float32, in nats, averaged over the batch.
+    """
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    target = log_p.detach()
+    entropy = (target.exp() * target).sum(-1)
+    cross = torch.einsum("inc,jnc->ijn", target.exp(), log_p)
+    pairs = entropy[:, None] - cross
+    # The diagonal is no pair: its value is zero, but its gradient would be too only by cancellation.
+    others = ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    return pairs[others].sum(0).mean() / (len(logits) - 1)
+
+
+TERMS = {"js": jensen_shannon, "kl": mutual_kullback_leibler}
+
+
+def co_training_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weight: float,
+    term: Literal["js", "kl"] = "js",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Sum of the members' cross-entropies plus `weight` × the co-training term.
+
+    Args:
+        logits: `[S, N, C]`; the term is left out for S = 1.
+        targets: `[N]` int64 classes, or `[N, C]` their probabilities.
+        weight: of the term, not negative.
+        term: Jensen-Shannon divergence or mutual Kullback-Leibler divergence.
+        label_smoothing: probability spread evenly over all classes.
 
     Returns:
         Scalar float32.
     """
     members, batch, classes = logits.shape
     cross_entropy = F.cross_entropy(
-        logits.float().reshape(members * batch, classes), targets.repeat(members), reduction="sum"
+        logits.float().reshape(members * batch, classes),
+        targets.repeat(members, *[1] * (targets.ndim - 1)),
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     loss = cross_entropy / batch
-    return loss if members == 1 else loss + weight * jensen_shannon(logits)
+    return loss if members == 1 else loss + weight * TERMS[term](logits)
 
 
 def warmed_up(weight: float, epoch: float, warmup_epochs: float) -> float:

@@ -1,0 +1,133 @@
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from coserve_training.config import TrainConfig
+from coserve_training.errors import ConfigError, NetworkError
+from coserve_training.recipes import recipe_names, with_recipe
+
+NETWORKS = ["resnet110", "wide_resnet28_10", "resnext29_8x64d", "wide_resnet50_2"]
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return TrainConfig(data=("photographs",), network="resnet110", split=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+        ({"epochs": "many"}, "epochs must be a valid integer"),
+        ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
+        ({"image_size": 4}, "image_size must be at least 8, not 4"),
+        ({"learning_rate": -0.1}, "learning_rate must be at least 0, not -0.1"),
+        ({"learning_rate": math.nan}, "learning_rate must be less than inf, not nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be less than inf, not inf"),
+        ({"momentum": 1.0}, "momentum must be less than 1, not 1.0"),
+        ({"start_size": 4}, "start_size must be at least 8, not 4"),
+        ({"start_size": 64}, "start_size must be at most image_size (32), not 64"),
+        ({"cutout": 33}, "cutout must be at most image_size (32), not 33"),
+        ({"precision": "int4"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', not int4"),
+        ({"policy": "autoaugment"}, "policy must be 'none', 'autoaugment-cifar10'"),
+        ({"policy_magnitude": 30}, "policy_magnitude must be less than 30, not 30"),
+        ({"data": ()}, "data: at least one folder"),
+        ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, not -1"),
+        ({"decay_rate": 0}, "decay_rate must be greater than 0, not 0"),
+        ({"drop_path": 1}, "drop_path must be less than 1, not 1"),
+    ],
+)
+def test_values_out_of_range_are_named(config: TrainConfig, change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        replace(config, **change)  # type: ignore[arg-type]
+    assert message in str(error.value)
+
+
+def test_an_impossible_split_is_refused_when_the_configuration_is_made(config: TrainConfig) -> None:
+    with pytest.raises(NetworkError, match="split must be one of"):
+        replace(config, split=5)
+
+
+def test_a_configuration_survives_json(config: TrainConfig) -> None:
+    assert TrainConfig.from_json(json.loads(json.dumps(asdict(config)))) == config
+    with pytest.raises(ConfigError, match="unknown configuration momentun"):
+        TrainConfig.from_json({"data": ["x"], "network": "resnet110", "momentun": 0.9})
+
+
+def test_resolution_grows_to_the_full_size(config: TrainConfig) -> None:
+    growing = replace(config, epochs=8, start_size=16)
+    assert [growing.size_at(epoch) for epoch in range(8)] == [16, 20, 24, 28, 32, 32, 32, 32]
+    assert replace(growing, epochs=1).size_at(0) == 32
+    assert {replace(growing, start_size=None).size_at(epoch) for epoch in range(8)} == {32}
+
+
+def test_the_recipe_hash_tells_recipes_apart_and_ignores_what_was_divided(config: TrainConfig) -> None:
+    same = replace(config, data=("elsewhere",), network="resnet20", split=1)
+    assert same.recipe_hash == config.recipe_hash
+    assert replace(config, seed=1).recipe_hash != config.recipe_hash
+
+
+def test_weight_decay_is_divided_by_equation_6_where_asked(config: TrainConfig) -> None:
+    decays = [
+        replace(config, split=split, weight_decay=1e-4, divide_weight_decay=True).member_weight_decay
+        for split in (1, 2, 4)
+    ]
+    assert decays == pytest.approx([1e-4, 6.0653e-5, 4.7237e-5], rel=1e-4)
+    assert replace(config, weight_decay=1e-4).member_weight_decay == 1e-4
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_recipe_resolves_for_every_network(recipe: str, network: str) -> None:
+    values = with_recipe(recipe, {"data": ("x",), "network": network, "split": 2, "momentum": 0.8})
+    config = TrainConfig.from_json(values)
+    assert config.momentum == 0.8
+    assert config.epochs == {
+        "cifar": 300,
+        "cifar-long": 1800,
+        "imagenet": 120,
+        "efficientnet": 350,
+        "quick": 12,
+    }.get(recipe)
+
+
+@pytest.mark.parametrize(("network", "decay"), [
+    ("resnet110", 1e-4), ("wide_resnet16_8", 1e-4), ("wide_resnet28_10", 5e-4), ("resnext29_8x64d", 5e-4),
+    ("wide_resnet40_10", 5e-4), ("se_resnet164", 1e-4),
+])  # fmt: skip
+def test_the_cifar_recipe_decays_weights_as_the_paper_does(network: str, decay: float) -> None:
+    assert with_recipe("cifar", {"network": network})["weight_decay"] == decay
+    assert with_recipe("cifar", {"network": network, "weight_decay": 3.0})["weight_decay"] == 3
+
+
+def test_a_shorter_run_has_shorter_warm_ups() -> None:
+    values = with_recipe("imagenet", {"network": "resnet50", "epochs": 12})
+    assert (values["warmup_epochs"], values["co_training_warmup_epochs"]) == (0.5, 6)
+    assert values["weight_decay"] == 5e-5
+    kept = with_recipe("imagenet", {"network": "resnet50", "epochs": 12, "warmup_epochs": 3})
+    assert kept["warmup_epochs"] == 3
+
+
+def test_a_copied_recipe_is_read_and_a_broken_one_named(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('epochs = 3\nflip = false\n[[where]]\nnetwork = ["resnet*"]\nepochs = 4\n')
+    assert with_recipe(str(file), {"network": "resnet110"}) == {
+        "epochs": 4,
+        "flip": False,
+        "network": "resnet110",
+    }
+    file.write_text("epochs = \n")
+    with pytest.raises(ConfigError, match=r"mine\.toml: no TOML"):
+        with_recipe(str(file), {})
+    file.write_text("[[where]]\nepochs = 4\n")
+    with pytest.raises(ConfigError, match="table needs network"):
+        with_recipe(str(file), {})
+    with pytest.raises(ConfigError, match="No such file"):
+        with_recipe(str(tmp_path / "none.toml"), {})
+    with pytest.raises(
+        ConfigError, match="unknown recipe 'cifra'; known are cifar, cifar-long, efficientnet"
+    ):
+        with_recipe("cifra", {})

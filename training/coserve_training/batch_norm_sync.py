@@ -1,0 +1,53 @@
+"""Batch norm over the batches of all processes, where torch's own needs a GPU."""
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.layer_sync import LayerSync
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class SharedBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose statistics in training are of all processes' batches, which must be equally large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to the same shape."""
+        if not (self.training and dist.is_initialized()):
+            return super().forward(x)
+        processes = dist.get_world_size()
+        sums = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
+        mean, square = all_reduce(sums) / processes  # type: ignore[no-untyped-call]
+        variance = square - mean.square()
+        self._remember(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
+        scale = self.weight / (variance + self.eps).sqrt()
+        shift = self.bias - mean * scale
+        normalised: Tensor = x * scale[:, None, None] + shift[:, None, None]
+        return normalised.to(x.dtype)
+
+    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        momentum = self.momentum
+        assert momentum is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, momentum)
+        self.running_var.lerp_(variance * (count / max(1, count - 1)), momentum)
+
+
+class SharedBatchNorm(LayerSync):
+    """Turns a network's batch norms into shared ones while it is trained."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Change the class of every batch norm: parameters and buffers stay the very same."""
+        for module in model.modules():
+            if type(module) is nn.BatchNorm2d:
+                module.__class__ = SharedBatchNorm2d
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Turn them back."""
+        for module in model.modules():
+            if type(module) is SharedBatchNorm2d:
+                module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]
+        return model

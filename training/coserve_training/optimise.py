@@ -1,0 +1,41 @@
+"""Optimizers and learning-rate schedules of the recipes."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from coserve_training.config import TrainConfig
+
+RMSPROP_ALPHA, RMSPROP_EPS = 0.9, 1e-3
+"""As EfficientNet is trained (arXiv 1905.11946)."""
+
+
+def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or RMSprop with momentum."""
+    rate, momentum, decay = config.learning_rate, config.momentum, config.member_weight_decay
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(
+            parameters, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum, weight_decay=decay
+        )
+    return torch.optim.SGD(parameters, rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+
+
+def learning_rate_factor(config: TrainConfig, epoch: float, steps_per_epoch: float) -> float:
+    """Share of the learning rate at a fraction of an epoch: linear warm-up, then the schedule.
+
+    Args:
+        config: the recipe.
+        epoch: epochs done, with fraction.
+        steps_per_epoch: updates in an epoch; the first update of the warm-up is not zero.
+    """
+    warmup = config.resolved_warmup_epochs
+    if epoch < warmup:
+        return min(1.0, (epoch + 1 / steps_per_epoch) / warmup)
+    if config.schedule == "cosine":
+        done = min(1.0, (epoch - warmup) / max(config.epochs - warmup, 1 / steps_per_epoch))
+        floor = config.final_learning_rate / config.learning_rate if config.learning_rate else 0.0
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+    decays = epoch / (config.decay_epochs or config.epochs / 3)
+    return float(config.decay_rate ** (math.floor(decays + 1e-6) if config.schedule == "step" else decays))

@@ -1,0 +1,152 @@
+"""Lightning's loop, set up as a recipe needs it, and what it leaves in the run folder."""
+
+import csv
+import io
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from coserve_training.batch_norm_sync import SharedBatchNorm
+from coserve_training.config import Precision, TrainConfig
+from coserve_training.errors import ConfigError
+from coserve_training.run import write_atomically
+
+
+def make_trainer(
+    config: TrainConfig,
+    folder: Path,
+    report: Callable[[str], None],
+    devices: int,
+    nodes: int,
+    tensorboard: bool,
+) -> L.Trainer:
+    """Lightning's loop as a recipe needs it.
+
+    Raises:
+        ConfigError: for a batch that the devices cannot share, or a precision or logger that is not here.
+    """
+    processes, gpu = devices * nodes, torch.cuda.is_available()
+    if config.batch_size % processes:
+        raise ConfigError(
+            f"batch_size must be a multiple of the {processes} devices, not {config.batch_size}"
+        )
+    if gpu and devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"devices must be at most {torch.cuda.device_count()}, the GPUs here, not {devices}"
+        )
+    every_epoch = {"dirpath": folder, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(filename="best", monitor="test_top1", mode="max", **every_epoch),  # type: ignore[arg-type]
+        ModelCheckpoint(filename="last", **every_epoch),  # type: ignore[arg-type]
+        _History(folder / "metrics.csv", report),
+    ]
+    if config.ema:
+        callbacks.append(EMAWeightAveraging(decay=config.ema))
+    bar = sys.stderr.isatty()
+    if bar:
+        callbacks.append(TQDMProgressBar(leave=False))
+    shared = config.sync_batch_norm and processes > 1
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    with quiet():
+        return L.Trainer(
+            accelerator="gpu" if gpu else "cpu",
+            devices=devices,
+            num_nodes=nodes,
+            strategy="ddp" if processes > 1 else "auto",
+            sync_batchnorm=shared and gpu,
+            plugins=[SharedBatchNorm()] if shared and not gpu else None,
+            max_epochs=config.epochs,
+            precision=_lightning_precision(config.precision),
+            accumulate_grad_batches=config.accumulate,
+            logger=_tensorboard(folder) if tensorboard else False,
+            callbacks=callbacks,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advice, which is not for those who train with Coserve, from the terminal."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*(does not have many workers|Checkpoint directory).*")
+        yield
+
+
+def _tensorboard(folder: Path) -> TensorBoardLogger:
+    try:
+        return TensorBoardLogger(folder, name=None, version="tensorboard")
+    except ModuleNotFoundError as error:
+        raise ConfigError("--tensorboard needs a package: pip install tensorboardX") from error
+
+
+def _lightning_precision(precision: Precision) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    cuda = torch.cuda.is_available()
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+        return "bf16-mixed" if fast else "32-true"
+    if precision == "fp16":
+        if not cuda:
+            raise ConfigError("precision fp16 needs a GPU; here, choose fp32 or bf16")
+        return "16-mixed"
+    return "bf16-mixed" if precision == "bf16" else "32-true"
+
+
+class _History(Checkpoint):
+    """`metrics.csv` and one line per epoch, told once the epoch's checkpoints are on disk.
+
+    Lightning calls callbacks of this base last, in the order given.
+    """
+
+    def __init__(self, file: Path, report: Callable[[str], None]) -> None:
+        self.file, self.report, self.started = file, report, time.monotonic()
+        self.rows: list[dict[str, object]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.file.exists():
+            rows = csv.DictReader(io.StringIO(self.file.read_text()))
+            self.rows = [dict(row) for row in rows if int(row["epoch"]) <= trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        measured = {
+            name: round(float(value), 5) for name, value in trainer.callback_metrics.items() if name != "loss"
+        }
+        epoch, seconds = trainer.current_epoch + 1, time.monotonic() - self.started
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows.append(
+            {"epoch": epoch, **measured, "learning_rate": f"{rate:.6g}", "seconds": round(seconds, 1)}
+        )
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.file, text.getvalue())
+        self.report(
+            f"epoch {epoch}/{trainer.max_epochs}  loss {measured['train_loss']:.4f}  "
+            f"train top-1 {measured['train_top1']:.2%}  test top-1 {measured['test_top1']:.2%}  "
+            f"{seconds:.0f} s"
+        )

@@ -3,7 +3,7 @@
 config.json      the resolved configuration, labels and preprocessing
 metrics.csv      one row per epoch
 last.ckpt        after the last epoch; best.ckpt after the one of highest test accuracy
-evaluation.json  accuracy of the last checkpoint on the test split
+evaluation.json  accuracy of the last checkpoint on the test split (records.py)
 samples.npz      up to 64 held-out images, for checks on real inputs
 """
 
@@ -12,7 +12,7 @@ import os
 import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from torch import nn
 from coserve_training.config import TrainConfig
 from coserve_training.divide import divide
 from coserve_training.errors import RunError
-from coserve_training.networks import member_network
+from coserve_training.records import measured
 
 Checkpoint = Literal["last", "best"]
 SAMPLES = 64
@@ -102,7 +102,7 @@ def load_run(folder: Path, checkpoint: Checkpoint = "last") -> Run:
         saved = torch.load(file, map_location="cpu", weights_only=True)
         members = []
         for index in range(config.split):
-            member = member_network(config.network, config.split).build(len(description.labels))
+            member = config.member_network().build(len(description.labels))
             prefix = f"members.{index}."
             weights = {
                 k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)
@@ -115,18 +115,18 @@ def load_run(folder: Path, checkpoint: Checkpoint = "last") -> Run:
         raise RunError(f"{error.filename} is missing; has the first epoch finished?") from error
     except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError, EOFError) as error:
         raise RunError(f"{file}: damaged ({str(error).splitlines()[0]})") from error
+    epochs = int(saved["epoch"]) + 1
     return Run(
         members=members,
         labels=description.labels,
         preprocessing=description.preprocessing,
-        provenance=_provenance(folder, description, checkpoint, int(saved["epoch"]) + 1),
+        provenance=_provenance(description, checkpoint, epochs)
+        | measured(folder, checkpoint, epochs, members),
         samples=samples,
     )
 
 
-def _provenance(
-    folder: Path, description: Description, checkpoint: Checkpoint, epochs: int
-) -> dict[str, object]:
+def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -> dict[str, object]:
     config = description.config
     division = divide(config.network, config.split, len(description.labels), config.image_size)
     training: dict[str, object] = {
@@ -137,7 +137,7 @@ def _provenance(
     }
     if description.initial is not None:
         training["initial"] = description.initial
-    provenance: dict[str, object] = {
+    return {
         "network": config.network,
         "split": config.split,
         "dataset": description.dataset,
@@ -148,16 +148,6 @@ def _provenance(
         "member_multiply_adds": division.member.multiply_adds,
         "training": training,
     }
-    evaluation = read_evaluation(folder)
-    if evaluation is not None and evaluation["checkpoint"] == checkpoint and evaluation["epochs"] == epochs:
-        provenance["accuracy"] = {key: evaluation[key] for key in ("images", "ensemble", "members")}
-    return provenance
-
-
-def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The recorded evaluation, or None if there was none."""
-    file = folder / "evaluation.json"
-    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def write_atomically(file: Path, content: str) -> None:

@@ -17,17 +17,31 @@ def evaluate(
     checkpoint: Annotated[
         Checkpoint, typer.Option(help="The last epoch's, or the one of highest test accuracy.")
     ] = Checkpoint.LAST,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate",
+            help="Fit temperatures that make probabilities honest, and record them in the run for export.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score an ensemble and its members: top-1, top-5, negative log-likelihood, calibration error."""
+    """Score an ensemble and its members: accuracy, likelihood, calibration error, disagreement."""
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
-    from coserve_cli.scores import print_scores
+    from coserve_cli.scores import print_calibration, print_scores
+    from coserve_training.calibrate import calibrate_run
     from coserve_training.errors import TrainingError
     from coserve_training.evaluate import evaluate_run
     from coserve_training.run import Description
 
     with one_line(TrainingError), progress_bars() as progress:
         paths = data or [Path(path) for path in Description.read(run).config.data]
-        evaluation = evaluate_run(run, paths, checkpoint.value, progress)
-    print_scores(evaluation, as_json)
+        if calibrate:
+            evaluation, calibration, subsets = calibrate_run(run, paths, checkpoint.value, progress)
+        else:
+            evaluation = evaluate_run(run, paths, checkpoint.value, progress)
+    if calibrate:
+        print_calibration(evaluation, calibration, subsets, as_json)
+    else:
+        print_scores(evaluation, as_json)

@@ -1,12 +1,15 @@
 """How training and evaluation show an ensemble's scores."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
+    from coserve_training.calibrate import Calibration, Subset
     from coserve_training.evaluate import Evaluation
 
 
@@ -22,3 +25,39 @@ def print_scores(evaluation: "Evaluation", as_json: bool) -> None:
     for name, scores in rows:
         accuracy = f"{scores.top1:>9.2%}  {scores.top5:>9.2%}"
         typer.echo(f"{name:{len(images)}}  {accuracy}  {scores.nll:>8.4f}  {scores.ece:>8.4f}")
+    if len(evaluation.members) > 1:
+        typer.echo(
+            f"members disagree on {evaluation.disagreement:.2%} of the images, "
+            f"two of them on {evaluation.pairwise_disagreement:.2%}"
+        )
+
+
+def print_calibration(
+    evaluation: "Evaluation", calibration: "Calibration", subsets: Sequence["Subset"], as_json: bool
+) -> None:
+    """The scores, then one row per number of members, or JSON."""
+    if as_json:
+        shown = {"subsets": [asdict(subset) for subset in subsets], "calibration": asdict(calibration)}
+        typer.echo(json.dumps(asdict(evaluation) | shown, indent=2))
+        return
+    print_scores(evaluation, as_json)
+    typer.echo(f"\n{'members':>7}  {'temperature':>11}  {'top-1':>9}  {'NLL':>18}  {'ECE':>18}")
+    for size, temperature in calibration.temperatures.items():
+        alike = [subset for subset in subsets if len(subset.members) == size]
+        top1, nll, calibrated_nll, ece, calibrated_ece = (
+            mean(getattr(subset, name) for subset in alike)
+            for name in ("top1", "nll", "calibrated_nll", "ece", "calibrated_ece")
+        )
+        typer.echo(
+            f"{size:>7}  {temperature:>11.4f}  {top1:>9.2%}  "
+            f"{nll:>8.4f} → {calibrated_nll:.4f}  {ece:>8.4f} → {calibrated_ece:.4f}"
+        )
+    for size in calibration.bounded:
+        typer.echo(
+            f"{calibration.temperatures[size]} for {size} is an end of the range searched, not an optimum: "
+            "calibrate on more, or harder, images"
+        )
+    typer.echo(
+        "Means over the choices of so many members. Each half of the images is scored (→) with a\n"
+        "temperature fitted on the other half; the temperature shown and recorded is fitted on both."
+    )

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from coserve_training.data import Progress, Split, load_dataset
 from coserve_training.errors import DataError
-from coserve_training.run import Checkpoint, Description, load_run, write_atomically
+from coserve_training.run import Checkpoint, Description, Run, load_run, write_atomically
 
 BATCH = 256
 CALIBRATION_BINS = 15
@@ -31,11 +32,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of the averaged logits and of each member."""
+    """Scores of the averaged logits and of each member, and how often members differ."""
 
     images: int
     ensemble: Scores
     members: list[Scores]
+    disagreement: float
+    """Fraction of images that any two members put into different classes."""
+    pairwise_disagreement: float
+    """The same of two members, averaged over all pairs; 0 for a single member."""
 
 
 def score(logits: Tensor, targets: Tensor) -> Scores:
@@ -52,15 +57,28 @@ def score(logits: Tensor, targets: Tensor) -> Scores:
     return Scores(*(round(float(value), 6) for value in (top1, top5, nll, ece)))
 
 
+def score_members(logits: Tensor, targets: Tensor) -> Evaluation:
+    """Score members' logits `[S, N, C]`, and their mean, on classes `[N]`."""
+    votes = logits.argmax(-1)
+    pairs = [float((a != b).float().mean()) for a, b in combinations(votes, 2)]
+    return Evaluation(
+        images=len(targets),
+        ensemble=score(logits.mean(0), targets),
+        members=[score(member, targets) for member in logits],
+        disagreement=round(float((votes != votes[0]).any(0).float().mean()), 6),
+        pairwise_disagreement=round(sum(pairs) / max(1, len(pairs)), 6),
+    )
+
+
 @torch.inference_mode()
-def evaluate(
+def member_logits(
     members: Sequence[nn.Module],
     split: Split,
     mean: Sequence[float],
     std: Sequence[float],
     progress: Progress | None = None,
-) -> Evaluation:
-    """Run every member over a split and score them and the mean of their logits.
+) -> Tensor:
+    """Run every member over a split: logits `[S, N, C]` float32, in main memory.
 
     Args:
         members: in evaluation mode, normalised `[N, 3, H, W]` to logits `[N, C]`.
@@ -78,19 +96,28 @@ def evaluate(
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
             progress("evaluating", min(start + BATCH, len(split)), len(split))
-    logits, targets = torch.cat(batches, dim=1), torch.from_numpy(split.targets)
-    return Evaluation(
-        len(split), score(logits.mean(0), targets), [score(member, targets) for member in logits]
-    )
+    return torch.cat(batches, dim=1)
 
 
-def evaluate_run(
+def evaluate(
+    members: Sequence[nn.Module],
+    split: Split,
+    mean: Sequence[float],
+    std: Sequence[float],
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run every member over a split, as `member_logits`, and score them and the mean of their logits."""
+    logits = member_logits(members, split, mean, std, progress)
+    return score_members(logits, torch.from_numpy(split.targets))
+
+
+def held_out_logits(
     folder: Path,
     data: Sequence[Path],
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
-) -> Evaluation:
-    """Evaluate a run on the test split of a data set.
+) -> tuple[Run, Tensor, Tensor]:
+    """A run, its members' logits `[S, N, C]` on the test split of a data set, and the classes `[N]`.
 
     Raises:
         RunError: when the folder is not a run.
@@ -105,7 +132,23 @@ def evaluate_run(
     if dataset.labels != run.labels:
         extra, missing = set(dataset.labels) - set(run.labels), set(run.labels) - set(dataset.labels)
         raise DataError(f"classes differ from the run's: missing {sorted(missing)}, unknown {sorted(extra)}")
-    return evaluate(run.members, dataset.test, description.mean, description.std, progress)
+    logits = member_logits(run.members, dataset.test, description.mean, description.std, progress)
+    return run, logits, torch.from_numpy(dataset.test.targets)
+
+
+def evaluate_run(
+    folder: Path,
+    data: Sequence[Path],
+    checkpoint: Checkpoint = "last",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Evaluate a run on the test split of a data set.
+
+    Raises:
+        RunError, DataError: as `held_out_logits`.
+    """
+    _, logits, targets = held_out_logits(folder, data, checkpoint, progress)
+    return score_members(logits, targets)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, epochs: int) -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from coserve_cli import classify, divide, evaluate, export, serve, train
+from coserve_cli import classify, divide, evaluate, export, serve, train, triton
 
 app = typer.Typer(
     name="coserve",
@@ -11,5 +11,13 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (divide.divide, train.train, evaluate.evaluate, export.export, serve.serve, classify.classify):
+for verb in (
+    divide.divide,
+    train.train,
+    evaluate.evaluate,
+    export.export,
+    serve.serve,
+    classify.classify,
+    triton.triton,
+):
     app.command()(verb)

@@ -6,6 +6,7 @@ ServerError
     + RepositoryError       the model repository is broken
     + EngineError           a member cannot be loaded or does not fit its ensemble
     + AddressError          the address cannot be listened on
+    + TritonError           Triton's server is not installed or does not start
   x RequestError            one request cannot be answered
     + BadImageError         not an image, truncated, too many pixels
     + BadBodyError          the body does not follow its content type's format
@@ -43,6 +44,10 @@ class EngineError(StartupError):
 
 class AddressError(StartupError):
     """The address cannot be listened on."""
+
+
+class TritonError(StartupError):
+    """Triton's server is not installed, or does not start; the text has its own reason."""
 
 
 class RequestError(ServerError):

@@ -1,5 +1,6 @@
 """Starts real servers on free loopback ports and stops them again."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -56,6 +58,57 @@ def serve() -> Iterator[Serve]:
                 break
         assert announcement, f"the server ended with status {process.wait(60)}"
         server = Server(process, announcement[0].split()[2], announcement)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop()
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+
+
+@dataclass
+class Triton:
+    """A running `coserve triton`; addresses are `host:port`."""
+
+    process: subprocess.Popen[str]
+    pid: int
+    http: str
+    grpc: str
+    metrics: str
+    models: list[dict[str, Any]]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to Triton's own process, such as SIGKILL or SIGSTOP, not to the launcher."""
+        os.kill(self.pid, number)
+
+    def stop(self) -> int:
+        """Ask the launcher to stop, stopped or hanging server or not, and give its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+StartTriton = Callable[..., Triton]
+
+
+@pytest.fixture(scope="module")
+def triton() -> Iterator[StartTriton]:
+    """Start Triton servers for a repository; more arguments are options of `coserve triton`."""
+    if sys.version_info >= (3, 13):
+        pytest.skip("nvidia-pytriton needs numpy 1, which this Python does not have")
+    servers = []
+
+    def start(repository: Path, *options: str) -> Triton:
+        process = subprocess.Popen(
+            [COSERVE, "triton", "--repository", repository, "--json", *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, f"Triton did not start: status {process.wait(60)}"
+        server = Triton(process, **json.loads(line))
         servers.append(server)
         return server
 

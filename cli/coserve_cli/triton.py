@@ -1,0 +1,81 @@
+"""`coserve triton`: NVIDIA's Triton server on this machine, without a container."""
+
+import json
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from coserve_server.triton_server.server import TritonServer
+
+
+def triton(
+    repository: Annotated[Path, typer.Option(help="Folder of the model repository.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- TRITON OPTIONS]", help="More options for tritonserver, after --."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
+    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
+    start_timeout: Annotated[float, typer.Option(min=1, help="Seconds for all models to load.")] = 300,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print addresses and models as one line of JSON.")
+    ] = False,
+) -> None:
+    """Run a Triton server, from the wheel nvidia-pytriton, until it is told to stop.
+
+    What Triton logs goes to standard error, its addresses to standard output once every model is loaded.
+    """
+    from coserve_cli.errors import one_line
+    from coserve_server.errors import StartupError, TritonError
+    from coserve_server.triton_server.server import Ports, ending, run_triton
+
+    # Stopping on request means the same whoever asks.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ports = Ports(http_port, grpc_port, metrics_port)
+    try:
+        with (
+            one_line(StartupError),
+            run_triton(
+                repository,
+                lambda line: typer.echo(line, err=True),
+                host=host,
+                ports=ports,
+                start_timeout_s=start_timeout,
+                arguments=options or (),
+            ) as server,
+        ):
+            typer.echo(_json(server) if as_json else _text(server, repository))
+            server.process.wait()
+            raise TritonError(f"Triton {ending(server.process)}")
+    except KeyboardInterrupt:
+        return
+
+
+def _json(server: "TritonServer") -> str:
+    return json.dumps(
+        {
+            "http": f"{server.host}:{server.ports.http}",
+            "grpc": f"{server.host}:{server.ports.grpc}",
+            "metrics": f"{server.host}:{server.ports.metrics}",
+            "pid": server.process.pid,
+            "models": [asdict(model) for model in server.models()],
+        }
+    )
+
+
+def _text(server: "TritonServer", repository: Path) -> str:
+    models = server.models()
+    lines = [
+        f"Triton serves {sum(model.ready for model in models)} models of {repository}",
+        f"  HTTP     http://{server.host}:{server.ports.http}",
+        f"  gRPC     {server.host}:{server.ports.grpc}",
+        f"  metrics  http://{server.host}:{server.ports.metrics}/metrics",
+    ]
+    lines += [f"  {m.name} version {m.version} is not ready: {m.reason}" for m in models if not m.ready]
+    return "\n".join(lines)

@@ -1,0 +1,150 @@
+"""Triton's `onnxruntime` backend in Python, for a Triton server that lacks the native one.
+
+Triton's Python backend imports this in one process per instance of a model
+(https://github.com/triton-inference-server/backend/blob/main/docs/python_based_backends.md).
+Of the native backend's options it knows `intra_op_thread_count`, `inter_op_thread_count`, `execution_mode`,
+`enable_mem_arena`, `enable_mem_pattern`, and the accelerator `cuda` with its parameters.
+"""
+
+import ctypes
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+DEFAULT_THREADS = "1"
+"""The native backend takes all cores, which slows down members that share them."""
+TRUE = ("1", "true", "True")
+
+PyCapsule_SetName = ctypes.pythonapi.PyCapsule_SetName
+PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_char_p]
+TAKEN = ctypes.c_char_p(b"used_dltensor")
+"""What the DLPack specification calls a capsule whose tensor has a new owner."""
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class TritonPythonModel:
+    """One instance of a model: an ONNX Runtime session."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the model.
+
+        Args:
+            args: the model's configuration as JSON, its folder and version, and where the instance is to run.
+
+        Raises:
+            TritonModelException: it cannot be loaded; Triton gives up the model and reports the text.
+        """
+        config = json.loads(args["model_config"])
+        version = Path(args["model_repository"]) / args["model_version"]
+        path = version / (config.get("default_model_filename") or "model.onnx")
+        self.name = args["model_instance_name"]
+        self.batches = config.get("max_batch_size", 0) > 0
+        options = session_options(config)
+        where = providers(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
+        try:
+            self.session = ort.InferenceSession(path, options, where)
+        # ONNX Runtime's errors share no base class but Exception.
+        except Exception as error:
+            raise pb_utils.TritonModelException(f"{path} cannot be loaded: {_one_line(error)}") from error
+        pb_utils.Logger.log_info(
+            f"{self.name} runs {path} on {args['model_instance_kind']} with ONNX Runtime {ort.__version__}, "
+            f"{options.intra_op_num_threads or 'a thread per core as'} threads"
+        )
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer the requests that Triton put together, as one batch where the model takes batches."""
+        if self.batches:
+            return self._answer(requests)
+        return [response for request in requests for response in self._answer([request])]
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        # `as_numpy` is wrong with numpy 2, silently: every element equals the first.
+        inputs = [{tensor.name(): np.from_dlpack(tensor) for tensor in r.inputs()} for r in requests]
+        names = sorted({name for request in requests for name in request.requested_output_names()})
+        try:
+            outputs = dict(zip(names, self.session.run(names, _joined(inputs)), strict=True))
+        # As above; and a request that fails must not end the instance.
+        except Exception as error:
+            pb_utils.Logger.log_error(f"{self.name}: {error}")
+            return [
+                pb_utils.InferenceResponse(error=pb_utils.TritonError(_one_line(error))) for _ in requests
+            ]
+        sizes = [len(next(iter(tensors.values()))) for tensors in inputs]
+        parts = _split(outputs, sizes) if len(requests) > 1 else [outputs]
+        return [_response(r, part) for r, part in zip(requests, parts, strict=True)]
+
+
+def session_options(config: dict[str, Any]) -> ort.SessionOptions:
+    """Translate the `parameters` of a model's configuration."""
+    parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", DEFAULT_THREADS))
+    options.inter_op_num_threads = int(parameters.get("inter_op_thread_count", DEFAULT_THREADS))
+    if parameters.get("execution_mode") == "1":
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = parameters.get("enable_mem_arena", "1") in TRUE
+    options.enable_mem_pattern = parameters.get("enable_mem_pattern", "1") in TRUE
+    # A pool that spins while it waits takes the cores from the member that runs beside it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def providers(config: dict[str, Any], kind: str, device: int) -> list[Any]:
+    """ONNX Runtime's execution providers for an instance of kind `CPU`, or `GPU` on a device.
+
+    Raises:
+        TritonModelException: this ONNX Runtime does not have them.
+    """
+    if kind != "GPU":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise pb_utils.TritonModelException(
+            "placed on a GPU, which this ONNX Runtime cannot use: install onnxruntime-gpu in place of "
+            "onnxruntime, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+        )
+    cuda: dict[str, Any] = {"device_id": device}
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    for accelerator in accelerators.get("gpu_execution_accelerator", []):
+        if accelerator["name"] != "cuda":
+            raise pb_utils.TritonModelException(f"{accelerator['name']} needs Triton's native backend")
+        cuda.update(accelerator.get("parameters", {}))
+    return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def _joined(inputs: Sequence[Tensors]) -> Tensors:
+    """One batch of several requests' tensors."""
+    if len(inputs) == 1:
+        return inputs[0]
+    return {name: np.concatenate([tensors[name] for tensors in inputs]) for name in inputs[0]}
+
+
+def _split(outputs: Tensors, sizes: Sequence[int]) -> list[Tensors]:
+    """Each request's share of a batch's outputs."""
+    bounds = [0, *np.cumsum(sizes).tolist()]
+    return [{name: tensor[start:end] for name, tensor in outputs.items()} for start, end in pairwise(bounds)]
+
+
+def _response(request: Any, outputs: Tensors) -> Any:
+    names = request.requested_output_names()
+    return pb_utils.InferenceResponse([_tensor(name, outputs[name]) for name in names])
+
+
+def _tensor(name: str, array: NDArray[Any]) -> Any:
+    # `Tensor(name, array)` sends nothing with numpy 2, silently.
+    capsule = array.__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    # Triton calls it `used_dlpack`; numpy 1 then does not see the new owner, and crashes in freeing it.
+    PyCapsule_SetName(capsule, TAKEN)
+    return tensor
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,231 @@
+"""Starts a Triton server, waits until it serves, and stops it."""
+
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from coserve_server.errors import AddressError, RepositoryError, TritonError
+from coserve_server.triton_server.installation import Installation, find_installation
+from coserve_server.triton_server.staging import EXIT_TIMEOUT_S, Staging
+
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Ports:
+    """TCP ports of Triton's three services; 0 picks a free one."""
+
+    http: int = 0
+    grpc: int = 0
+    metrics: int = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A version of a model; `reason` says why it is not ready."""
+
+    name: str
+    version: str
+    ready: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class TritonServer:
+    """A Triton server that runs on this machine.
+
+    Attributes:
+        host: the address it listens on.
+        ports: those it really uses.
+        process: the server, leader of the process group that has the models' processes.
+    """
+
+    host: str
+    ports: Ports
+    process: "subprocess.Popen[str]"
+
+    def models(self) -> list[Model]:
+        """Every version that was to be loaded, by name.
+
+        Raises:
+            OSError: the server does not answer.
+        """
+        status, body = self.request("POST", self.ports.http, "/v2/repository/index")
+        if status != 200:
+            raise OSError(f"Triton answers {status}: {body}")
+        models = [
+            Model(m["name"], m.get("version", ""), m.get("state") == "READY", m.get("reason", ""))
+            for m in json.loads(body)
+        ]
+        return sorted(models, key=lambda model: (model.name, model.version))
+
+    def serves(self) -> bool:
+        """Whether all its services answer."""
+        try:
+            answers = [
+                self.request("GET", self.ports.http, "/v2/health/live"),
+                self.request("GET", self.ports.metrics, "/metrics"),
+            ]
+        except (OSError, http.client.HTTPException):
+            return False
+        return all(status == 200 for status, _ in answers)
+
+    def request(self, method: str, port: int, path: str) -> tuple[int, str]:
+        """Status and body of the answer to a request without a body."""
+        with closing(http.client.HTTPConnection(self.host, port, timeout=5)) as connection:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+
+@contextmanager
+def run_triton(
+    repository: Path,
+    log: Callable[[str], None],
+    *,
+    host: str,
+    ports: Ports,
+    start_timeout_s: float = 300,
+    arguments: Sequence[str] = (),
+) -> Iterator[TritonServer]:
+    """Run Triton's server while the context lasts; nothing of it outlives this process, however that ends.
+
+    Args:
+        repository: folder of the model repository.
+        log: is given every line that the server prints, in a thread of its own.
+        start_timeout_s: for all models to load.
+        arguments: more options for `tritonserver`.
+
+    Raises:
+        TritonError: it is not installed, or does not start; the text has Triton's own reason.
+        RepositoryError: there is no such folder.
+        AddressError: a port is taken, or the address is not this machine's.
+    """
+    if not repository.is_dir():
+        raise RepositoryError(f"{repository} is not a folder")
+    installation = find_installation()
+    ports = _bindable(host, ports)
+    with ExitStack() as stack:
+        try:
+            staging = stack.enter_context(Staging(installation))
+            options = _options(staging, repository.resolve(), host, ports)
+            process = _start([str(installation.server), *options, *arguments], installation)
+        except OSError as error:
+            raise TritonError(f"Triton cannot be started: {error}") from error
+        staging.entrust(process.pid)
+        output = stack.enter_context(_Output(process, log))
+        stack.callback(process.wait)
+        stack.callback(staging.let_go)
+        server = TritonServer(host, ports, process)
+        _wait_until_it_serves(server, output, start_timeout_s)
+        yield server
+
+
+def ending(process: "subprocess.Popen[str]") -> str:
+    """How an ended process ended."""
+    status = process.returncode
+    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _bindable(host: str, ports: Ports) -> Ports:
+    """The ports with free ones chosen, all of which can be listened on now."""
+    with ExitStack() as stack:
+        chosen = []
+        for port in (ports.http, ports.grpc, ports.metrics):
+            try:
+                listener = stack.enter_context(socket.create_server((host, port)))
+            except OSError as error:
+                reason = error.strerror or error
+                raise AddressError(f"cannot listen on {host} port {port}: {reason}") from error
+            chosen.append(listener.getsockname()[1])
+    return Ports(*chosen)
+
+
+def _options(staging: Staging, repository: Path, host: str, ports: Ports) -> list[str]:
+    services = [
+        option
+        for service, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics))
+        for option in (f"--{service}-address={host}", f"--{service}-port={port}")
+    ]
+    return [
+        f"--model-repository={repository}",
+        f"--backend-directory={staging.backends}",
+        f"--backend-config=python,shm-region-prefix-name={staging.shm_prefix}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        # Completing starts every model one time more; repositories written for coserve are complete.
+        "--disable-auto-complete-config",
+        *services,
+    ]
+
+
+def _start(command: Sequence[str], installation: Installation) -> "subprocess.Popen[str]":
+    folders = [*map(str, installation.library_path), os.environ.get("LD_LIBRARY_PATH", "")]
+    return subprocess.Popen(  # noqa: S603  # the user's own machine and options
+        command,
+        env=os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def _wait_until_it_serves(server: TritonServer, output: "_Output", timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not server.serves():
+        if server.process.poll() is not None:
+            raise TritonError(f"Triton {ending(server.process)}: {output.reason()}")
+        if time.monotonic() > deadline:
+            raise TritonError(f"Triton did not load its models within {timeout_s:g} seconds")
+        time.sleep(POLL_S)
+
+
+class _Output:
+    """Reads what a server prints, passes it on, and remembers the errors; a context manager."""
+
+    # `E1124 13:04:08.315170 26135 model_lifecycle.cc:642] "text"`, and the server's last line `error: text`.
+    ERROR = re.compile(r'(?:E\d{4} \S+ \d+ model_\w+\.cc:\d+\] "(?P<model>.*)"|error: (?P<last>.*))$')
+
+    def __init__(self, process: "subprocess.Popen[str]", log: Callable[[str], None]) -> None:
+        self._process, self._log = process, log
+        self._models: list[str] = []
+        self._last = "its log says why"
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self) -> "_Output":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def reason(self) -> str:
+        """Why an ended server ended: models that failed, or else its last words."""
+        self._thread.join(EXIT_TIMEOUT_S)
+        # An ensemble repeats what its members say.
+        models = [text for text in self._models if "which has no loaded version" not in text]
+        return "; ".join(dict.fromkeys(models)) or self._last
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._log(line.rstrip("\n"))
+            found = self.ERROR.match(line.rstrip())
+            if found and found["model"]:
+                # Without the Python traceback, and on one line.
+                self._models.append(" ".join(found["model"].split(r"\n\nAt:")[0].replace(r"\n", " ").split()))
+            elif found:
+                self._last = found["last"]

@@ -1,40 +1,15 @@
 """Batches of a split as tensors: gathered from memory, or decoded ahead in worker processes."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from coserve_training.data.lazy import Indices, LazyImages
 from coserve_training.data.split import Split
-from coserve_training.data.workers import InWorkers
-
-
-class Order(Sampler[tuple[int, Indices]]):
-    """Epoch and indices of each batch.
-
-    They are shuffled by seed and epoch alone, so that a resumed run goes on as an unbroken one would have.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int | None) -> None:
-        self.images, self.batch_size, self.seed, self.epoch = images, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go on to `epoch` (from 0); Lightning calls this before it asks for an epoch's first batch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.images // self.batch_size if self.seed is not None else -(-self.images // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[int, Indices]]:
-        order = np.arange(self.images)
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.images, generator=generator).numpy()
-        for index in range(len(self)):
-            yield self.epoch, order[index * self.batch_size : (index + 1) * self.batch_size]
+from coserve_training.data.workers import InWorkers, Items
 
 
 class Batches:
@@ -42,17 +17,17 @@ class Batches:
 
     Args:
         split: what to go through.
-        batch_size: images of a batch.
-        seed: shuffles anew in every epoch and leaves out what fills no batch; None keeps all, in order.
+        order: indices of each batch. Where it has an `epoch`, random crops are drawn for that; the epoch is
+            asked for with the first batch, so Lightning may set it until then.
 
     Raises:
         DataError: while iterating, for an image that cannot be decoded and may not be replaced.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int | None = None) -> None:
-        self.split, self.sampler = split, Order(len(split), batch_size, seed)
+    def __init__(self, split: Split, order: Items[Any]) -> None:
+        self.split, self.sampler = split, order
         workers = split.images.workers if isinstance(split.images, LazyImages) else 0
-        self._read = InWorkers(split.read, self.sampler, workers, pin_memory=torch.cuda.is_available())
+        self._read = InWorkers(split.read, _Requests(order), workers, pin_memory=torch.cuda.is_available())
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -61,3 +36,17 @@ class Batches:
         for images, targets, replaced in self._read:
             self.split.note(replaced)
             yield images, targets
+
+
+class _Requests:
+    """What workers are sent, who do not know the epoch: it, and the indices of a batch."""
+
+    def __init__(self, order: Items[Any]) -> None:
+        self.order = order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[tuple[int, Indices]]:
+        for indices in self.order:
+            yield getattr(self.order, "epoch", 0), np.asarray(indices)

@@ -72,7 +72,8 @@ def _open(path: Path) -> tuple[str, Callable[[str], bytes]] | None:
                 if (folder / meta).is_file() and (folder.name == name or folder is path):
                     return name, lambda file, folder=folder: (folder / file).read_bytes()
     elif path.is_file():
-        check_published(path)
+        if path.suffix == ".gz":
+            check_published(path)
         data = _unpacked(path)
         for name, (_, _, meta, _, _) in LAYOUTS.items():
             if f"{name}/{meta}" in data:

@@ -1,6 +1,5 @@
 """Reading labelled images from wherever they lie into a data set."""
 
-import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -19,10 +18,10 @@ from coserve_training.data.imagenet import file_unlabelled
 from coserve_training.data.lazy import Indices, LazyImages, RandomCrops
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
 from coserve_training.data.svhn import read_svhn
-from coserve_training.data.workers import InWorkers, usable_cores
+from coserve_training.data.workers import InWorkers, in_order, usable_cores
 from coserve_training.errors import DataError
 
-CACHE_BYTES = 8 << 30
+CACHE_BYTES = 4 << 30
 """A split whose decoded images take more, or over a quarter of the memory, is decoded anew in every epoch."""
 NAMED = 20
 """Images that an error names."""
@@ -114,6 +113,9 @@ def _listed(files: Files) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], 
     labels = sorted({label for by_class in files.by_split.values() for label in by_class})
     if not labels:
         raise DataError("no image found, only files that say of which class ImageNet's are")
+    empty = [label for label in labels if not any(files.by_split[name].get(label) for name in files.by_split)]
+    if empty:
+        raise DataError(f"no image in the folder of class {_shown(empty)}")
     splits = {}
     for name, by_class in files.by_split.items():
         found = [by_class.get(label, []) for label in labels]
@@ -129,8 +131,11 @@ def _check_classes(labels: Sequence[str], targets: dict[str, Indices]) -> None:
     for split, classes in targets.items():
         missing = [labels[i] for i in np.flatnonzero(np.bincount(classes, minlength=len(labels)) == 0)]
         if missing:
-            shown = ", ".join(missing[:NAMED]) + (", …" if len(missing) > NAMED else "")
-            raise DataError(f"the {split} split has no image of class {shown}")
+            raise DataError(f"the {split} split has no image of class {_shown(missing)}")
+
+
+def _shown(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
 
 
 def _prepare(
@@ -149,18 +154,18 @@ def _prepare(
     if decoded_already and not cached:
         return Split(images, targets), []
     array = np.empty((len(images) if cached else 0, images.size, images.size, 3), np.uint8)
-    good, corrupt = np.empty(0, np.int64), list[str]()
-    pieces = np.array_split(np.arange(len(images)), math.ceil(len(images) / AT_ONCE))
     step, what = (_decode, "decoding images") if cached else (_check, "checking images")
+    pieces = in_order(len(images), AT_ONCE)
+    good, corrupt, filled, done = np.zeros(len(images), bool), list[str](), 0, 0
     for pixels, indices, bad in InWorkers(partial(step, images), pieces, images.workers):
         if cached:
-            array[len(good) : len(good) + len(indices)] = pixels
-        good, corrupt = np.append(good, indices), corrupt + bad
+            array[filled : filled + len(indices)] = pixels
+        good[indices] = True
+        corrupt += bad
+        filled, done = filled + len(indices), done + len(indices) + len(bad)
         if progress is not None:
-            progress(what, len(good) + len(corrupt), len(images))
-    if cached:
-        return Split(array[: len(good)], targets[good]), corrupt
-    return Split(images.select(good), targets[good]), corrupt
+            progress(what, done, len(images))
+    return Split(array[:filled] if cached else images.select(good), targets[good]), corrupt
 
 
 def _decode(images: LazyImages, indices: Indices) -> tuple[Pixels, Indices, list[str]]:

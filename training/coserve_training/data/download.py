@@ -5,6 +5,7 @@ import http.client
 import os
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def _download(remote: Remote, path: Path, progress: Progress | None) -> None:
             f"{remote.file} cannot be downloaded ({why}); fetch {remote.url} and put it at {path}"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _chunks(remote: Remote, progress: Progress | None) -> Iterator[bytes]:

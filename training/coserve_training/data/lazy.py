@@ -86,7 +86,9 @@ class LazyImages:
                     break
                 failures.append(image)
             else:
-                raise DataError(f"not decodable, though they were checked: {'; '.join(failures)}")
+                raise DataError(f"images became unreadable while they were used: {'; '.join(failures)}")
+        if not images:  # one of several processes has no share of the last batch
+            return np.empty((0, self.size, self.size, 3), np.uint8), indices, failures
         return np.stack(images, axis=0 if self.crops is None else 1), np.array(used), failures
 
     def attempt(self, index: int, epoch: int = 0) -> Pixels | str:

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -83,6 +85,11 @@ class InWorkers:
                 "a process that decodes images was killed: too little memory, or too little shared memory "
                 "(in a container, give it more with --shm-size)"
             ) from error
+
+
+def in_order(count: int, size: int) -> list[npt.NDArray[np.int64]]:
+    """The indices 0 to `count` - 1 in pieces of `size`, the last one of what remains."""
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def usable_cores() -> int:

@@ -171,7 +171,10 @@ def _start(command: Sequence[str], installation: Installation) -> "subprocess.Po
     folders = [*map(str, installation.library_path), os.environ.get("LD_LIBRARY_PATH", "")]
     return subprocess.Popen(  # noqa: S603  # the user's own machine and options
         command,
-        env=os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))},
+        # ONNX Runtime 1.29 and later report to Microsoft unless told not to.
+        env={"ORT_DISABLE_TELEMETRY": "1"}
+        | os.environ
+        | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -6,6 +6,7 @@ from dataclasses import replace
 from coserve_training.errors import NetworkError
 from coserve_training.networks.config import NetworkConfig
 from coserve_training.networks.densenet import DenseNetConfig
+from coserve_training.networks.efficientnet import EfficientNetConfig
 from coserve_training.networks.pyramidnet import PyramidNetConfig
 from coserve_training.networks.resnet import ResNetConfig
 from coserve_training.networks.resnext import ResNeXtConfig
@@ -20,6 +21,7 @@ FAMILIES: tuple[type[NetworkConfig], ...] = (
     DenseNetConfig,
     PyramidNetConfig,
     ShakeShakeConfig,
+    EfficientNetConfig,
 )
 
 
@@ -38,13 +40,20 @@ def network(name: str) -> NetworkConfig:
 
 
 def member_network(
-    name: str, split: int, *, dropout: float | None = None, drop_path: float | None = None
+    name: str,
+    split: int,
+    *,
+    image_size: int | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
 ) -> NetworkConfig:
     """The configuration of one of the `split` members that the network called `name` is divided into.
 
     Args:
         name: of the undivided network.
         split: number of members S.
+        image_size: height and width in pixels that the network is for, which few families ask; None is a
+            photograph's.
         dropout: of the undivided network, in place of its family's; members have it divided by √S
             (paper, section III).
         drop_path: likewise.
@@ -55,6 +64,8 @@ def member_network(
     if split < 1:
         raise NetworkError(f"split must be at least 1, not {split}")
     undivided = network(name)
+    if image_size is not None:
+        undivided = undivided.for_images(image_size)
     return replace(
         undivided.divide(split),
         dropout=(undivided.dropout if dropout is None else dropout) / math.sqrt(split),

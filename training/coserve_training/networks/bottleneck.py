@@ -61,23 +61,21 @@ class Stages:
     """How a network of bottlenecks is laid out.
 
     Attributes:
-        stem: width of the stem.
+        stem: widths of the stem's convolutions: one keeps the resolution, three and a pool quarter it.
         blocks: number of bottlenecks per stage; stage i has width `width << i` and puts out four times that.
         inner: width of the first stage's 3×3 convolutions.
         groups: of these convolutions.
         se_reduction: of squeeze-and-excitation; None goes without.
-        imagenet: a deep stem that quarters the resolution, rather than one convolution.
         dropout: before the classifier.
         drop_path: of the last bottleneck.
     """
 
-    stem: int
+    stem: Sequence[int]
     blocks: Sequence[int]
     width: int
     inner: int
     groups: int = 1
     se_reduction: int | None = None
-    imagenet: bool = False
     dropout: float = 0.0
     drop_path: float = 0.0
 
@@ -86,8 +84,8 @@ class BottleneckNetwork(nn.Sequential):
     """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, layout: Stages, num_classes: int) -> None:
-        stem = deep_stem(layout.stem) if layout.imagenet else small_stem(layout.stem)
-        channels = 2 * layout.stem if layout.imagenet else layout.stem
+        stem = small_stem(*layout.stem) if len(layout.stem) == 1 else deep_stem(layout.stem)
+        channels = layout.stem[-1]
         bottlenecks, drop_paths = [], iter(linear_in_depth(layout.drop_path, sum(layout.blocks)))
         for stage, count in enumerate(layout.blocks):
             for block in range(count):

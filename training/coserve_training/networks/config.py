@@ -36,6 +36,10 @@ class NetworkConfig(ABC):
             NetworkError: for a split that no rule covers.
         """
 
+    def for_images(self, size: int) -> "NetworkConfig":
+        """The architecture for images of `size` pixels; most families have one for all sizes."""
+        return self
+
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
         """A network with fresh random weights: `[N, 3, H, W]` float to logits `[N, num_classes]`."""

@@ -1,5 +1,7 @@
 """Building blocks that several families share."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,10 +94,11 @@ def small_stem(width: int) -> nn.Sequential:
     return nn.Sequential(conv3x3(3, width), nn.BatchNorm2d(width), nn.ReLU())
 
 
-def deep_stem(width: int) -> nn.Sequential:
-    """For photographs: 3×3 convolutions to width, width and 2·width, then a pool; quarters the resolution."""
+def deep_stem(widths: Sequence[int]) -> nn.Sequential:
+    """For photographs: 3×3 convolutions to each of `widths`, then a pool; quarters the resolution."""
     layers: list[nn.Module] = []
-    for in_channels, out_channels, stride in ((3, width, 2), (width, width, 1), (width, 2 * width, 1)):
+    for in_channels, out_channels in pairwise((3, *widths)):
+        stride = 1 if layers else 2
         layers += [conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels), nn.ReLU()]
     return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
 

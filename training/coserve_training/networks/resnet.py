@@ -66,16 +66,22 @@ class ResNetConfig(NetworkConfig):
         imagenet = self.depth in IMAGENET_BLOCKS
         reduction = IMAGENET_SE_REDUCTION if imagenet else SMALL_SE_REDUCTION
         layout = Stages(
-            stem=self.width,
+            stem=self._stem,
             blocks=IMAGENET_BLOCKS[self.depth] if imagenet else [(self.depth - 2) // 9] * 3,
             width=self.width,
             inner=self.width,
             se_reduction=reduction if self.squeeze_excitation else None,
-            imagenet=imagenet,
             dropout=self.dropout,
             drop_path=self.drop_path,
         )
         return BottleneckNetwork(layout, num_classes)
+
+    @property
+    def _stem(self) -> tuple[int, ...]:
+        if self.depth not in IMAGENET_BLOCKS:
+            return (self.width,)
+        # The paper's multiply-adds of se_resnet50 are those of a stem that does not widen.
+        return (self.width, self.width, self.width if self.squeeze_excitation else 2 * self.width)
 
     def __str__(self) -> str:
         prefix = "se_" if self.squeeze_excitation else ""

@@ -24,8 +24,10 @@ class ResNeXtConfig(NetworkConfig):
     groups: int
     group_width: int
     squeeze_excitation: bool = False
+    narrow_stem: bool = False
+    """For ImageNet: a stem that puts out 64 channels rather than 128."""
 
-    pattern = "[se_]resnext<depth>_<groups>x<width>d: resnext29_8x64d, se_resnext101_64x4d"
+    pattern = "[se_]resnext<depth>_<groups>x<width>d[_narrow_stem]: resnext29_8x64d, se_resnext101_64x4d"
 
     @classmethod
     def parse(cls, name: str) -> "ResNeXtConfig | None":
@@ -34,7 +36,7 @@ class ResNeXtConfig(NetworkConfig):
         Raises:
             NetworkError: for a depth that bottlenecks cannot make up, or groups of no width.
         """
-        match = re.fullmatch(r"(se_)?resnext(\d+)_(\d+)x(\d+)d", name)
+        match = re.fullmatch(r"(se_)?resnext(\d+)_(\d+)x(\d+)d(_narrow_stem)?", name)
         if match is None:
             return None
         depth, groups, group_width = int(match[2]), int(match[3]), int(match[4])
@@ -42,9 +44,12 @@ class ResNeXtConfig(NetworkConfig):
             raise NetworkError(
                 f"{name}: depth must be 9n + 2 (29, …), or 50, 101, 152 for ImageNet, not {depth}"
             )
+        narrow_stem = match[5] is not None
+        if narrow_stem and depth not in IMAGENET_BLOCKS:
+            raise NetworkError(f"{name}: only the ImageNet networks (50, 101, 152) have a narrow stem")
         if groups < 1 or group_width < 1:
             raise NetworkError(f"{name}: groups and their width must be at least 1")
-        return cls(depth, groups, group_width, squeeze_excitation=match[1] is not None)
+        return cls(depth, groups, group_width, match[1] is not None, narrow_stem)
 
     def divide(self, split: int) -> "ResNeXtConfig":
         """The configuration of one of `split` members (paper, section III: groups / S).
@@ -60,14 +65,14 @@ class ResNeXtConfig(NetworkConfig):
         """A network with fresh random weights."""
         imagenet = self.depth in IMAGENET_BLOCKS
         reduction = IMAGENET_SE_REDUCTION if imagenet else SMALL_SE_REDUCTION
+        stem = (BASE_WIDTH, BASE_WIDTH, BASE_WIDTH if self.narrow_stem else 2 * BASE_WIDTH)
         layout = Stages(
-            stem=BASE_WIDTH,
+            stem=stem if imagenet else stem[:1],
             blocks=IMAGENET_BLOCKS[self.depth] if imagenet else [(self.depth - 2) // 9] * 3,
             width=BASE_WIDTH,
             inner=self.groups * self.group_width,
             groups=self.groups,
             se_reduction=reduction if self.squeeze_excitation else None,
-            imagenet=imagenet,
             dropout=self.dropout,
             drop_path=self.drop_path,
         )
@@ -75,4 +80,5 @@ class ResNeXtConfig(NetworkConfig):
 
     def __str__(self) -> str:
         prefix = "se_" if self.squeeze_excitation else ""
-        return f"{prefix}resnext{self.depth}_{self.groups}x{self.group_width}d"
+        suffix = "_narrow_stem" if self.narrow_stem else ""
+        return f"{prefix}resnext{self.depth}_{self.groups}x{self.group_width}d{suffix}"

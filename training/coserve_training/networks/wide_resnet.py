@@ -143,11 +143,10 @@ class ImageNetWideResNetConfig(NetworkConfig):
     def build(self, num_classes: int) -> BottleneckNetwork:
         """A network with fresh random weights."""
         layout = Stages(
-            stem=self.width,
+            stem=(self.width, self.width, 2 * self.width),
             blocks=IMAGENET_BLOCKS[self.depth],
             width=self.width,
             inner=self.width * self.widen_factor,
-            imagenet=True,
             dropout=self.dropout,
             drop_path=self.drop_path,
         )

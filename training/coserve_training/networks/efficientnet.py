@@ -1,0 +1,201 @@
+"""EfficientNet: inverted bottlenecks with squeeze-and-excitation (arXiv 1905.11946)."""
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from coserve_training.errors import NetworkError
+from coserve_training.networks.config import NetworkConfig
+from coserve_training.networks.layers import (
+    Classifier,
+    DropPath,
+    SqueezeExcitation,
+    initialise,
+    linear_in_depth,
+)
+
+SMALL_IMAGE = 128
+"""Under this size in pixels, halving five times would leave fewer than 4×4 positions."""
+SQUEEZE = 4
+"""Channels into a block per channel of its squeeze-and-excitation."""
+
+
+class Variant(NamedTuple):
+    """How much wider and deeper than b0 (arXiv 1905.11946), and its dropout."""
+
+    width: float
+    depth: float
+    dropout: float
+
+
+VARIANTS = (
+    Variant(1.0, 1.0, 0.2),
+    Variant(1.0, 1.1, 0.2),
+    Variant(1.1, 1.2, 0.3),
+    Variant(1.2, 1.4, 0.3),
+    Variant(1.4, 1.8, 0.4),
+    Variant(1.6, 2.2, 0.4),
+    Variant(1.8, 2.6, 0.5),
+    Variant(2.0, 3.1, 0.5),
+)
+
+
+class Stage(NamedTuple):
+    """Blocks of one shape; the first of them has the stride, 1 in `small_stride` for small images."""
+
+    expansion: int
+    blocks: int
+    kernel: int
+    stride: int
+    small_stride: int
+
+
+STAGES = (
+    Stage(1, 1, 3, 1, 1),
+    Stage(6, 2, 3, 2, 2),
+    Stage(6, 2, 5, 2, 1),
+    Stage(6, 3, 3, 2, 2),
+    Stage(6, 3, 5, 1, 1),
+    Stage(6, 4, 5, 2, 1),
+    Stage(6, 1, 3, 1, 1),
+)
+
+
+class Channels(NamedTuple):
+    """Of b0: stem, stages and head; widened ones are rounded to multiples of `divisor`."""
+
+    stem: int
+    stages: tuple[int, ...]
+    head: int
+    divisor: int
+
+
+CHANNELS_BY_SPLIT = {
+    1: Channels(32, (16, 24, 40, 80, 112, 192, 320), 1280, divisor=8),
+    2: Channels(24, (12, 16, 24, 56, 80, 136, 224), 920, divisor=4),
+    4: Channels(16, (12, 16, 20, 40, 56, 96, 160), 640, divisor=4),
+}
+
+
+def convolution(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    """A padded convolution without bias, then batch norm with EfficientNet's momentum and epsilon."""
+    return [
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
+    ]
+
+
+class InvertedBottleneck(nn.Module):
+    """Widens, filters each channel by itself, scales channels, then narrows ("MBConv")."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stage: Stage, stride: int, drop_path: float
+    ) -> None:
+        super().__init__()
+        inner = stage.expansion * in_channels
+        widen = [] if stage.expansion == 1 else [*convolution(in_channels, inner, 1), nn.SiLU()]
+        self.layers = nn.Sequential(
+            *widen,
+            *convolution(inner, inner, stage.kernel, stride, groups=inner),
+            nn.SiLU(),
+            SqueezeExcitation(inner, max(1, in_channels // SQUEEZE), nn.SiLU),
+            *convolution(inner, out_channels, 1),
+        )
+        self.drop_path = DropPath(drop_path)
+        self.has_shortcut = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, H, W]` to `[N, out_channels, H/stride, W/stride]`."""
+        residual: Tensor = self.layers(x)
+        return x + self.drop_path(residual) if self.has_shortcut else residual
+
+
+class EfficientNet(nn.Sequential):
+    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+
+    def __init__(self, config: "EfficientNetConfig", num_classes: int) -> None:
+        variant, table = VARIANTS[config.variant], CHANNELS_BY_SPLIT[config.channels_of_split]
+        depths = [math.ceil(variant.depth * stage.blocks) for stage in STAGES]
+        drop_paths = iter(linear_in_depth(config.drop_path, sum(depths)))
+        channels = widened(table.stem, variant.width, table.divisor)
+        stem = nn.Sequential(*convolution(3, channels, 3, 1 if config.small_images else 2), nn.SiLU())
+        blocks = []
+        for stage, depth, base in zip(STAGES, depths, table.stages, strict=True):
+            out_channels = widened(base, variant.width, table.divisor)
+            stride = stage.small_stride if config.small_images else stage.stride
+            for block in range(depth):
+                drop_path = next(drop_paths)
+                blocks.append(
+                    InvertedBottleneck(channels, out_channels, stage, 1 if block else stride, drop_path)
+                )
+                channels = out_channels
+        wide = widened(table.head, variant.width, table.divisor)
+        head = nn.Sequential(*convolution(channels, wide, 1), nn.SiLU())
+        super().__init__(stem, nn.Sequential(*blocks), head, Classifier(wide, num_classes, config.dropout))
+        initialise(self)
+
+
+def widened(channels: int, width: float, divisor: int) -> int:
+    """`channels * width` to the nearest multiple of `divisor` that takes no more than a tenth away."""
+    wanted = channels * width
+    rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * wanted else rounded
+
+
+@dataclass(frozen=True)
+class EfficientNetConfig(NetworkConfig):
+    """EfficientNet b0 to b7, with the channels of one of `channels_of_split` members.
+
+    Images under 128 pixels are halved twice rather than five times.
+    """
+
+    variant: int
+    channels_of_split: int = 1
+    small_images: bool = False
+    drop_path: float = field(default=0.2, kw_only=True)
+
+    pattern = "efficientnet_b0 to efficientnet_b7"
+
+    @classmethod
+    def parse(cls, name: str) -> "EfficientNetConfig | None":
+        """The configuration that `name` stands for, or None if it is of another family.
+
+        Raises:
+            NetworkError: for a variant that is not defined.
+        """
+        match = re.fullmatch(r"efficientnet_b(\d+)", name)
+        if match is None:
+            return None
+        variant = int(match[1])
+        if variant >= len(VARIANTS):
+            raise NetworkError(f"{name}: variants are b0 to b{len(VARIANTS) - 1}")
+        return cls(variant, dropout=VARIANTS[variant].dropout)
+
+    def divide(self, split: int) -> "EfficientNetConfig":
+        """The configuration of one of `split` members (paper's reference code: a table of channels).
+
+        Raises:
+            NetworkError: for a split that has no table.
+        """
+        if split not in CHANNELS_BY_SPLIT:
+            known = ", ".join(map(str, CHANNELS_BY_SPLIT))
+            raise NetworkError(f"{self}: split must be one of {known}, not {split}")
+        return replace(self, channels_of_split=split)
+
+    def for_images(self, size: int) -> "EfficientNetConfig":
+        """The configuration for images of `size` pixels: small ones keep more of their resolution."""
+        return replace(self, small_images=size < SMALL_IMAGE)
+
+    def build(self, num_classes: int) -> EfficientNet:
+        """A network with fresh random weights."""
+        return EfficientNet(self, num_classes)
+
+    def __str__(self) -> str:
+        stem = CHANNELS_BY_SPLIT[self.channels_of_split].stem
+        suffix = "" if self.channels_of_split == 1 else f"_width{stem}"
+        return f"efficientnet_b{self.variant}{suffix}"

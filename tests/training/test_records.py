@@ -4,40 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from coserve_training.calibrate import calibrate_run
-from coserve_training.config import TrainConfig
 from coserve_training.errors import DataError, RunError
 from coserve_training.evaluate import evaluate_run, write_evaluation
-from coserve_training.run import Description, load_run
-
-
-def save_checkpoint(folder: Path, name: str, epoch: int, seed: int) -> None:
-    """Untrained members, their logits made wider, which is all that calibrating is about."""
-    torch.manual_seed(seed)
-    config = Description.read(folder).config
-    weights = {}
-    for index in range(config.split):
-        member = config.member_network().build(3)
-        for key, value in member.state_dict().items():
-            weights[f"members.{index}.{key}"] = value * 3 if value.shape[:1] == (3,) else value
-    torch.save({"epoch": epoch, "state_dict": weights}, folder / f"{name}.ckpt")
+from coserve_training.run import load_run
+from tests.training.untrained_run import write_checkpoint, write_run
 
 
 @pytest.fixture
 def run(image_folder: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    config = TrainConfig(data=(str(image_folder),), network="wide_resnet10_1", split=2, epochs=4)
-    labels = ["blue", "green", "red"]
-    Description(config, labels, [0.4, 0.5, 0.4], [0.3, 0.3, 0.3], "images").write(folder)
-    np.savez(folder / "samples.npz", images=np.zeros((4, 32, 32, 3), np.uint8))
-    save_checkpoint(folder, "last", epoch=3, seed=0)
-    save_checkpoint(folder, "best", epoch=1, seed=1)
-    return folder
+    return write_run(tmp_path / "run", image_folder)
 
 
 def test_a_calibration_is_in_the_provenance(run: Path, image_folder: Path) -> None:
@@ -72,7 +51,7 @@ def test_a_calibration_is_of_its_checkpoint_alone(run: Path, image_folder: Path)
     calibrate_run(run, [image_folder], "best")
     last, best = (load_run(run, name).provenance["calibration"] for name in ("last", "best"))
     assert last != best
-    save_checkpoint(run, "last", epoch=3, seed=2)
+    write_checkpoint(run, "last", epochs=4, seed=2)
     assert not {"accuracy", "calibration"} & load_run(run).provenance.keys()
     assert load_run(run, "best").provenance["calibration"] == best
 
@@ -85,7 +64,7 @@ def test_evaluations_of_earlier_versions_are_read(run: Path, image_folder: Path)
     (run / "evaluation.json").write_text(json.dumps(record))
     accuracy = load_run(run).provenance["accuracy"]
     assert accuracy == {key: record[key] for key in ("images", "ensemble", "members")}
-    save_checkpoint(run, "last", epoch=2, seed=0)
+    write_checkpoint(run, "last", epochs=3, seed=0)
     assert "accuracy" not in load_run(run).provenance
 
 

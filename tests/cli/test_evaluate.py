@@ -1,0 +1,66 @@
+"""`coserve evaluate` as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from coserve_cli.scores import print_calibration
+from coserve_training.calibrate import calibrate
+from coserve_training.evaluate import score_members
+from tests.training.untrained_run import write_run
+
+COSERVE = Path(sys.executable).with_name("coserve")
+
+
+def evaluate(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [COSERVE, "evaluate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture
+def run(image_folder: Path, tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", image_folder, split=4)
+
+
+def test_scores_and_disagreement_are_printed_and_nothing_is_written(run: Path) -> None:
+    before = sorted(run.iterdir())
+    lines = evaluate(run).stdout.splitlines()
+    assert lines[0].split() == ["30", "images", "top-1", "top-5", "NLL", "ECE"]
+    assert [line[:9].strip() for line in lines[1:6]] == ["ensemble", *(f"member {i}" for i in range(4))]
+    assert lines[6].startswith("members disagree on ")
+    assert sorted(run.iterdir()) == before
+
+
+def test_calibrating_prints_a_row_per_number_of_members_and_records_what_it_prints(run: Path) -> None:
+    printed = evaluate(run, "--calibrate").stdout
+    recorded = json.loads((run / "last.calibration.json").read_text())
+    rows = [line.split() for line in printed.splitlines() if "→" in line][:4]
+    assert [row[0] for row in rows] == ["1", "2", "3", "4"]
+    temperatures = recorded["calibration"]["temperatures"]
+    assert {row[0]: float(row[1]) for row in rows} == pytest.approx(temperatures, abs=1e-4)
+    assert "temperature fitted on the other half" in printed
+    as_json = json.loads(evaluate(run, "--calibrate", "--json").stdout)
+    assert as_json["calibration"] == recorded["calibration"]
+    assert len(as_json["subsets"]) == 15
+    assert as_json == recorded["accuracy"] | {"calibration": recorded["calibration"]}
+
+
+def test_an_optimum_out_of_range_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    targets = torch.arange(40) % 4
+    logits = 20 * torch.nn.functional.one_hot(targets).float().expand(2, 40, 4)
+    print_calibration(score_members(logits, targets), *calibrate(logits, targets), as_json=False)
+    told = [line for line in capsys.readouterr().out.splitlines() if "not an optimum" in line]
+    assert [line.split(" is ")[0] for line in told] == ["0.1 for 1", "0.1 for 2"]
+
+
+def test_too_few_images_are_one_line(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    for label in ("blue", "green", "red"):
+        (tmp_path / "data/test" / label).mkdir(parents=True)
+        (tmp_path / "data/test" / label / "0.png").symlink_to(image_folder / "test" / label / "000.png")
+    result = evaluate(run, "--data", tmp_path / "data", "--calibrate")
+    assert result.returncode == 1
+    assert result.stderr == ("error: calibrating needs two test images or more of every class; blue has 1\n")

@@ -30,7 +30,8 @@ from rich.progress import track
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session
-from coserve_server.repository import Ensemble, read_repository
+from coserve_server.ensembles import Ensemble
+from coserve_server.repository import read_repository
 
 WARM_UP = 5
 

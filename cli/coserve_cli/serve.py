@@ -11,7 +11,19 @@ def serve(
         Path | None, typer.Option(help="Folder of the model repository.", show_default=False)
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="What executes the members.", show_default="onnxruntime")
+        str | None,
+        typer.Option(
+            help="What executes the members: onnxruntime (this process) or triton (Triton servers).",
+            show_default="onnxruntime",
+        ),
+    ] = None,
+    triton_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT[,HOST:PORT]",
+            help="gRPC addresses of the Triton servers that share the load.",
+            show_default=False,
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[
@@ -21,13 +33,22 @@ def serve(
         str | None, typer.Option(help="Ensemble that answers requests that name none.", show_default=False)
     ] = None,
     min_members: Annotated[
-        int | None, typer.Option(help="Members that must answer a request.", show_default="all")
+        int | None,
+        typer.Option(
+            help="Members that must answer a request in time; a reply without all is marked.",
+            show_default="all",
+        ),
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(help="Time to answer one request.", show_default="10000")
+        float | None,
+        typer.Option(help="Time to answer one request; late members are left out.", show_default="10000"),
+    ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(help="What of the members is averaged: logits or probabilities.", show_default="logits"),
     ] = None,
 ) -> None:
-    """Serve the ensembles of a model repository over HTTP.
+    """Serve ensembles over HTTP: those of a model repository, or what Triton servers have loaded.
 
     Every option, and more (docs/serve.md), can be set as an environment variable: COSERVE_PORT and so on.
     """
@@ -40,10 +61,12 @@ def serve(
         settings = load_settings(
             repository=repository,
             engine=engine,
+            triton_url=triton_url,
             host=host,
             port=port,
             default_model=default_model,
             min_members=min_members,
             deadline_ms=deadline_ms,
+            combine=combine,
         )
         run(settings, typer.echo)

@@ -1,6 +1,7 @@
 """The transport-free core: from encoded images to an ensemble's combined answer."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,20 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coserve_server.combine import Combined, combine
+from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
+from coserve_server.ensembles import Ensemble
 from coserve_server.errors import (
     BadImageError,
     DeadlineError,
     InvalidParametersError,
+    NoQuorumError,
     OverloadedError,
-    StartupError,
     TooManyImagesError,
     UnknownModelError,
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
 from coserve_server.images import EncodedImage, Preprocessing, decode, preprocess
-from coserve_server.repository import Ensemble
 from coserve_server.settings import Settings
 
 
@@ -45,12 +46,15 @@ class Classification:
     Attributes:
         members: in the ensemble's order; those without an error were combined.
         combined: one row per image.
+        measured_top1: share of right first answers that these members together reached on a test set; None
+            where nobody measured it.
     """
 
     ensemble: Ensemble
     members: tuple[MemberOutcome, ...]
     overlap: float
     combined: Combined
+    measured_top1: float | None
     timings: Timings
 
 
@@ -58,14 +62,8 @@ class Classifier:
     """Answers classification requests with the ensembles of one engine."""
 
     def __init__(self, engine: Engine, settings: Settings, cores: int) -> None:
-        """Take over the engine; at most `cores` images are decoded at once.
-
-        Raises:
-            StartupError: the default model is not served.
-        """
+        """Take over the engine; at most `cores` images are decoded at once."""
         self.engine, self.settings = engine, settings
-        if settings.default_model is not None and settings.default_model not in engine.ensembles:
-            raise StartupError(f"default model {settings.default_model!r} is not served; {self._choice()}")
         self._preparing = ThreadPoolExecutor(cores, "prepare")
         self._requests = 0
 
@@ -78,17 +76,21 @@ class Classifier:
         """The ensemble of that name; with None the default, or the only one.
 
         Raises:
-            UnknownModelError: it is not served.
+            UnknownModelError: there is none of that name.
             InvalidParametersError: no name, no default, and several are served.
+            NoQuorumError: there may be one, but the engine cannot run it just now.
         """
+        served = self.ensembles
         name = name if name is not None else self.settings.default_model
-        if name is None and len(self.ensembles) == 1:
-            (name,) = self.ensembles
+        if name is None and len(served) == 1:
+            (name,) = served
+        if name is not None and name in served:
+            return served[name]
+        if reason := self.engine.absence(name):
+            raise NoQuorumError(reason)
         if name is None:
             raise InvalidParametersError(f"model: no name given and several are served; {self._choice()}")
-        if name not in self.ensembles:
-            raise UnknownModelError(f"model {name!r} is not served; {self._choice()}")
-        return self.ensembles[name]
+        raise UnknownModelError(f"model {name!r} is not served; {self._choice()}")
 
     def quorum(self, ensemble: Ensemble) -> int:
         """How many of the ensemble's members must answer."""
@@ -96,8 +98,21 @@ class Classifier:
         return min(self.settings.min_members or size, size)
 
     def ready(self, ensemble: Ensemble) -> bool:
-        """Whether enough members are loaded and warm."""
+        """Whether enough members can answer."""
         return len(self.engine.ready_members(ensemble)) >= self.quorum(ensemble)
+
+    def faults(self) -> list[str]:
+        """Why some ensemble cannot answer; empty where every one has its quorum."""
+        faults = list(self.engine.faults())
+        default = self.settings.default_model
+        if default is not None and default not in self.ensembles:
+            faults.append(f"default model {default!r} is not served; {self._choice()}")
+        for name, ensemble in self.ensembles.items():
+            if not self.ready(ensemble):
+                ready = self.engine.ready_members(ensemble)
+                missing = ", ".join(member.name for member in ensemble.members if member.name not in ready)
+                faults.append(f"{name}: {self.quorum(ensemble)} members are needed, not ready: {missing}")
+        return faults
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -114,8 +129,13 @@ class Classifier:
         finally:
             self._requests -= 1
 
-    async def classify(self, ensemble: Ensemble, images: Sequence[EncodedImage]) -> Classification:
+    async def classify(
+        self, ensemble: Ensemble, images: Sequence[EncodedImage], deadline_ms: float | None = None
+    ) -> Classification:
         """Classify images, all with the same members.
+
+        Args:
+            deadline_ms: milliseconds to do it in, where they are fewer than the settings'.
 
         Raises:
             InvalidParametersError, TooManyImagesError: there is no image, or too many.
@@ -123,12 +143,14 @@ class Classifier:
             DeadlineError, NoQuorumError: too few members answered.
         """
         began = time.perf_counter_ns()
-        expires = asyncio.get_running_loop().time() + self.settings.deadline_ms / 1000
+        deadline_ms = min(deadline_ms or math.inf, self.settings.deadline_ms)
+        expires = asyncio.get_running_loop().time() + deadline_ms / 1000
         self._check_count(len(images))
         batch, decode_ms, preprocess_ms = await self._prepare(ensemble.preprocessing, images, expires)
         fan = await fan_out(self.engine, ensemble, batch, self.quorum(ensemble), expires)
         combining = time.perf_counter_ns()
-        combined = _combine(ensemble, fan.members)
+        used = [index for index, member in enumerate(fan.members) if member.logits is not None]
+        combined = _combine(ensemble, fan.members, used, self.settings.combine)
         ended = time.perf_counter_ns()
         timings = Timings(
             decode=decode_ms,
@@ -138,12 +160,20 @@ class Classifier:
             combine=(ended - combining) / 1e6,
             total=(ended - began) / 1e6,
         )
-        return Classification(ensemble, fan.members, fan.overlap, combined, timings)
+        return Classification(
+            ensemble, fan.members, fan.overlap, combined, self._measured_top1(ensemble, used), timings
+        )
 
     async def close(self) -> None:
         """Free the engine and the threads."""
         self._preparing.shutdown(cancel_futures=True)
         await self.engine.close()
+
+    def _measured_top1(self, ensemble: Ensemble, used: Sequence[int]) -> float | None:
+        """What the repository says of these members; it measured the mean of their logits."""
+        if self.settings.combine != "logits" and len(used) > 1:
+            return None
+        return ensemble.accuracy.top1(used, len(ensemble.members))
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -171,7 +201,7 @@ class Classifier:
         return np.stack(tensors), sum(decode_ms), sum(preprocess_ms)
 
     def _choice(self) -> str:
-        return f"choose from {', '.join(self.ensembles)}"
+        return f"choose from {', '.join(self.ensembles) or 'nothing'}"
 
 
 def _prepare(
@@ -188,11 +218,10 @@ def _prepare(
     return tensor, (halfway - began) / 1e6, (time.perf_counter_ns() - halfway) / 1e6
 
 
-def _combine(ensemble: Ensemble, members: Sequence[MemberOutcome]) -> Combined:
-    answered = [
-        (outcome.logits, member.weight)
-        for outcome, member in zip(members, ensemble.members, strict=True)
-        if outcome.logits is not None
-    ]
-    logits, weights = zip(*answered, strict=True)
-    return combine(np.stack(logits), np.array(weights))
+def _combine(
+    ensemble: Ensemble, members: Sequence[MemberOutcome], used: Sequence[int], mean: Mean
+) -> Combined:
+    """Average the members whose indices are `used`, all that have logits."""
+    logits = np.stack([member.logits for member in members if member.logits is not None])
+    weights = np.array([ensemble.members[index].weight for index in used])
+    return combine(logits, weights, mean)

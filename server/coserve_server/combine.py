@@ -1,12 +1,14 @@
 """From the members' logits to the ensemble's answer: weighted mean, softmax, top-k, uncertainty."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Mean = Literal["logits", "probabilities"]
+"""What of the members is averaged."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Combined:
     """An ensemble's answer to a batch.
 
     Attributes:
-        logits: weighted mean of the members' logits, `[N, C]`.
+        logits: weighted mean of the members' logits, or logarithm of that of their probabilities, `[N, C]`.
         probabilities: softmax of `logits`, `[N, C]`.
         entropy: of `probabilities`, in nats, `[N]`; 0 where sure, ln C where all classes are as likely.
         disagreement: mutual information between the answer and the choice of a member, in nats, `[N]`;
@@ -27,8 +29,10 @@ class Combined:
     disagreement: Floats
 
 
-def combine(member_logits: NDArray[np.float32], weights: NDArray[np.float64]) -> Combined:
-    """Average the logits of the members that answered.
+def combine(
+    member_logits: NDArray[np.float32], weights: NDArray[np.float64], mean: Mean = "logits"
+) -> Combined:
+    """Average the members that answered.
 
     Disagreement is H(E p) - E H(p) over the members' probabilities p (Depeweg et al., 2018: the epistemic
     part of the predictive uncertainty; the acquisition function of BALD, Houlsby et al., 2011).
@@ -36,16 +40,16 @@ def combine(member_logits: NDArray[np.float32], weights: NDArray[np.float64]) ->
     Args:
         member_logits: finite, `[S, N, C]`.
         weights: positive, `[S]`; only their proportions matter.
+        mean: what to average.
     """
     logits = member_logits.astype(np.float64)
     shares = weights / weights.sum()
-    mean = np.einsum("s,snc->nc", shares, logits)
-    probabilities = softmax(logits)
-    mixture = np.einsum("s,snc->nc", shares, probabilities)
-    information = _entropy(mixture) - shares @ _entropy(probabilities)
-    combined = softmax(mean)
+    logarithms = _log_softmax(logits)
+    mixture = np.logaddexp.reduce(np.log(shares)[:, None, None] + logarithms, axis=0)
+    combined = np.einsum("s,snc->nc", shares, logits) if mean == "logits" else mixture
+    information = _entropy(mixture) - shares @ _entropy(logarithms)
     # Rounding may leave a negative of the order of 1e-16.
-    return Combined(mean, combined, _entropy(combined), np.maximum(information, 0))
+    return Combined(combined, softmax(combined), _entropy(_log_softmax(combined)), np.maximum(information, 0))
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
@@ -59,6 +63,11 @@ def top_k(probabilities: Floats, k: int) -> NDArray[np.intp]:
     return np.argsort(-probabilities, kind="stable")[:k]
 
 
-def _entropy(probabilities: Floats) -> Floats:
-    logarithms = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    return np.asarray(-(probabilities * logarithms).sum(axis=-1))
+def _log_softmax(logits: Floats) -> Floats:
+    """Logarithms of the probabilities along the last axis, finite also where these are 0."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+
+
+def _entropy(logarithms: Floats) -> Floats:
+    return np.asarray(-(np.exp(logarithms) * logarithms).sum(axis=-1))

@@ -3,14 +3,14 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coserve_server.engines.base import Batch, Engine, MemberRun
+from coserve_server.ensembles import Ensemble
 from coserve_server.errors import DeadlineError, NoQuorumError
-from coserve_server.repository import Ensemble
 
 LATE = "no answer before the deadline"
 
@@ -99,13 +99,22 @@ async def _run(engine: Engine, ensemble: Ensemble, batch: Batch, expires: float)
         for future in futures:
             future.cancel()
     ended = time.perf_counter_ns()
-    return _Chunk(tuple(map(_checked, runs)), (began - asked) / 1e6, (ended - began) / 1e6)
+    shape = (len(batch), len(ensemble.labels))
+    checked = tuple(_checked(run, shape) for run in runs)
+    return _Chunk(checked, (began - asked) / 1e6, (ended - began) / 1e6)
 
 
-def _checked(run: MemberRun | None) -> MemberRun | None:
-    if run is None or run.logits is None or np.isfinite(run.logits).all():
+def _checked(run: MemberRun | None, shape: tuple[int, int]) -> MemberRun | None:
+    """Refuse logits that would make the average wrong."""
+    if run is None or run.logits is None:
         return run
-    return MemberRun(run.start_ns, run.end_ns, run.device, None, "logits are not finite")
+    if run.logits.shape != shape:
+        error = f"gave logits {list(run.logits.shape)} where {list(shape)} is wanted (batch, labels)"
+    elif not np.isfinite(run.logits).all():
+        error = "logits are not finite"
+    else:
+        return run
+    return replace(run, logits=None, error=error)
 
 
 def _outcomes(ensemble: Ensemble, chunks: Sequence[_Chunk]) -> list[MemberOutcome]:

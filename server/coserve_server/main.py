@@ -1,5 +1,6 @@
 """Starts the server: repository, engine, application, socket."""
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -10,10 +11,9 @@ import uvicorn
 
 from coserve_server.api.app import create_app
 from coserve_server.classify import Classifier
-from coserve_server.cores import usable_cores
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
-from coserve_server.errors import AddressError
-from coserve_server.repository import read_repository
+from coserve_server.cores import Cores, usable_cores
+from coserve_server.engines.base import Engine
+from coserve_server.errors import AddressError, SettingsError
 from coserve_server.settings import Settings
 
 SHUTDOWN_MARGIN_S = 2
@@ -30,19 +30,39 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     logging.basicConfig(format="%(levelname)s:     %(message)s")
     logging.getLogger("coserve_server").setLevel(settings.log_level.upper())
+    with bind(settings.host, settings.port) as listener, contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(settings, listener, announce))
+
+
+async def _serve(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
     cores = usable_cores()
-    with bind(settings.host, settings.port) as listener:
-        engine = OnnxRuntimeEngine(read_repository(settings.repository), cores)
-        classifier = Classifier(engine, settings, cores.count)
-        config = uvicorn.Config(
-            create_app(classifier),
-            log_level=settings.log_level,
-            timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
+    classifier = Classifier(await _start_engine(settings, cores), settings, cores.count)
+    config = uvicorn.Config(
+        create_app(classifier),
+        log_level=settings.log_level,
+        timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
+    )
+    listener.listen(config.backlog)
+    announce(summary(classifier, url(listener)))
+    await uvicorn.Server(config).serve(sockets=[listener])
+
+
+async def _start_engine(settings: Settings, cores: Cores) -> Engine:
+    """Start the engine; only what the chosen one needs is imported."""
+    if settings.repository is None:
+        from coserve_server.engines.triton.engine import TritonEngine
+
+        # What Triton has loaded may change at any time, so nothing about it can prevent the start.
+        return await TritonEngine.connect(settings)
+    from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+    from coserve_server.repository import read_repository
+
+    ensembles = read_repository(settings.repository)
+    if settings.default_model is not None and settings.default_model not in ensembles:
+        raise SettingsError(
+            f"default model {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"
         )
-        listener.listen(config.backlog)
-        announce(summary(classifier, cores.count, url(listener)))
-        with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+    return OnnxRuntimeEngine(ensembles, cores)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -70,14 +90,14 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def summary(classifier: Classifier, cores: int, address: str) -> str:
-    """What is served, and a command to try it."""
+def summary(classifier: Classifier, address: str) -> str:
+    """What is served, what keeps the rest from being served, and a command to try it."""
     lines = [f"Coserve at {address} (API: {address}/docs)"]
     for name, ensemble in classifier.ensembles.items():
-        how = classifier.engine.describe(ensemble)
         default = " (default)" if name == classifier.settings.default_model else ""
-        count = len(ensemble.members)
-        lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {how} ({cores} cores usable)")
+        count, how = len(ensemble.members), classifier.engine.describe(ensemble)
+        lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {how}")
+    lines.extend(f"  not ready: {fault}" for fault in classifier.faults())
     needed = len(classifier.ensembles) > 1 and classifier.settings.default_model is None
     query = f"?model={next(iter(classifier.ensembles))}" if needed else ""
     lines.append(f"  try: curl -F files=@photo.jpg '{address}/v1/classify{query}'")

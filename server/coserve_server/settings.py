@@ -1,15 +1,26 @@
 """Everything an operator may set, read once at start from arguments and `COSERVE_…` variables."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from coserve_server.combine import Mean
 from coserve_server.errors import SettingsError
 
 MAX_PIXELS = 89_478_485
 """From here on Pillow itself suspects a decompression bomb."""
+
+
+def _check_addresses(text: str) -> str:
+    for address in text.split(","):
+        host, _, port = address.strip().rpartition(":")
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(
+                f"{address.strip()!r} is not HOST:PORT of Triton's gRPC service, such as 127.0.0.1:8001"
+            )
+    return text
 
 
 class Settings(BaseSettings):
@@ -17,16 +28,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="COSERVE_", frozen=True)
 
-    repository: Path
-    """Folder of the model repository."""
-    engine: Literal["onnxruntime"] = "onnxruntime"
-    """What executes the members."""
+    repository: Path | None = None
+    """Folder of the model repository that the engine `onnxruntime` serves."""
+    engine: Literal["onnxruntime", "triton"] = "onnxruntime"
+    """What executes the members: this process, or Triton servers."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(8000, ge=0, le=65535)
     """TCP port to listen on; 0 picks a free one."""
     default_model: str | None = None
     """Ensemble that answers requests that name none."""
+    combine: Mean = "logits"
+    """What of the members is averaged."""
     min_members: int | None = Field(None, ge=1)
     """Members that must answer; None: all of them. An ensemble with fewer members needs all of its own."""
     deadline_ms: float = Field(10_000, gt=0)
@@ -41,8 +54,57 @@ class Settings(BaseSettings):
     """Images in one request."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
     """Pixels of one image, before and after resizing."""
+    triton_url: Annotated[str, AfterValidator(_check_addresses)] | None = None
+    """HOST:PORT of the gRPC service of each Triton server, separated by commas."""
+    triton_refresh_ms: float = Field(500, ge=10)
+    """Time between two looks at what each Triton has loaded."""
+    triton_shared_memory_mib: int = Field(0, ge=0)
+    """System shared memory for images on their way to Triton servers on this machine; 0 for none."""
+    triton_tls: bool = False
+    """Whether to encrypt the connections to Triton."""
+    triton_root_certificates: FilePath | None = None
+    """PEM file of the authorities that may certify Triton; None for gRPC's own list."""
+    triton_client_certificate: FilePath | None = None
+    """PEM file with which the server proves its own identity to Triton."""
+    triton_client_key: FilePath | None = None
+    """PEM file of that certificate's private key."""
+    triton_token: SecretStr | None = None
+    """Bearer token sent with every call to Triton."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
+
+    @property
+    def triton_addresses(self) -> list[str]:
+        """HOST:PORT of each Triton server."""
+        return [address.strip() for address in (self.triton_url or "").split(",")]
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_needs(self) -> "Settings":
+        if self.engine == "triton":
+            if self.repository is not None:
+                raise ValueError("repository: engine triton serves what Triton has loaded; leave it out")
+            if self.triton_url is None:
+                raise ValueError("triton_url: engine triton needs the address of a Triton server")
+        else:
+            if self.repository is None:
+                raise ValueError("repository: engine onnxruntime needs the folder of a model repository")
+            if self.triton_url is not None:
+                raise ValueError("triton_url: only engine triton uses it; add --engine triton")
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_encrypted(self) -> "Settings":
+        certificates = (
+            self.triton_root_certificates,
+            self.triton_client_certificate,
+            self.triton_client_key,
+            self.triton_token,
+        )
+        if not self.triton_tls and any(value is not None for value in certificates):
+            raise ValueError("triton_tls: certificates and the token need TLS; set it to true")
+        if (self.triton_client_certificate is None) != (self.triton_client_key is None):
+            raise ValueError("triton_client_certificate and triton_client_key go together")
+        return self
 
 
 def load_settings(**arguments: object) -> Settings:
@@ -55,5 +117,11 @@ def load_settings(**arguments: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        faults = [_fault(e["loc"], e["msg"]) for e in error.errors()]
         raise SettingsError(f"settings: {'; '.join(faults)}") from error
+
+
+def _fault(location: tuple[int | str, ...], message: str) -> str:
+    """Pydantic's account of a fault, in the form `setting: what is wrong`."""
+    name = f"{location[0]}: " if location else ""
+    return name + message.removeprefix("Value error, ")

@@ -2,21 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
+from coserve_server.accuracy import Accuracy
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.ensembles import Ensemble, Member
 from coserve_server.images import Preprocessing
-from coserve_server.repository import Ensemble, Member
 
 
-def ensemble(members: int = 2, max_batch_size: int = 2, name: str = "pair") -> Ensemble:
+def ensemble(
+    members: int = 2, max_batch_size: int = 2, name: str = "pair", accuracy: Accuracy | None = None
+) -> Ensemble:
     return Ensemble(
         name=name,
         version="1",
         max_batch_size=max_batch_size,
-        members=tuple(Member(f"m{i}", Path(), "images", "logits", 1.0) for i in range(members)),
+        members=tuple(Member(f"m{i}", None, "images", "logits", 1.0) for i in range(members)),
         preprocessing=Preprocessing(
             height=4,
             width=4,
@@ -27,6 +29,7 @@ def ensemble(members: int = 2, max_batch_size: int = 2, name: str = "pair") -> E
         ),
         labels=("cat", "dog"),
         provenance={},
+        accuracy=accuracy or Accuracy(),
     )
 
 
@@ -46,9 +49,16 @@ class FakeEngine:
         self.futures: list[asyncio.Future[MemberRun]] = []
         self.busy = False
         self.ready = True
+        self.missing: str | None = None
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         return frozenset(member.name for member in ensemble.members if self.ready)
+
+    def faults(self) -> list[str]:
+        return [self.missing] if self.missing else []
+
+    def absence(self, name: str | None) -> str | None:
+        return self.missing
 
     def describe(self, ensemble: Ensemble) -> str:
         return "fake"

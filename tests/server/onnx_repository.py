@@ -19,8 +19,9 @@ PREPROCESSING = {
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
 }
-NAN, FAILS, HANGS = "nan", "fails", "hangs"
-"""Faults of a member: NaN logits always; an error or an endless loop on images that are not black."""
+NAN, FAILS, HANGS, BUSY, SHAPE = "nan", "fails", "hangs", "busy", "shape"
+"""Faults of a member: NaN logits always; on images that are not black an error, an endless loop, one step of
+some seconds that cannot be interrupted, or twice as many classes."""
 
 
 def write_repository(
@@ -94,6 +95,18 @@ def _fault(fault: str | None, weights: dict[str, Any]) -> list[onnx.NodeProto]:
         weights["zero"] = np.zeros(1, np.float32)
         gather = helper.make_node("Gather", ["zero", "number"], ["nothing"])
         return [*brightness, gather, helper.make_node("Add", ["scores", "nothing"], ["logits"])]
+    if fault == BUSY:
+        return [*brightness, *_busy(weights)]
+    if fault == SHAPE:
+        weights |= {"one": np.array([1]), "none_scalar": np.array(0), "one_scalar": np.array(1)}
+        return [
+            *brightness,
+            helper.make_node("Reshape", ["number", "one"], ["numbers"]),
+            helper.make_node("Clip", ["numbers", "none_scalar", "one_scalar"], ["bright"]),
+            helper.make_node("Add", ["bright", "one"], ["times"]),
+            helper.make_node("Concat", ["one", "times"], ["repeats"], axis=0),
+            helper.make_node("Tile", ["scores", "repeats"], ["logits"]),
+        ]
     body = helper.make_graph(
         [
             helper.make_node("Identity", ["condition"], ["condition_out"]),
@@ -112,6 +125,25 @@ def _fault(fault: str | None, weights: dict[str, Any]) -> list[onnx.NodeProto]:
     )
     weights["true"] = np.array(True)
     return [*brightness, helper.make_node("Loop", ["number", "true", "scores"], ["logits"], body=body)]
+
+
+def _busy(weights: dict[str, Any]) -> list[onnx.NodeProto]:
+    """Multiply large matrices, of no elements where the images are black, and add nothing to the scores."""
+    weights |= {
+        "smallest": np.array(0),
+        "largest": np.array(4500),
+        "pair": np.array([2]),
+        "nought": np.float32(0),
+    }
+    return [
+        helper.make_node("Clip", ["number", "smallest", "largest"], ["side"]),
+        helper.make_node("Expand", ["side", "pair"], ["sides"]),
+        helper.make_node("ConstantOfShape", ["sides"], ["matrix"]),
+        helper.make_node("MatMul", ["matrix", "matrix"], ["square"]),
+        helper.make_node("ReduceSum", ["square"], ["total"], keepdims=0),
+        helper.make_node("Mul", ["total", "nought"], ["nothing"]),
+        helper.make_node("Add", ["scores", "nothing"], ["logits"]),
+    ]
 
 
 def write_member(folder: Path, model: onnx.ModelProto, size: int, max_batch_size: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from coserve_server import errors
+from coserve_server.accuracy import Accuracy
 from coserve_server.classify import Classification, Classifier
 from coserve_server.images import EncodedImage
 from coserve_server.settings import Settings, load_settings
@@ -96,8 +97,77 @@ def test_which_ensemble_answers() -> None:
         classifier(both).ensemble(None)
     with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; choose from cat, dog"):
         classifier(both).ensemble("cow")
-    with pytest.raises(errors.StartupError, match="default model 'cow' is not served"):
-        classifier(both, default_model="cow")
+
+
+def test_an_ensemble_that_may_exist_is_not_unknown() -> None:
+    engine = FakeEngine()
+    engine.missing = "no server answers"
+    for name in (None, "cow"):
+        with pytest.raises(errors.NoQuorumError, match="no server answers"):
+            classifier(engine).ensemble(name)
+
+
+def test_what_keeps_ensembles_from_answering_is_named() -> None:
+    engine = FakeEngine(ensemble())
+    core = classifier(engine, default_model="cow")
+    assert core.faults() == ["default model 'cow' is not served; choose from pair"]
+    engine.ready, engine.missing = False, "one has not loaded x"
+    assert core.faults() == [
+        "one has not loaded x",
+        "default model 'cow' is not served; choose from pair",
+        "pair: 2 members are needed, not ready: m0, m1",
+    ]
+
+
+def test_probabilities_are_averaged_where_the_settings_say_so() -> None:
+    scripts = [[run(0, 1, [100, 0]), run(0, 1, [0, 0])]]
+    answer = classify(
+        classifier(FakeEngine(ensemble(), scripts=scripts), combine="probabilities"), EncodedImage(png())
+    )
+    np.testing.assert_allclose(answer.combined.probabilities, [[0.75, 0.25]])
+    np.testing.assert_allclose(answer.combined.logits, np.log([[0.75, 0.25]]))
+
+
+MEASURED = Accuracy.model_validate(
+    {
+        "ensemble": {"top1": 0.9, "nll": 0.3},
+        "members": [{"top1": 0.7}, {"top1": 0.8}, {}],
+        "subsets": [{"members": [1, 0], "top1": 0.85, "temperature": 1.1}, {"members": [1], "top1": 0.81}],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("used", "top1"),
+    [([0, 1, 2], 0.9), ([0, 1], 0.85), ([1], 0.81), ([0], 0.7), ([2], None), ([1, 2], None)],
+)
+def test_the_measured_accuracy_is_that_of_the_members_used(used: list[int], top1: float | None) -> None:
+    script = [run(0, 1, [1, 3]) if index in used else run(0, 1, error="broke") for index in range(3)]
+    engine = FakeEngine(ensemble(members=3, accuracy=MEASURED), scripts=[script])
+    assert classify(classifier(engine, min_members=1), EncodedImage(png())).measured_top1 == top1
+
+
+def test_the_accuracy_of_averaged_probabilities_was_not_measured() -> None:
+    scripts = [[run(0, 1, [1, 3])] * 3, [run(0, 1, [1, 3])] + [run(0, 1, error="broke")] * 2]
+    engine = FakeEngine(ensemble(members=3, accuracy=MEASURED), scripts=scripts)
+    core = classifier(engine, min_members=1, combine="probabilities")
+    assert classify(core, EncodedImage(png())).measured_top1 is None
+    core = classifier(engine, min_members=1, combine="probabilities")
+    assert classify(core, EncodedImage(png())).measured_top1 == 0.7
+
+
+@pytest.mark.parametrize(("asked_ms", "late"), [(1e-6, True), (None, False), (1e9, False)])
+def test_a_request_may_shorten_the_deadline(asked_ms: float | None, late: bool) -> None:
+    core = classifier(FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3]), None]]), deadline_ms=500)
+
+    async def go() -> None:
+        try:
+            await core.classify(core.ensemble(None), [EncodedImage(png())], asked_ms)
+        finally:
+            await core.close()
+
+    with pytest.raises(errors.DeadlineError, match="not decoded" if late else "m1: no answer"):
+        asyncio.run(go())
 
 
 def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
@@ -119,16 +189,38 @@ def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.M
     assert (read.port, read.deadline_ms) == (9000, 50)
 
 
+TRITON = {"engine": "triton", "triton_url": "a:1"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "repository: Field required"),
+        ({}, "repository: engine onnxruntime needs the folder of a model repository"),
         ({"repository": "r", "port": 70000}, "port: Input should be less than or equal to 65535"),
-        ({"repository": "r", "engine": "magic"}, "engine: Input should be 'onnxruntime'"),
+        ({"repository": "r", "engine": "magic"}, "engine: Input should be 'onnxruntime' or 'triton'"),
         ({"repository": "r", "min_members": 0}, "min_members: Input should be greater than or equal to 1"),
+        ({"repository": "r", "combine": "votes"}, "combine: Input should be 'logits' or 'probabilities'"),
+        ({"repository": "r", "triton_url": "a:1"}, "triton_url: only engine triton uses it"),
+        ({"engine": "triton"}, "triton_url: engine triton needs the address of a Triton server"),
+        (TRITON | {"repository": "r"}, "repository: engine triton serves what Triton has loaded"),
+        (TRITON | {"triton_url": "http://a:1"}, "triton_url: 'http://a:1' is not HOST:PORT"),
+        (TRITON | {"triton_url": "a:1,b"}, "triton_url: 'b' is not HOST:PORT"),
+        (TRITON | {"triton_url": "a:0"}, "triton_url: 'a:0' is not HOST:PORT"),
+        (TRITON | {"triton_url": ""}, "triton_url: '' is not HOST:PORT"),
+        (TRITON | {"triton_token": "x"}, "triton_tls: certificates and the token need TLS"),
+        (TRITON | {"triton_root_certificates": "no.pem"}, "triton_root_certificates: Path does not point"),
+        (
+            TRITON | {"triton_tls": True, "triton_client_key": __file__},
+            "triton_client_certificate and triton_client_key go together",
+        ),
     ],
 )
 def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.SettingsError) as caught:
         load_settings(**arguments)
-    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"settings: {message}")
+
+
+def test_triton_addresses() -> None:
+    read = load_settings(engine="triton", triton_url="a.example:8001, [::1]:8001")
+    assert read.triton_addresses == ["a.example:8001", "[::1]:8001"]

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,6 +64,15 @@ def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
     assert answer.members[1].error == "logits are not finite"
     assert answer.members[1].logits is None
     assert answer.members[1].start_ms is not None
+
+
+@pytest.mark.parametrize("rows", [[[5]], [[5, 5, 5]], [[5, 5], [5, 5]], [5, 5]])
+def test_logits_of_another_shape_are_an_error(rows: list[Any]) -> None:
+    scripts = [[run(0, 1, [1, 1]), run(0, 1, *rows)]]
+    answer = fan(FakeEngine(ensemble(), scripts=scripts), quorum=1)
+    shape = list(np.shape(rows))
+    assert answer.members[1].error == f"gave logits {shape} where [1, 2] is wanted (batch, labels)"
+    assert answer.members[1].logits is None
 
 
 def test_below_the_quorum_the_failures_are_named() -> None:

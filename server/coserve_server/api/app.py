@@ -49,9 +49,8 @@ def create_app(classifier: Classifier) -> FastAPI:
     @app.get("/readyz", tags=["health"], responses=problems.responses(problems.KINDS[NoQuorumError]))
     async def readyz() -> Status:
         """Whether every ensemble has its quorum of members."""
-        lacking = [name for name, one in classifier.ensembles.items() if not classifier.ready(one)]
-        if lacking:
-            raise NoQuorumError(f"too few members are ready: {', '.join(lacking)}")
+        if faults := classifier.faults():
+            raise NoQuorumError("; ".join(faults))
         return Status(status="ready")
 
     return app

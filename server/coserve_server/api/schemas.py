@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from coserve_server.classify import Classification, Classifier
-from coserve_server.combine import softmax, top_k
+from coserve_server.combine import Floats, softmax, top_k
+from coserve_server.ensembles import Ensemble
 from coserve_server.fan_out import MemberOutcome
 from coserve_server.images import EncodedImage, Preprocessing
-from coserve_server.repository import Ensemble
 
 
 class Prediction(BaseModel):
@@ -19,7 +19,10 @@ class Prediction(BaseModel):
     label: str
     class_id: int = Field(description="Index of the class among the model's labels.")
     probability: float = Field(description="Softmax over all classes' logits.")
-    logit: float = Field(description="Weighted mean of the members' logits; of one member, its own.")
+    logit: float = Field(
+        description="Weighted mean of the members' logits, or logarithm of that of their probabilities where "
+        "the server averages these; of one member, its own."
+    )
 
 
 class Uncertainty(BaseModel):
@@ -71,6 +74,10 @@ class ClassifyReply(BaseModel):
     model: str
     version: str
     degraded: bool = Field(description="Whether fewer than all members were averaged.")
+    measured_top1: float | None = Field(
+        description="Share of right first answers that the members used here, together, reached on a test "
+        "set; null where the repository does not say."
+    )
     overlap: float = Field(
         description="Sum of the members' durations / wall time from first start to last end: "
         "S where S members ran in parallel, 1 where one after another."
@@ -116,13 +123,16 @@ def classify_reply(
         model=answer.ensemble.name,
         version=answer.ensemble.version,
         degraded=any(member.error for member in answer.members),
+        measured_top1=answer.measured_top1,
         overlap=answer.overlap,
         members=[_member(outcome) for outcome in answer.members],
         timings_ms=TimingsMs(**vars(answer.timings)),
         results=[
             Result(
                 filename=image.filename,
-                predictions=_predictions(answer.ensemble, answer.combined.logits[index], k),
+                predictions=_predictions(
+                    answer.ensemble, answer.combined.logits[index], answer.combined.probabilities[index], k
+                ),
                 uncertainty=Uncertainty(
                     entropy=answer.combined.entropy[index], disagreement=answer.combined.disagreement[index]
                 ),
@@ -162,15 +172,16 @@ def _member(outcome: MemberOutcome) -> Member:
 
 def _member_predictions(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:
     return {
-        member.name: _predictions(answer.ensemble, member.logits[index], k)
+        member.name: _predictions(answer.ensemble, member.logits[index], softmax(member.logits[index]), k)
         for member in answer.members
         if member.logits is not None
     }
 
 
-def _predictions(ensemble: Ensemble, logits: NDArray[np.floating[Any]], k: int) -> list[Prediction]:
-    """The `k` most probable classes, from one image's logits `[C]`."""
-    probabilities = softmax(logits)
+def _predictions(
+    ensemble: Ensemble, logits: NDArray[np.floating[Any]], probabilities: Floats, k: int
+) -> list[Prediction]:
+    """The `k` most probable classes of one image, from its logits and probabilities `[C]`."""
     return [
         Prediction(
             label=ensemble.labels[class_id],

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from coserve_server import errors
 from coserve_server.api.bodies import FIELD, read_images
+from coserve_server.api.disconnects import while_connected
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.schemas import (
     ClassifyReply,
@@ -55,8 +56,29 @@ def _classifier(request: Request) -> Classifier:
 Core = Annotated[Classifier, Depends(_classifier)]
 
 
-@router.post("/classify", responses=responses(*KINDS.values()), openapi_extra={"requestBody": _BODY})
-async def classify(request: Request, core: Core, query: Annotated[ClassifyQuery, Query()]) -> ClassifyReply:
+Timeout = Annotated[
+    float | None,
+    Header(
+        alias="Request-Timeout-Ms",
+        gt=0,
+        allow_inf_nan=False,
+        description="Milliseconds the answer may take from the complete body on; the server's own deadline, "
+        "where that is shorter.",
+    ),
+]
+CLIENT_CLOSED_REQUEST = 499
+"""The status nginx logs for a client that left; nobody receives it."""
+
+
+@router.post(
+    "/classify",
+    response_model=ClassifyReply,
+    responses=responses(*KINDS.values()),
+    openapi_extra={"requestBody": _BODY},
+)
+async def classify(
+    request: Request, core: Core, query: Annotated[ClassifyQuery, Query()], timeout_ms: Timeout = None
+) -> ClassifyReply | Response:
     """Classify one or more images with all members of an ensemble.
 
     If one image cannot be decoded, none is classified and the problem names it.
@@ -64,7 +86,9 @@ async def classify(request: Request, core: Core, query: Annotated[ClassifyQuery,
     with core.admitted():
         ensemble = core.ensemble(query.model)
         images = await read_images(request, core.settings)
-        answer = await core.classify(ensemble, images)
+        answer = await while_connected(request, core.classify(ensemble, images, timeout_ms))
+        if answer is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return classify_reply(answer, images, query.top_k, query.member_predictions)
 
 
@@ -79,7 +103,12 @@ async def models(core: Core) -> ModelList:
 
 @router.get(
     "/models/{name}",
-    responses=responses(KINDS[errors.UnknownModelError], KINDS[errors.InvalidParametersError]),
+    responses=responses(
+        *(
+            KINDS[error]
+            for error in (errors.UnknownModelError, errors.InvalidParametersError, errors.NoQuorumError)
+        )
+    ),
 )
 async def one_model(core: Core, name: str) -> Model:
     """Describe one ensemble."""

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.repository import Ensemble
+from coserve_server.ensembles import Ensemble
 
 Batch = NDArray[np.float32]
 """Preprocessed images, FP32 `[N, 3, H, W]`."""
@@ -21,7 +21,7 @@ class MemberRun:
     Attributes:
         start_ns, end_ns: on the clock of `time.perf_counter_ns`, the same for all members.
         device: where it ran.
-        logits: FP32 `[N, C]`; the engine need not check the values.
+        logits: FP32, wanted `[N, C]`; the engine need not check shape or values.
         error: why there are no logits, in words fit for a user.
     """
 
@@ -40,20 +40,30 @@ class Engine(Protocol):
         """What it can run, by name."""
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
-        """Names of the members that are loaded and warm."""
+        """Names of the members that are loaded, and not stuck with a batch nobody waits for any more."""
+
+    def faults(self) -> list[str]:
+        """What keeps the engine from knowing or serving an ensemble it should, in words fit for a user."""
+
+    def absence(self, name: str | None) -> str | None:
+        """Why an ensemble that may exist is not served just now; None where there is no such ensemble.
+
+        Args:
+            name: of the ensemble; None for any.
+        """
 
     def describe(self, ensemble: Ensemble) -> str:
         """Where and how the ensemble's members run, for the operator."""
 
     async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
-        """Wait for the engine's turn, then hand the batch to every member at once.
+        """Wait for the engine's turn, then hand the batch to every member that can take it, at once.
 
         Args:
             batch: at most the ensemble's `max_batch_size` images.
 
         Returns:
             one future per member, in the ensemble's order. A member's failure is an `error` in its result,
-            not an exception. Cancelling a future asks its member to stop.
+            not an exception. Cancelling a future asks its member to stop; nobody waits until it has.
         """
 
     async def close(self) -> None:

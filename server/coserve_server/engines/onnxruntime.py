@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -15,10 +14,14 @@ import onnxruntime as ort
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.ensembles import Ensemble, Member
 from coserve_server.errors import EngineError
-from coserve_server.repository import Ensemble, Member
 
 logger = logging.getLogger(__name__)
+
+NONE: frozenset[str] = frozenset()
+STUCK = "still busy with an earlier batch"
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -42,6 +45,7 @@ class _Lane:
 
     def __init__(self, name: str, pinned: tuple[int, ...] | None) -> None:
         self._thread = ThreadPoolExecutor(1, name)
+        self._abandoned: set[Future[MemberRun]] = set()
         self.device = "cpu"
         if pinned:
             self._thread.submit(os.sched_setaffinity, 0, pinned).result()
@@ -50,8 +54,17 @@ class _Lane:
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return self._thread.submit(function, *args, **kwargs)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether it is still at a run that nobody waits for: a thread cannot be killed."""
+        return bool(self._abandoned)
+
+    def abandon(self, run: Future[MemberRun]) -> None:
+        self._abandoned.add(run)
+        run.add_done_callback(self._abandoned.discard)
+
     def close(self) -> None:
-        self._thread.shutdown()
+        self._thread.shutdown(wait=not self.stuck, cancel_futures=True)
 
 
 class _Loaded:
@@ -79,10 +92,29 @@ class _LoadedMember:
     session: ort.InferenceSession
     lane: _Lane
 
-    def submit(self, batch: Batch, options: ort.RunOptions) -> Future[MemberRun]:
-        return self.lane.submit(self._run, batch, options)
+    def start(self, batch: Batch) -> asyncio.Future[MemberRun]:
+        """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
+        if self.lane.stuck:
+            return self._left_out()
+        options = ort.RunOptions()
+        run = self.lane.submit(self.run, batch, options)
+        future = asyncio.wrap_future(run)
 
-    def _run(self, batch: Batch, options: ort.RunOptions) -> MemberRun:
+        def abandon(_: asyncio.Future[MemberRun]) -> None:
+            if future.cancelled():
+                options.terminate = True
+                self.lane.abandon(run)
+
+        future.add_done_callback(abandon)
+        return future
+
+    def _left_out(self) -> asyncio.Future[MemberRun]:
+        future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
+        now = time.perf_counter_ns()
+        future.set_result(MemberRun(now, now, self.lane.device, None, STUCK))
+        return future
+
+    def run(self, batch: Batch, options: ort.RunOptions) -> MemberRun:
         member, device = self.member, self.lane.device
         start = time.perf_counter_ns()
         try:
@@ -104,7 +136,7 @@ class OnnxRuntimeEngine:
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble.
         """
-        self.ensembles = ensembles
+        self.ensembles, self._cores = ensembles, cores
         self._turn = asyncio.Lock()
         self._loaded: dict[str, _Loaded] = {}
         for name, ensemble in ensembles.items():
@@ -112,39 +144,42 @@ class OnnxRuntimeEngine:
             self._warm_up(ensemble)
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
-        """All members of a loaded ensemble; none after `close`."""
-        return frozenset(m.name for m in ensemble.members if ensemble.name in self._loaded)
+        """Members of a loaded ensemble whose thread is not stuck; none after `close`."""
+        loaded = self._loaded.get(ensemble.name)
+        return frozenset(one.member.name for one in loaded.members if not one.lane.stuck) if loaded else NONE
+
+    def faults(self) -> list[str]:
+        """None: what cannot be loaded keeps the engine from starting."""
+        return []
+
+    def absence(self, name: str | None) -> str | None:
+        """None: every ensemble there is, is loaded."""
+        return None
 
     def describe(self, ensemble: Ensemble) -> str:
         """The ensemble's thread budget, and the devices of its lanes."""
-        budget, lanes = self._loaded[ensemble.name].budget, self._loaded[ensemble.name].lanes
-        devices = ", ".join(lane.device for lane in lanes)
-        return (
-            f"{budget.lanes} at a time, {budget.threads} thread{'s' * (budget.threads > 1)} each on {devices}"
-        )
+        loaded = self._loaded[ensemble.name]
+        lanes, threads = loaded.budget.lanes, loaded.budget.threads
+        devices = ", ".join(lane.device for lane in loaded.lanes)
+        share = f"{lanes} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
+        return f"{share} ({self._cores.count} cores usable)"
 
     async def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
-        """Wait until the cores are free, then hand the batch to every member's lane."""
-        loop, members = asyncio.get_running_loop(), self._loaded[ensemble.name].members
+        """Wait until the cores are free, then hand the batch to every member's lane that is not stuck."""
         await self._turn.acquire()
+        members = self._loaded[ensemble.name].members
         running = len(members)
 
-        def finished(_: Future[MemberRun]) -> None:
-            loop.call_soon_threadsafe(release)
-
-        def release() -> None:
+        def finished(_: asyncio.Future[MemberRun]) -> None:
             nonlocal running
             running -= 1
             if running == 0:
                 self._turn.release()
 
-        options = [ort.RunOptions() for _ in members]
         # Nothing else between the submissions: the members are to start together.
-        runs = [member.submit(batch, option) for member, option in zip(members, options, strict=True)]
-        futures = [asyncio.wrap_future(run) for run in runs]
-        for run, future, option in zip(runs, futures, options, strict=True):
-            run.add_done_callback(finished)
-            future.add_done_callback(partial(_stop_if_cancelled, option))
+        futures = [member.start(batch) for member in members]
+        for future in futures:
+            future.add_done_callback(finished)
         return futures
 
     async def close(self) -> None:
@@ -162,7 +197,7 @@ class OnnxRuntimeEngine:
             batch = np.zeros((size, 3, how.height, how.width), np.float32)
             wanted = (size, len(ensemble.labels))
             for loaded in self._loaded[ensemble.name].members:
-                run = loaded.submit(batch, ort.RunOptions()).result()
+                run = loaded.lane.submit(loaded.run, batch, ort.RunOptions()).result()
                 if run.logits is None:
                     raise _misfit(ensemble, loaded.member, f"fails on a batch of {size}: {run.error}")
                 if run.logits.shape != wanted:
@@ -196,11 +231,6 @@ def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.Infe
         if found[wanted] != "tensor(float)":
             raise _misfit(ensemble, member, f"{kind} {wanted!r} is {found[wanted]}, not FP32")
     return session
-
-
-def _stop_if_cancelled(options: ort.RunOptions, future: "asyncio.Future[MemberRun]") -> None:
-    if future.cancelled():
-        options.terminate = True
 
 
 def _misfit(ensemble: Ensemble, member: Member, reason: str) -> EngineError:

@@ -1,0 +1,1 @@
+"""Runs every member on Triton servers, over asynchronous gRPC."""

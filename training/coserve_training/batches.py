@@ -4,22 +4,10 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Sampler
-from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
 
 from coserve_training.config import TrainConfig
-from coserve_training.data import Split
-from coserve_training.module import Batch
-
-
-class _Batches(TorchDataset[Batch]):
-    """Whole batches by their indices: one gather instead of a collation of single images."""
-
-    def __init__(self, split: Split) -> None:
-        self.images, self.targets = torch.from_numpy(split.images), torch.from_numpy(split.targets)
-
-    def __getitem__(self, indices: torch.Tensor) -> Batch:
-        return self.images[indices], self.targets[indices]
+from coserve_training.data import Batches, Split
 
 
 class _Order(Sampler[torch.Tensor]):
@@ -49,14 +37,6 @@ class _Order(Sampler[torch.Tensor]):
             yield order[index * self.batch_size : (index + 1) * self.batch_size][rank :: self.processes]
 
 
-def batches(split: Split, config: TrainConfig, seed: int | None, processes: int) -> DataLoader[Batch]:
+def batches(split: Split, config: TrainConfig, seed: int | None, processes: int) -> Batches:
     """This process's share of every batch of a split: shuffled by `seed`, or in order without one."""
-    return DataLoader(
-        _Batches(split),
-        batch_size=None,
-        sampler=_Order(len(split), config.batch_size, seed, processes),
-        generator=torch.Generator().manual_seed(
-            0
-        ),  # or starting a loader would advance the views' random stream
-        pin_memory=torch.cuda.is_available(),
-    )
+    return Batches(split, _Order(len(split), config.batch_size, seed, processes))

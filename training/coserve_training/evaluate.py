@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Progress, Split, load_dataset
+from coserve_training.data import Batches, Progress, Split, in_order, load_dataset
 from coserve_training.errors import DataError
 from coserve_training.run import Checkpoint, Description, Run, load_run, write_atomically
 
 BATCH = 256
 CALIBRATION_BINS = 15
+STATISTICS_IMAGES = 50_000
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,11 @@ def member_logits(
     device = next(members[0].parameters()).device
     shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
     batches = []
-    for start in range(0, len(split), BATCH):
-        pixels = torch.from_numpy(split.images[start : start + BATCH]).to(device).permute(0, 3, 1, 2)
-        images = (pixels.float() / 255 - shift) / scale
+    for pixels, _ in Batches(split, in_order(len(split), BATCH)):
+        images = (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - shift) / scale
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
-            progress("evaluating", min(start + BATCH, len(split)), len(split))
+            progress("evaluating", min(BATCH * len(batches), len(split)), len(split))
     return torch.cat(batches, dim=1)
 
 
@@ -124,7 +124,8 @@ def held_out_logits(
         DataError: when the images cannot be read, have no test split, or other classes than the run.
     """
     description, run = Description.read(folder), load_run(folder, checkpoint)
-    dataset = load_dataset(data, description.config.image_size, progress)
+    config = description.config
+    dataset = load_dataset(data, config.image_size, progress, skip_corrupt=config.skip_corrupt)
     if dataset.test is None:
         raise DataError(
             f"{', '.join(map(str, data))}: no test split (test/<class>/<image> or val/) to evaluate on"
@@ -158,10 +159,15 @@ def write_evaluation(folder: Path, evaluation: Evaluation, checkpoint: Checkpoin
 
 
 def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], rounded to four digits."""
+    """Mean and standard deviation per channel of pixels in [0, 1], rounded to four digits.
+
+    Of more than `STATISTICS_IMAGES`, so many are taken, evenly spread.
+    """
+    chosen = np.linspace(0, len(split) - 1, min(len(split), STATISTICS_IMAGES)).round().astype(int)
+    sample = split.centred().select(chosen)
     sums, squares, count = np.zeros(3), np.zeros(3), 0
-    for start in range(0, len(split), 1024):
-        pixels = split.images[start : start + 1024].reshape(-1, 3) / 255.0
+    for images, _ in Batches(sample, in_order(len(sample), BATCH)):
+        pixels = images.numpy().reshape(-1, 3) / 255.0
         sums, squares, count = sums + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))

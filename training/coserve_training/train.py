@@ -8,7 +8,7 @@ import numpy as np
 
 from coserve_training.batches import batches
 from coserve_training.config import TrainConfig
-from coserve_training.data import Dataset, Progress, Split, load_dataset
+from coserve_training.data import Dataset, Progress, Split, load_dataset, name_some, usable_cores
 from coserve_training.errors import DataError, RunError
 from coserve_training.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.module import CoTraining
@@ -63,7 +63,17 @@ def train(
         check_resumable(folder, config)
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
-    dataset = load_dataset([Path(path) for path in config.data], config.image_size, progress)
+    dataset = load_dataset(
+        [Path(path) for path in config.data],
+        config.image_size,
+        progress,
+        skip_corrupt=config.skip_corrupt,
+        workers=max(1, usable_cores() // devices),
+    )
+    if dataset.skipped:
+        report(
+            f"{len(dataset.skipped)} images cannot be decoded and are left out: {name_some(dataset.skipped)}"
+        )
     training, test = _splits(dataset, config, report)
     initial = None if resume or config.initial is None else _initial(config, dataset)
     if resume:
@@ -85,6 +95,8 @@ def train(
     run = load_run(folder, "last")
     evaluation = evaluate(run.members, test, description.mean, description.std, progress)
     write_evaluation(folder, evaluation, "last", config.epochs)
+    if replaced := training.replaced + test.replaced:
+        report(f"{len(replaced)} images became unreadable, others were used instead: {name_some(replaced)}")
     return evaluation
 
 
@@ -114,9 +126,7 @@ def _splits(dataset: Dataset, config: TrainConfig, report: Callable[[str], None]
         if not held_out.any():
             raise DataError(f"no test split, and no class has {HOLD_OUT} training images to hold one out of")
         report(f"no test split: {held_out.sum()} of {len(training)} training images are held out")
-        training, test = (
-            Split(training.images[keep], training.targets[keep]) for keep in (~held_out, held_out)
-        )
+        training, test = training.select(~held_out), training.select(held_out).centred()
     if len(training) < config.batch_size:
         raise DataError(f"{len(training)} training images do not fill one batch of {config.batch_size}")
     return training, test

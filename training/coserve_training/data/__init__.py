@@ -1,10 +1,10 @@
 """Labelled images from folders, zips, ImageNet's layout and the official CIFAR and SVHN files."""
 
 from coserve_training.data.batches import Batches
-from coserve_training.data.dataset import describe_corrupt, load_dataset
+from coserve_training.data.dataset import load_dataset, name_some
 from coserve_training.data.lazy import LazyImages, RandomCrops
 from coserve_training.data.split import Dataset, Progress, Split
-from coserve_training.data.workers import in_order
+from coserve_training.data.workers import in_order, usable_cores
 
 __all__ = [
     "Batches",
@@ -13,7 +13,8 @@ __all__ = [
     "Progress",
     "RandomCrops",
     "Split",
-    "describe_corrupt",
     "in_order",
     "load_dataset",
+    "name_some",
+    "usable_cores",
 ]

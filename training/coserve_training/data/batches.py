@@ -24,6 +24,9 @@ class Batches:
         DataError: while iterating, for an image that cannot be decoded and may not be replaced.
     """
 
+    batch_sampler = None
+    """Lightning asks for it where it finds a `sampler`."""
+
     def __init__(self, split: Split, order: Items[Any]) -> None:
         self.split, self.sampler = split, order
         workers = split.images.workers if isinstance(split.images, LazyImages) else 0

@@ -24,7 +24,7 @@ from coserve_training.errors import DataError
 CACHE_BYTES = 4 << 30
 """A split whose decoded images take more, or over a quarter of the memory, is decoded anew in every epoch."""
 NAMED = 20
-"""Images that an error names."""
+"""Images or classes that one line names."""
 AT_ONCE = 64
 """Images that a worker decodes or checks between two reports of progress."""
 
@@ -66,17 +66,17 @@ def load_dataset(
     if corrupt and not skip_corrupt:
         total = sum(len(targets) for _, targets in sources.values())
         raise DataError(
-            f"{describe_corrupt(corrupt, total)}; replace them, or leave them out with --skip-corrupt"
+            f"{len(corrupt)} of {total} images cannot be decoded: {name_some(corrupt)}; "
+            "replace them, or leave them out with --skip-corrupt"
         )
     if corrupt:
         _check_classes(labels, {name: split.targets for name, split in splits.items()})
     return Dataset(labels, splits.get("train"), splits.get("test"), corrupt)
 
 
-def describe_corrupt(names: Sequence[str], total: int) -> str:
-    """One line on images that cannot be decoded."""
-    shown = "; ".join(names[:NAMED]) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
-    return f"{len(names)} of {total} images cannot be decoded: {shown}"
+def name_some(names: Sequence[str]) -> str:
+    """Names in one line; of many, the first, and how many more there are."""
+    return "; ".join(names[:NAMED]) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _sources(
@@ -115,7 +115,7 @@ def _listed(files: Files) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], 
         raise DataError("no image found, only files that say of which class ImageNet's are")
     empty = [label for label in labels if not any(files.by_split[name].get(label) for name in files.by_split)]
     if empty:
-        raise DataError(f"no image in the folder of class {_shown(empty)}")
+        raise DataError(f"no image in the folder of class {name_some(empty)}")
     splits = {}
     for name, by_class in files.by_split.items():
         found = [by_class.get(label, []) for label in labels]
@@ -131,11 +131,7 @@ def _check_classes(labels: Sequence[str], targets: dict[str, Indices]) -> None:
     for split, classes in targets.items():
         missing = [labels[i] for i in np.flatnonzero(np.bincount(classes, minlength=len(labels)) == 0)]
         if missing:
-            raise DataError(f"the {split} split has no image of class {_shown(missing)}")
-
-
-def _shown(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:NAMED]) + (f" and {len(labels) - NAMED} more" if len(labels) > NAMED else "")
+            raise DataError(f"the {split} split has no image of class {name_some(missing)}")
 
 
 def _prepare(

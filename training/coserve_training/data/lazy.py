@@ -1,6 +1,6 @@
 """Images that are decoded when they are read: photographs, of which memory holds too few."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +12,6 @@ from PIL import Image, UnidentifiedImageError
 from coserve_training.data.decode import Pixels, centre, random_crops
 from coserve_training.data.files import StoredFile
 from coserve_training.errors import DataError
-
-REPLACEMENTS = 8
-"""How many following images are tried in place of one that became unreadable, before the run ends."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -46,15 +43,14 @@ class LazyImages:
     """Processes that decode batches ahead."""
     skip_corrupt: bool = False
     replaced: list[str] = field(default_factory=list)
-    """Images that became unreadable after they were checked, each with its reason."""
+    """Images that became unreadable after they were checked, each with its reason: others of their class are
+    read instead."""
 
     def __len__(self) -> int:
         return len(self.sources)
 
     def __getitem__(self, indices: Any) -> Pixels:
-        pixels, _, replaced = self.read(np.arange(len(self))[indices], epoch=0)
-        self.replaced.extend(replaced)
-        return pixels
+        return self.read(np.arange(len(self))[indices])[0]
 
     def select(self, indices: Any) -> "LazyImages":
         """Some of the images, by index or by a mask `[N]`."""
@@ -64,32 +60,36 @@ class LazyImages:
         """The same images, whole rather than cropped at random."""
         return replace(self, crops=None, replaced=[])
 
-    def read(self, indices: Indices, epoch: int) -> tuple[Pixels, Indices, list[str]]:
+    def read(
+        self, indices: Indices, epoch: int = 0, substitutes: Callable[[int], Indices] | None = None
+    ) -> tuple[Pixels, list[str]]:
         """Decode images, one after another.
 
+        Args:
+            indices: `[N]`.
+            epoch: that random crops are drawn for.
+            substitutes: given an index, those whose images may take the place of one that cannot be decoded.
+
         Returns:
-            Pixels, the indices they come from, and which images could not be decoded and why: with
-            `skip_corrupt`, the next one in order takes the place of each.
+            Pixels, and which images could not be decoded and why.
 
         Raises:
-            DataError: naming images that cannot be decoded and are not replaced.
+            DataError: naming images that cannot be decoded and have no substitute that can.
         """
-        images: list[Pixels] = []
-        used, failures = [], []
-        for wanted in indices.tolist():
-            tried = (wanted + np.arange(1 + (REPLACEMENTS if self.skip_corrupt else 0))) % len(self)
-            for index in tried.tolist():
-                image = self.attempt(index, epoch)
-                if not isinstance(image, str):
-                    images.append(image)
-                    used.append(index)
-                    break
-                failures.append(image)
-            else:
-                raise DataError(f"images became unreadable while they were used: {'; '.join(failures)}")
+        images, failures = list[Pixels](), list[str]()
+        for index in indices.tolist():
+            image, tried = self.attempt(index, epoch), list[str]()
+            others = iter(substitutes(index) if substitutes and isinstance(image, str) else ())
+            while isinstance(image, str):
+                tried.append(image)
+                if (other := next(others, None)) is None:
+                    raise DataError(f"images became unreadable while they were used: {'; '.join(tried)}")
+                image = self.attempt(int(other), epoch)
+            images.append(image)
+            failures += tried
         if not images:  # one of several processes has no share of the last batch
-            return np.empty((0, self.size, self.size, 3), np.uint8), indices, failures
-        return np.stack(images, axis=0 if self.crops is None else 1), np.array(used), failures
+            return np.empty((0, self.size, self.size, 3), np.uint8), failures
+        return np.stack(images, axis=0 if self.crops is None else 1), failures
 
     def attempt(self, index: int, epoch: int = 0) -> Pixels | str:
         """An image `[size, size, 3]` or its crops `[views, size, size, 3]`; or its name and what is wrong."""

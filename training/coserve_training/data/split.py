@@ -16,6 +16,9 @@ Progress = Callable[[str, int, int], None]
 Labelled = tuple[list[str], dict[str, tuple[Pixels, npt.NDArray[np.int64]]]]
 """Labels by class index, and per split images `[N, H, W, 3]` uint8 with their classes `[N]` int64."""
 
+SUBSTITUTES = 8
+"""How many images are tried in place of one that became unreadable, before the run ends."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -52,9 +55,20 @@ class Split:
         """
         epoch, indices = epoch_and_indices
         if isinstance(self.images, LazyImages):
-            pixels, indices, replaced = self.images.read(indices, epoch)
+            substitutes = self._of_same_class if self.images.skip_corrupt else None
+            pixels, replaced = self.images.read(indices, epoch, substitutes)
             return pixels, self.targets[indices], replaced
         return self.images[indices], self.targets[indices], []
+
+    def _of_same_class(self, index: int) -> Indices:
+        """Some other images of its class, beginning with the one that follows."""
+        alike = np.flatnonzero(self.targets == self.targets[index])
+        return np.roll(alike, -1 - int(np.searchsorted(alike, index)))[:-1][:SUBSTITUTES]
+
+    @property
+    def replaced(self) -> list[str]:
+        """Images that became unreadable while others took their place, each with its reason."""
+        return list(dict.fromkeys(self.images.replaced)) if isinstance(self.images, LazyImages) else []
 
     def note(self, replaced: Sequence[str]) -> None:
         """Remember images that were replaced, for `LazyImages.replaced`."""

@@ -20,13 +20,14 @@ class Views:
 
     def __init__(self, config: TrainConfig, size: int, device: torch.device) -> None:
         """Prepare views of `size` × `size` pixels; cutout's side keeps its share of the image."""
-        crop = (
-            K.RandomResizedCrop((size, size), scale=(0.08, 1.0))
-            if config.crop == "resized"
-            else K.RandomCrop((size, size), padding=max(1, size // 8))
-        )
-        flip = [K.RandomHorizontalFlip()] if config.flip else []
-        self.geometry = K.AugmentationSequential(crop, *flip).to(device)
+        geometry = {
+            "padded": [K.RandomCrop((size, size), padding=max(1, size // 8))],
+            "resized": [K.RandomResizedCrop((size, size), scale=(0.08, 1.0))],
+            "none": [],
+        }[config.crop]
+        if config.flip:
+            geometry.append(K.RandomHorizontalFlip())
+        self.geometry = K.AugmentationSequential(*geometry).to(device) if geometry else None
         policy = _policy(config)
         self.policy = None if policy is None else policy.to(device)
         erasing = K.RandomErasing(scale=(0.02, 1 / 3), ratio=(0.3, 1 / 0.3), p=config.erasing)
@@ -36,7 +37,7 @@ class Views:
     @torch.no_grad()
     def colours(self, pixels: Tensor) -> Tensor:
         """Crop, flip and policy: `[N, 3, H, W]` in [0, 1] to `[N, 3, size, size]` in [0, 1]."""
-        view = self.geometry(pixels)
+        view = pixels if self.geometry is None else self.geometry(pixels)
         if self.policy is None:
             return view  # type: ignore[no-any-return]
         return torch.cat([self.policy(group) for group in view.split(POLICY_GROUP)]).clamp(0, 1)

@@ -1,10 +1,27 @@
 """Batch norm over the batches of all processes, where torch's own needs a GPU."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from lightning.pytorch.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over all processes, of values forward and of gradients backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
@@ -16,7 +33,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         processes = dist.get_world_size()
         sums = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
-        mean, square = all_reduce(sums) / processes  # type: ignore[no-untyped-call]
+        mean, square = _Sum.apply(sums) / processes
         variance = square - mean.square()
         self._remember(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
         scale = self.weight / (variance + self.eps).sqrt()

@@ -66,8 +66,8 @@ class TrainConfig:
     seed: Annotated[int, Ge(0), Help(DATA, "Of weights, order and views.")] = 0
 
     crop: Annotated[
-        Literal["padded", "resized"],
-        Help(VIEWS, "padded: shift by up to an eighth of the size; resized: 8 to 100 % of the area."),
+        Literal["padded", "resized", "none"],
+        Help(VIEWS, "padded: shift by up to an eighth of the size; resized: cut out 8 to 100 % of the area."),
     ] = "padded"
     flip: Annotated[bool, Help(VIEWS, "Mirror half of the images.")] = True
     policy: Annotated[Policy, Help(VIEWS, "AutoAugment with the policy of a data set, or RandAugment.")] = (
@@ -161,7 +161,13 @@ class TrainConfig:
             member_network,
         )  # late: brings torch, which `--help` does not need
 
-        return member_network(self.network, self.split, dropout=self.dropout, drop_path=self.drop_path)
+        return member_network(
+            self.network,
+            self.split,
+            image_size=self.image_size,
+            dropout=self.dropout,
+            drop_path=self.drop_path,
+        )
 
     @property
     def resolved_warmup_epochs(self) -> float:

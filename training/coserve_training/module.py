@@ -75,7 +75,7 @@ class CoTraining(L.LightningModule):
 
     def _views(self, images: Tensor) -> list[Tensor]:
         pixels, size = to_pixels(images), self.config.size_at(self.current_epoch)
-        if self.config.crop == "padded" and size != pixels.shape[-1]:
+        if self.config.crop != "resized" and size != pixels.shape[-1]:
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
         return [self.views.holes(self.normalise(self.views.colours(pixels))) for _ in self.members]
 

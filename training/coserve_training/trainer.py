@@ -62,7 +62,8 @@ def make_trainer(
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
     shared = config.sync_batch_norm and processes > 1
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for part in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     with quiet():
         return L.Trainer(
             accelerator="gpu" if gpu else "cpu",

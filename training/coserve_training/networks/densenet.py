@@ -59,11 +59,13 @@ class DenseLayer(nn.Module):
 @contextmanager
 def _counted_once(norm: nn.BatchNorm2d) -> Iterator[None]:
     """Leave the running statistics alone: the forward pass has already taken this batch into them."""
-    norm.track_running_stats = False
+    momentum, num_batches = norm.momentum, norm.num_batches_tracked
+    assert num_batches is not None
+    norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros_like(num_batches)
     try:
         yield
     finally:
-        norm.track_running_stats = True
+        norm.momentum, norm.num_batches_tracked = momentum, num_batches
 
 
 class DenseBlock(nn.Module):

@@ -68,8 +68,8 @@ class PyramidBottleneck(nn.Module):
         residual = torch.relu(self.norm1(self.conv1(self.norm0(x))))
         residual = torch.relu(self.norm2(self.conv2(residual)))
         residual = self.drop(self.norm3(self.conv3(residual)))
-        shortcut = F.pad(self.pool(x), (0, 0, 0, 0, 0, self.new_channels))
-        return shortcut + residual
+        widened: Tensor = residual + F.pad(self.pool(x), (0, 0, 0, 0, 0, self.new_channels))
+        return widened
 
 
 class PyramidNet(nn.Sequential):
@@ -79,6 +79,7 @@ class PyramidNet(nn.Sequential):
         depth, channels = (config.depth - 2) // 9, STEM_WIDTH
         bottlenecks = []
         for block, drop_path in enumerate(linear_in_depth(config.drop_path, 3 * depth)):
+            # PyramidNet's paper rounds down; the counts of the divided networks' paper need the nearest.
             width = round(STEM_WIDTH + config.alpha * (block + 1) / (3 * depth))
             stride = 2 if block in (depth, 2 * depth) else 1
             bottlenecks.append(PyramidBottleneck(channels, width, stride, drop_path))

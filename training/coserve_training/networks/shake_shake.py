@@ -32,7 +32,7 @@ class ShakeShake(nn.Module):
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Map two `[N, C, H, W]` to one."""
         if not self.training:
-            return (first + second) * 0.5
+            return 0.5 * first + 0.5 * second
         alpha, beta = torch.rand(2, len(first), 1, 1, 1, device=first.device)
         return shake(first, alpha, beta) + shake(second, 1 - alpha, 1 - beta)
 

@@ -1,0 +1,68 @@
+from collections.abc import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coserve_export.onnx_export import export_network
+
+
+def randomise(network: nn.Module) -> None:
+    """Weights and batch-norm statistics as different from fresh ones as training could make them.
+
+    Classifiers keep logits near 1, so that absolute differences mean something.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.normal_(module.bias)
+
+
+@pytest.fixture(scope="session")
+def onnx_difference() -> Callable[..., float]:
+    """The largest difference of a randomised network's logits between torch and ONNX Runtime."""
+
+    def difference(network: nn.Module, size: int, batch: int = 3) -> float:
+        torch.manual_seed(0)
+        randomise(network)
+        images = torch.randn(batch, 3, size, size)
+        model = export_network(network, (size, size)).SerializeToString()
+        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        (served,) = session.run(None, {"images": images.numpy()})
+        with torch.inference_mode():
+            expected = network.eval()(images).numpy()
+        assert 0.1 < np.abs(expected).max() < 100
+        assert np.ptp(expected, axis=0).max() > 1e-2, "the logits do not depend on the image"
+        return float(np.abs(served - expected).max())
+
+    return difference
+
+
+@pytest.fixture(scope="session")
+def train_a_step() -> Callable[..., None]:
+    """One step of SGD in bf16, which must reach every parameter and leave all of them finite."""
+
+    def step(network: nn.Module, size: int = 16) -> None:
+        torch.manual_seed(0)
+        nn.init.normal_(next(m for m in network.modules() if isinstance(m, nn.Linear)).weight)
+        optimizer = torch.optim.SGD(network.train().parameters(), 0.1, momentum=0.9, nesterov=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(torch.randn(8, 3, size, size))
+            loss = F.cross_entropy(logits, torch.arange(8) % logits.shape[1])
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss)
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.any(), name
+            assert torch.isfinite(parameter).all(), name
+
+    return step

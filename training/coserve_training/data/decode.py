@@ -28,6 +28,8 @@ _UPRIGHT = {
 
 # Pillow refuses what is twice as large; a photograph of 100 megapixels is no attack in one's own data.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+# ImageNet has photographs with damaged metadata.
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -1,0 +1,284 @@
+"""Photographs are decoded while they are used: the same pixels, crops by seed, epoch and index alone."""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coserve_training.data import Batches, LazyImages, RandomCrops, Split, in_order, load_dataset
+from coserve_training.data.decode import decode_image, random_box, random_crops, to_rgb
+from coserve_training.data.workers import InWorkers
+from coserve_training.errors import DataError
+
+VIEWS, SIZE = 2, 48
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JPEGs of 12 shapes in two classes, 24 to train on and 4 to test on."""
+    root = tmp_path_factory.mktemp("photographs")
+    for split, count in (("train", 12), ("test", 2)):
+        for label in ("cat", "dog"):
+            folder = root / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                photograph(index, 400 + 10 * index, 300).save(folder / f"{index:02}.jpg")
+    return root
+
+
+@pytest.fixture
+def folder(photographs: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(photographs, tmp_path / "copy"))
+
+
+def photograph(seed: int, width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height // 20 + 2, width // 20 + 2, 3))
+    return Image.fromarray(pixels.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def cropped(folder: Path, workers: int = 0, seed: int = 0, skip_corrupt: bool = False) -> Split:
+    dataset = load_dataset(
+        [folder], SIZE, random_crops=RandomCrops(VIEWS, seed), workers=workers, skip_corrupt=skip_corrupt
+    )
+    assert dataset.train is not None
+    return dataset.train
+
+
+class Shuffled:
+    """An order whose epoch is told late, as Lightning does."""
+
+    def __init__(self, count: int, batch_size: int) -> None:
+        self.count, self.batch_size, self.epoch = count, batch_size, 0
+
+    def __len__(self) -> int:
+        return self.count // self.batch_size
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.random.default_rng(self.epoch).permutation(self.count)
+        return iter(np.split(order[: len(self) * self.batch_size], len(self)))
+
+
+def by_index(split: Split, order: Shuffled) -> np.ndarray:
+    """Crops `[views, N, H, W, 3]` of an epoch, in the order of the images."""
+    images = np.concatenate([images.numpy() for images, _ in Batches(split, order)], axis=1)
+    return images[:, np.argsort(np.concatenate(list(order)))]
+
+
+def test_images_are_the_same_in_memory_and_on_the_fly(photographs: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "photographs"), "zip", photographs))
+    kept = load_dataset([photographs], SIZE).train
+    assert kept is not None
+    assert isinstance(kept.images, np.ndarray)
+    for path in (photographs, archive):
+        lazy = load_dataset([path], SIZE, cache_bytes=0, workers=2).train
+        assert lazy is not None
+        assert isinstance(lazy.images, LazyImages)
+        assert (lazy.targets == kept.targets).all()
+        batches = list(Batches(lazy, in_order(len(lazy), 5)))
+        assert [len(targets) for _, targets in batches] == [5, 5, 5, 5, 4]
+        assert (torch.cat([images for images, _ in batches]).numpy() == kept.images).all()
+        images, targets = lazy[[3, 20]]
+        assert (images == kept.images[[3, 20]]).all()
+        assert targets.tolist() == [0, 1]
+
+
+def test_each_member_has_its_own_crop_of_the_same_image(photographs: Path) -> None:
+    split = cropped(photographs)
+    images, targets = next(iter(Batches(split, in_order(len(split), 6))))
+    assert images.shape == (VIEWS, 6, SIZE, SIZE, 3)
+    assert images.dtype == torch.uint8
+    assert targets.tolist() == [0] * 6
+    assert (images[0] != images[1]).float().mean(dim=(1, 2, 3)).min() > 0.5
+
+
+def test_crops_depend_on_seed_epoch_and_index_alone(photographs: Path) -> None:
+    order = Shuffled(24, 6)
+    first = by_index(cropped(photographs), order)
+    assert (by_index(cropped(photographs, workers=2), Shuffled(24, 4)) == first).all()
+    other_seed = by_index(cropped(photographs, seed=1), order)
+    order.epoch = 1
+    next_epoch = by_index(cropped(photographs), order)
+    for others in (other_seed, next_epoch):
+        assert (others != first).mean(axis=(2, 3, 4)).min() > 0.5
+
+
+def test_the_epoch_may_be_told_after_the_iteration_has_begun(photographs: Path) -> None:
+    split, order = cropped(photographs, workers=2), Shuffled(24, 12)
+    order.epoch = 3
+    expected = [images for images, _ in Batches(split, order)]
+    order.epoch = 0
+    batches = Batches(split, order)
+    iteration = iter(batches)
+    order.epoch = 3
+    assert all((a == b).all() for (a, _), b in zip(iteration, expected, strict=True))
+    order.epoch = 4
+    assert not all((a == b).all() for (a, _), b in zip(batches, expected, strict=True))
+
+
+def test_reading_leaves_the_random_stream_alone(photographs: Path) -> None:
+    split = cropped(photographs, workers=1)
+    torch.manual_seed(0)
+    list(Batches(split, in_order(len(split), 12)))
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    assert drawn == torch.rand(1)
+
+
+def test_crops_have_the_area_and_proportions_of_inception() -> None:
+    random = np.random.default_rng(0)
+    boxes = np.array([random_box(random, 640, 480) for _ in range(4000)])
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    areas, ratios = widths * heights / (640 * 480), widths / heights
+    assert (boxes >= 0).all()
+    assert (boxes <= (640, 480, 640, 480)).all()
+    assert 0.079 < areas.min() < 0.1
+    assert 0.9 < areas.max() <= 1
+    assert 0.74 < ratios.min() < 0.76
+    assert 1.31 < ratios.max() < 1.35
+    # As likely left as right and, where both fit, wide as tall on the logarithmic scale.
+    assert abs((boxes[:, 0] + boxes[:, 2]).mean() / 2 - 320) < 6
+    assert abs(np.log(ratios[areas < 0.5]).mean()) < 0.02
+
+
+@pytest.mark.parametrize(("shape", "box"), [((1, 1), (0, 0, 1, 1)), ((1000, 10), (493, 0, 506, 10))])
+def test_a_shape_that_no_crop_fits_gives_its_middle(
+    shape: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    random = np.random.default_rng(0)
+    assert [random_box(random, *shape) for _ in range(20)] == [box] * 20
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("side", [120, 1600])
+def test_a_reduced_jpeg_gives_the_crops_of_the_whole(side: int, orientation: int) -> None:
+    """A large photograph is decoded at a fraction of its size, and cropped in its upright position."""
+    image = photograph(1, side, side * 3 // 4)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = image.transpose({
+        1: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270,
+    }[orientation]) if orientation > 1 else image  # fmt: skip
+    file = io.BytesIO()
+    stored.save(file, "JPEG", quality=95, exif=exif)
+    with Image.open(file) as opened:
+        crops = random_crops(opened, 64, np.random.default_rng(5), 4)
+        reduced = opened.size != stored.size
+    assert reduced == (side == 1600)
+    random = np.random.default_rng(5)
+    boxes = [random_box(random, *image.size) for _ in range(4)]
+    whole = [image.resize((64, 64), Image.Resampling.BILINEAR, box=box) for box in boxes]
+    difference = np.abs(crops.astype(int) - np.stack([np.asarray(crop) for crop in whole]))
+    assert difference.mean() < 2
+
+
+def test_a_crop_is_never_enlarged_for_want_of_decoded_pixels() -> None:
+    file = io.BytesIO()
+    photograph(2, 2000, 1500).save(file, "JPEG")
+    for seed in range(20):
+        with Image.open(file) as opened:
+            random_crops(opened, 224, np.random.default_rng(seed), 2)
+            scale = opened.width / 2000
+        random = np.random.default_rng(seed)
+        boxes = np.array([random_box(random, 2000, 1500) for _ in range(2)])
+        assert ((boxes[:, 2:] - boxes[:, :2]) * scale >= 224 - 1).all()
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_metadata_does_not_spoil_a_photograph() -> None:
+    file = io.BytesIO()
+    image = photograph(3, 64, 64)
+    image.save(
+        file, "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\xff\xff" + b"\xff" * 8
+    )
+    with Image.open(file) as opened:
+        expected = np.asarray(to_rgb(opened))
+    assert (decode_image(file.getvalue(), 64) == expected).all()
+
+
+def test_images_held_out_of_training_are_tested_whole(folder: Path) -> None:
+    whole = load_dataset([folder], SIZE).train
+    shutil.rmtree(folder / "test")
+    split, held_out = cropped(folder), np.arange(24) % 12 == 5
+    test = split.select(held_out).centred()
+    assert whole is not None
+    assert (test[:][0] == whole.images[held_out]).all()
+    rest = split.select(~held_out)
+    assert len(rest) == 22
+    assert rest[:3][0].shape == (VIEWS, 3, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_becomes_corrupt_ends_the_epoch_by_name(folder: Path, workers: int) -> None:
+    split = cropped(folder, workers)
+    batches = Batches(split, in_order(len(split), 6))
+    assert len(list(batches)) == 4
+    (folder / "train/dog/03.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError) as error:
+        list(batches)
+    named = f"{folder}/train/dog/03.jpg (not an image in a known format)"
+    assert str(error.value) == f"images became unreadable while they were used: {named}"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_or_another_of_its_class_is_used_and_told(folder: Path, workers: int) -> None:
+    split = cropped(folder, workers, skip_corrupt=True)
+    for name in ("11.jpg", "00.jpg"):
+        (folder / "train/cat" / name).unlink()
+    for _ in range(2):
+        images, targets = zip(*Batches(split, in_order(len(split), 6)), strict=True)
+        assert torch.cat(targets).tolist() == split.targets.tolist()
+        assert torch.cat(images, 1).shape == (VIEWS, 24, SIZE, SIZE, 3)
+    assert sorted(split.replaced) == [
+        f"{folder}/train/cat/{name} (no such file or directory)" for name in ("00.jpg", "11.jpg")
+    ]
+    for file in (folder / "train/cat").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"train/cat/00\.jpg .*train/cat/08\.jpg"):
+        list(Batches(split, in_order(len(split), 6)))
+
+
+def test_a_file_cut_in_the_middle_is_found_before_training(folder: Path) -> None:
+    file = folder / "train/dog/07.jpg"
+    file.write_bytes(file.read_bytes()[:-300])
+    with pytest.raises(DataError, match=r"^1 of 28 images cannot be decoded: .*dog/07\.jpg \(.*truncated"):
+        cropped(folder, workers=2)
+
+
+def test_what_cameras_append_is_no_fault(folder: Path) -> None:
+    file = folder / "train/dog/07.jpg"
+    file.write_bytes(file.read_bytes() + b"a short film" * 1000)
+    assert len(cropped(folder)) == 24
+
+
+def die(_: object) -> None:
+    os._exit(1)
+
+
+def test_a_killed_worker_is_an_error_one_can_act_on() -> None:
+    with pytest.raises(DataError, match=r"a process that decodes images was killed.*--shm-size"):
+        list(InWorkers(die, [0, 1], 1))
+
+
+def test_progress_tells_every_image(photographs: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    load_dataset([photographs], SIZE, lambda *step: told.append(step), random_crops=RandomCrops(VIEWS))
+    assert ("checking images", 24, 24) in told
+    assert ("decoding images", 4, 4) in told
+
+
+def test_images_can_be_read_from_copies_that_another_process_got(photographs: Path) -> None:
+    import pickle
+
+    split = cropped(photographs)
+    assert isinstance(split.images, LazyImages)
+    copy = pickle.loads(pickle.dumps(replace(split.images, workers=3)))
+    assert (copy[:4] == split.images[:4]).all()

@@ -224,4 +224,4 @@ def _combine(
     """Average the members whose indices are `used`, all that have logits."""
     logits = np.stack([member.logits for member in members if member.logits is not None])
     weights = np.array([ensemble.members[index].weight for index in used])
-    return combine(logits, weights, mean)
+    return combine(logits, weights, mean, ensemble.calibration)

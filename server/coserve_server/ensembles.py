@@ -10,6 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32
 
 from coserve_server.accuracy import Accuracy
+from coserve_server.calibration import UNCALIBRATED, Calibration
 from coserve_server.errors import RepositoryError
 from coserve_server.images import Positive, Preprocessing
 
@@ -46,6 +47,7 @@ class Ensemble:
     labels: tuple[str, ...]
     provenance: dict[str, Any]
     accuracy: Accuracy
+    calibration: Calibration = UNCALIBRATED
 
 
 def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: str) -> Ensemble:
@@ -66,6 +68,7 @@ class _Provenance(BaseModel):
     """What serving itself uses of the provenance."""
 
     accuracy: Accuracy = Accuracy()
+    calibration: Calibration = UNCALIBRATED
 
 
 class _Reader:
@@ -84,6 +87,7 @@ class _Reader:
         size = [3, preprocessing.height, preprocessing.width]
         image = self.tensor("input", config.input, size)
         logits = self.tensor("output", config.output, [len(labels)])
+        provenance: _Provenance = self.parameter("provenance", _Provenance, default=_Provenance())
         return Ensemble(
             name=self.name,
             version=self.version,
@@ -92,7 +96,8 @@ class _Reader:
             preprocessing=preprocessing,
             labels=tuple(labels),
             provenance=self.parameter("provenance", dict[str, Any], default={}),
-            accuracy=self.parameter("provenance", _Provenance, default=_Provenance()).accuracy,
+            accuracy=provenance.accuracy,
+            calibration=provenance.calibration,
         )
 
     def members(self, image: str, logits: str) -> tuple[Member, ...]:

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from coserve_server.calibration import Calibration
 from coserve_server.combine import combine, softmax, top_k
 
 
@@ -57,3 +58,28 @@ def test_any_finite_logits_give_finite_answers_in_bounds(members: np.ndarray) ->
 @pytest.mark.parametrize(("k", "expected"), [(1, [2]), (3, [2, 0, 3]), (9, [2, 0, 3, 1])])
 def test_top_k_goes_from_most_probable_with_ties_by_class(k: int, expected: list[int]) -> None:
     assert top_k(np.array([0.2, 0.1, 0.5, 0.2]), k).tolist() == expected
+
+
+def test_each_number_of_members_has_its_temperature() -> None:
+    calibration = Calibration.model_validate({"temperatures": {"1": 0.5, "2": 4}})
+    members = logits([1, 2, 3], [3, 2, 7])
+    both = combine(members, np.ones(2), calibration=calibration)
+    np.testing.assert_allclose(both.logits, [[2, 2, 5]])
+    np.testing.assert_allclose(both.probabilities, softmax(np.array([[2.0, 2, 5]]) / 4))
+    np.testing.assert_allclose(both.entropy, -(both.probabilities * np.log(both.probabilities)).sum(-1))
+    np.testing.assert_allclose(both.member_probabilities, softmax(members / np.float64(0.5)))
+    p = both.member_probabilities
+    information = (p * np.log(p / p.mean(0))).sum(-1).mean(0)
+    np.testing.assert_allclose(both.disagreement, information)
+    alone = combine(members[:1], np.ones(1), calibration=calibration)
+    np.testing.assert_allclose(alone.probabilities, both.member_probabilities[0])
+    uncalibrated = combine(logits([1, 2, 3], [3, 2, 7], [0, 0, 0]), np.ones(3), calibration=calibration)
+    np.testing.assert_allclose(uncalibrated.probabilities, softmax(uncalibrated.logits))
+
+
+def test_averaged_probabilities_are_left_as_they_are() -> None:
+    calibration = Calibration.model_validate({"temperatures": {"1": 0.5, "2": 4}})
+    members = logits([1, 2, 3], [3, 2, 7])
+    combined = combine(members, np.ones(2), "probabilities", calibration)
+    np.testing.assert_allclose(combined.probabilities, softmax(members).mean(0), rtol=1e-6)
+    np.testing.assert_allclose(combined.member_probabilities, softmax(members), rtol=1e-6)

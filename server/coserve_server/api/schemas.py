@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from coserve_server.classify import Classification, Classifier
-from coserve_server.combine import Floats, softmax, top_k
+from coserve_server.combine import Floats, top_k
 from coserve_server.ensembles import Ensemble
 from coserve_server.fan_out import MemberOutcome
 from coserve_server.images import EncodedImage, Preprocessing
@@ -18,7 +18,10 @@ class Prediction(BaseModel):
 
     label: str
     class_id: int = Field(description="Index of the class among the model's labels.")
-    probability: float = Field(description="Softmax over all classes' logits.")
+    probability: float = Field(
+        description="Softmax over all classes' logits, divided by the temperature that the model's "
+        "provenance.calibration has for so many members."
+    )
     logit: float = Field(
         description="Weighted mean of the members' logits, or logarithm of that of their probabilities where "
         "the server averages these; of one member, its own."
@@ -171,10 +174,10 @@ def _member(outcome: MemberOutcome) -> Member:
 
 
 def _member_predictions(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:
+    used = [(member.name, member.logits) for member in answer.members if member.logits is not None]
     return {
-        member.name: _predictions(answer.ensemble, member.logits[index], softmax(member.logits[index]), k)
-        for member in answer.members
-        if member.logits is not None
+        name: _predictions(answer.ensemble, logits[index], probabilities[index], k)
+        for (name, logits), probabilities in zip(used, answer.combined.member_probabilities, strict=True)
     }
 
 

@@ -2,9 +2,12 @@
 
 import json
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from coserve_training.divide import Division
 
 
 class DatasetName(str, Enum):
@@ -16,17 +19,29 @@ class DatasetName(str, Enum):
 
 
 def divide(
+    context: typer.Context,
     network: Annotated[
-        str, typer.Argument(help="The network to divide, e.g. wide_resnet28_10 or resnet110.")
-    ],
+        str | None, typer.Argument(help="The network to divide, e.g. wide_resnet28_10 or resnet110.")
+    ] = None,
     split: Annotated[int, typer.Option(help="Number of members, S.")] = 2,
     dataset: Annotated[DatasetName, typer.Option(help="Sets the number of classes and the image size.")] = (
         DatasetName.CIFAR10
     ),
     image_size: Annotated[int | None, typer.Option(min=8, help="Height and width in pixels.")] = None,
+    table: Annotated[
+        DatasetName | None, typer.Option(help="Count every row of the paper's table of a data set instead.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show parameters and multiply-adds of a network and of the ensemble it is divided into."""
+    if table is not None:
+        _refuse_what_the_table_sets(context)
+        from coserve_cli.paper_table import print_table
+
+        return print_table(table.value, as_json)
+    if network is None:
+        raise typer.BadParameter("a NETWORK is needed, or --table for the paper's rows")
+
     from coserve_cli.errors import one_line
     from coserve_training.divide import DATASETS
     from coserve_training.divide import divide as divide_network
@@ -37,25 +52,41 @@ def divide(
     with one_line(TrainingError):
         division = divide_network(network, split, num_classes, size)
     if as_json:
-        content = {
-            "network": division.network,
-            "split": division.split,
-            "member_network": division.member_network,
-            "image_size": size,
-            "classes": num_classes,
-            "member_parameters": division.member.parameters,
-            "parameters": division.total.parameters,
-            "member_multiply_adds": division.member.multiply_adds,
-            "multiply_adds": division.total.multiply_adds,
-            "undivided_parameters": division.undivided.parameters,
-            "undivided_multiply_adds": division.undivided.multiply_adds,
-        }
-        typer.echo(json.dumps(content, indent=2))
-        return
+        return _print_json(division, num_classes, size)
+    return _print_rows(division, num_classes, size)
+
+
+def _refuse_what_the_table_sets(context: typer.Context) -> None:
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name not in ("table", "as_json"):
+            shown = parameter.opts[0] if parameter.param_type_name == "option" else "NETWORK"
+            raise typer.BadParameter(f"--table counts the paper's own rows; leave out {shown}")
+
+
+def _print_json(division: "Division", num_classes: int, size: int) -> None:
+    content = {
+        "network": division.network,
+        "split": division.split,
+        "member_network": division.member_network,
+        "image_size": size,
+        "classes": num_classes,
+        "member_parameters": division.member.parameters,
+        "parameters": division.total.parameters,
+        "member_multiply_adds": division.member.multiply_adds,
+        "multiply_adds": division.total.multiply_adds,
+        "undivided_parameters": division.undivided.parameters,
+        "undivided_multiply_adds": division.undivided.multiply_adds,
+    }
+    typer.echo(json.dumps(content, indent=2))
+
+
+def _print_rows(division: "Division", num_classes: int, size: int) -> None:
     rows = [
         (division.network, "undivided", division.undivided),
         (division.member_network, "one member", division.member),
-        (f"{split} × {division.member_network}", "all members", division.total),
+        (f"{division.split} × {division.member_network}", "all members", division.total),
     ]
     width = max(len(name) for name, _, _ in rows)
     typer.echo(f"{num_classes} classes, {size}×{size} pixels")

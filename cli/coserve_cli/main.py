@@ -2,7 +2,7 @@
 
 import typer
 
-from coserve_cli import classify, divide, evaluate, export, serve, train, triton
+from coserve_cli import classify, divide, evaluate, export, networks, serve, train, triton
 
 app = typer.Typer(
     name="coserve",
@@ -13,6 +13,7 @@ app = typer.Typer(
 )
 for verb in (
     divide.divide,
+    networks.networks,
     train.train,
     evaluate.evaluate,
     export.export,

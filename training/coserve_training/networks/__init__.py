@@ -1,7 +1,9 @@
 """The networks Coserve divides, by name."""
 
+import functools
 import math
 from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
 
 from coserve_training.errors import NetworkError
 from coserve_training.networks.config import NetworkConfig
@@ -25,18 +27,36 @@ FAMILIES: tuple[type[NetworkConfig], ...] = (
 )
 
 
+@functools.cache
+def families() -> tuple[type[NetworkConfig], ...]:
+    """`FAMILIES`, then those that installed packages name in their entry points `coserve.networks`.
+
+    Raises:
+        NetworkError: for an entry point that cannot be loaded.
+    """
+    return (*FAMILIES, *(_load(point) for point in entry_points(group="coserve.networks")))
+
+
+def _load(point: EntryPoint) -> type[NetworkConfig]:
+    try:
+        family: type[NetworkConfig] = point.load()
+    except (ImportError, AttributeError) as error:
+        raise NetworkError(f"cannot load the network {point.name} = {point.value}: {error}") from error
+    return family
+
+
 def network(name: str) -> NetworkConfig:
     """The configuration that `name` stands for.
 
     Raises:
         NetworkError: for an unknown name, or one whose depth or width no network can have.
     """
-    for family in FAMILIES:
+    for family in families():
         config = family.parse(name)
         if config is not None:
             return config
-    known = "; ".join(family.pattern for family in FAMILIES)
-    raise NetworkError(f"unknown network {name!r}; known are {known}")
+    known = "; ".join(family.pattern for family in families())
+    raise NetworkError(f"unknown network {name!r}; known are {known} (examples: coserve networks)")
 
 
 def member_network(

@@ -18,6 +18,10 @@ class NetworkConfig(ABC):
 
     pattern: ClassVar[str]
     """The names of the family, for messages."""
+    cifar_examples: ClassVar[tuple[str, ...]] = ()
+    """Some of its names that are for images of about 32 pixels."""
+    imagenet_examples: ClassVar[tuple[str, ...]] = ()
+    """Some that are for photographs."""
 
     @classmethod
     @abstractmethod

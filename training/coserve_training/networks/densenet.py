@@ -118,7 +118,8 @@ class DenseNetConfig(NetworkConfig):
     memory_efficient: bool = False
     """Train in less memory and more time, with the same results."""
 
-    pattern = "densenet<depth>[_<growth>], depth = 6n + 4, growth 40 by default: densenet190, densenet100_12"
+    pattern = "densenet<depth>[_<growth>], depth = 6n + 4, growth 40 by default"
+    cifar_examples = ("densenet100_12", "densenet190")
 
     def __post_init__(self) -> None:
         if self.drop_path:

@@ -159,7 +159,9 @@ class EfficientNetConfig(NetworkConfig):
     small_images: bool = False
     drop_path: float = field(default=0.2, kw_only=True)
 
-    pattern = "efficientnet_b0 to efficientnet_b7"
+    pattern = "efficientnet_b<0 to 7>"
+    cifar_examples = ("efficientnet_b0", "efficientnet_b3")
+    imagenet_examples = ("efficientnet_b0", "efficientnet_b3", "efficientnet_b7")
 
     @classmethod
     def parse(cls, name: str) -> "EfficientNetConfig | None":

@@ -105,9 +105,8 @@ class PyramidNetConfig(NetworkConfig):
     drop_path: float = field(default=0.5, kw_only=True)
     """Of ShakeDrop."""
 
-    pattern = (
-        "pyramidnet<depth>[_<alpha>], depth = 9n + 2, alpha 200 by default: pyramidnet272, pyramidnet110_84"
-    )
+    pattern = "pyramidnet<depth>[_<alpha>], depth = 9n + 2, alpha 200 by default"
+    cifar_examples = ("pyramidnet110_84", "pyramidnet272")
 
     @classmethod
     def parse(cls, name: str) -> "PyramidNetConfig | None":

@@ -25,7 +25,9 @@ class ResNetConfig(NetworkConfig):
     width: int
     squeeze_excitation: bool = False
 
-    pattern = "[se_]resnet<depth>, depth = 9n + 2 (resnet110, se_resnet164) or 50, 101, 152 (ImageNet)"
+    pattern = "[se_]resnet<depth>, depth = 9n + 2 or 50, 101, 152"
+    cifar_examples = ("resnet110", "resnet164", "se_resnet110", "se_resnet164")
+    imagenet_examples = ("resnet50", "resnet101", "se_resnet50")
 
     @classmethod
     def parse(cls, name: str) -> "ResNetConfig | None":

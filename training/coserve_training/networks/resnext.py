@@ -27,7 +27,9 @@ class ResNeXtConfig(NetworkConfig):
     narrow_stem: bool = False
     """For ImageNet: a stem that puts out 64 channels rather than 128."""
 
-    pattern = "[se_]resnext<depth>_<groups>x<width>d[_narrow_stem]: resnext29_8x64d, se_resnext101_64x4d"
+    pattern = "[se_]resnext<depth>_<groups>x<width>d[_narrow_stem], depth = 9n + 2 or 50, 101, 152"
+    cifar_examples = ("resnext29_8x64d",)
+    imagenet_examples = ("resnext101_64x4d", "se_resnext101_64x4d")
 
     @classmethod
     def parse(cls, name: str) -> "ResNeXtConfig | None":

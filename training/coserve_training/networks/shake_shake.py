@@ -117,7 +117,8 @@ class ShakeShakeConfig(NetworkConfig):
     depth: int
     width: int
 
-    pattern = "shake_resnet<depth>_2x<width>d, depth = 6n + 2: shake_resnet26_2x96d"
+    pattern = "shake_resnet<depth>_2x<width>d, depth = 6n + 2"
+    cifar_examples = ("shake_resnet26_2x96d",)
 
     @classmethod
     def parse(cls, name: str) -> "ShakeShakeConfig | None":

@@ -65,9 +65,8 @@ class WideResNetConfig(NetworkConfig):
     depth: int
     widen_factor: int
 
-    pattern = (
-        "wide_resnet<depth>_<factor>, depth = 6n + 4: wide_resnet16_8, wide_resnet28_10, wide_resnet40_10"
-    )
+    pattern = "wide_resnet<depth>_<factor>, depth = 6n + 4"
+    cifar_examples = ("wide_resnet16_8", "wide_resnet28_10", "wide_resnet40_10")
 
     @classmethod
     def parse(cls, name: str) -> "WideResNetConfig | None":
@@ -106,7 +105,8 @@ class ImageNetWideResNetConfig(NetworkConfig):
     widen_factor: int
     width: int = IMAGENET_WIDTH
 
-    pattern = "wide_resnet<50|101|152>_<factor> (ImageNet): wide_resnet50_2, wide_resnet50_3"
+    pattern = "wide_resnet<50|101|152>_<factor>"
+    imagenet_examples = ("wide_resnet50_2", "wide_resnet50_3")
 
     @classmethod
     def parse(cls, name: str) -> "ImageNetWideResNetConfig | None":

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -10,42 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coserve_cli.checkpoint import Checkpoint
+from coserve_cli import export_options as options
 from coserve_cli.errors import one_line
 
 if TYPE_CHECKING:
+    from coserve_export.deployment import Deployment
     from coserve_export.report import Report
-
-FOR_RUNS, FOR_FILES = "For a run", "For ONNX files"
-
-
-class Precision(str, Enum):
-    """Of weights and arithmetic."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
-class Interpolation(str, Enum):
-    """How images are resized."""
-
-    bilinear = "bilinear"
-    bicubic = "bicubic"
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers like 0.49,0.48,0.44") from None
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    try:
-        return int(height), int(width or height)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a size like 224, or 224x320 (height x width)") from None
 
 
 def export(
@@ -61,80 +31,36 @@ def export(
     name: Annotated[
         str | None, typer.Option(help="The ensemble's name; of a run by default network and split.")
     ] = None,
-    max_batch_size: Annotated[int, typer.Option(min=1, help="Of every model.")] = 64,
+    max_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Of every model; 64 by default.", show_default=False)
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an ensemble of the same name.")
     ] = False,
+    new_version: Annotated[
+        bool, typer.Option("--new-version", help="Add a version to the ensemble of the same name.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(help="Of weights and arithmetic; fp32 by default.", rich_help_panel=FOR_RUNS),
-    ] = None,
-    checkpoint: Annotated[
-        Checkpoint | None, typer.Option(help="last by default.", rich_help_panel=FOR_RUNS)
-    ] = None,
-    labels: Annotated[
-        Path | None,
-        typer.Option(help="One label per line, by class index. Needed.", rich_help_panel=FOR_FILES),
-    ] = None,
-    mean: Annotated[
-        Any | None,
-        typer.Option(
-            parser=_numbers,
-            metavar="R,G,B",
-            help="Subtracted from pixel / 255. Needed.",
-            rich_help_panel=FOR_FILES,
-        ),
-    ] = None,
-    std: Annotated[
-        Any | None,
-        typer.Option(parser=_numbers, metavar="R,G,B", help="Divided by. Needed.", rich_help_panel=FOR_FILES),
-    ] = None,
-    resize_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="The shorter side before the central crop; by default the input's longer side.",
-            rich_help_panel=FOR_FILES,
-        ),
-    ] = None,
-    stretch: Annotated[
-        bool | None,
-        typer.Option(
-            "--stretch", help="Resize to the input's size exactly, without crop.", rich_help_panel=FOR_FILES
-        ),
-    ] = None,
-    interpolation: Annotated[
-        Interpolation | None, typer.Option(help="bilinear by default.", rich_help_panel=FOR_FILES)
-    ] = None,
-    image_size: Annotated[
-        Any | None,
-        typer.Option(
-            parser=_size,
-            metavar="H[xW]",
-            help="Where the files leave the size free.",
-            rich_help_panel=FOR_FILES,
-        ),
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            help="The logits' name, where the files have several outputs.", rich_help_panel=FOR_FILES
-        ),
-    ] = None,
-    weights: Annotated[
-        Any | None,
-        typer.Option(
-            parser=_numbers, metavar="W,W,…", help="Of the members in the mean.", rich_help_panel=FOR_FILES
-        ),
-    ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            help="A folder of images to try the networks on; random ones by default.",
-            rich_help_panel=FOR_FILES,
-        ),
-    ] = None,
+    precision: options.Precision = None,
+    checkpoint: options.Checkpoint = None,
+    labels: options.Labels = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize_size: options.ResizeSize = None,
+    stretch: options.Stretch = None,
+    interpolation: options.Interpolation = None,
+    image_size: options.ImageSize = None,
+    output: options.Output = None,
+    weights: options.Weights = None,
+    samples: options.Samples = None,
+    placement: options.Placement = None,
+    instances: options.Instances = None,
+    threads: options.Threads = None,
+    preferred_batch_sizes: options.PreferredBatchSizes = None,
+    queue_delay_us: options.QueueDelayUs = None,
+    parameter: options.Parameters = None,
+    cuda: options.Cuda = None,
+    tensorrt: options.TensorRt = None,
 ) -> None:
     """Write an ensemble into a Triton model repository, once its ONNX networks have passed their checks.
 
@@ -142,7 +68,6 @@ def export(
     """
     from coserve_export.errors import DescriptionError, ExportError
 
-    common = {"name": name, "max_batch_size": max_batch_size, "overwrite": overwrite}
     for_runs = _given(precision=precision, checkpoint=checkpoint)
     for_files = _given(
         labels=labels,
@@ -156,23 +81,66 @@ def export(
         weights=weights,
         samples=samples,
     )
+    for_triton = _given(
+        placement=placement,
+        instances=instances,
+        threads=threads,
+        preferred_batch_sizes=preferred_batch_sizes,
+        queue_delay_us=queue_delay_us,
+        parameter=parameter,
+        cuda=cuda,
+        tensorrt=tensorrt,
+    )
+    of_every_model = _given(max_batch_size=max_batch_size)
     with one_line(ExportError):
+        if new_version and overwrite:
+            raise DescriptionError("give either --new-version or --overwrite")
+        if new_version:
+            _refuse(for_triton | of_every_model, "--new-version: the ensemble keeps its configuration")
         are_files = _are_files(sources)
-        misplaced = for_runs if are_files else for_files
-        if misplaced:
-            options = ", ".join(f"--{option.replace('_', '-')}" for option in misplaced)
-            raise DescriptionError(f"{options} cannot be used with {'ONNX files' if are_files else 'a run'}")
+        _refuse(for_runs if are_files else for_files, "ONNX files" if are_files else "a run")
+        common = {"name": name, "overwrite": overwrite, "new_version": new_version} | of_every_model
+        if for_triton:
+            common["deployment"] = _deployment(**for_triton)
         write = _export_files if are_files else _export_run
         report = write(sources, repository, common | (for_files if are_files else for_runs))
     _print(report, as_json)
 
 
+def _refuse(misplaced: dict[str, Any], context: str) -> None:
+    from coserve_export.errors import DescriptionError
+
+    if misplaced:
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in misplaced)
+        raise DescriptionError(f"{names} cannot be used with {context}")
+
+
+def _deployment(
+    placement: str = "auto",
+    preferred_batch_sizes: Iterable[int] = (),
+    parameter: Iterable[tuple[str, str]] = (),
+    cuda: Iterable[tuple[str, str]] = (),
+    tensorrt: Iterable[tuple[str, str]] = (),
+    **numbers: int,
+) -> "Deployment":
+    from coserve_export.deployment import Deployment, Placement
+
+    return Deployment(
+        placement=Placement.parse(placement),
+        preferred_batch_sizes=tuple(preferred_batch_sizes),
+        parameters=dict(parameter),
+        cuda=dict(cuda),
+        tensorrt=dict(tensorrt),
+        **numbers,
+    )
+
+
 def _given(**options: object) -> dict[str, Any]:
-    """Options that were given, with plain values."""
+    """Options that were given, with plain values; a list that can be repeated is empty where it was not."""
     return {
         key: value.value if isinstance(value, Enum) else value
         for key, value in options.items()
-        if value is not None
+        if value is not None and value != []
     }
 
 
@@ -234,4 +202,4 @@ def _print(report: "Report", as_json: bool) -> None:
             line += f"  largest difference {parity.max_abs_difference:.1e}"
             line += f"  top-1 agreement {parity.top1_agreement:.2%} of {parity.images} images"
         typer.echo(line)
-    typer.echo(f"written to {report.repository}")
+    typer.echo(f"version {report.version} written to {report.repository}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
+from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.errors import DescriptionError
 
 IMAGES, LOGITS = "images", "logits"
@@ -72,6 +73,7 @@ class Description:
         labels: by class index, distinct.
         weights: one positive number per member; None averages all alike.
         max_batch_size: of every model, at least 1.
+        deployment: how Triton runs the members.
 
     Raises:
         DescriptionError: for a value that no repository can hold.
@@ -83,6 +85,7 @@ class Description:
     preprocessing: Preprocessing
     max_batch_size: int
     weights: Sequence[float] | None = None
+    deployment: Deployment = DEFAULT_DEPLOYMENT
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -91,6 +94,11 @@ class Description:
             raise DescriptionError("an ensemble needs at least one member")
         if self.max_batch_size < 1:
             raise DescriptionError(f"the largest batch must be at least 1, not {self.max_batch_size}")
+        preferred = self.deployment.preferred_batch_sizes
+        if preferred and max(preferred) > self.max_batch_size:
+            raise DescriptionError(
+                f"a preferred batch of {max(preferred)} exceeds the largest, {self.max_batch_size}"
+            )
         if self.weights is None:
             return
         if len(self.weights) != self.num_members:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.ensemble import Description, Member, Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError
 from coserve_export.labels import read_labels
@@ -17,6 +18,7 @@ from coserve_export.report import MemberReport, Progress, Report
 from coserve_export.repository import check_free, write_ensemble
 from coserve_export.samples import read_samples
 from coserve_export.session import Session
+from coserve_export.versions import check_extends, write_version
 
 BATCH_RELATIVE_LIMIT = 0.05
 """Of the largest logit; dynamic quantisation takes one scale for a batch, and so depends on it a little."""
@@ -41,7 +43,9 @@ def export_onnx(
     weights: Sequence[float] | None = None,
     samples: Path | None = None,
     max_batch_size: int = 64,
+    deployment: Deployment = DEFAULT_DEPLOYMENT,
     overwrite: bool = False,
+    new_version: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
     """Make an ensemble of networks that are ONNX files, each run at batch 1 and larger before it is written.
@@ -60,7 +64,9 @@ def export_onnx(
         weights: one positive number per member; by default all alike.
         samples: a folder of images to try the networks on; random ones by default.
         max_batch_size: of every model.
+        deployment: how Triton runs the members.
         overwrite: replace an ensemble of the same name.
+        new_version: add a version to the ensemble of the same name, whose configuration stays.
         progress: called with what is being done.
 
     Raises:
@@ -84,8 +90,12 @@ def export_onnx(
         ),
         max_batch_size=max_batch_size,
         weights=weights,
+        deployment=deployment,
     )
-    check_free(repository, name, overwrite)
+    if new_version:
+        check_extends(repository, description)
+    else:
+        check_free(repository, name, overwrite)
     images = _images(description.preprocessing, samples)
     logits = []
     for network in networks:
@@ -95,12 +105,16 @@ def export_onnx(
 
     progress(f"writing {name}")
     members = [Member(network.model, network.input, network.output) for network in networks]
-    write_ensemble(repository, description, members, _provenance(networks, len(images)), overwrite)
+    provenance = _provenance(networks, len(images))
+    if new_version:
+        written = write_version(repository, description, members, provenance)
+    else:
+        written = write_ensemble(repository, description, members, provenance, overwrite)
     reports = [
         MemberReport(member_name, len(member.model))
         for member_name, member in zip(description.member_names, members, strict=True)
     ]
-    return Report(name, repository, reports, len(description.labels))
+    return Report(name, written, repository, reports, len(description.labels))
 
 
 def _read_all(files: Sequence[Path], output: str | None, progress: Progress) -> list[OnnxFile]:

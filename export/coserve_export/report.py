@@ -24,6 +24,7 @@ class Report:
     """A written ensemble; `parity` is None for ONNX files, which have no torch network to compare with."""
 
     name: str
+    version: int
     repository: Path
     members: list[MemberReport]
     classes: int
@@ -33,6 +34,7 @@ class Report:
         """The same as a JSON object."""
         return {
             "name": self.name,
+            "version": self.version,
             "repository": str(self.repository),
             "members": [
                 {"name": member.name, "bytes": member.bytes, **_parity_json(member.parity)}

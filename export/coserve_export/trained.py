@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import torch
 
+from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError, on_one_line
 from coserve_export.mean_graph import mean_graph, mean_inputs
@@ -25,6 +26,7 @@ from coserve_export.parity import (
 from coserve_export.report import MemberReport, Progress, Report
 from coserve_export.repository import check_free, write_ensemble
 from coserve_export.session import Session
+from coserve_export.versions import check_extends, write_version
 from coserve_training.run import Checkpoint, Run, load_run
 
 MAX_FILE_BYTES = 2**31 - 1
@@ -38,7 +40,9 @@ def export_run(
     precision: Precision = "fp32",
     checkpoint: Checkpoint = "last",
     max_batch_size: int = 64,
+    deployment: Deployment = DEFAULT_DEPLOYMENT,
     overwrite: bool = False,
+    new_version: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
     """Export the networks of a run folder into a model repository.
@@ -50,7 +54,9 @@ def export_run(
         precision: of weights and arithmetic; input and logits are fp32 always.
         checkpoint: the last epoch's or the best one's.
         max_batch_size: of every model.
+        deployment: how Triton runs the members.
         overwrite: replace an ensemble of the same name.
+        new_version: add a version to the ensemble of the same name, whose configuration stays.
         progress: called with what is being done.
 
     Raises:
@@ -64,7 +70,9 @@ def export_run(
         name=name,
         precision=precision,
         max_batch_size=max_batch_size,
+        deployment=deployment,
         overwrite=overwrite,
+        new_version=new_version,
         progress=progress,
     )
 
@@ -76,7 +84,9 @@ def export_networks(
     name: str | None = None,
     precision: Precision = "fp32",
     max_batch_size: int = 64,
+    deployment: Deployment = DEFAULT_DEPLOYMENT,
     overwrite: bool = False,
+    new_version: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
     """Export trained networks: as `export_run`, with the run in memory.
@@ -91,8 +101,12 @@ def export_networks(
         labels=run.labels,
         preprocessing=preprocessing,
         max_batch_size=max_batch_size,
+        deployment=deployment,
     )
-    check_free(repository, description.name, overwrite)
+    if new_version:
+        check_extends(repository, description)
+    else:
+        check_free(repository, description.name, overwrite)
     images = _samples(run, preprocessing)
 
     members, reports = [], []
@@ -113,8 +127,11 @@ def export_networks(
         "export": _export_record(precision, ensemble_parity, reports),
         "coserve_version": version("coserve"),
     }
-    write_ensemble(repository, description, members, provenance, overwrite)
-    return Report(description.name, repository, reports, len(run.labels), ensemble_parity)
+    if new_version:
+        written = write_version(repository, description, members, provenance)
+    else:
+        written = write_ensemble(repository, description, members, provenance, overwrite)
+    return Report(description.name, written, repository, reports, len(run.labels), ensemble_parity)
 
 
 def _samples(run: Run, preprocessing: Preprocessing) -> Images:

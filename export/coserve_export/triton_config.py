@@ -6,38 +6,47 @@ from dataclasses import asdict
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelWarmup
 
+from coserve_export.deployment import set_parameters
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member
 from coserve_export.errors import DescriptionError
 from coserve_export.mean_graph import mean_inputs
 
 FP32 = model_config_pb2.TYPE_FP32
+KEPT_VERSIONS = 2
+"""Versions of a model that Triton serves: while a new one loads, the ensemble still runs the one before."""
 
 
 def member_config(description: Description, index: int, member: Member) -> ModelConfig:
-    """The configuration of one member, which batches the requests that wait for it."""
-    preprocessing = description.preprocessing
+    """The configuration of one member, deployed as the description says."""
+    preprocessing, deployment = description.preprocessing, description.deployment
     config = _onnxruntime_config(description.member_names[index], description.max_batch_size)
     config.input.add(name=member.input, data_type=FP32, dims=[3, preprocessing.height, preprocessing.width])
     config.output.add(name=member.output, data_type=FP32, dims=[len(description.labels)])
-    config.dynamic_batching.SetInParent()
+    deployment.apply(config, index)
+    _warm_up(config, [1, *deployment.preferred_batch_sizes])
     return config
 
 
 def mean_config(description: Description) -> ModelConfig:
-    """The configuration of the graph that averages the members' logits."""
+    """The configuration of the graph that averages the members' logits: too little for a GPU, or threads."""
     config = _onnxruntime_config(description.mean_name, description.max_batch_size)
     for name in (*mean_inputs(description.num_members), LOGITS):
         tensors = config.output if name == LOGITS else config.input
         tensors.add(name=name, data_type=FP32, dims=[len(description.labels)])
+    config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
+    set_parameters(config, {"intra_op_thread_count": "1"})
+    _warm_up(config, [1])
     return config
 
 
 def ensemble_config(
-    description: Description, members: Sequence[Member], provenance: Mapping[str, object]
+    description: Description, members: Sequence[Member], provenance: Mapping[str, object], version: int
 ) -> ModelConfig:
     """The configuration of the ensemble: every member on the same images, then the mean.
+
+    Its steps name a version of their models, so that no answer mixes members of different trainings.
 
     Raises:
         DescriptionError: for provenance that JSON cannot hold.
@@ -54,13 +63,13 @@ def ensemble_config(
     for name, member in zip(description.member_names, members, strict=True):
         steps.add(
             model_name=name,
-            model_version=-1,
+            model_version=version,
             input_map={member.input: IMAGES},
             output_map={member.output: f"{name}_logits"},
         )
     steps.add(
         model_name=description.mean_name,
-        model_version=-1,
+        model_version=version,
         input_map={
             tensor: f"{name}_logits"
             for tensor, name in zip(mean_inputs(len(members)), description.member_names, strict=True)
@@ -79,9 +88,18 @@ def to_text(config: ModelConfig) -> str:
 
 def _onnxruntime_config(name: str, max_batch_size: int) -> ModelConfig:
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size)
-    # Triton starts two instances of an ONNX model on a CPU unless told otherwise.
-    config.instance_group.add(count=1)
+    config.version_policy.latest.num_versions = KEPT_VERSIONS
     return config
+
+
+def _warm_up(config: ModelConfig, batch_sizes: Sequence[int]) -> None:
+    """Have Triton run zeros of these batch sizes before it calls the model ready."""
+    for size in dict.fromkeys(batch_sizes):
+        inputs = {
+            tensor.name: ModelWarmup.Input(data_type=tensor.data_type, dims=tensor.dims, zero_data=True)
+            for tensor in config.input
+        }
+        config.model_warmup.add(name=f"batch_{size}", batch_size=size, inputs=inputs)
 
 
 def _parameters(description: Description, provenance: Mapping[str, object]) -> dict[str, object]:

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
 from coserve_cli.main import app
+from coserve_export.deployment import Deployment, Placement
 from coserve_training.config import TrainConfig
 from coserve_training.networks import member_network
 from coserve_training.run import Description
@@ -61,7 +64,7 @@ def test_a_run(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path)
         "wide_resnet10_1_s2_member0",
         "wide_resnet10_1_s2_member1",
         "wide_resnet10_1_s2",
-        "written",
+        "version",
     ]
     assert lines[0].endswith("of 16 images")
     again = coserve(run_folder)
@@ -78,6 +81,43 @@ def test_files(
     report = json.loads(done.stdout)
     assert [member["name"] for member in report["members"]] == ["own_member0", "own_member1"]
     assert report["ensemble"] == {"classes": 5}
+    assert report["version"] == 1
+
+
+def test_how_triton_runs_the_members(
+    coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path, tmp_path: Path
+) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    options = ["--placement", "0,1", "--instances", "2", "--threads", "3", "--preferred-batch-sizes", "2,4"]
+    options += ["--queue-delay-us", "100", "--parameter", "enable_mem_arena=0", "--cuda", "use_tf32=0"]
+    done = coserve(*files, "--labels", labels_file, *OWN, *options, "--tensorrt", "precision_mode=FP16")
+    assert done.exit_code == 0, done.output
+    written = (tmp_path / "repository/own_member1/config.pbtxt").read_text()
+    config = text_format.Parse(written, ModelConfig())
+    deployment = Deployment(
+        Placement((0, 1)),
+        2,
+        3,
+        (2, 4),
+        100,
+        {"enable_mem_arena": "0"},
+        {"use_tf32": "0"},
+        {"precision_mode": "FP16"},
+    )
+    expected = ModelConfig()
+    deployment.apply(expected, 1)
+    for field in ("instance_group", "dynamic_batching", "parameters", "optimization"):
+        assert getattr(config, field) == getattr(expected, field)
+
+
+def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    first = coserve(*files, "--labels", labels_file, *OWN, "--threads", "2")
+    assert first.stdout.splitlines()[-1].startswith("version 1 written to ")
+    newer = [make_onnx("a.onnx", seed=2), make_onnx("b.onnx", seed=3)]
+    second = coserve(*newer, "--labels", labels_file, *OWN, "--new-version")
+    assert second.exit_code == 0, second.output
+    assert second.stdout.splitlines()[-1].startswith("version 2 written to ")
 
 
 def test_files_do_not_need_torch() -> None:
@@ -108,6 +148,11 @@ def test_files_do_not_need_torch() -> None:
         (["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "9", "--stretch"], "stretched images"),
         (["{onnx}", "--labels", "{labels}", *OWN, "--image-size", "16"], "one size, not 16x16"),
         (["{onnx}", "--labels", "{labels}", *OWN, "--samples", "{empty}"], "has 0 images"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--placement", "gpu"], "neither auto, cpu nor GPUs"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--parameter", "threads=1"], "no parameter of Triton's"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--new-version"], "to add a version to"),
+        (["{run}", "--new-version", "--threads", "2"], "--threads cannot be used with --new-version"),
+        (["{run}", "--new-version", "--overwrite"], "give either --new-version or --overwrite"),
     ],
 )
 def test_errors_are_one_line(
@@ -139,7 +184,13 @@ def test_errors_are_one_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--mean", "a,b,c"], ["--image-size", "bigxsmall"], ["--precision", "int8"], ["--max-batch-size", "0"]],
+    [
+        ["--mean", "a,b,c"],
+        ["--image-size", "bigxsmall"],
+        ["--precision", "int8"],
+        ["--max-batch-size", "0"],
+        ["--cuda", "use_tf32"],
+    ],
 )
 def test_options_that_cannot_be_read(coserve: Callable[..., Result], arguments: list[str]) -> None:
     assert coserve("x.onnx", *arguments).exit_code == 2

@@ -1,10 +1,12 @@
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelConfig, ModelInstanceGroup
 
+from coserve_export.deployment import Deployment, Placement
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import DescriptionError
 from coserve_export.triton_config import ensemble_config, mean_config, member_config, to_text
@@ -22,32 +24,56 @@ def tensors(config: ModelConfig) -> dict[str, list[int]]:
     return {tensor.name: list(tensor.dims) for tensor in (*config.input, *config.output)}
 
 
+def parameters(config: ModelConfig) -> dict[str, str]:
+    return {key: value.string_value for key, value in config.parameters.items()}
+
+
+def warm_ups(config: ModelConfig) -> dict[int, dict[str, list[int]]]:
+    """By batch size, the dimensions of each input."""
+    assert all(tensor.zero_data for warm_up in config.model_warmup for tensor in warm_up.inputs.values())
+    return {
+        warm_up.batch_size: {name: list(tensor.dims) for name, tensor in warm_up.inputs.items()}
+        for warm_up in config.model_warmup
+    }
+
+
 def test_member(describe: Describe) -> None:
     config = reread(member_config(describe(), 1, MEMBERS[1]))
     assert (config.name, config.backend, config.max_batch_size) == ("e_member1", "onnxruntime", 16)
     assert tensors(config) == {"pixels": [3, 8, 8], "scores": [5]}
     assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
     assert [(group.count, group.kind) for group in config.instance_group] == [
         (1, ModelInstanceGroup.KIND_AUTO)
     ]
-    assert not config.parameters
+    assert parameters(config) == {"intra_op_thread_count": "1"}
+    assert warm_ups(config) == {1: {"pixels": [3, 8, 8]}}
+    assert config.version_policy.latest.num_versions == 2
+    assert not config.response_cache.enable
+    assert not config.HasField("optimization")
 
 
 def test_mean(describe: Describe) -> None:
     config = reread(mean_config(describe()))
     assert (config.name, config.backend, config.max_batch_size) == ("e_mean", "onnxruntime", 16)
     assert tensors(config) == {"logits0": [5], "logits1": [5], "logits": [5]}
+    assert [(group.count, group.kind) for group in config.instance_group] == [
+        (1, ModelInstanceGroup.KIND_CPU)
+    ]
+    assert parameters(config) == {"intra_op_thread_count": "1"}
+    assert warm_ups(config) == {1: {"logits0": [5], "logits1": [5]}}
+    assert config.version_policy.latest.num_versions == 2
 
 
 def test_ensemble_fans_out_and_averages(describe: Describe) -> None:
-    config = reread(ensemble_config(describe(), MEMBERS, {"network": "tiny"}))
+    config = reread(ensemble_config(describe(), MEMBERS, {"network": "tiny"}, 3))
     assert (config.name, config.platform, config.max_batch_size) == ("e", "ensemble", 16)
     assert tensors(config) == {"images": [3, 8, 8], "logits": [5]}
     assert config.output[0].label_filename == "labels.txt"
     assert not config.instance_group
     steps = config.ensemble_scheduling.step
     assert [step.model_name for step in steps] == ["e_member0", "e_member1", "e_mean"]
-    assert {step.model_version for step in steps} == {-1}
+    assert {step.model_version for step in steps} == {3}
     assert dict(steps[1].input_map) == {"pixels": "images"}
     produced = [tensor for step in steps[:-1] for tensor in step.output_map.values()]
     assert list(dict(sorted(steps[-1].input_map.items())).values()) == produced
@@ -55,7 +81,9 @@ def test_ensemble_fans_out_and_averages(describe: Describe) -> None:
 
 
 def test_parameters_are_the_contract(describe: Describe, preprocessing: dict[str, object]) -> None:
-    config = reread(ensemble_config(describe(weights=[1.0, 3.0]), MEMBERS, {"network": "tiny", "new": [1]}))
+    config = reread(
+        ensemble_config(describe(weights=[1.0, 3.0]), MEMBERS, {"network": "tiny", "new": [1]}, 1)
+    )
     values = {key: json.loads(value.string_value) for key, value in config.parameters.items()}
     assert values == {
         "preprocessing": preprocessing,
@@ -68,9 +96,77 @@ def test_parameters_are_the_contract(describe: Describe, preprocessing: dict[str
 
 @pytest.mark.parametrize("weights", [None, [2.0, 2.0]])
 def test_equal_weights_are_left_out(describe: Describe, weights: list[float] | None) -> None:
-    assert "weights" not in ensemble_config(describe(weights=weights), MEMBERS, {}).parameters
+    assert "weights" not in ensemble_config(describe(weights=weights), MEMBERS, {}, 1).parameters
 
 
 def test_provenance_that_json_lacks_is_refused(describe: Describe) -> None:
     with pytest.raises(DescriptionError, match="provenance cannot be written as JSON"):
-        ensemble_config(describe(), MEMBERS, {"accuracy": float("nan")})
+        ensemble_config(describe(), MEMBERS, {"accuracy": float("nan")}, 1)
+
+
+@pytest.mark.parametrize(
+    ("placement", "groups"),
+    [
+        ("auto", [(ModelInstanceGroup.KIND_AUTO, [])] * 3),
+        ("cpu", [(ModelInstanceGroup.KIND_CPU, [])] * 3),
+        ("2", [(ModelInstanceGroup.KIND_GPU, [2])] * 3),
+        ("0,3", [(ModelInstanceGroup.KIND_GPU, [gpu]) for gpu in (0, 3, 0)]),
+    ],
+)
+def test_placement(describe: Describe, placement: str, groups: list[tuple[int, list[int]]]) -> None:
+    description = describe(num_members=3, deployment=Deployment(Placement.parse(placement), instances=2))
+    configs = [reread(member_config(description, index, Member(b""))) for index in range(3)]
+    assert [[(g.kind, list(g.gpus), g.count) for g in config.instance_group] for config in configs] == [
+        [(kind, gpus, 2)] for kind, gpus in groups
+    ]
+
+
+def test_every_option_has_its_field(describe: Describe) -> None:
+    deployment = Deployment(
+        Placement((1,)),
+        threads=0,
+        preferred_batch_sizes=(4, 16),
+        queue_delay_us=500,
+        parameters={"enable_mem_arena": "0"},
+        cuda={"cudnn_conv_algo_search": "HEURISTIC"},
+        tensorrt={"precision_mode": "FP16"},
+    )
+    config = reread(member_config(describe(deployment=deployment), 0, MEMBERS[0]))
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 16]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    assert parameters(config) == {"intra_op_thread_count": "0", "enable_mem_arena": "0"}
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [(a.name, dict(a.parameters)) for a in accelerators] == [
+        ("tensorrt", {"precision_mode": "FP16"}),
+        ("cuda", {"cudnn_conv_algo_search": "HEURISTIC"}),
+    ]
+    assert list(warm_ups(config)) == [1, 4, 16]
+
+
+@pytest.mark.parametrize(
+    ("deployment", "message"),
+    [
+        ({"instances": 0}, "at least one instance"),
+        ({"threads": -1}, "cannot be negative"),
+        ({"preferred_batch_sizes": (0,)}, "must be positive"),
+        (
+            {"parameters": {"enable_arena": "0"}},
+            "no parameter of .*: enable_arena; known are enable_mem_arena",
+        ),
+        ({"placement": Placement(cpu=True), "cuda": {"use_tf32": "0"}}, "no meaning for members on the CPU"),
+    ],
+)
+def test_deployments_that_cannot_be(deployment: dict[str, Any], message: str) -> None:
+    with pytest.raises(DescriptionError, match=message):
+        Deployment(**deployment)
+
+
+@pytest.mark.parametrize("text", ["", "gpu", "0,", "-1", "0;1"])
+def test_placements_that_cannot_be(text: str) -> None:
+    with pytest.raises(DescriptionError, match="neither auto, cpu nor GPUs"):
+        Placement.parse(text)
+
+
+def test_a_preferred_batch_fits_the_largest(describe: Describe) -> None:
+    with pytest.raises(DescriptionError, match="a preferred batch of 17 exceeds the largest, 16"):
+        describe(deployment=Deployment(preferred_batch_sizes=(17,)))

@@ -54,6 +54,8 @@ class TritonPythonModel:
         # ONNX Runtime's errors share no base class but Exception.
         except Exception as error:
             raise pb_utils.TritonModelException(f"{path} cannot be loaded: {_one_line(error)}") from error
+        _check_names(path, "input", config["input"], self.session.get_inputs())
+        _check_names(path, "output", config["output"], self.session.get_outputs())
         pb_utils.Logger.log_info(
             f"{self.name} runs {path} on {args['model_instance_kind']} with ONNX Runtime {ort.__version__}, "
             f"{options.intra_op_num_threads or 'a thread per core as'} threads"
@@ -117,6 +119,13 @@ def providers(config: dict[str, Any], kind: str, device: int) -> list[Any]:
             raise pb_utils.TritonModelException(f"{accelerator['name']} needs Triton's native backend")
         cuda.update(accelerator.get("parameters", {}))
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+
+def _check_names(path: Path, kind: str, configured: list[dict[str, Any]], tensors: Sequence[Any]) -> None:
+    wanted, found = {tensor["name"] for tensor in configured}, {tensor.name for tensor in tensors}
+    if not wanted <= found:
+        missing, present = ", ".join(sorted(wanted - found)), ", ".join(sorted(found))
+        raise pb_utils.TritonModelException(f"{path} has no {kind} {missing}, only {present}")
 
 
 def _joined(inputs: Sequence[Tensors]) -> Tensors:

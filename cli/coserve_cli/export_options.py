@@ -1,0 +1,158 @@
+"""The options of `coserve export` that hold for one kind of source, or say how Triton runs the members."""
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from coserve_cli.checkpoint import Checkpoint as RunCheckpoint
+
+FOR_RUNS, FOR_FILES, FOR_TRITON = "For a run", "For ONNX files", "How Triton runs the members"
+T = TypeVar("T")
+
+
+class RunPrecision(str, Enum):
+    """Of weights and arithmetic."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class ResizeInterpolation(str, Enum):
+    """How images are resized."""
+
+    bilinear = "bilinear"
+    bicubic = "bicubic"
+
+
+def _list_of(kind: Callable[[str], T], example: str) -> Callable[[str], list[T]]:
+    def parse(text: str) -> list[T]:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError:
+            raise typer.BadParameter(f"{text!r} is not a list of numbers like {example}") from None
+
+    return parse
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    try:
+        return int(height), int(width or height)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a size like 224, or 224x320 (height x width)") from None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _numbers(metavar: str, text: str, panel: str = FOR_FILES) -> Any:
+    parser = _list_of(float, "0.49,0.48,0.44")
+    return typer.Option(parser=parser, metavar=metavar, help=text, rich_help_panel=panel)
+
+
+def _pairs(text: str) -> Any:
+    return typer.Option(parser=_pair, metavar="KEY=VALUE", help=text, rich_help_panel=FOR_TRITON)
+
+
+Precision = Annotated[
+    RunPrecision | None,
+    typer.Option(help="Of weights and arithmetic; fp32 by default.", rich_help_panel=FOR_RUNS),
+]
+Checkpoint = Annotated[RunCheckpoint | None, typer.Option(help="last by default.", rich_help_panel=FOR_RUNS)]
+
+Labels = Annotated[
+    Path | None, typer.Option(help="One label per line, by class index. Needed.", rich_help_panel=FOR_FILES)
+]
+Mean = Annotated[Any | None, _numbers("R,G,B", "Subtracted from pixel / 255. Needed.")]
+Std = Annotated[Any | None, _numbers("R,G,B", "Divided by. Needed.")]
+ResizeSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="The shorter side before the central crop; by default the input's longer side.",
+        rich_help_panel=FOR_FILES,
+    ),
+]
+Stretch = Annotated[
+    bool | None,
+    typer.Option(
+        "--stretch", help="Resize to the input's size exactly, without crop.", rich_help_panel=FOR_FILES
+    ),
+]
+Interpolation = Annotated[
+    ResizeInterpolation | None, typer.Option(help="bilinear by default.", rich_help_panel=FOR_FILES)
+]
+ImageSize = Annotated[
+    Any | None,
+    typer.Option(
+        parser=_size,
+        metavar="H[xW]",
+        help="Where the files leave the size free.",
+        rich_help_panel=FOR_FILES,
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(help="The logits' name, where the files have several outputs.", rich_help_panel=FOR_FILES),
+]
+Weights = Annotated[Any | None, _numbers("W,W,…", "Of the members in the mean.")]
+Samples = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder of images to try the networks on; random ones by default.", rich_help_panel=FOR_FILES
+    ),
+]
+
+Placement = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|cpu|GPU,…",
+        help="auto by default; of GPUs 0,1 the members take turns: 0, 1, 0, …",
+        rich_help_panel=FOR_TRITON,
+    ),
+]
+Instances = Annotated[
+    int | None, typer.Option(min=1, help="Copies of each member; 1 by default.", rich_help_panel=FOR_TRITON)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Of each instance on a CPU; 1 by default, 0 for one per core.",
+        rich_help_panel=FOR_TRITON,
+    ),
+]
+PreferredBatchSizes = Annotated[
+    Any | None,
+    typer.Option(
+        parser=_list_of(int, "4,8"),
+        metavar="N,…",
+        help="Sizes at which a batch waits no longer.",
+        rich_help_panel=FOR_TRITON,
+    ),
+]
+QueueDelayUs = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Microseconds a request may wait for others; 0 by default.",
+        rich_help_panel=FOR_TRITON,
+    ),
+]
+Parameters = Annotated[
+    list[Any] | None, _pairs("Of the ONNX Runtime backend, such as enable_mem_arena=0; repeatable.")
+]
+Cuda = Annotated[
+    list[Any] | None,
+    _pairs("Of ONNX Runtime's CUDA provider, such as cudnn_conv_algo_search=HEURISTIC; repeatable."),
+]
+TensorRt = Annotated[
+    list[Any] | None, _pairs("Use TensorRT, with options such as precision_mode=FP16; repeatable.")
+]

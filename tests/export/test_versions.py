@@ -1,0 +1,162 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from coserve_export.ensemble import Description, Member
+from coserve_export.errors import RepositoryError
+from coserve_export.repository import write_ensemble
+from coserve_export.triton_config import to_text
+from coserve_export.versions import write_version
+
+Describe = Callable[..., Description]
+Tree = Callable[[Path], dict[str, bytes]]
+OLD, NEW = [Member(b"old0"), Member(b"old1")], [Member(b"new0"), Member(b"new1")]
+MODELS = ["e_member0", "e_member1", "e_mean"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path, describe: Describe) -> Path:
+    repository = tmp_path / "parent" / "repository"
+    write_ensemble(repository, describe(), OLD, {"network": "old"})
+    return repository
+
+
+def read(repository: Path, model: str) -> ModelConfig:
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(), ModelConfig())
+
+
+def edit(repository: Path, model: str, change: Callable[[ModelConfig], None]) -> None:
+    config = read(repository, model)
+    change(config)
+    (repository / model / "config.pbtxt").write_text(to_text(config))
+
+
+def test_a_version_beside_the_old_one(repository: Path, describe: Describe, tree: Tree) -> None:
+    before = tree(repository)
+    edit(repository, "e", lambda config: config.model_warmup.add(name="kept", batch_size=1))
+    version = write_version(repository, describe(weights=[1.0, 3.0]), NEW, {"network": "new"})
+    assert version == 2
+    after = tree(repository)
+    config = read(repository, "e")
+    assert set(after) - set(before) == {"e/2/.keep", *(f"{model}/2/model.onnx" for model in MODELS)}
+    changed = {file for file in before if after[file] != before[file]}
+    assert changed == {"e/config.pbtxt"}
+    assert after["e_member1/2/model.onnx"] == b"new1"
+    assert after["e_mean/1/model.onnx"] != after["e_mean/2/model.onnx"], "weighted now"
+    assert {step.model_version for step in config.ensemble_scheduling.step} == {2}
+    assert json.loads(config.parameters["weights"].string_value) == [1.0, 3.0]
+    assert json.loads(config.parameters["provenance"].string_value) == {"network": "new"}
+    assert [warm_up.name for warm_up in config.model_warmup] == ["kept"]
+    assert list(repository.parent.iterdir()) == [repository]
+
+    assert write_version(repository, describe(), OLD, {}) == 3
+    assert "weights" not in read(repository, "e").parameters
+
+
+def test_a_repository_whose_steps_run_the_newest_version(repository: Path, describe: Describe) -> None:
+    """As the first ensembles were written: no step names a version, and models serve one alone."""
+
+    def unpin(config: ModelConfig) -> None:
+        for step in config.ensemble_scheduling.step:
+            step.model_version = -1
+
+    edit(repository, "e", unpin)
+    for model in MODELS:
+        edit(repository, model, lambda config: config.ClearField("version_policy"))
+    edit(repository, "e_mean", lambda config: config.version_policy.specific.versions.append(1))
+    write_version(repository, describe(), NEW, {})
+    assert {step.model_version for step in read(repository, "e").ensemble_scheduling.step} == {2}
+    assert [read(repository, model).version_policy.latest.num_versions for model in MODELS] == [2, 2, 0]
+    assert read(repository, "e_mean").version_policy.specific.versions == [1, 2]
+
+
+def test_no_model_is_asked_for_a_version_before_it_is_there(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every single rename, the versions that steps name are complete, and all the same."""
+
+    def unpin(config: ModelConfig) -> None:
+        for step in config.ensemble_scheduling.step:
+            step.model_version = -1
+
+    edit(repository, "e", unpin)
+    rename, seen = Path.rename, []
+
+    def watched(source: Path, target: Path) -> Path:
+        renamed = rename(source, target)
+        steps = read(repository, "e").ensemble_scheduling.step
+        assert all((repository / s.model_name / str(s.model_version) / "model.onnx").is_file() for s in steps)
+        (version,) = {step.model_version for step in steps}
+        seen.append(version)
+        return renamed
+
+    monkeypatch.setattr(Path, "rename", watched)
+    write_version(repository, describe(), NEW, {})
+    assert seen == [1] * (len(seen) - 1) + [2]
+
+
+@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_version(
+    repository: Path,
+    describe: Describe,
+    tree: Tree,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int,
+    error: BaseException,
+) -> None:
+    before = tree(repository)
+    rename, renamed = Path.rename, iter(range(100))
+
+    def failing(source: Path, target: Path) -> Path:
+        if next(renamed) == at:
+            raise error
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(RepositoryError if isinstance(error, OSError) else KeyboardInterrupt):
+        write_version(repository, describe(), NEW, {})
+    assert tree(repository) == before
+    assert list(repository.parent.iterdir()) == [repository]
+
+
+@pytest.mark.parametrize(
+    ("changes", "members", "message"),
+    [
+        ({"labels": ["cat", "frog", "dog", "ship", "plane"]}, NEW, "it has other labels"),
+        ({"num_members": 3}, [*NEW, Member(b"")], "it has 2 members, not 3"),
+        ({}, [Member(b""), Member(b"", input="pixels")], "the input of e_member1 is another"),
+        ({}, [Member(b"", output="scores"), Member(b"")], "the output of e_member0 is another"),
+        ({"name": "other"}, NEW, "there is no .*other/config.pbtxt to add a version to"),
+    ],
+)
+def test_what_is_no_version_of_the_ensemble(
+    repository: Path,
+    describe: Describe,
+    tree: Tree,
+    changes: dict[str, object],
+    members: list[Member],
+    message: str,
+) -> None:
+    before = tree(repository)
+    with pytest.raises(RepositoryError, match=message):
+        write_version(repository, describe(**changes), members, {})
+    assert tree(repository) == before
+
+
+def test_other_preprocessing_is_no_version_of_the_ensemble(repository: Path, describe: Describe) -> None:
+    description = describe()
+    other = replace(description, preprocessing=replace(description.preprocessing, mean=[0.1, 0.2, 0.3]))
+    with pytest.raises(RepositoryError, match="it has other preprocessing"):
+        write_version(repository, other, NEW, {})
+
+
+def test_a_broken_configuration(repository: Path, describe: Describe) -> None:
+    (repository / "e_member0/config.pbtxt").write_text("max_batch_size: many")
+    with pytest.raises(RepositoryError, match=r"e_member0/config\.pbtxt cannot be read"):
+        write_version(repository, describe(), NEW, {})

@@ -22,7 +22,7 @@ class Views:
         """Prepare views of `size` × `size` pixels; cutout's side keeps its share of the image."""
         geometry = {
             "padded": [K.RandomCrop((size, size), padding=max(1, size // 8))],
-            "resized": [K.RandomResizedCrop((size, size), scale=(0.08, 1.0))],
+            "resized": [],  # cut from the photographs where they are decoded: data/lazy.py
             "none": [],
         }[config.crop]
         if config.flip:

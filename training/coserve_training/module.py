@@ -15,7 +15,7 @@ from coserve_training.loss import co_training_loss, warmed_up
 from coserve_training.optimise import learning_rate_factor, make_optimizer
 
 Batch = tuple[Tensor, Tensor]
-"""Images `[N, H, W, 3]` uint8 and classes `[N]` int64."""
+"""Images `[N, H, W, 3]` uint8, or each member's crops of them `[S, N, H, W, 3]`, and classes `[N]` int64."""
 
 
 class CoTraining(L.LightningModule):
@@ -74,10 +74,13 @@ class CoTraining(L.LightningModule):
         return loss
 
     def _views(self, images: Tensor) -> list[Tensor]:
-        pixels, size = to_pixels(images), self.config.size_at(self.current_epoch)
-        if self.config.crop != "resized" and size != pixels.shape[-1]:
-            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-        return [self.views.holes(self.normalise(self.views.colours(pixels))) for _ in self.members]
+        """A view for each member, of shared images `[N, H, W, 3]` or of its own crops `[S, N, H, W, 3]`."""
+        size, members = self.config.size_at(self.current_epoch), len(self.members)
+        crops = [resized(to_pixels(crop), size) for crop in (images if images.ndim == 5 else images[None])]
+        return [
+            self.views.holes(self.normalise(self.views.colours(crop)))
+            for crop in crops * (members // len(crops))
+        ]
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Cross-entropy and accuracy of the averaged logits; the latter chooses the best checkpoint."""
@@ -108,3 +111,10 @@ class CoTraining(L.LightningModule):
 def to_pixels(images: Tensor) -> Tensor:
     """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [0, 1]."""
     return images.permute(0, 3, 1, 2).float() / 255
+
+
+def resized(pixels: Tensor, size: int) -> Tensor:
+    """`[N, 3, H, W]` to `[N, 3, size, size]`."""
+    if pixels.shape[-1] == size:
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)

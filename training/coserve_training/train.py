@@ -8,7 +8,7 @@ import numpy as np
 
 from coserve_training.batches import batches
 from coserve_training.config import TrainConfig
-from coserve_training.data import Dataset, Progress, Split, load_dataset, name_some, usable_cores
+from coserve_training.data import Dataset, Progress, RandomCrops, Split, load_dataset, name_some, usable_cores
 from coserve_training.errors import DataError, RunError
 from coserve_training.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.module import CoTraining
@@ -67,6 +67,7 @@ def train(
         [Path(path) for path in config.data],
         config.image_size,
         progress,
+        random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
         skip_corrupt=config.skip_corrupt,
         workers=max(1, usable_cores() // devices),
     )

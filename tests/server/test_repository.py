@@ -117,6 +117,14 @@ BROKEN: dict[str, tuple[Break, str]] = {
         lambda f: (f / "pair_member0/config.pbtxt").write_text("colour: 1"),
         'no field named "colour"',
     ),
+    "a temperature that is none": (
+        parameter("provenance", {"calibration": {"temperatures": {"2": 0}}}),
+        "parameter provenance.calibration.temperatures.2: Input should be greater than or equal to 0.001",
+    ),
+    "a temperature of no members": (
+        parameter("provenance", {"calibration": {"temperatures": {"0": 1.5}}}),
+        "provenance.calibration.temperatures.0",
+    ),
     "another name": (edited("pair", lambda c: setattr(c, "name", "x")), "name is 'x', its folder 'pair'"),
     "no batching": (
         edited("pair", lambda c: setattr(c, "max_batch_size", 0)),

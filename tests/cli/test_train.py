@@ -105,7 +105,10 @@ def test_broken_input_ends_with_one_line_that_names_it(image_folder: Path, tmp_p
         ),
         (["--data", data, "--network", "alexnet"], "unknown network 'alexnet'"),
         (["--data", data, "--network", "resnet20", "--epochs", 0], "epochs must be at least 1, not 0"),
-        (["--data", data, "--network", "resnet20", "--start-size", 64], "start_size must be at most image_size"),
+        (
+            ["--data", data, "--network", "resnet20", "--start-size", 64],
+            "start_size must be at most image_size",
+        ),
         (["--resume"], "not a run folder"),
     ]
     for arguments, message in cases:

@@ -104,10 +104,14 @@ def triton() -> Iterator[StartTriton]:
             [COSERVE, "triton", "--repository", repository, "--json", *options],
             stdout=subprocess.PIPE,
             text=True,
+            # ONNX Runtime in the tests' environment knows no GPU.
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         )
         assert process.stdout is not None
         line = process.stdout.readline()
-        assert line, f"Triton did not start: status {process.wait(60)}"
+        if not line:
+            process.communicate(timeout=60)
+            raise AssertionError(f"Triton did not start: status {process.returncode}")
         server = Triton(process, **json.loads(line))
         servers.append(server)
         return server

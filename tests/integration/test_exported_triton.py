@@ -1,0 +1,158 @@
+"""What export writes, loaded by a real Triton server."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import tritonclient.grpc as grpc
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
+
+from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment, Placement
+from coserve_export.ensemble import Description, Member, Preprocessing
+from coserve_export.repository import write_ensemble
+from coserve_export.versions import write_version
+from coserve_server.repository import read_repository
+from tests.integration.conftest import StartTriton, Triton
+from tests.server.onnx_repository import LABELS, network
+
+IMAGES = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
+PREPROCESSING = Preprocessing(8, 8, 8, "bilinear", [0.0] * 3, [1.0] * 3)
+
+
+def describe(deployment: Deployment = DEFAULT_DEPLOYMENT, weights: list[float] | None = None) -> Description:
+    return Description("e", 2, LABELS, PREPROCESSING, 8, weights, deployment)
+
+
+def members(seed: int) -> list[Member]:
+    return [Member(network(seed + index, 8, 8, 1).SerializeToString()) for index in range(2)]
+
+
+def logits(networks: list[Member], shares: list[float]) -> np.ndarray:
+    sessions = [ort.InferenceSession(m.model, providers=["CPUExecutionProvider"]) for m in networks]
+    runs = [session.run(["logits"], {"images": IMAGES})[0] for session in sessions]
+    return np.average(runs, axis=0, weights=shares)
+
+
+def infer(client: grpc.InferenceServerClient) -> np.ndarray:
+    tensor = grpc.InferInput("images", list(IMAGES.shape), "FP32")
+    tensor.set_data_from_numpy(IMAGES)
+    return client.infer("e", [tensor], client_timeout=60).as_numpy("logits")
+
+
+def executions(client: grpc.InferenceServerClient) -> dict[str, int]:
+    return {model.name: model.execution_count for model in client.get_inference_statistics().model_stats}
+
+
+CPU = Deployment(
+    Placement(cpu=True),
+    instances=2,
+    threads=2,
+    preferred_batch_sizes=(2, 4),
+    queue_delay_us=1000,
+    parameters={"enable_mem_arena": "0", "enable_mem_pattern": "0"},
+)
+AUTO = Deployment(cuda={"cudnn_conv_algo_search": "HEURISTIC"}, tensorrt={"precision_mode": "FP16"})
+
+
+@pytest.mark.parametrize("deployment", [CPU, AUTO], ids=["cpu", "auto"])
+def test_every_configuration_loads_and_the_ensemble_averages(
+    triton: StartTriton, tmp_path: Path, deployment: Deployment
+) -> None:
+    """What is meant for GPUs loads too where Triton may choose the place and has none."""
+    networks = members(0)
+    write_ensemble(tmp_path / "repository", describe(deployment, [1.0, 3.0]), networks, {})
+    server = triton(tmp_path / "repository")
+    assert [(model["name"], model["version"], model["ready"]) for model in server.models] == [
+        (name, "1", True) for name in ("e", "e_mean", "e_member0", "e_member1")
+    ]
+    with grpc.InferenceServerClient(server.grpc) as client:
+        warm = executions(client)
+        np.testing.assert_allclose(infer(client), logits(networks, [1, 3]), rtol=1e-5, atol=1e-5)
+        after = executions(client)
+        loaded = client.get_model_config("e_member1").config
+    assert warm["e_member0"] == deployment.instances * len(loaded.model_warmup)
+    assert {name: after[name] - warm[name] for name in after} == dict.fromkeys(after, 1)
+    assert [(g.kind, g.count) for g in loaded.instance_group] == [
+        (ModelInstanceGroup.KIND_CPU, deployment.instances)
+    ]
+    batching = loaded.dynamic_batching
+    # Triton itself adds the largest batch where no size is preferred.
+    assert tuple(batching.preferred_batch_size) == (deployment.preferred_batch_sizes or (8,))
+    assert batching.max_queue_delay_microseconds == deployment.queue_delay_us
+    assert loaded.parameters["intra_op_thread_count"].string_value == str(deployment.threads)
+    assert not loaded.response_cache.enable
+    assert server.stop() == 0
+
+
+def test_members_placed_on_gpus_need_them(
+    triton: StartTriton, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """All that Triton finds wrong with such a repository, on a machine without GPUs, is that they lack."""
+    deployment = Deployment(Placement((0, 1)), cuda={"use_tf32": "0"})
+    write_ensemble(tmp_path / "repository", describe(deployment), members(0), {})
+    with pytest.raises(AssertionError, match="Triton did not start"):
+        triton(tmp_path / "repository")
+    last = capfd.readouterr().err.splitlines()[-1]
+    for index in range(2):
+        assert f"model e_member{index} specifies invalid or unsupported gpu id {index}" in last
+    assert last.count("failed to load") == 2
+
+
+@contextmanager
+def asking(server: Triton) -> Iterator[list[np.ndarray]]:
+    """Ask the ensemble without pause; the answers so far."""
+    answers: list[np.ndarray] = []
+    stop = Event()
+
+    def ask() -> None:
+        with grpc.InferenceServerClient(server.grpc) as client:
+            while not stop.is_set():
+                answers.append(infer(client))
+
+    thread = Thread(target=ask)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        thread.join()
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
+
+
+def test_a_running_server_takes_over_a_new_version_of_all_members_at_once(
+    triton: StartTriton, tmp_path: Path
+) -> None:
+    repository, old, new = tmp_path / "repository", members(0), members(10)
+    write_ensemble(repository, describe(), old, {})
+    server = triton(repository, "--", "--model-control-mode=poll", "--repository-poll-secs=1")
+    before, after = logits(old, [1, 1]), logits(new, [1, 1])
+    with asking(server) as answers:
+        assert eventually(lambda: len(answers) > 0)
+        write_version(repository, describe(), new, {})
+        assert eventually(lambda: np.allclose(answers[-1], after, atol=1e-4))
+    is_old = [np.allclose(answer, before, atol=1e-4) for answer in answers]
+    is_new = [np.allclose(answer, after, atol=1e-4) for answer in answers]
+    assert all(a or b for a, b in zip(is_old, is_new, strict=True)), "never a mean of both versions"
+    assert is_old[0]
+    assert server.stop() == 0
+
+
+def test_the_embedded_engine_reads_the_new_version(tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    write_ensemble(repository, describe(), members(0), {})
+    write_version(repository, describe(), members(10), {})
+    ensemble = read_repository(repository)["e"]
+    assert ensemble.version == "2"
+    paths = [repository / f"e_member{index}/2/model.onnx" for index in range(2)]
+    assert [member.model_path for member in ensemble.members] == paths

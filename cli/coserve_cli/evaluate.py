@@ -12,7 +12,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder that `coserve train` wrote.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Images with a test (or val) split. [default: what the run was trained on]"),
+        typer.Option(help="Images with a test (or val) split; by default what the run was trained on."),
     ] = None,
     checkpoint: Annotated[
         Checkpoint, typer.Option(help="The last epoch's, or the one of highest test accuracy.")

@@ -1,0 +1,72 @@
+"""Accuracy against multiply-adds of every ensemble in a model repository, as more of its members answer.
+
+One line per ensemble: top-1 accuracy of the averaged logits of k = 1 … S members (mean over the subsets of
+that size, bars from the worst to the best) at k members' multiply-adds, all from the provenance that
+`coserve evaluate --calibrate` measured. An undivided network is a single point.
+
+    python benchmarks/accuracy_cost.py --repository model_repository --output docs/images/accuracy_cost.png
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from coserve_server.ensembles import Ensemble
+from coserve_server.repository import read_repository
+
+
+def accuracy_by_members(ensemble: Ensemble) -> dict[int, list[float]]:
+    """Top-1 accuracies in percent of every measured subset, by its number of members."""
+    by_size: dict[int, list[float]] = defaultdict(list)
+    for subset in ensemble.provenance["accuracy"]["subsets"]:
+        by_size[len(subset["members"])].append(100 * subset["top1"])
+    return dict(sorted(by_size.items()))
+
+
+def plot(ensembles: list[Ensemble], output: Path) -> None:
+    """Draw one line per ensemble into a PNG."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for ensemble in ensembles:
+        provenance, by_size = ensemble.provenance, accuracy_by_members(ensemble)
+        cost = [size * provenance["member_multiply_adds"] / 1e6 for size in by_size]
+        means = [sum(values) / len(values) for values in by_size.values()]
+        bars = [
+            [mean - min(values) for mean, values in zip(means, by_size.values(), strict=True)],
+            [max(values) - mean for mean, values in zip(means, by_size.values(), strict=True)],
+        ]
+        label = f"S = {provenance['split']}: {provenance['split']} × {provenance['member_networks'][0]}"
+        axes.errorbar(cost, means, yerr=bars, marker="o", capsize=3, label=label)
+    images = ensembles[0].provenance["accuracy"]["images"]
+    axes.set_xlabel("multiply-adds of the members that answer (millions)")
+    axes.set_ylabel(f"top-1 accuracy on {images:,} test images (%)")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(output, dpi=120)
+
+
+def main() -> None:
+    """Read the command line, draw, and say where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/accuracy_cost.png"))
+    arguments = parser.parse_args()
+    ensembles = [
+        ensemble
+        for ensemble in read_repository(arguments.repository)
+        if ensemble.provenance.get("accuracy", {}).get("subsets")
+    ]
+    if not ensembles:
+        parser.error(f"{arguments.repository}: no ensemble's provenance has the accuracy of its subsets")
+    plot(ensembles, arguments.output)
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""A gRPC server that answers as Triton does, and fails in ways in which Triton cannot be made to."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc.service_pb2_grpc import (
+    GRPCInferenceServiceServicer,
+    add_GRPCInferenceServiceServicer_to_server,
+)
+
+from tests.server.onnx_repository import read_config
+
+Answer = Callable[[messages.ModelInferRequest], messages.ModelInferResponse]
+
+
+def logits(request: messages.ModelInferRequest, values: Any, datatype: str = "FP32") -> Any:
+    """An answer with `values` as the output that was asked for."""
+    array = np.asarray(values, np.float32)
+    response = messages.ModelInferResponse(model_name=request.model_name, model_version="1")
+    response.outputs.add(name=request.outputs[0].name, datatype=datatype, shape=array.shape)
+    response.raw_output_contents.append(array.tobytes())
+    return response
+
+
+def zeros(request: messages.ModelInferRequest) -> messages.ModelInferResponse:
+    return logits(request, np.zeros((request.inputs[0].shape[0], 4)))
+
+
+class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """Serves a repository's configurations; `answers` has what a model gives where that is not zeros.
+
+    Attributes:
+        loaded: names of the models it has loaded.
+        frozen: set, it answers nothing until it is set again.
+        cancelled: names of models whose calls were cancelled.
+        requests: what came in.
+        tokens: the `authorization` of each call.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        self.configs = {folder.name: read_config(folder) for folder in sorted(repository.iterdir())}
+        self.loaded = set(self.configs)
+        self.reasons: dict[str, str] = {}
+        self.answers: dict[str, Answer] = {}
+        self.hanging: set[str] = set()
+        self.awake = asyncio.Event()
+        self.awake.set()
+        self.cancelled: list[str] = []
+        self.requests: list[messages.ModelInferRequest] = []
+        self.regions: dict[str, str] = {}
+        self.tokens: set[str | None] = set()
+        self.described = 0
+
+    async def start(self, address: str = "127.0.0.1:0", credentials: Any = None) -> str:
+        """Listen, and give the address."""
+        self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        add_GRPCInferenceServiceServicer_to_server(self, self.server)
+        if credentials:
+            port = self.server.add_secure_port(address, credentials)
+        else:
+            port = self.server.add_insecure_port(address)
+        await self.server.start()
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    async def stop(self) -> None:
+        """Break every connection."""
+        self.awake.set()
+        await self.server.stop(grace=None)
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._enter(context)
+        index = messages.RepositoryIndexResponse()
+        for name in self.configs:
+            loaded = name in self.loaded
+            state = "READY" if loaded else "UNAVAILABLE" if name in self.reasons else ""
+            index.models.add(
+                name=name, version="1" if state else "", state=state, reason=self.reasons.get(name, "")
+            )
+        return index
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self._enter(context)
+        self.described += 1
+        if request.name not in self.loaded:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}'")
+        return messages.ModelConfigResponse(config=self.configs[request.name])
+
+    async def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        status = messages.SystemSharedMemoryStatusResponse()
+        for name, key in self.regions.items():
+            status.regions[name].key = key
+        return status
+
+    async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.regions[request.name] = request.key
+        return messages.SystemSharedMemoryRegisterResponse()
+
+    async def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del self.regions[request.name]
+        return messages.SystemSharedMemoryUnregisterResponse()
+
+    async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.requests.append(request)
+        try:
+            await self._enter(context)
+            if request.model_name in self.hanging:
+                await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(request.model_name)
+            raise
+        if request.model_name not in self.loaded:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{request.model_name}'")
+        return self.answers.get(request.model_name, zeros)(request)
+
+    async def _enter(self, context: Any) -> None:
+        self.tokens.add(dict(context.invocation_metadata()).get("authorization"))
+        await self.awake.wait()

@@ -30,6 +30,10 @@ class Accuracy(BaseModel):
     members: tuple[Measured, ...] = ()
     subsets: tuple[Subset, ...] = ()
 
+    def of_member(self, index: int) -> "Accuracy":
+        """What was measured of one member alone."""
+        return Accuracy(ensemble=self.members[index]) if index < len(self.members) else Accuracy()
+
     def top1(self, used: Sequence[int], size: int) -> float | None:
         """The measured share of right first answers of the members `used`; None where nobody measured it.
 

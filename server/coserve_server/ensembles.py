@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,56 @@ class Member:
     weight: float
     model_path: Path | None = None
 
+    @property
+    def exact_version(self) -> str | None:
+        """The version that runs, where that is known: its ensemble names it, or its file's folder does."""
+        if self.version is not None:
+            return str(self.version)
+        return self.model_path.parent.name if self.model_path else None
+
 
 @dataclass(frozen=True)
 class Ensemble:
-    """S members that see the same images and whose logits are averaged."""
+    """S members that see the same images and whose logits are averaged.
+
+    Attributes:
+        input_name: its tensor that takes the images, FP32 `[N, 3, H, W]`.
+        output_name: its tensor that gives the averaged logits, FP32 `[N, C]`.
+        part_of: the ensemble whose member alone this is; None for a whole one.
+    """
 
     name: str
     version: str
     max_batch_size: int
+    input_name: str
+    output_name: str
     members: tuple[Member, ...]
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     provenance: dict[str, Any]
     accuracy: Accuracy
     calibration: Calibration = UNCALIBRATED
+    part_of: "Ensemble | None" = None
+
+    @property
+    def whole(self) -> "Ensemble":
+        """What the engine has loaded: this, or the ensemble that this is a part of."""
+        return self.part_of or self
+
+    def alone(self, member: Member) -> "Ensemble":
+        """One of the members as an ensemble of its own."""
+        index = self.members.index(member)
+        return replace(
+            self,
+            name=member.name,
+            version=member.exact_version or self.version,
+            input_name=member.input_name,
+            output_name=member.output_name,
+            members=(member,),
+            provenance={},
+            accuracy=self.accuracy.of_member(index),
+            part_of=self,
+        )
 
 
 def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: str) -> Ensemble:
@@ -92,6 +128,8 @@ class _Reader:
             name=self.name,
             version=self.version,
             max_batch_size=config.max_batch_size,
+            input_name=image,
+            output_name=logits,
             members=self.members(image, logits),
             preprocessing=preprocessing,
             labels=tuple(labels),

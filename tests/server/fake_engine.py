@@ -18,6 +18,8 @@ def ensemble(
         name=name,
         version="1",
         max_batch_size=max_batch_size,
+        input_name="images",
+        output_name="logits",
         members=tuple(Member(f"m{i}", None, "images", "logits", 1.0) for i in range(members)),
         preprocessing=Preprocessing(
             height=4,

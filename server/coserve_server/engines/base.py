@@ -59,6 +59,7 @@ class Engine(Protocol):
         """Wait for the engine's turn, then hand the batch to every member that can take it, at once.
 
         Args:
+            ensemble: one of `ensembles`, or one of its members alone.
             batch: at most the ensemble's `max_batch_size` images.
 
         Returns:

@@ -145,8 +145,9 @@ class OnnxRuntimeEngine:
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Members of a loaded ensemble whose thread is not stuck; none after `close`."""
-        loaded = self._loaded.get(ensemble.name)
-        return frozenset(one.member.name for one in loaded.members if not one.lane.stuck) if loaded else NONE
+        if ensemble.whole.name not in self._loaded:
+            return NONE
+        return frozenset(one.member.name for one in self._members(ensemble) if not one.lane.stuck)
 
     def faults(self) -> list[str]:
         """None: what cannot be loaded keeps the engine from starting."""
@@ -167,7 +168,7 @@ class OnnxRuntimeEngine:
     async def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Wait until the cores are free, then hand the batch to every member's lane that is not stuck."""
         await self._turn.acquire()
-        members = self._loaded[ensemble.name].members
+        members = self._members(ensemble)
         running = len(members)
 
         def finished(_: asyncio.Future[MemberRun]) -> None:
@@ -189,6 +190,9 @@ class OnnxRuntimeEngine:
                 for lane in loaded.lanes:
                     lane.close()
             self._loaded.clear()
+
+    def _members(self, ensemble: Ensemble) -> list[_LoadedMember]:
+        return [one for one in self._loaded[ensemble.whole.name].members if one.member in ensemble.members]
 
     def _warm_up(self, ensemble: Ensemble) -> None:
         """Run one image and, to find exports with a frozen batch, two; check what comes out."""

@@ -126,7 +126,8 @@ class TritonEngine:
         return MemberRun(start, time.perf_counter_ns(), device, None, message)
 
     def _hosts(self, ensemble: Ensemble) -> list[Endpoint]:
-        return [one for one in self._endpoints if one.ensembles.get(ensemble.name) is ensemble]
+        whole = ensemble.whole
+        return [one for one in self._endpoints if one.ensembles.get(whole.name) is whole]
 
     def _nothing(self) -> str:
         states = (f"{one.address}: {one.error or 'answers'}" for one in self._endpoints)

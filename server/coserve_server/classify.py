@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,12 +20,14 @@ from coserve_server.errors import (
     InvalidParametersError,
     NoQuorumError,
     OverloadedError,
+    RequestError,
     TooManyImagesError,
     UnknownModelError,
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
 from coserve_server.images import EncodedImage, Preprocessing, decode, preprocess
 from coserve_server.settings import Settings
+from coserve_server.statistics import Statistics
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Classifier:
     def __init__(self, engine: Engine, settings: Settings, cores: int) -> None:
         """Take over the engine; at most `cores` images are decoded at once."""
         self.engine, self.settings = engine, settings
+        self.statistics = Statistics()
         self._preparing = ThreadPoolExecutor(cores, "prepare")
         self._requests = 0
 
@@ -72,8 +76,17 @@ class Classifier:
         """What is served, by name."""
         return self.engine.ensembles
 
+    def models(self) -> dict[str, Ensemble]:
+        """What a request may name: the ensembles and, where these are served, single members."""
+        models = dict(self.ensembles)
+        if self.settings.serve_members:
+            for ensemble in self.ensembles.values():
+                for member in ensemble.members:
+                    models.setdefault(member.name, ensemble.alone(member))
+        return models
+
     def ensemble(self, name: str | None) -> Ensemble:
-        """The ensemble of that name; with None the default, or the only one.
+        """The ensemble, or the member alone, of that name; with None the default, or the only ensemble.
 
         Raises:
             UnknownModelError: there is none of that name.
@@ -84,8 +97,10 @@ class Classifier:
         name = name if name is not None else self.settings.default_model
         if name is None and len(served) == 1:
             (name,) = served
-        if name is not None and name in served:
-            return served[name]
+        if name is not None:
+            served = served if name in served else self.models()
+            if name in served:
+                return served[name]
         if reason := self.engine.absence(name):
             raise NoQuorumError(reason)
         if name is None:
@@ -99,7 +114,7 @@ class Classifier:
 
     def ready(self, ensemble: Ensemble) -> bool:
         """Whether enough members can answer."""
-        return len(self.engine.ready_members(ensemble)) >= self.quorum(ensemble)
+        return self.fault(ensemble) is None
 
     def faults(self) -> list[str]:
         """Why some ensemble cannot answer; empty where every one has its quorum."""
@@ -107,12 +122,16 @@ class Classifier:
         default = self.settings.default_model
         if default is not None and default not in self.ensembles:
             faults.append(f"default model {default!r} is not served; {self._choice()}")
-        for name, ensemble in self.ensembles.items():
-            if not self.ready(ensemble):
-                ready = self.engine.ready_members(ensemble)
-                missing = ", ".join(member.name for member in ensemble.members if member.name not in ready)
-                faults.append(f"{name}: {self.quorum(ensemble)} members are needed, not ready: {missing}")
+        faults.extend(filter(None, map(self.fault, self.ensembles.values())))
         return faults
+
+    def fault(self, ensemble: Ensemble) -> str | None:
+        """Why an ensemble cannot answer; None while it has its quorum."""
+        ready = self.engine.ready_members(ensemble)
+        if len(ready) >= self.quorum(ensemble):
+            return None
+        missing = ", ".join(member.name for member in ensemble.members if member.name not in ready)
+        return f"{ensemble.name}: {self.quorum(ensemble)} members are needed, not ready: {missing}"
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -143,15 +162,69 @@ class Classifier:
             DeadlineError, NoQuorumError: too few members answered.
         """
         began = time.perf_counter_ns()
+        with self._failures_counted(ensemble, began):
+            expires = self._expires(began, deadline_ms)
+            self._check_count(len(images))
+            batch, decode_ms, preprocess_ms = await self._prepare(ensemble.preprocessing, images, expires)
+            return await self._answer(ensemble, batch, began, expires, decode_ms, preprocess_ms)
+
+    async def infer(
+        self, ensemble: Ensemble, batch: Batch, began: int, deadline_ms: float | None = None
+    ) -> Classification:
+        """Classify images that are preprocessed.
+
+        Args:
+            batch: finite, FP32 `[N, 3, H, W]` as the ensemble's preprocessing makes it.
+            began: when the request was there, on the clock of `time.perf_counter_ns`; time counts from then.
+            deadline_ms: milliseconds to do it in, where they are fewer than the settings'.
+
+        Raises:
+            InvalidParametersError, TooManyImagesError: there is no image, or too many.
+            DeadlineError, NoQuorumError: too few members answered.
+        """
+        with self._failures_counted(ensemble, began):
+            self._check_count(len(batch))
+            decode_ms = (time.perf_counter_ns() - began) / 1e6
+            return await self._answer(
+                ensemble, batch, began, self._expires(began, deadline_ms), decode_ms, preprocess_ms=0.0
+            )
+
+    async def close(self) -> None:
+        """Free the engine and the threads."""
+        self._preparing.shutdown(cancel_futures=True)
+        await self.engine.close()
+
+    def _expires(self, began: int, deadline_ms: float | None) -> float:
+        """When to stop, on the clock of `loop.time()`."""
         deadline_ms = min(deadline_ms or math.inf, self.settings.deadline_ms)
-        expires = asyncio.get_running_loop().time() + deadline_ms / 1000
-        self._check_count(len(images))
-        batch, decode_ms, preprocess_ms = await self._prepare(ensemble.preprocessing, images, expires)
-        fan = await fan_out(self.engine, ensemble, batch, self.quorum(ensemble), expires)
+        passed_ms = (time.perf_counter_ns() - began) / 1e6
+        return asyncio.get_running_loop().time() + (deadline_ms - passed_ms) / 1000
+
+    @contextmanager
+    def _failures_counted(self, ensemble: Ensemble, began: int) -> Iterator[None]:
+        try:
+            yield
+        except (RequestError, asyncio.CancelledError):
+            self.statistics.of(ensemble).fail.add(time.perf_counter_ns() - began)
+            raise
+
+    async def _answer(
+        self,
+        ensemble: Ensemble,
+        batch: Batch,
+        began: int,
+        expires: float,
+        decode_ms: float,
+        preprocess_ms: float,
+    ) -> Classification:
+        prepared = time.perf_counter_ns()
+        quorum, ran = self.quorum(ensemble), partial(self.statistics.ran, ensemble)
+        fan = await fan_out(self.engine, ensemble, batch, quorum, expires, ran)
         combining = time.perf_counter_ns()
         used = [index for index, member in enumerate(fan.members) if member.logits is not None]
         combined = _combine(ensemble, fan.members, used, self.settings.combine)
         ended = time.perf_counter_ns()
+        self.statistics.of(ensemble).answered(fan.chunks, ended - began, prepared - began, ended - combining)
         timings = Timings(
             decode=decode_ms,
             preprocess=preprocess_ms,
@@ -163,11 +236,6 @@ class Classifier:
         return Classification(
             ensemble, fan.members, fan.overlap, combined, self._measured_top1(ensemble, used), timings
         )
-
-    async def close(self) -> None:
-        """Free the engine and the threads."""
-        self._preparing.shutdown(cancel_futures=True)
-        await self.engine.close()
 
     def _measured_top1(self, ensemble: Ensemble, used: Sequence[int]) -> float | None:
         """What the repository says of these members; it measured the mean of their logits."""

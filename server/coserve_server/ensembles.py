@@ -34,13 +34,6 @@ class Member:
     weight: float
     model_path: Path | None = None
 
-    @property
-    def exact_version(self) -> str | None:
-        """The version that runs, where that is known: its ensemble names it, or its file's folder does."""
-        if self.version is not None:
-            return str(self.version)
-        return self.model_path.parent.name if self.model_path else None
-
 
 @dataclass(frozen=True)
 class Ensemble:
@@ -70,13 +63,19 @@ class Ensemble:
         """What the engine has loaded: this, or the ensemble that this is a part of."""
         return self.part_of or self
 
+    def version_of(self, member: Member) -> str:
+        """The version the ensemble asks for, else that of the file, else the ensemble's own."""
+        if member.version is not None:
+            return str(member.version)
+        return member.model_path.parent.name if member.model_path else self.version
+
     def alone(self, member: Member) -> "Ensemble":
         """One of the members as an ensemble of its own."""
         index = self.members.index(member)
         return replace(
             self,
             name=member.name,
-            version=member.exact_version or self.version,
+            version=self.version_of(member),
             input_name=member.input_name,
             output_name=member.output_name,
             members=(member,),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,24 +40,60 @@ class FanOut:
     Attributes:
         members: in the ensemble's order.
         overlap: sum of the members' durations / wall time from first start to last end, over all chunks.
-        queue_ms: spent waiting for the engine's turn.
-        inference_ms: from handing over to the last answer.
+        chunks: what ran, one after another.
     """
 
     members: tuple[MemberOutcome, ...]
     overlap: float
-    queue_ms: float
-    inference_ms: float
+    chunks: "tuple[Chunk, ...]"
+
+    @property
+    def queue_ms(self) -> float:
+        """Spent waiting for the engine's turn."""
+        return sum(chunk.queue_ns for chunk in self.chunks) / 1e6
+
+    @property
+    def inference_ms(self) -> float:
+        """From handing over to the last answer."""
+        return sum(chunk.inference_ns for chunk in self.chunks) / 1e6
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
+    """Up to `max_batch_size` images that went to the members together.
+
+    Attributes:
+        size: how many images.
+        asked_ns, began_ns, ended_ns: when the engine was asked, when it handed the images over, and when the
+            last answer came; on the clock of `time.perf_counter_ns`.
+        runs: in the ensemble's order; None of a member that did not answer in time.
+    """
+
+    size: int
+    asked_ns: int
+    began_ns: int
+    ended_ns: int
     runs: tuple[MemberRun | None, ...]
-    queue_ms: float
-    inference_ms: float
+
+    @property
+    def queue_ns(self) -> int:
+        """Spent waiting for the engine's turn."""
+        return self.began_ns - self.asked_ns
+
+    @property
+    def inference_ns(self) -> int:
+        """From handing over to the last answer."""
+        return self.ended_ns - self.began_ns
 
 
-async def fan_out(engine: Engine, ensemble: Ensemble, batch: Batch, quorum: int, expires: float) -> FanOut:
+async def fan_out(
+    engine: Engine,
+    ensemble: Ensemble,
+    batch: Batch,
+    quorum: int,
+    expires: float,
+    ran: Callable[[Chunk], None] = lambda _: None,
+) -> FanOut:
     """Run a batch through all members, at most `max_batch_size` images at a time.
 
     A continuous batcher will stand between this and `Engine.start`: here one request is one batch.
@@ -66,25 +102,22 @@ async def fan_out(engine: Engine, ensemble: Ensemble, batch: Batch, quorum: int,
         batch: FP32 `[N, 3, H, W]`, N at least 1.
         quorum: members that must answer.
         expires: when to stop waiting, on the clock of `loop.time()`.
+        ran: is told of every chunk, also where too few members answered.
 
     Raises:
         DeadlineError: fewer than `quorum` members answered in time.
         NoQuorumError: so many members failed that fewer than `quorum` have logits.
     """
-    chunks: list[_Chunk] = []
+    chunks: list[Chunk] = []
     for start in range(0, len(batch), ensemble.max_batch_size):
         chunks.append(await _run(engine, ensemble, batch[start : start + ensemble.max_batch_size], expires))
+        ran(chunks[-1])
         members = tuple(_outcomes(ensemble, chunks))
         _check_quorum(ensemble, members, quorum)
-    return FanOut(
-        members,
-        _overlap(chunks),
-        sum(chunk.queue_ms for chunk in chunks),
-        sum(chunk.inference_ms for chunk in chunks),
-    )
+    return FanOut(members, _overlap(chunks), tuple(chunks))
 
 
-async def _run(engine: Engine, ensemble: Ensemble, batch: Batch, expires: float) -> _Chunk:
+async def _run(engine: Engine, ensemble: Ensemble, batch: Batch, expires: float) -> Chunk:
     loop = asyncio.get_running_loop()
     asked = time.perf_counter_ns()
     try:
@@ -101,7 +134,7 @@ async def _run(engine: Engine, ensemble: Ensemble, batch: Batch, expires: float)
     ended = time.perf_counter_ns()
     shape = (len(batch), len(ensemble.labels))
     checked = tuple(_checked(run, shape) for run in runs)
-    return _Chunk(checked, (began - asked) / 1e6, (ended - began) / 1e6)
+    return Chunk(len(batch), asked, began, ended, checked)
 
 
 def _checked(run: MemberRun | None, shape: tuple[int, int]) -> MemberRun | None:
@@ -117,7 +150,7 @@ def _checked(run: MemberRun | None, shape: tuple[int, int]) -> MemberRun | None:
     return replace(run, logits=None, error=error)
 
 
-def _outcomes(ensemble: Ensemble, chunks: Sequence[_Chunk]) -> list[MemberOutcome]:
+def _outcomes(ensemble: Ensemble, chunks: Sequence[Chunk]) -> list[MemberOutcome]:
     """Join each member's chunks; one that failed in any counts in none: all images are averaged alike."""
     origin = min((run.start_ns for chunk in chunks for run in chunk.runs if run), default=0)
     return [
@@ -155,7 +188,7 @@ def _check_quorum(ensemble: Ensemble, members: Sequence[MemberOutcome], quorum: 
     raise DeadlineError(text) if LATE in failed.values() else NoQuorumError(text)
 
 
-def _overlap(chunks: Sequence[_Chunk]) -> float:
+def _overlap(chunks: Sequence[Chunk]) -> float:
     busy = span = 0
     for chunk in chunks:
         runs = [run for run in chunk.runs if run is not None]

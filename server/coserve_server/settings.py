@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     """Images in one request."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
     """Pixels of one image, before and after resizing."""
+    serve_members: bool = False
+    """Whether requests may also name a member, to run it alone."""
     triton_url: Annotated[str, AfterValidator(_check_addresses)] | None = None
     """HOST:PORT of the gRPC service of each Triton server, separated by commas."""
     triton_refresh_ms: float = Field(500, ge=10)

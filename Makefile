@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -29,10 +29,16 @@ lint: $(VENV)/.all
 	$(BIN)/lint-imports
 
 test: $(VENV)/.all  ## the whole suite
+	-$(MAKE) --no-print-directory perf-analyzer
 	$(BIN)/pytest
 
 bench: $(VENV)/.all
 	$(BIN)/python benchmarks/member_overlap.py
 
+perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer
+
+.perf_analyzer/perf_analyzer: benchmarks/fetch_perf_analyzer.py | $(VENV)/.all
+	$(BIN)/python benchmarks/fetch_perf_analyzer.py .perf_analyzer
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .perf_analyzer .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

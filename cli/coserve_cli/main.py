@@ -2,7 +2,7 @@
 
 import typer
 
-from coserve_cli import classify, divide, evaluate, export, networks, serve, train, triton
+from coserve_cli import bench, classify, divide, evaluate, export, networks, serve, train, triton
 
 app = typer.Typer(
     name="coserve",
@@ -22,3 +22,4 @@ for verb in (
     triton.triton,
 ):
     app.command()(verb)
+app.add_typer(bench.app)

@@ -24,7 +24,11 @@ def test_lists_every_verb() -> None:
     assert all(verb in result.stdout for verb in VERBS)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["bench", "perf-analyzer", "--help"], *([verb, "--help"] for verb in VERBS)],
+    ids=" ".join,
+)
 def test_help_imports_no_component(arguments: list[str]) -> None:
     script = (
         "import sys\n"

@@ -54,7 +54,7 @@ class TritonServer:
     process: "subprocess.Popen[str]"
 
     def models(self) -> list[Model]:
-        """Every version that was to be loaded, by name.
+        """Every version that was to be loaded, by name; none of models that nobody asked for.
 
         Raises:
             OSError: the server does not answer.
@@ -63,8 +63,9 @@ class TritonServer:
         if status != 200:
             raise OSError(f"Triton answers {status}: {body}")
         models = [
-            Model(m["name"], m.get("version", ""), m.get("state") == "READY", m.get("reason", ""))
+            Model(m["name"], m.get("version", ""), m["state"] == "READY", m.get("reason", ""))
             for m in json.loads(body)
+            if "state" in m
         ]
         return sorted(models, key=lambda model: (model.name, model.version))
 

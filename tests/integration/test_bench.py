@@ -1,0 +1,149 @@
+"""`coserve bench perf-analyzer`: NVIDIA's own program against a real Triton server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import COSERVE, StartTriton, Triton
+from tests.server.onnx_repository import read_config, write_config, write_repository
+
+BINARY = Path(__file__).parents[2] / ".perf_analyzer" / "perf_analyzer"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_repository(tmp_path_factory.mktemp("bench") / "repository")
+    for name in ("pair_member0", "pair_member1", "pair_mean"):
+        config = read_config(folder / name)
+        config.instance_group.add(count=1)
+        write_config(folder / name, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(triton: StartTriton, repository: Path) -> Triton:
+    return triton(repository)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    if sys.version_info < (3, 13):
+        assert BINARY.exists(), "run make perf-analyzer"
+    elif not BINARY.exists():
+        pytest.skip("perf_analyzer's libraries come with nvidia-pytriton, which this Python does not have")
+
+    def run(*options: object) -> subprocess.CompletedProcess[str]:
+        command = [COSERVE, "bench", "perf-analyzer", *map(str, options)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+
+    return run
+
+
+def test_members_together_the_ensemble_and_a_server_over_http(
+    bench: Callable[..., subprocess.CompletedProcess[str]], server: Triton, tmp_path: Path
+) -> None:
+    """Triton's own HTTP service stands for the gateway: both speak the Open Inference Protocol."""
+    options = [
+        "--triton",
+        server.grpc,
+        "--gateway",
+        server.http,
+        "--binary",
+        BINARY,
+        "--concurrency",
+        "1:3:2",
+    ]
+    done = bench(*options, "--requests", 20, "--batch-size", 2, "--output", tmp_path / "out.json", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    results = json.loads(done.stdout)
+    assert json.loads((tmp_path / "out.json").read_text()) == results
+    assert (results["ensemble"], results["triton"], results["batch_size"]) == ("pair", "2.51.0", 2)
+    assert [(m["concurrency"], m["what"], m["model"]) for m in results["measurements"]] == [
+        (concurrency, what, model)
+        for concurrency in (1, 3)
+        for what, model in [
+            ("alone", "pair_member0"),
+            ("alone", "pair_member1"),
+            ("together", "pair_member0"),
+            ("together", "pair_member1"),
+            ("ensemble", "pair"),
+            ("gateway", "pair"),
+        ]
+    ]
+    for measurement in results["measurements"]:
+        latencies, models = measurement["latencies"], measurement["models"]
+        assert 0 < latencies["p50_ms"] <= latencies["p95_ms"] <= latencies["p99_ms"]
+        assert latencies["images_per_s"] > 0
+        expected = {"ensemble": ["pair_member0", "pair_member1", "pair_mean"], "gateway": []}
+        assert list(models) == expected.get(measurement["what"], [measurement["model"]])
+        assert all(times["compute_ms"] > 0 for times in models.values()), "Triton counted requests"
+    medians = {
+        (m["concurrency"], m["what"], m["model"]): m["latencies"]["p50_ms"] for m in results["measurements"]
+    }
+    for comparison in results["comparisons"]:
+        level = comparison["concurrency"]
+        alone = [medians[level, "alone", f"pair_member{i}"] for i in range(2)]
+        together = [medians[level, "together", f"pair_member{i}"] for i in range(2)]
+        assert comparison == {
+            "concurrency": level,
+            "slowest_alone_ms": max(alone),
+            "in_turn_ms": sum(alone),
+            "together_ms": max(together),
+            "ensemble_ms": medians[level, "ensemble", "pair"],
+        }
+
+
+def test_it_starts_a_server_for_a_repository(
+    bench: Callable[..., subprocess.CompletedProcess[str]], repository: Path
+) -> None:
+    options = ["--repository", repository, "--model", "pair", "--binary", BINARY, "--concurrency", "2"]
+    done = bench(*options, "--requests", 20)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("pair on Triton 2.51.0, ")
+    assert [line.split()[1:3] for line in lines[2:7]] == [
+        ["pair_member0", "alone"],
+        ["pair_member1", "alone"],
+        ["pair_member0", "together"],
+        ["pair_member1", "together"],
+        ["pair", "ensemble"],
+    ]
+    assert lines[7].startswith("concurrency 2, p50: slowest member alone ")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--triton", "{grpc}", "--binary", "none"], "none is not there: run make perf-analyzer"),
+        (["--triton", "{grpc}", "--model", "pair_mean"], "pair_mean is no ensemble"),
+        (["--triton", "{grpc}", "--model", "cats"], "Triton at {grpc}: "),
+        (["--triton", "127.0.0.1:1"], "Triton at 127.0.0.1:1: "),
+        (["--repository", "none"], "none is not a folder"),
+        (["--triton", "{grpc}", "--gateway", "127.0.0.1:1", "--binary", "{binary}"], "cannot measure pair: "),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(
+    bench: Callable[..., subprocess.CompletedProcess[str]], server: Triton, options: list[str], message: str
+) -> None:
+    places = {"grpc": server.grpc, "binary": str(BINARY)}
+    arguments = [option.format(**places) for option in options]
+    done = bench(*arguments, "--concurrency", "1", "--requests", "5")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert message.format(**places) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--triton", "a:1", "--repository", "b"], ["--triton", "a:1", "--concurrency", "0:4"]],
+    ids=["neither", "both", "range"],
+)
+def test_options_that_cannot_be(
+    bench: Callable[..., subprocess.CompletedProcess[str]], options: list[str]
+) -> None:
+    assert bench(*options).returncode == 2

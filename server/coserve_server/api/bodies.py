@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -26,6 +27,8 @@ from coserve_server.settings import Settings
 
 FIELD = "files"
 
+T = TypeVar("T")
+
 
 async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
     """Read the images of a multipart, `image/*` or JSON body, within the limits on bytes, time and number.
@@ -45,6 +48,19 @@ async def read_images(request: Request, settings: Settings) -> list[EncodedImage
             f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
             f"{FIELD!r}, image/*, or application/json"
         )
+    return await _in_time(reading, settings)
+
+
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """Read a body of any type, within the limits on bytes and time.
+
+    Raises:
+        BadBodyError, BodyTooLargeError, UploadTimeoutError: nothing more of the body is read then.
+    """
+    return await _in_time(_read_whole(request, settings), settings)
+
+
+async def _in_time(reading: Coroutine[Any, Any, T], settings: Settings) -> T:
     try:
         return await asyncio.wait_for(reading, settings.upload_timeout_ms / 1000)
     except asyncio.TimeoutError as error:
@@ -68,14 +84,16 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
         raise BadBodyError("the connection was closed before the body's end") from error
 
 
+async def _read_whole(request: Request, settings: Settings) -> bytes:
+    return b"".join([piece async for piece in _limited(request, settings.max_body_bytes)])
+
+
 async def _read_raw(request: Request, settings: Settings) -> list[EncodedImage]:
-    pieces = [piece async for piece in _limited(request, settings.max_body_bytes)]
-    return [EncodedImage(b"".join(pieces))]
+    return [EncodedImage(await _read_whole(request, settings))]
 
 
 async def _read_json(request: Request, settings: Settings) -> list[EncodedImage]:
-    pieces = [piece async for piece in _limited(request, settings.max_body_bytes)]
-    return await asyncio.to_thread(_parse_json, b"".join(pieces))
+    return await asyncio.to_thread(_parse_json, await _read_whole(request, settings))
 
 
 def _parse_json(body: bytes) -> list[EncodedImage]:

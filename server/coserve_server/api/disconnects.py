@@ -8,6 +8,9 @@ from fastapi import Request
 
 T = TypeVar("T")
 
+CLIENT_CLOSED_REQUEST = 499
+"""The status nginx logs for a client that left; nobody receives it."""
+
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """Do the work; None if the client closes the connection before it is done, and the work is cancelled.

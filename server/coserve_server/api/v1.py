@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from coserve_server import errors
 from coserve_server.api.bodies import FIELD, read_images
-from coserve_server.api.disconnects import while_connected
+from coserve_server.api.dependencies import Core, Timeout
+from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.schemas import (
     ClassifyReply,
@@ -17,7 +18,6 @@ from coserve_server.api.schemas import (
     classify_reply,
     model,
 )
-from coserve_server.classify import Classifier
 
 router = APIRouter(prefix="/v1", tags=["classification"])
 
@@ -46,28 +46,6 @@ class ClassifyQuery(BaseModel, extra="forbid"):
     model: str | None = Field(None, description="Ensemble to ask; may be left out where one is served.")
     top_k: int = Field(5, ge=1, description="Classes to name per image, at most all there are.")
     member_predictions: bool = Field(False, description="Whether to add each member's own predictions.")
-
-
-def _classifier(request: Request) -> Classifier:
-    classifier: Classifier = request.app.state.classifier
-    return classifier
-
-
-Core = Annotated[Classifier, Depends(_classifier)]
-
-
-Timeout = Annotated[
-    float | None,
-    Header(
-        alias="Request-Timeout-Ms",
-        gt=0,
-        allow_inf_nan=False,
-        description="Milliseconds the answer may take from the complete body on; the server's own deadline, "
-        "where that is shorter.",
-    ),
-]
-CLIENT_CLOSED_REQUEST = 499
-"""The status nginx logs for a client that left; nobody receives it."""
 
 
 @router.post(

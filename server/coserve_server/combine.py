@@ -76,9 +76,9 @@ def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
     return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 
 
-def top_k(probabilities: Floats, k: int) -> NDArray[np.intp]:
-    """Class ids of the `k` largest probabilities of one image `[C]`, largest first; ties by class id."""
-    return np.argsort(-probabilities, kind="stable")[:k]
+def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
+    """Class ids of the `k` largest scores of one image `[C]`, largest first; ties by class id."""
+    return np.argsort(-scores, kind="stable")[:k]
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from coserve_server.api import problems, v1
+from coserve_server.api import problems, v1, v2
 from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
@@ -39,6 +39,7 @@ def create_app(classifier: Classifier) -> FastAPI:
     app.add_middleware(UnreadBodies)
     app.state.classifier = classifier
     app.include_router(v1.router)
+    app.include_router(v2.router)
     problems.install(app)
 
     @app.get("/healthz", tags=["health"])

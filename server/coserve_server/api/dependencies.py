@@ -7,7 +7,8 @@ from fastapi import Depends, Header, Request
 from coserve_server.classify import Classifier
 
 
-def _classifier(request: Request) -> Classifier:
+# Asynchronous, since others are called on a thread.
+async def _classifier(request: Request) -> Classifier:
     classifier: Classifier = request.app.state.classifier
     return classifier
 

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457); the statuses of the request errors."""
+"""Errors as problem documents (RFC 9457), in `/v2` as that protocol has them; their statuses."""
 
 import logging
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from coserve_server import errors
+from coserve_server.api import v2_errors
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,10 @@ _FRAMEWORK_SLUGS = {404: "not-found", 405: "method-not-allowed"}
 _RETRY_AFTER = {"Retry-After": "1"}
 
 
-def problem(kind: Kind, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Answer with a problem document."""
+def problem(
+    request: Request, kind: Kind, detail: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Answer with a problem document, or as the Open Inference Protocol answers."""
     document = Problem(
         type=f"/problems/{kind.slug}",
         title=kind.slug.replace("-", " ").capitalize(),
@@ -63,6 +66,8 @@ def problem(kind: Kind, detail: str, headers: Mapping[str, str] | None = None) -
     )
     log = logger.warning if kind.status >= 500 else logger.info
     log("%s %s: %s", document.instance, document.type, detail)
+    if v2_errors.concerns(request):
+        return v2_errors.response(kind.status, detail, headers)
     return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
 
 
@@ -82,22 +87,22 @@ def install(app: FastAPI) -> None:
     """Answer every error of the application with a problem document."""
 
     @app.exception_handler(errors.RequestError)
-    async def request_error(_: Request, error: errors.RequestError) -> JSONResponse:
+    async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
         kind = KINDS[type(error)]
-        return problem(kind, str(error), _RETRY_AFTER if kind.status == 503 else None)
+        return problem(request, kind, str(error), _RETRY_AFTER if kind.status == 503 else None)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-        return problem(KINDS[errors.InvalidParametersError], "; ".join(faults))
+        return problem(request, KINDS[errors.InvalidParametersError], "; ".join(faults))
 
     @app.exception_handler(HTTPException)
     async def framework(request: Request, error: HTTPException) -> JSONResponse:
         kind = Kind(error.status_code, _FRAMEWORK_SLUGS.get(error.status_code, "http-error"))
         detail = f"{request.method} {request.url.path}: {error.detail}; see /docs"
-        return problem(kind, detail, error.headers)
+        return problem(request, kind, detail, error.headers)
 
     # Starlette raises the error again after this, and uvicorn logs its traceback.
     @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> JSONResponse:
-        return problem(Kind(500, "internal"), "the server failed; its log has the reason")
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return problem(request, Kind(500, "internal"), "the server failed; its log has the reason")

@@ -1,0 +1,35 @@
+"""Bodies that a client compressed (RFC 9110, section 8.4)."""
+
+import zlib
+
+from coserve_server.errors import BadBodyError, BodyTooLargeError, UnsupportedTypeError
+
+# Window sizes as zlib takes them: 16 more means gzip's format.
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
+    """Undo a Content-Encoding.
+
+    Args:
+        encoding: the header; None for no compression.
+        max_bytes: allowed after decompression.
+
+    Raises:
+        UnsupportedTypeError, BadBodyError, BodyTooLargeError: it is unknown, broken, or hides too much.
+    """
+    encoding = (encoding or "identity").strip().lower()
+    if encoding == "identity":
+        return body
+    if encoding not in _WINDOWS:
+        raise UnsupportedTypeError(f"Content-Encoding is {encoding[:40]!r}; send gzip, deflate or none")
+    inflating = zlib.decompressobj(_WINDOWS[encoding])
+    try:
+        inflated = inflating.decompress(body, max_bytes + 1)
+    except zlib.error as error:
+        raise BadBodyError(f"the body is not {encoding}: {error}") from error
+    if len(inflated) > max_bytes:
+        raise BodyTooLargeError(f"the body has more than the {max_bytes} bytes allowed, decompressed")
+    if not inflating.eof:
+        raise BadBodyError(f"the body's {encoding} data is cut off")
+    return inflated

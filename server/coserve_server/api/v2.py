@@ -1,0 +1,182 @@
+"""The `/v2` routes: the Open Inference Protocol, with Triton's extensions for binary tensors, classification,
+model configuration, statistics and the repository's index.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+"""
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from coserve_server.api.bodies import read_body
+from coserve_server.api.compression import decompress
+from coserve_server.api.dependencies import Core, Timeout
+from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
+from coserve_server.api.v2_errors import responses
+from coserve_server.api.v2_models import (
+    Live,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    Ready,
+    RepositoryIndexRequest,
+    RepositoryModel,
+    ServerMetadata,
+    StatisticsList,
+    config,
+    index,
+    metadata,
+    statistics,
+)
+from coserve_server.api.v2_tensors import InferRequest, read_request, write_response
+from coserve_server.engines.base import Batch
+from coserve_server.ensembles import Ensemble
+from coserve_server.errors import InvalidParametersError, UnknownModelError
+
+HEADER_LENGTH = "Inference-Header-Content-Length"
+INLINE_JSON_BYTES, INLINE_BINARY_BYTES = 2**16, 2**20
+"""Bodies up to here are read on the event loop: going to a thread and back would take longer."""
+
+# The handler reads the body itself, to limit it while it arrives, so FastAPI cannot derive this.
+_BODY: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": InferRequest.model_json_schema()},
+        "application/octet-stream": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": f"The JSON, of the length in `{HEADER_LENGTH}`, then the tensor's bytes.",
+            }
+        },
+    },
+}
+
+
+async def _model(core: Core, name: str, version: str | None = None) -> Ensemble:
+    model = core.ensemble(name)
+    if version not in (None, model.version):
+        raise UnknownModelError(f"model {name!r} has no version {version!r}; it has {model.version!r}")
+    return model
+
+
+Model = Annotated[Ensemble, Depends(_model)]
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+models = APIRouter(responses=responses(404, 503))
+
+
+@router.get("")
+async def server_metadata() -> ServerMetadata:
+    """Name the server, and the protocol's extensions that it knows."""
+    return ServerMetadata()
+
+
+@router.get("/health/live")
+async def live() -> Live:
+    """Whether the process lives."""
+    return Live(live=True)
+
+
+@router.get("/health/ready", responses={503: {"model": Ready}})
+async def ready(core: Core, response: Response) -> Ready:
+    """Whether every ensemble has its quorum of members."""
+    if faults := core.faults():
+        response.status_code = 503
+    return Ready(ready=not faults)
+
+
+@router.get("/models/stats")
+async def all_statistics(core: Core) -> StatisticsList:
+    """Say what every model has done since the start."""
+    counted = [statistics(model, core.statistics.of(model)) for model in core.models().values()]
+    return StatisticsList(model_stats=counted)
+
+
+@models.get("")
+async def model_metadata(model: Model) -> ModelMetadata:
+    """Describe a model's tensors."""
+    return metadata(model)
+
+
+@models.get("/ready", responses={503: {"model": ModelReady}})
+async def model_ready(core: Core, model: Model, response: Response) -> ModelReady:
+    """Whether a model has its quorum of members."""
+    if not core.ready(model):
+        response.status_code = 503
+    return ModelReady(name=model.name, ready=core.ready(model))
+
+
+@models.get("/config")
+async def model_config(core: Core, model: Model) -> ModelConfig:
+    """Describe a model as its configuration in Triton's model repository does."""
+    return config(model, core.settings.max_images)
+
+
+@models.get("/stats")
+async def model_statistics(core: Core, model: Model) -> StatisticsList:
+    """Say what a model has done since the start."""
+    return StatisticsList(model_stats=[statistics(model, core.statistics.of(model))])
+
+
+@models.post(
+    "/infer",
+    responses=responses(400, 408, 413, 415, 504),
+    openapi_extra={"requestBody": _BODY},
+    response_class=Response,
+)
+async def infer(
+    request: Request,
+    core: Core,
+    model: Model,
+    timeout_ms: Timeout = None,
+    header_length: Annotated[str | None, Header(alias=HEADER_LENGTH)] = None,
+    encoding: Annotated[str | None, Header(alias="Content-Encoding")] = None,
+) -> Response:
+    """Give the averaged logits of preprocessed images."""
+    with core.admitted():
+        body = await read_body(request, core.settings)
+        began = time.perf_counter_ns()
+
+        def read() -> tuple[InferRequest, Batch]:
+            plain = decompress(body, encoding, core.settings.max_body_bytes)
+            return read_request(model, plain, header_length)
+
+        inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
+        quick = encoding is None and len(body) <= inline_bytes
+        asked, batch = read() if quick else await asyncio.to_thread(read)
+        limits = [limit for limit in (timeout_ms, asked.parameters.timeout / 1000) if limit]
+        answering = core.infer(model, batch, began, min(limits, default=None))
+        answer = await while_connected(request, answering)
+        if answer is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+    content, json_length = write_response(asked, answer)
+    if json_length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
+
+
+@router.post("/repository/index", responses=responses(400, 408, 413))
+async def repository_index(request: Request, core: Core) -> list[RepositoryModel]:
+    """List the models that a request may name."""
+    body = await read_body(request, core.settings)
+    try:
+        asked = RepositoryIndexRequest.model_validate_json(body) if body else RepositoryIndexRequest()
+    except ValidationError as error:
+        raise InvalidParametersError(f"body: {error.errors()[0]['msg']}") from error
+    return index(core, asked.ready)
+
+
+@router.post("/repository/models/{name}/load", responses=responses(501))
+@router.post("/repository/models/{name}/unload", responses=responses(501))
+async def load_or_unload(name: str) -> None:
+    """Refuse: what is served is decided where the server is started, or in Triton."""
+    raise HTTPException(501, "loading and unloading models through this server is not enabled")
+
+
+router.include_router(models, prefix="/models/{name}")
+router.include_router(models, prefix="/models/{name}/versions/{version}")

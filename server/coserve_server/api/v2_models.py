@@ -1,0 +1,242 @@
+"""How the Open Inference Protocol and Triton's extensions describe servers, models and what these did.
+
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md and
+https://github.com/triton-inference-server/server/tree/main/docs/protocol
+"""
+
+import json
+from importlib.metadata import version
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from coserve_server.classify import Classifier
+from coserve_server.ensembles import Ensemble
+from coserve_server.statistics import Compute, ModelStatistics, Total
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+
+
+class ServerMetadata(BaseModel):
+    """What the server is, and the extensions it knows."""
+
+    name: str = "coserve"
+    version: str = Field(default_factory=lambda: version("coserve"))
+    extensions: tuple[str, ...] = EXTENSIONS
+
+
+class Live(BaseModel):
+    """Whether the process lives."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether every ensemble has its quorum of members."""
+
+    ready: bool
+
+
+class ModelReady(Ready):
+    """Whether one model has its quorum of members."""
+
+    name: str
+
+
+class TensorMetadata(BaseModel):
+    """An input or output of a model, with its batch dimension."""
+
+    name: str
+    datatype: Literal["FP32"] = "FP32"
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model's tensors."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    """An input or output of a model, without its batch dimension."""
+
+    name: str
+    data_type: Literal["TYPE_FP32"] = "TYPE_FP32"
+    dims: list[int]
+
+
+class ConfigParameter(BaseModel):
+    """A parameter of a model's configuration."""
+
+    string_value: str
+
+
+class ModelConfig(BaseModel):
+    """What Triton's configuration of a model would say of it."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+    parameters: dict[str, ConfigParameter] = Field(
+        description="JSON of `labels`, `preprocessing` and `provenance`, as in the model repository."
+    )
+
+
+class Duration(BaseModel):
+    """How often something happened, and how long it took in all."""
+
+    count: int = 0
+    ns: int = 0
+
+
+class BatchStatistics(BaseModel):
+    """Batches of one size that were run; combining their logits counts as output."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class InferenceStatistics(BaseModel):
+    """Requests. There is no cache."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration = Duration()
+    cache_miss: Duration = Duration()
+
+
+class Statistics(BaseModel):
+    """What one model has done since the start."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="Milliseconds since the epoch; 0 where there was none.")
+    inference_count: int = Field(description="Images classified.")
+    execution_count: int = Field(description="Batches run.")
+    inference_stats: InferenceStatistics
+    batch_stats: list[BatchStatistics]
+
+
+class StatisticsList(BaseModel):
+    """What models have done since the start."""
+
+    model_stats: list[Statistics]
+
+
+class RepositoryIndexRequest(BaseModel):
+    """Which models to list."""
+
+    ready: bool = False
+
+
+class RepositoryModel(BaseModel):
+    """A model, and whether it can answer."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = Field(description="Why it cannot answer; empty where it can.")
+
+
+def metadata(model: Ensemble) -> ModelMetadata:
+    """A model's tensors."""
+    return ModelMetadata(
+        name=model.name,
+        versions=[model.version],
+        platform=_platform(model),
+        inputs=[TensorMetadata(name=model.input_name, shape=[-1, *image_shape(model)])],
+        outputs=[TensorMetadata(name=model.output_name, shape=[-1, len(model.labels)])],
+    )
+
+
+def config(model: Ensemble, max_images: int) -> ModelConfig:
+    """A model's configuration; it takes no larger batch than a request may have images."""
+    parameters = {
+        "labels": model.labels,
+        "preprocessing": model.preprocessing.model_dump(),
+        "provenance": model.provenance,
+    }
+    return ModelConfig(
+        name=model.name,
+        platform=_platform(model),
+        backend="",
+        max_batch_size=min(model.max_batch_size, max_images),
+        input=[TensorConfig(name=model.input_name, dims=image_shape(model))],
+        output=[TensorConfig(name=model.output_name, dims=[len(model.labels)])],
+        parameters={
+            key: ConfigParameter(string_value=json.dumps(value)) for key, value in parameters.items()
+        },
+    )
+
+
+def statistics(model: Ensemble, counters: ModelStatistics) -> Statistics:
+    """What a model has done."""
+    return Statistics(
+        name=model.name,
+        version=model.version,
+        last_inference=counters.last_ms,
+        inference_count=counters.inferences,
+        execution_count=counters.executions,
+        inference_stats=InferenceStatistics(
+            success=_duration(counters.success),
+            fail=_duration(counters.fail),
+            queue=_duration(counters.queue),
+            **_compute(counters.compute),
+        ),
+        batch_stats=[
+            BatchStatistics(batch_size=size, **_compute(compute))
+            for size, compute in sorted(counters.batches.items())
+        ],
+    )
+
+
+def index(core: Classifier, only_ready: bool) -> list[RepositoryModel]:
+    """Every model that a request may name."""
+    faults = [(model, core.fault(model)) for model in core.models().values()]
+    return [
+        RepositoryModel(
+            name=model.name,
+            version=model.version,
+            state="UNAVAILABLE" if fault else "READY",
+            reason=fault or "",
+        )
+        for model, fault in faults
+        if not (fault and only_ready)
+    ]
+
+
+def image_shape(model: Ensemble) -> list[int]:
+    """Channels, height and width of one preprocessed image."""
+    return [3, model.preprocessing.height, model.preprocessing.width]
+
+
+def _platform(model: Ensemble) -> str:
+    """Not Triton's own name for an ensemble, at which clients ask for every step's configuration."""
+    return "onnxruntime_onnx" if model.part_of else "coserve_ensemble"
+
+
+def _duration(total: Total) -> Duration:
+    return Duration(count=total.count, ns=total.ns)
+
+
+def _compute(compute: Compute) -> dict[str, Duration]:
+    return {f"compute_{part}": _duration(total) for part, total in vars(compute).items()}

@@ -1,0 +1,281 @@
+"""From an inference request's body to the batch in it, and from logits to a response's body.
+
+Tensors are JSON, or bytes after the JSON: Triton's binary tensor data extension
+(https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md).
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from itertools import chain
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
+from pydantic_core import to_json
+
+from coserve_server.api.v2_models import image_shape
+from coserve_server.classify import Classification
+from coserve_server.combine import top_k
+from coserve_server.engines.base import Batch
+from coserve_server.ensembles import Ensemble
+from coserve_server.errors import BadBodyError, InvalidParametersError
+
+FP32 = np.dtype("<f4")
+LARGEST = 1e4
+"""Normalised images hold values of some 3 in magnitude; up to this, sound networks give finite logits."""
+
+
+def _or_empty(value: object) -> object:
+    """Clients write null for what they leave out."""
+    return {} if value is None else value
+
+
+class InputParameters(BaseModel):
+    """Parameters of an input."""
+
+    binary_data_size: Annotated[StrictInt, Field(ge=0)] | None = None
+    shared_memory_region: Any = None
+
+
+class OutputParameters(BaseModel):
+    """Parameters of an output."""
+
+    binary_data: StrictBool | None = None
+    classification: Annotated[StrictInt, Field(ge=1)] | None = Field(
+        default=None, description="How many of the largest elements to give, as `value:index:label`."
+    )
+    shared_memory_region: Any = None
+
+
+class RequestParameters(BaseModel):
+    """Parameters of a request."""
+
+    binary_data_output: StrictBool = False
+    timeout: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
+
+
+class Input(BaseModel):
+    """A tensor, with its elements in `data` or after the JSON."""
+
+    name: str
+    shape: list[StrictInt]
+    datatype: str
+    parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
+    data: list[Any] | None = None
+
+
+class Output(BaseModel):
+    """A tensor that is asked for."""
+
+    name: str
+    parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
+
+
+class InferRequest(BaseModel):
+    """An inference request."""
+
+    id: str | None = None
+    inputs: list[Input]
+    outputs: list[Output] | None = None
+    parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
+
+
+def read_request(model: Ensemble, body: bytes, header_length: str | None) -> tuple[InferRequest, Batch]:
+    """Read a request and its only tensor; this refers to the body's bytes where their alignment allows.
+
+    Args:
+        header_length: of the JSON, which tensors follow: the header `Inference-Header-Content-Length`. None
+            where all is JSON; 0 where all is the tensor of one image.
+
+    Raises:
+        BadBodyError: it is no JSON, or has too few or too many bytes.
+        InvalidParametersError: it is not a request this model can answer.
+    """
+    length = _header_length(header_length, len(body))
+    request = _parse(body[:length]) if length else _raw(model, len(body))
+    tensor = _only_input(model, request)
+    _check_outputs(model, request)
+    count = math.prod(tensor.shape)
+    size = tensor.parameters.binary_data_size
+    if len(body) - length != (size or 0):
+        raise BadBodyError(
+            f"{len(body) - length} bytes follow the JSON, binary_data_size says {size or 0}; the header "
+            "Inference-Header-Content-Length must give the JSON's length"
+        )
+    if size is None:
+        values = _from_json(tensor)
+    elif tensor.data is not None:
+        raise InvalidParametersError(f"input {tensor.name!r} has both data and binary_data_size")
+    elif size != count * FP32.itemsize:
+        raise InvalidParametersError(
+            f"input {tensor.name!r}: shape {tensor.shape} of FP32 is {count * FP32.itemsize} bytes, "
+            f"binary_data_size says {size}"
+        )
+    else:
+        values = np.frombuffer(body, FP32, count, length)
+    # Comparisons with NaN are false.
+    if not (values.min() >= -LARGEST and values.max() <= LARGEST):
+        raise InvalidParametersError(
+            f"input {tensor.name!r} must have finite values of at most {LARGEST:g} in magnitude"
+        )
+    batch = np.require(values.reshape(tensor.shape), np.float32, ["C", "ALIGNED"])
+    return request, batch
+
+
+def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:
+    """A response's body, and the length of its JSON if tensors follow that."""
+    logits = answer.combined.logits.astype(FP32)
+    model = answer.ensemble
+    outputs, tensors = [], []
+    for wanted in request.outputs or [Output(name=model.output_name)]:
+        output, tensor = _output(wanted, logits, model.labels, request.parameters.binary_data_output)
+        outputs.append(output)
+        tensors.append(tensor)
+    document: dict[str, Any] = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "parameters": _parameters(answer),
+        "outputs": outputs,
+    }
+    if request.id:
+        document["id"] = request.id
+    header = to_json(document)
+    binary = any("binary_data_size" in output.get("parameters", {}) for output in outputs)
+    return b"".join([header, *tensors]), len(header) if binary else None
+
+
+def _header_length(header: str | None, body_length: int) -> int:
+    if header is None:
+        return body_length
+    if not header.isdecimal() or not header.isascii() or len(header) > 18 or int(header) > body_length:
+        raise BadBodyError(
+            f"Inference-Header-Content-Length is {header[:40]!r}; the body has {body_length} bytes"
+        )
+    return int(header)
+
+
+def _parse(text: bytes) -> InferRequest:
+    try:
+        return InferRequest.model_validate_json(text)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()]
+        if error.errors()[0]["type"] == "json_invalid":
+            raise BadBodyError(f"not JSON: {faults[0]}") from error
+        raise InvalidParametersError("; ".join(faults[:5])) from error
+
+
+def _raw(model: Ensemble, size: int) -> InferRequest:
+    """What a body without JSON stands for."""
+    tensor = Input(
+        name=model.input_name,
+        shape=[1, *image_shape(model)],
+        datatype="FP32",
+        parameters=InputParameters(binary_data_size=size),
+    )
+    return InferRequest(inputs=[tensor], parameters=RequestParameters(binary_data_output=True))
+
+
+def _only_input(model: Ensemble, request: InferRequest) -> Input:
+    names = [tensor.name for tensor in request.inputs]
+    if names != [model.input_name]:
+        raise InvalidParametersError(
+            f"inputs are {', '.join(map(repr, names[:5])) or 'missing'}; "
+            f"{model.name} takes one, {model.input_name!r}"
+        )
+    (tensor,) = request.inputs
+    shape = image_shape(model)
+    if tensor.datatype != "FP32":
+        raise InvalidParametersError(
+            f"input {tensor.name!r} is {tensor.datatype[:20]!r}; {model.name} takes 'FP32'"
+        )
+    if tensor.shape[1:] != shape or tensor.shape[0] < 1:
+        raise InvalidParametersError(
+            f"input {tensor.name!r} has shape {tensor.shape[:9]}; {model.name} takes "
+            f"[N, {', '.join(map(str, shape))}] with N at least 1"
+        )
+    if tensor.parameters.shared_memory_region is not None:
+        raise InvalidParametersError(f"input {tensor.name!r}: shared memory is not supported; send the data")
+    return tensor
+
+
+def _check_outputs(model: Ensemble, request: InferRequest) -> None:
+    names = [output.name for output in request.outputs or []]
+    if names not in ([], [model.output_name]):
+        raise InvalidParametersError(
+            f"outputs are {', '.join(map(repr, names[:5]))}; {model.name} gives one, {model.output_name!r}"
+        )
+    if any(output.parameters.shared_memory_region is not None for output in request.outputs or []):
+        raise InvalidParametersError(f"output {names[0]!r}: shared memory is not supported; leave it out")
+
+
+def _from_json(tensor: Input) -> NDArray[np.float64]:
+    """The elements of `data`, which is flat or nested as the shape says."""
+    if tensor.data is None:
+        raise InvalidParametersError(f"input {tensor.name!r} has no data, nor the parameter binary_data_size")
+    elements, count = _flatten(tensor.data, tensor.shape), math.prod(tensor.shape)
+    if elements is None or len(elements) != count:
+        found = "is nested in another way" if elements is None else f"has {len(elements)} elements"
+        raise InvalidParametersError(
+            f"input {tensor.name!r}: shape {tensor.shape} needs {count} elements, data {found}"
+        )
+    if not set(map(type, elements)) <= {int, float}:
+        raise InvalidParametersError(f"input {tensor.name!r}: data must hold numbers alone")
+    try:
+        return np.array(elements, np.float64)
+    except OverflowError as error:
+        raise InvalidParametersError(f"input {tensor.name!r}: data holds a number too large") from error
+
+
+def _flatten(data: list[Any], shape: Sequence[int]) -> list[Any] | None:
+    """The elements of a list that is flat, or nested lists of that shape; None where they have another."""
+    if list not in set(map(type, data)):
+        return data
+    if len(data) != shape[0]:
+        return None
+    for size in shape[1:]:
+        if set(map(type, data)) != {list} or set(map(len, data)) != {size}:
+            return None
+        data = list(chain.from_iterable(data))
+    return data
+
+
+def _output(
+    wanted: Output, logits: NDArray[np.float32], labels: Sequence[str], binary_by_default: bool
+) -> tuple[dict[str, Any], bytes]:
+    """A tensor's JSON, and the bytes that follow it."""
+    how = wanted.parameters
+    binary = binary_by_default if how.binary_data is None else how.binary_data
+    output: dict[str, Any] = {"name": wanted.name}
+    if how.classification:
+        texts = [text for row in logits for text in _classes(row, how.classification, labels)]
+        output |= {"datatype": "BYTES", "shape": [len(logits), len(texts) // len(logits)]}
+        tensor = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
+        elements: list[Any] = texts
+    else:
+        output |= {"datatype": "FP32", "shape": logits.shape}
+        tensor, elements = logits.tobytes(), logits.ravel().tolist()
+    if binary:
+        return output | {"parameters": {"binary_data_size": len(tensor)}}, tensor
+    return output | {"data": elements}, b""
+
+
+def _classes(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
+    """The largest elements of one image's logits, as Triton's classification extension writes them
+    (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md)."""
+    return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
+
+
+def _parameters(answer: Classification) -> dict[str, str | bool | float]:
+    """What the protocol has no field for; it allows strings, booleans and numbers."""
+    used = [member.name for member in answer.members if member.error is None]
+    missing = [f"{member.name}: {member.error}" for member in answer.members if member.error is not None]
+    parameters: dict[str, str | bool | float] = {
+        "degraded": bool(missing),
+        "members": ",".join(used),
+        "overlap": answer.overlap,
+    }
+    if missing:
+        parameters["missing"] = "; ".join(missing)
+    return parameters

@@ -15,8 +15,9 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Images: a folder or zip with train/<class>/* and test/<class>/* (or val/), the official "
-            "CIFAR-10/100 python files. Repeat it to put several together.",
+            help="Images: a folder or zip with train/<class>/* and test/<class>/* (or val/), ImageNet, the "
+            "official CIFAR and SVHN files, or cifar10, cifar100, svhn to download them. Repeat it to put "
+            "several together.",
         ),
     ] = None,
     network: Annotated[str | None, typer.Option(help="The network to divide, e.g. wide_resnet28_10.")] = None,
@@ -32,6 +33,9 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes, on each node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started with this command.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode images. [default: one per core]")
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")
     ] = False,
@@ -61,6 +65,7 @@ def train(
                 resume=resume,
                 devices=devices,
                 nodes=nodes,
+                workers=workers,
                 tensorboard=tensorboard,
                 report=lambda line: typer.echo(line, err=as_json),
                 progress=progress,

@@ -26,6 +26,7 @@ def train(
     resume: bool = False,
     devices: int = 1,
     nodes: int = 1,
+    workers: int | None = None,
     tensorboard: bool = False,
     report: Callable[[str], None] = print,
     progress: Progress | None = None,
@@ -40,6 +41,7 @@ def train(
         resume: go on from `last.ckpt`.
         devices: GPUs of each node, or processes where there is no GPU; they share each batch.
         nodes: machines; each is started by hand or by a cluster that Lightning knows.
+        workers: processes that decode images for each device; by default the cores are shared out.
         tensorboard: also log the metrics for TensorBoard, to `tensorboard/` in the run folder.
         report: told one line per epoch.
         progress: told how far decoding and evaluating are.
@@ -69,7 +71,7 @@ def train(
         progress,
         random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
         skip_corrupt=config.skip_corrupt,
-        workers=max(1, usable_cores() // devices),
+        workers=max(1, usable_cores() // devices) if workers is None else workers,
     )
     if dataset.skipped:
         report(

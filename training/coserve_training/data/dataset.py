@@ -85,8 +85,9 @@ def _sources(
     """Labels, and per split what `LazyImages` reads from with the classes `[N]`."""
     files, arrays = Files(), []
     for path in paths:
-        known = str(path) in KNOWN and not path.exists()
-        for local in fetch(str(path), progress) if known else [path]:
+        if not path.exists() and str(path) not in KNOWN:
+            raise DataError(f"{path}: no such file or folder (nor one of {', '.join(KNOWN)})")
+        for local in [path] if path.exists() else fetch(str(path), progress):
             if (labelled := read_cifar(local) or read_svhn(local)) is not None:
                 arrays.append(labelled)
             else:

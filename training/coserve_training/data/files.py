@@ -73,8 +73,7 @@ class Files:
         """Add the images of a folder or a zip, sorted by name.
 
         Raises:
-            DataError: when there is no such path, a folder cannot be read or a zip is damaged, or nothing
-                of use lies there.
+            DataError: when a folder cannot be read or a zip is damaged, or nothing of use lies there.
         """
         found = False
         if path.is_dir():
@@ -84,12 +83,10 @@ class Files:
         elif zipfile.is_zipfile(path):
             for parts, file in _members(path):
                 found |= self._add(parts, file)
-        elif path.suffix.lower() == ".zip" and path.exists():
+        elif path.suffix.lower() == ".zip":
             raise DataError(f"{path}: a damaged zip")
-        elif path.exists():
-            raise DataError(f"{path}: neither a folder, a zip, nor an official CIFAR or SVHN file")
         else:
-            raise DataError(f"{path}: no such file or folder")
+            raise DataError(f"{path}: neither a folder, a zip, nor an official CIFAR or SVHN file")
         if not found:
             raise DataError(
                 f"{path}: no image found; expected train/<class>/<image> and test/<class>/<image> (or val/)"

@@ -62,6 +62,7 @@ def check(binary: Path) -> None:
             f"{binary} does not start: {done.stderr.strip()}\nInstall the package libb64-0d, and CUDA's "
             "runtime (wheel nvidia-cuda-runtime-cu12), and put their folders on LD_LIBRARY_PATH."
         )
+    binary.touch()
     print(f"{binary}: {done.stderr.strip()}")
 
 

@@ -38,13 +38,14 @@ Serve = Callable[..., Server]
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """Start servers; options as on the command line, settings as keywords."""
+    """Start servers, over Triton where there is no repository; options as on the command line."""
     servers = []
 
-    def start(repository: Path, *options: str, **settings: object) -> Server:
+    def start(repository: Path | None, *options: str, **settings: object) -> Server:
+        source = ["--repository", repository] if repository else ["--engine", "triton"]
         variables = {f"COSERVE_{name.upper()}": str(value) for name, value in settings.items()}
         process = subprocess.Popen(
-            [COSERVE, "serve", "--repository", repository, "--port", "0", *options],
+            [COSERVE, "serve", *source, "--port", "0", *options],
             stdout=subprocess.PIPE,
             text=True,
             # Nobody reads the access log, and a full pipe would stop the server.

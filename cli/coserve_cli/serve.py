@@ -43,6 +43,10 @@ def serve(
         float | None,
         typer.Option(help="Time to answer one request; late members are left out.", show_default="10000"),
     ] = None,
+    serve_members: Annotated[
+        bool,
+        typer.Option("--serve-members", help="Let requests name single members too.", show_default=False),
+    ] = False,
     combine: Annotated[
         str | None,
         typer.Option(help="What of the members is averaged: logits or probabilities.", show_default="logits"),
@@ -67,6 +71,7 @@ def serve(
             default_model=default_model,
             min_members=min_members,
             deadline_ms=deadline_ms,
+            serve_members=serve_members or None,
             combine=combine,
         )
         run(settings, typer.echo)

@@ -94,7 +94,8 @@ def read_request(model: Ensemble, body: bytes, header_length: str | None) -> tup
         InvalidParametersError: it is not a request this model can answer.
     """
     length = _header_length(header_length, len(body))
-    request = _parse(body[:length]) if length else _raw(model, len(body))
+    raw = header_length is not None and length == 0
+    request = _raw(model, len(body)) if raw else _parse(body[:length])
     tensor = _only_input(model, request)
     _check_outputs(model, request)
     count = math.prod(tensor.shape)

@@ -68,13 +68,16 @@ class Timings:
 class Reply:
     """The answer to one classification request, one result per image in the order sent.
 
-    `degraded` says that fewer than all members were combined. `overlap` is the sum of the members' durations
-    divided by the wall time of all: S when S equal members ran in parallel, 1 when one after another.
+    `degraded` says that fewer than all members were combined; `measured_top1` is the share of right first
+    answers that those combined reached on a test set, where the server knows it. `overlap` is the sum of the
+    members' durations divided by the wall time of all: S when S equal members ran in parallel, 1 when one
+    after another.
     """
 
     model: str
     version: str
     degraded: bool
+    measured_top1: float | None
     overlap: float
     members: tuple[Member, ...]
     timings_ms: Timings

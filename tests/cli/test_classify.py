@@ -84,6 +84,7 @@ def reply(names: list[str], query: dict[str, str], lost: bool) -> dict[str, Any]
         "model": "E",
         "version": "1",
         "degraded": lost,
+        "measured_top1": None if lost else 0.93,
         "overlap": 1.93,
         "members": [
             member | {"name": "E_member0"},

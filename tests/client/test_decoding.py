@@ -14,6 +14,7 @@ def test_builds_a_whole_reply(reply: Make) -> None:
     built = decode(Reply, reply("cat.jpg"), "reply")
 
     assert (built.model, built.version, built.degraded, built.overlap) == ("E", "1", False, 1.93)
+    assert built.measured_top1 == 0.93
     assert built.members[0] == Member("E_member0", True, "cpu:0", 0.02, 17.0, None)
     assert built.timings_ms.total == 20.0
     assert built.results[0].filename == "cat.jpg"

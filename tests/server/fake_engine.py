@@ -1,6 +1,7 @@
 """An engine whose members answer what a test says."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,3 +81,24 @@ class FakeEngine:
 
     async def close(self) -> None:
         self.ready = False
+
+
+class ReadingEngine(FakeEngine):
+    """Its members give the first and the last value of each image, plus their index; `broken` ones fail."""
+
+    def __init__(self, *ensembles: Ensemble, broken: Sequence[str] = ()) -> None:
+        super().__init__(*ensembles)
+        self.broken = broken
+
+    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        self.batches.append(batch)
+        futures = []
+        for member in ensemble.members:
+            index = ensemble.whole.members.index(member)
+            start = time.perf_counter_ns()
+            logits = None if member.name in self.broken else batch[:, [0, -1], [0, -1], [0, -1]] + index
+            end, error = time.perf_counter_ns(), "broke" if logits is None else None
+            future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
+            future.set_result(MemberRun(start, end, "fake", logits, error))
+            futures.append(future)
+        return futures

@@ -26,13 +26,13 @@ from coserve_server.api.v2_models import (
     RepositoryIndexRequest,
     RepositoryModel,
     ServerMetadata,
-    StatisticsList,
     config,
     index,
     metadata,
-    statistics,
 )
-from coserve_server.api.v2_tensors import InferRequest, read_request, write_response
+from coserve_server.api.v2_requests import InferRequest, read_request
+from coserve_server.api.v2_responses import write_response
+from coserve_server.api.v2_statistics import StatisticsList, statistics
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import InvalidParametersError, UnknownModelError

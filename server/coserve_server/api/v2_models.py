@@ -1,4 +1,4 @@
-"""How the Open Inference Protocol and Triton's extensions describe servers, models and what these did.
+"""How the Open Inference Protocol and Triton's extensions describe the server and its models.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md and
 https://github.com/triton-inference-server/server/tree/main/docs/protocol
@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field
 
 from coserve_server.classify import Classifier
 from coserve_server.ensembles import Ensemble
-from coserve_server.statistics import Compute, ModelStatistics, Total
 
 EXTENSIONS = (
     "binary_tensor_data",
@@ -95,53 +94,6 @@ class ModelConfig(BaseModel):
     )
 
 
-class Duration(BaseModel):
-    """How often something happened, and how long it took in all."""
-
-    count: int = 0
-    ns: int = 0
-
-
-class BatchStatistics(BaseModel):
-    """Batches of one size that were run; combining their logits counts as output."""
-
-    batch_size: int
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-
-
-class InferenceStatistics(BaseModel):
-    """Requests. There is no cache."""
-
-    success: Duration
-    fail: Duration
-    queue: Duration
-    compute_input: Duration
-    compute_infer: Duration
-    compute_output: Duration
-    cache_hit: Duration = Duration()
-    cache_miss: Duration = Duration()
-
-
-class Statistics(BaseModel):
-    """What one model has done since the start."""
-
-    name: str
-    version: str
-    last_inference: int = Field(description="Milliseconds since the epoch; 0 where there was none.")
-    inference_count: int = Field(description="Images classified.")
-    execution_count: int = Field(description="Batches run.")
-    inference_stats: InferenceStatistics
-    batch_stats: list[BatchStatistics]
-
-
-class StatisticsList(BaseModel):
-    """What models have done since the start."""
-
-    model_stats: list[Statistics]
-
-
 class RepositoryIndexRequest(BaseModel):
     """Which models to list."""
 
@@ -188,27 +140,6 @@ def config(model: Ensemble, max_images: int) -> ModelConfig:
     )
 
 
-def statistics(model: Ensemble, counters: ModelStatistics) -> Statistics:
-    """What a model has done."""
-    return Statistics(
-        name=model.name,
-        version=model.version,
-        last_inference=counters.last_ms,
-        inference_count=counters.inferences,
-        execution_count=counters.executions,
-        inference_stats=InferenceStatistics(
-            success=_duration(counters.success),
-            fail=_duration(counters.fail),
-            queue=_duration(counters.queue),
-            **_compute(counters.compute),
-        ),
-        batch_stats=[
-            BatchStatistics(batch_size=size, **_compute(compute))
-            for size, compute in sorted(counters.batches.items())
-        ],
-    )
-
-
 def index(core: Classifier, only_ready: bool) -> list[RepositoryModel]:
     """Every model that a request may name."""
     faults = [(model, core.fault(model)) for model in core.models().values()]
@@ -232,11 +163,3 @@ def image_shape(model: Ensemble) -> list[int]:
 def _platform(model: Ensemble) -> str:
     """Not Triton's own name for an ensemble, at which clients ask for every step's configuration."""
     return "onnxruntime_onnx" if model.part_of else "coserve_ensemble"
-
-
-def _duration(total: Total) -> Duration:
-    return Duration(count=total.count, ns=total.ns)
-
-
-def _compute(compute: Compute) -> dict[str, Duration]:
-    return {f"compute_{part}": _duration(total) for part, total in vars(compute).items()}

@@ -1,11 +1,10 @@
-"""From an inference request's body to the batch in it, and from logits to a response's body.
+"""From an inference request's body to the batch in it.
 
-Tensors are JSON, or bytes after the JSON: Triton's binary tensor data extension
+A tensor is JSON, or bytes after the JSON: Triton's binary tensor data extension
 (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md).
 """
 
 import math
-import struct
 from collections.abc import Sequence
 from itertools import chain
 from typing import Annotated, Any
@@ -13,11 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
-from pydantic_core import to_json
 
 from coserve_server.api.v2_models import image_shape
-from coserve_server.classify import Classification
-from coserve_server.combine import top_k
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import BadBodyError, InvalidParametersError
@@ -125,28 +121,6 @@ def read_request(model: Ensemble, body: bytes, header_length: str | None) -> tup
     return request, batch
 
 
-def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:
-    """A response's body, and the length of its JSON if tensors follow that."""
-    logits = answer.combined.logits.astype(FP32)
-    model = answer.ensemble
-    outputs, tensors = [], []
-    for wanted in request.outputs or [Output(name=model.output_name)]:
-        output, tensor = _output(wanted, logits, model.labels, request.parameters.binary_data_output)
-        outputs.append(output)
-        tensors.append(tensor)
-    document: dict[str, Any] = {
-        "model_name": model.name,
-        "model_version": model.version,
-        "parameters": _parameters(answer),
-        "outputs": outputs,
-    }
-    if request.id:
-        document["id"] = request.id
-    header = to_json(document)
-    binary = any("binary_data_size" in output.get("parameters", {}) for output in outputs)
-    return b"".join([header, *tensors]), len(header) if binary else None
-
-
 def _header_length(header: str | None, body_length: int) -> int:
     if header is None:
         return body_length
@@ -240,43 +214,3 @@ def _flatten(data: list[Any], shape: Sequence[int]) -> list[Any] | None:
             return None
         data = list(chain.from_iterable(data))
     return data
-
-
-def _output(
-    wanted: Output, logits: NDArray[np.float32], labels: Sequence[str], binary_by_default: bool
-) -> tuple[dict[str, Any], bytes]:
-    """A tensor's JSON, and the bytes that follow it."""
-    how = wanted.parameters
-    binary = binary_by_default if how.binary_data is None else how.binary_data
-    output: dict[str, Any] = {"name": wanted.name}
-    if how.classification:
-        texts = [text for row in logits for text in _classes(row, how.classification, labels)]
-        output |= {"datatype": "BYTES", "shape": [len(logits), len(texts) // len(logits)]}
-        tensor = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
-        elements: list[Any] = texts
-    else:
-        output |= {"datatype": "FP32", "shape": logits.shape}
-        tensor, elements = logits.tobytes(), logits.ravel().tolist()
-    if binary:
-        return output | {"parameters": {"binary_data_size": len(tensor)}}, tensor
-    return output | {"data": elements}, b""
-
-
-def _classes(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
-    """The largest elements of one image's logits, as Triton's classification extension writes them
-    (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md)."""
-    return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
-
-
-def _parameters(answer: Classification) -> dict[str, str | bool | float]:
-    """What the protocol has no field for; it allows strings, booleans and numbers."""
-    used = [member.name for member in answer.members if member.error is None]
-    missing = [f"{member.name}: {member.error}" for member in answer.members if member.error is not None]
-    parameters: dict[str, str | bool | float] = {
-        "degraded": bool(missing),
-        "members": ",".join(used),
-        "overlap": answer.overlap,
-    }
-    if missing:
-        parameters["missing"] = "; ".join(missing)
-    return parameters

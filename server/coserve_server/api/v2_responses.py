@@ -1,0 +1,75 @@
+"""From an answer's logits to an inference response's body; tensors are JSON or bytes, as in requests."""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic_core import to_json
+
+from coserve_server.api.v2_requests import FP32, InferRequest, Output
+from coserve_server.classify import Classification
+from coserve_server.combine import top_k
+
+
+def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:
+    """A response's body, and the length of its JSON if tensors follow that."""
+    logits = answer.combined.logits.astype(FP32)
+    model = answer.ensemble
+    outputs, tensors = [], []
+    for wanted in request.outputs or [Output(name=model.output_name)]:
+        output, tensor = _output(wanted, logits, model.labels, request.parameters.binary_data_output)
+        outputs.append(output)
+        tensors.append(tensor)
+    document: dict[str, Any] = {
+        "model_name": model.name,
+        "model_version": model.version,
+        "parameters": _parameters(answer),
+        "outputs": outputs,
+    }
+    if request.id:
+        document["id"] = request.id
+    header = to_json(document)
+    binary = any("binary_data_size" in output.get("parameters", {}) for output in outputs)
+    return b"".join([header, *tensors]), len(header) if binary else None
+
+
+def _output(
+    wanted: Output, logits: NDArray[np.float32], labels: Sequence[str], binary_by_default: bool
+) -> tuple[dict[str, Any], bytes]:
+    """A tensor's JSON, and the bytes that follow it."""
+    how = wanted.parameters
+    binary = binary_by_default if how.binary_data is None else how.binary_data
+    output: dict[str, Any] = {"name": wanted.name}
+    if how.classification:
+        texts = [text for row in logits for text in _classes(row, how.classification, labels)]
+        output |= {"datatype": "BYTES", "shape": [len(logits), len(texts) // len(logits)]}
+        tensor = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
+        elements: list[Any] = texts
+    else:
+        output |= {"datatype": "FP32", "shape": logits.shape}
+        tensor, elements = logits.tobytes(), logits.ravel().tolist()
+    if binary:
+        return output | {"parameters": {"binary_data_size": len(tensor)}}, tensor
+    return output | {"data": elements}, b""
+
+
+def _classes(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
+    """The largest elements of one image's logits, as Triton's classification extension writes them
+    (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md)."""
+    return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
+
+
+def _parameters(answer: Classification) -> dict[str, str | bool | float]:
+    """What the protocol has no field for; it allows strings, booleans and numbers."""
+    used = [member.name for member in answer.members if member.error is None]
+    missing = [f"{member.name}: {member.error}" for member in answer.members if member.error is not None]
+    parameters: dict[str, str | bool | float] = {
+        "degraded": bool(missing),
+        "members": ",".join(used),
+        "overlap": answer.overlap,
+    }
+    if missing:
+        parameters["missing"] = "; ".join(missing)
+    return parameters

@@ -1,0 +1,142 @@
+"""What `/v2` tells of models: tensors, configuration, readiness, statistics, single members."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coserve_server.accuracy import Accuracy, Measured
+from tests.server.fake_engine import ReadingEngine, ensemble
+from tests.server.test_classify import png
+from tests.server.v2 import IMAGES, LOGITS, Server, binary, document, error
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server(ReadingEngine(ensemble()))
+
+
+def test_metadata(server: Server) -> None:
+    described = server.get("/v2")
+    assert described["name"] == "coserve"
+    assert {"statistics", "binary_tensor_data", "classification"} <= set(described["extensions"])
+    wanted = {
+        "name": "pair",
+        "versions": ["1"],
+        "platform": "coserve_ensemble",
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 4, 4]}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}],
+    }
+    assert server.get("/v2/models/pair") == server.get("/v2/models/pair/versions/1") == wanted
+
+
+def test_config() -> None:
+    server = Server(ReadingEngine(replace(ensemble(max_batch_size=8), provenance={"split": 2})))
+    config = server.get("/v2/models/pair/config")
+    parameters = {key: json.loads(value["string_value"]) for key, value in config.pop("parameters").items()}
+    assert parameters["labels"] == ["cat", "dog"]
+    assert parameters["preprocessing"]["height"] == 4
+    assert parameters["provenance"] == {"split": 2}
+    assert config == {
+        "name": "pair",
+        "platform": "coserve_ensemble",
+        "backend": "",
+        "max_batch_size": 8,
+        "input": [{"name": "images", "data_type": "TYPE_FP32", "dims": [3, 4, 4]}],
+        "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [2]}],
+    }
+    few = Server(ReadingEngine(ensemble(max_batch_size=8)), max_images=5)
+    assert few.get("/v2/models/pair/versions/1/config")["max_batch_size"] == 5
+
+
+def test_health(server: Server) -> None:
+    assert server.get("/v2/health/live") == {"live": True}
+    assert server.get("/v2/health/ready") == {"ready": True}
+    assert server.get("/v2/models/pair/ready") == {"ready": True, "name": "pair"}
+    server.engine.ready = False
+    assert server.get("/v2/health/live") == {"live": True}
+    for path, name in (("/v2/health/ready", {}), ("/v2/models/pair/ready", {"name": "pair"})):
+        response = server.ask("GET", path)
+        assert (response.status_code, response.json()) == (503, {"ready": False} | name)
+    assert "m0, m1" in server.ask("POST", "/v2/repository/index").json()[0]["reason"]
+    assert server.ask("POST", "/v2/repository/index", json={"ready": True}).json() == []
+
+
+def test_the_repository_can_be_read(server: Server) -> None:
+    wanted = [{"name": "pair", "version": "1", "state": "READY", "reason": ""}]
+    for arguments in ({}, {"content": b"{}"}, {"json": {"ready": True}}):
+        assert server.ask("POST", "/v2/repository/index", **arguments).json() == wanted
+    assert "body: " in error(server.ask("POST", "/v2/repository/index", content=b"[]"), 400)
+    for verb in ("load", "unload"):
+        response = server.ask("POST", f"/v2/repository/models/pair/{verb}")
+        assert "not enabled" in error(response, 501)
+
+
+def statistics(server: Server, name: str = "pair") -> dict[str, Any]:
+    (one,) = server.get(f"/v2/models/{name}/stats")["model_stats"]
+    return dict(one)
+
+
+def test_statistics_count_what_was_done(server: Server) -> None:
+    idle = statistics(server)
+    assert (idle["name"], idle["version"], idle["last_inference"]) == ("pair", "1", 0)
+    assert (idle["inference_count"], idle["execution_count"], idle["batch_stats"]) == (0, 0, [])
+    assert all(total == {"count": 0, "ns": 0} for total in idle["inference_stats"].values())
+
+    server.infer(**binary())
+    server.infer(**binary(IMAGES[:1]))
+    server.ask("POST", "/v1/classify", files={"files": ("a.png", png())})
+    server.ask("POST", "/v1/classify", files={"files": ("a.png", b"no image")})
+    counted = statistics(server)
+    assert (counted["inference_count"], counted["execution_count"]) == (5, 4)
+    assert counted["last_inference"] > 1.7e12
+    totals = counted["inference_stats"]
+    assert {name: total["count"] for name, total in totals.items()} == {
+        "success": 3, "fail": 1, "queue": 3,
+        "compute_input": 3, "compute_infer": 3, "compute_output": 3,
+        "cache_hit": 0, "cache_miss": 0,
+    }  # fmt: skip
+    parts = [totals[part]["ns"] for part in ("queue", "compute_input", "compute_infer", "compute_output")]
+    assert all(ns > 0 for ns in (*parts, totals["fail"]["ns"]))
+    assert sum(parts) <= totals["success"]["ns"]
+    assert [(one["batch_size"], one["compute_infer"]["count"]) for one in counted["batch_stats"]] == [
+        (1, 3),
+        (2, 1),
+    ]
+    for part in ("compute_infer", "compute_output", "compute_input"):
+        spread = sum(one[part]["ns"] for one in counted["batch_stats"])
+        assert totals[part]["ns"] - 8 <= spread <= totals[part]["ns"], "rounding alone is lost"
+    assert server.get("/v2/models/stats")["model_stats"] == [counted]
+
+
+def test_members_are_served_on_demand() -> None:
+    measured = Accuracy(ensemble=Measured(top1=0.9), members=(Measured(top1=0.7), Measured(top1=0.8)))
+    server = Server(ReadingEngine(ensemble(accuracy=measured)), serve_members=True)
+    assert [one["name"] for one in server.ask("POST", "/v2/repository/index").json()] == ["pair", "m0", "m1"]
+    assert server.get("/v2/models/m1")["platform"] == "onnxruntime_onnx"
+    assert server.get("/v2/models/m1/config")["max_batch_size"] == 2
+    assert server.get("/v2/models/m1/ready")["ready"]
+    reply = server.infer("/v2/models/m1/infer", json=document(binary=False)).json()
+    assert reply["model_name"] == reply["parameters"]["members"] == "m1"
+    np.testing.assert_array_equal(reply["outputs"][0]["data"], (LOGITS + np.float32(0.5)).ravel())
+    files = {"files": ("a.png", png())}
+    classified = server.ask("POST", "/v1/classify?model=m1", files=files).json()
+    assert (classified["model"], classified["measured_top1"]) == ("m1", 0.8)
+
+
+def test_a_member_s_statistics_include_its_ensemble_s() -> None:
+    server = Server(ReadingEngine(ensemble(members=3), broken=["m2"]), serve_members=True, min_members=2)
+    server.infer(**binary())
+    server.infer("/v2/models/m1/infer", **binary(IMAGES[:1]))
+    server.ask("POST", "/v2/models/m2/infer", **binary(IMAGES[:1]))
+    counts = {}
+    for name in ("pair", "m0", "m1", "m2"):
+        one = statistics(server, name)
+        totals = one["inference_stats"]
+        counts[name] = [one["inference_count"], one["execution_count"], totals["success"]["count"]]
+        counts[name].append(totals["fail"]["count"])
+        parts = sum(totals[part]["ns"] for part in ("queue", "compute_infer"))
+        assert parts <= totals["success"]["ns"]
+    assert counts == {"pair": [3, 2, 1, 0], "m0": [3, 2, 2, 0], "m1": [4, 3, 3, 0], "m2": [0, 0, 0, 3]}

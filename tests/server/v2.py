@@ -1,0 +1,70 @@
+"""The application without a socket, and inference requests of the Open Inference Protocol to it."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+
+from coserve_server.api.app import create_app
+from coserve_server.classify import Classifier
+from coserve_server.settings import load_settings
+from tests.server.fake_engine import FakeEngine
+
+INFER = "/v2/models/pair/infer"
+LENGTH = "Inference-Header-Content-Length"
+IMAGES = np.arange(3 * 3 * 4 * 4, dtype=np.float32).reshape(3, 3, 4, 4)
+"""Three images for the fake ensemble, no two of whose values are the same."""
+LOGITS = IMAGES[:, [0, -1], [0, -1], [0, -1]] + np.float32(0.5)
+"""The mean of what two members of a `ReadingEngine` give."""
+
+
+def document(images: np.ndarray = IMAGES, *, binary: bool = True, **request: Any) -> dict[str, Any]:
+    """The JSON that asks for `images`; more keywords are keys of the request."""
+    tensor: dict[str, Any] = {"name": "images", "shape": list(images.shape), "datatype": "FP32"}
+    if binary:
+        tensor["parameters"] = {"binary_data_size": images.nbytes}
+    else:
+        tensor["data"] = images.ravel().tolist()
+    return {"inputs": [tensor]} | request
+
+
+def binary(images: np.ndarray = IMAGES, **request: Any) -> dict[str, Any]:
+    """A request with binary tensors both ways, as arguments of httpx."""
+    request.setdefault("parameters", {"binary_data_output": True})
+    head = json.dumps(document(images, **request)).encode()
+    return {"content": head + images.tobytes(), "headers": {LENGTH: str(len(head))}}
+
+
+class Server:
+    """The application, without a socket."""
+
+    def __init__(self, engine: FakeEngine, **changes: Any) -> None:
+        self.engine = engine
+        self.core = Classifier(engine, load_settings(repository="unused", **changes), cores=1)
+        self.transport = httpx.ASGITransport(create_app(self.core), raise_app_exceptions=False)
+
+    def ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        async def go() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self.transport, base_url="http://test") as http:
+                return await http.request(method, path, **arguments)
+
+        return asyncio.run(go())
+
+    def get(self, path: str) -> Any:
+        response = self.ask("GET", path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def infer(self, path: str = INFER, **arguments: Any) -> httpx.Response:
+        response = self.ask("POST", path, **arguments)
+        assert response.status_code == 200, response.text
+        return response
+
+
+def error(response: httpx.Response, status: int) -> str:
+    assert response.status_code == status, response.text
+    assert response.headers["Content-Type"] == "application/json"
+    assert set(response.json()) == {"error"}
+    return str(response.json()["error"])

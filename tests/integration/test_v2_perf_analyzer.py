@@ -1,0 +1,78 @@
+"""NVIDIA's perf_analyzer against `coserve serve`, unchanged."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import Serve, Server
+from tests.server.onnx_repository import write_repository
+
+FOLDER = Path(__file__).parents[2] / ".perf_analyzer"
+Analyze = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    return serve(write_repository(tmp_path_factory.mktemp("models")), "--serve-members")
+
+
+@pytest.fixture
+def analyze(server: Server) -> Analyze:
+    binary = FOLDER / "perf_analyzer"
+    if sys.version_info < (3, 13):
+        assert binary.exists(), "run make perf-analyzer"
+    elif not binary.exists():
+        pytest.skip("perf_analyzer's libraries come with nvidia-pytriton, which this Python does not have")
+
+    def run(*options: object) -> "subprocess.CompletedProcess[str]":
+        command = [binary, "-u", server.url.removeprefix("http://"), "-i", "http", *map(str, options)]
+        environment = os.environ | {"LD_LIBRARY_PATH": str(FOLDER / "lib")}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-m", "pair"],
+        ["-m", "pair", "-x", 1, "-b", 8],
+        ["-m", "pair", "--async"],
+        ["-m", "pair", "--input-tensor-format", "json", "--output-tensor-format", "json"],
+        ["-m", "pair_member0"],
+    ],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_it_measures_and_gets_the_server_s_own_times(
+    analyze: Analyze, tmp_path: Path, options: list[object]
+) -> None:
+    result = tmp_path / "result.csv"
+    load = ["--input-data", "zero", "--concurrency-range", 2, "--request-count", 20, "-f", result]
+    done = analyze(*options, *load)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Successful request count: 20" in done.stdout
+    with result.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["Inferences/Second"]) > 0
+    for part in ("Server Queue", "Server Compute Input", "Server Compute Infer", "Server Compute Output"):
+        assert float(row[part]) >= 0
+    assert float(row["Server Compute Infer"]) > 0
+
+
+def test_windows_of_time(analyze: Analyze) -> None:
+    load = ["--concurrency-range", "1:2", "--measurement-interval", 300, "-s", 900, "-r", 3]
+    done = analyze("-m", "pair", "--input-data", "zero", *load)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("Successful request count: ") == 2
+
+
+def test_values_that_are_not_finite_are_named(analyze: Analyze) -> None:
+    """Its own random values include NaN."""
+    done = analyze("-m", "pair", "--request-count", 5)
+    assert done.returncode != 0
+    assert "input 'images' must have finite values" in done.stdout + done.stderr

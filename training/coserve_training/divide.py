@@ -82,11 +82,11 @@ def count(config: NetworkConfig, num_classes: int, image_size: int) -> Cost:
     return Cost(sum(p.numel() for p in network.parameters()), counter.multiply_adds)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the multiply-adds of every operation that runs inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
 
     def __torch_dispatch__(

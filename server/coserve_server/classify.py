@@ -4,7 +4,6 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +14,6 @@ from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import (
-    BadImageError,
-    DeadlineError,
     InvalidParametersError,
     NoQuorumError,
     OverloadedError,
@@ -25,7 +22,8 @@ from coserve_server.errors import (
     UnknownModelError,
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
-from coserve_server.images import EncodedImage, Preprocessing, decode, preprocess
+from coserve_server.images import EncodedImage
+from coserve_server.preparation import Preparation
 from coserve_server.settings import Settings
 from coserve_server.statistics import Statistics
 
@@ -68,7 +66,7 @@ class Classifier:
         """Take over the engine; at most `cores` images are decoded at once."""
         self.engine, self.settings = engine, settings
         self.statistics = Statistics()
-        self._preparing = ThreadPoolExecutor(cores, "prepare")
+        self._preparation = Preparation(cores, settings.max_pixels)
         self._requests = 0
 
     @property
@@ -165,7 +163,9 @@ class Classifier:
         with self._failures_counted(ensemble, began):
             expires = self._expires(began, deadline_ms)
             self._check_count(len(images))
-            batch, decode_ms, preprocess_ms = await self._prepare(ensemble.preprocessing, images, expires)
+            batch, decode_ms, preprocess_ms = await self._preparation.prepare(
+                images, ensemble.preprocessing, expires
+            )
             return await self._answer(ensemble, batch, began, expires, decode_ms, preprocess_ms)
 
     async def infer(
@@ -191,7 +191,7 @@ class Classifier:
 
     async def close(self) -> None:
         """Free the engine and the threads."""
-        self._preparing.shutdown(cancel_futures=True)
+        self._preparation.close()
         await self.engine.close()
 
     def _expires(self, began: int, deadline_ms: float | None) -> float:
@@ -249,41 +249,8 @@ class Classifier:
         if count > self.settings.max_images:
             raise TooManyImagesError(f"{count} images, more than the {self.settings.max_images} allowed")
 
-    async def _prepare(
-        self, how: Preprocessing, images: Sequence[EncodedImage], expires: float
-    ) -> tuple[Batch, float, float]:
-        """Decode and preprocess off the event loop: the batch, and milliseconds spent on each."""
-        loop, limit = asyncio.get_running_loop(), self.settings.max_pixels
-        jobs = [
-            loop.run_in_executor(self._preparing, _prepare, image, index, how, limit)
-            for index, image in enumerate(images)
-        ]
-        try:
-            prepared = await asyncio.wait_for(asyncio.gather(*jobs), expires - loop.time())
-        except asyncio.TimeoutError as error:
-            raise DeadlineError("the images were not decoded before the deadline") from error
-        finally:
-            for job in jobs:
-                job.cancel()
-        tensors, decode_ms, preprocess_ms = zip(*prepared, strict=True)
-        return np.stack(tensors), sum(decode_ms), sum(preprocess_ms)
-
     def _choice(self) -> str:
         return f"choose from {', '.join(self.ensembles) or 'nothing'}"
-
-
-def _prepare(
-    image: EncodedImage, index: int, how: Preprocessing, max_pixels: int
-) -> tuple[Batch, float, float]:
-    began = time.perf_counter_ns()
-    try:
-        decoded = decode(image.data, max_pixels)
-        halfway = time.perf_counter_ns()
-        tensor = preprocess(decoded, how, max_pixels)
-    except BadImageError as error:
-        name = f"image {index}" + (f" ({image.filename})" if image.filename else "")
-        raise BadImageError(f"{name}: {error}") from error
-    return tensor, (halfway - began) / 1e6, (time.perf_counter_ns() - halfway) / 1e6
 
 
 def _combine(

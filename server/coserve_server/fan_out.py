@@ -121,7 +121,7 @@ async def _run(engine: Engine, ensemble: Ensemble, batch: Batch, expires: float)
     loop = asyncio.get_running_loop()
     asked = time.perf_counter_ns()
     try:
-        futures = await asyncio.wait_for(engine.start(ensemble, batch), expires - loop.time())
+        futures = await engine.start(ensemble, batch, expires)
     except asyncio.TimeoutError as error:
         raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline") from error
     began = time.perf_counter_ns()

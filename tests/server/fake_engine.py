@@ -66,9 +66,11 @@ class FakeEngine:
     def describe(self, ensemble: Ensemble) -> str:
         return "fake"
 
-    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> "list[asyncio.Future[MemberRun]]":
         if self.busy:
-            await asyncio.Event().wait()
+            await asyncio.wait_for(asyncio.Event().wait(), expires - asyncio.get_running_loop().time())
         self.batches.append(batch)
         futures = []
         for answer in next(self.scripts):
@@ -90,7 +92,9 @@ class ReadingEngine(FakeEngine):
         super().__init__(*ensembles)
         self.broken = broken
 
-    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> "list[asyncio.Future[MemberRun]]":
         self.batches.append(batch)
         futures = []
         for member in ensemble.members:

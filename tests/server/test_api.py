@@ -20,7 +20,9 @@ from tests.server.test_classify import png
 class BuggyEngine(FakeEngine):
     """Fails in a way nobody foresaw."""
 
-    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> "list[asyncio.Future[MemberRun]]":
         raise RuntimeError("secret: /etc/passwd")
 
 

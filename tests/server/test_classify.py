@@ -84,7 +84,7 @@ def test_too_many_images() -> None:
 def test_decoding_ends_at_the_deadline() -> None:
     core = classifier(FakeEngine(ensemble()), deadline_ms=1e-6)
     with pytest.raises(errors.DeadlineError, match="not decoded before the deadline"):
-        classify(core, EncodedImage(png()))
+        classify(core, EncodedImage(png()), EncodedImage(png()))
 
 
 def test_which_ensemble_answers() -> None:
@@ -158,11 +158,11 @@ def test_the_accuracy_of_averaged_probabilities_was_not_measured() -> None:
 
 @pytest.mark.parametrize(("asked_ms", "late"), [(1e-6, True), (None, False), (1e9, False)])
 def test_a_request_may_shorten_the_deadline(asked_ms: float | None, late: bool) -> None:
-    core = classifier(FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3]), None]]), deadline_ms=500)
+    core = classifier(FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3], [1, 3]), None]]), deadline_ms=500)
 
     async def go() -> None:
         try:
-            await core.classify(core.ensemble(None), [EncodedImage(png())], asked_ms)
+            await core.classify(core.ensemble(None), [EncodedImage(png())] * 2, asked_ms)
         finally:
             await core.close()
 

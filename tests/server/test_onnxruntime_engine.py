@@ -1,6 +1,7 @@
 """The embedded engine against real ONNX members; no assertion on how long anything takes."""
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -34,7 +35,7 @@ def with_engine(folder: Path, use: Callable[[OnnxRuntimeEngine], Awaitable[T]], 
 
 
 async def infer(engine: OnnxRuntimeEngine, name: str, batch: Batch) -> list[MemberRun]:
-    return list(await asyncio.gather(*await engine.start(engine.ensembles[name], batch)))
+    return list(await asyncio.gather(*await engine.start(engine.ensembles[name], batch, math.inf)))
 
 
 def images(count: int = 3) -> Batch:
@@ -126,7 +127,7 @@ def test_a_cancelled_member_stops_and_is_back(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: HANGS})
 
     async def cancel(engine: OnnxRuntimeEngine) -> list[MemberRun]:
-        hanging, sound = await engine.start(engine.ensembles["pair"], images())
+        hanging, sound = await engine.start(engine.ensembles["pair"], images(), math.inf)
         assert (await sound).error is None
         hanging.cancel()
         await until_ready(engine)
@@ -139,7 +140,7 @@ async def until_stuck(engine: OnnxRuntimeEngine) -> None:
     """Abandon batches until one is where it cannot be stopped: a busy machine may be slow to begin."""
     ensemble = engine.ensembles["pair"]
     for _ in range(5000):
-        runs = await engine.start(ensemble, images())
+        runs = await engine.start(ensemble, images(), math.inf)
         assert (await runs[1]).error is None
         await asyncio.sleep(0.5)
         for run in runs:
@@ -183,8 +184,8 @@ def test_a_cancelled_wait_leaves_the_turn_to_others(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: HANGS})
 
     async def leave(engine: OnnxRuntimeEngine) -> list[MemberRun]:
-        running = await engine.start(engine.ensembles["pair"], images())
-        waiting = asyncio.ensure_future(engine.start(engine.ensembles["pair"], images()))
+        running = await engine.start(engine.ensembles["pair"], images(), math.inf)
+        waiting = asyncio.ensure_future(engine.start(engine.ensembles["pair"], images(), math.inf))
         await asyncio.sleep(0)
         waiting.cancel()
         running[0].cancel()

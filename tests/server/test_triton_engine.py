@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def infer(engine: TritonEngine, batch: Batch = IMAGES) -> list[MemberRun]:
-    return list(await asyncio.gather(*await engine.start(engine.ensembles["pair"], batch)))
+    return list(await asyncio.gather(*await engine.start(engine.ensembles["pair"], batch, math.inf)))
 
 
 def ready(engine: TritonEngine) -> int:
@@ -187,7 +188,7 @@ def test_members_of_a_lost_server_run_on_another(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         for fake in fakes:
             fake.hanging.add("pair_member1")
-        runs = await engine.start(engine.ensembles["pair"], IMAGES)
+        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
         await runs[0]
         await until(lambda: sum(len(fake.requests) for fake in fakes) == 2)
         lost = next(fake for fake in fakes if fake.requests)
@@ -227,9 +228,9 @@ def test_a_sole_frozen_server_has_until_the_deadline(
 
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].awake.clear()
-        runs = await engine.start(engine.ensembles["pair"], IMAGES)
+        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
         await until(lambda: ready(engine) == 0)
-        later = await engine.start(engine.ensembles["pair"], IMAGES)
+        later = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
         fakes[0].awake.set()
         assert all(run.error is None for run in await asyncio.gather(*runs, *later))
         await until(lambda: ready(engine) == 2)
@@ -250,7 +251,7 @@ def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(reposit
         await fakes[0].stop()
         await until(lambda: engine.ensembles["pair"].labels[0] == "ship")
         assert all(run.error is None for run in await infer(engine))
-        (old, _) = await asyncio.gather(*await engine.start(before, IMAGES))
+        (old, _) = await asyncio.gather(*await engine.start(before, IMAGES, math.inf))
         assert old.error is not None, "a request that was preprocessed for the old one gets no new logits"
 
     with_engine(repository, use, servers=2)
@@ -362,8 +363,8 @@ def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None
 
 def test_images_go_through_shared_memory(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
-        runs = await engine.start(engine.ensembles["pair"], IMAGES)
-        other = await engine.start(engine.ensembles["pair"], IMAGES[:1])
+        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
+        other = await engine.start(engine.ensembles["pair"], IMAGES[:1], math.inf)
         await asyncio.gather(*runs, *other)
         (region,) = fakes[0].regions
         places = []

@@ -55,16 +55,22 @@ class Engine(Protocol):
     def describe(self, ensemble: Ensemble) -> str:
         """Where and how the ensemble's members run, for the operator."""
 
-    async def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> "list[asyncio.Future[MemberRun]]":
         """Wait for the engine's turn, then hand the batch to every member that can take it, at once.
 
         Args:
             ensemble: one of `ensembles`, or one of its members alone.
             batch: at most the ensemble's `max_batch_size` images.
+            expires: when to stop waiting for the turn, on the clock of `loop.time()`.
 
         Returns:
             one future per member, in the ensemble's order. A member's failure is an `error` in its result,
             not an exception. Cancelling a future asks its member to stop; nobody waits until it has.
+
+        Raises:
+            asyncio.TimeoutError: the turn did not come in time.
         """
 
     async def close(self) -> None:

@@ -165,9 +165,11 @@ class OnnxRuntimeEngine:
         share = f"{lanes} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
         return f"{share} ({self._cores.count} cores usable)"
 
-    async def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> list[asyncio.Future[MemberRun]]:
         """Wait until the cores are free, then hand the batch to every member's lane that is not stuck."""
-        await self._turn.acquire()
+        await asyncio.wait_for(self._turn.acquire(), expires - asyncio.get_running_loop().time())
         members = self._members(ensemble)
         running = len(members)
 

@@ -85,7 +85,9 @@ class TritonEngine:
         """The servers that have the ensemble."""
         return f"on Triton at {', '.join(host.address for host in self._hosts(ensemble))}"
 
-    async def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> list[asyncio.Future[MemberRun]]:
         """Send the batch to every member; there is no turn to wait for."""
         hosts = self._hosts(ensemble)
         up = [host for host in hosts if host.error is None]

@@ -55,6 +55,10 @@ def test_svhn_by_name_comes_from_the_cache(tmp_path: Path, monkeypatch: pytest.M
     assert dataset.train is not None
     assert dataset.test is not None
     assert (len(dataset.train), len(dataset.test)) == (30, 20)
+    svhn_file(tmp_path / "extra_32x32.mat", 50)
+    train = load_dataset([Path("svhn"), Path("svhn_extra")], 32).train
+    assert train is not None
+    assert len(train) == 80
 
 
 def test_a_folder_called_like_a_known_set_is_the_folder(

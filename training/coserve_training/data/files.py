@@ -77,8 +77,7 @@ class Files:
         """
         found = False
         if path.is_dir():
-            root = Path.cwd() / path
-            for parts, file in _walk(str(root), (root.name,), frozenset()):
+            for parts, file in _walk(str(path), ((Path.cwd() / path).name,), frozenset()):
                 found |= self._add(parts, file)
         elif zipfile.is_zipfile(path):
             for parts, file in _members(path):

@@ -42,7 +42,7 @@ class InWorkers:
     Args:
         function: what the workers call; it is copied to each of them.
         items: read anew whenever an iteration begins.
-        workers: processes; 0 computes in this one.
+        workers: processes; 0 computes in this one, as is done for a single item.
         pin_memory: puts tensors where a GPU can fetch them from.
 
     Raises:
@@ -56,7 +56,7 @@ class InWorkers:
         workers: int,
         pin_memory: bool = False,
     ) -> None:
-        workers = min(workers, len(items))
+        workers = min(workers, len(items)) if len(items) > 1 else 0
         self._loader: DataLoader[Any] = DataLoader(
             _Function(function),
             batch_size=None,

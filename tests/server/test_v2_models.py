@@ -140,3 +140,13 @@ def test_a_member_s_statistics_include_its_ensemble_s() -> None:
         parts = sum(totals[part]["ns"] for part in ("queue", "compute_infer"))
         assert parts <= totals["success"]["ns"]
     assert counts == {"pair": [3, 2, 1, 0], "m0": [3, 2, 2, 0], "m1": [4, 3, 3, 0], "m2": [0, 0, 0, 3]}
+
+
+def test_the_openapi_description_knows_no_answer_that_is_never_given(server: Server) -> None:
+    paths = server.get("/openapi.json")["paths"]
+    described = [operation for path in paths if path.startswith("/v2") for operation in paths[path].values()]
+    assert len(described) == 17
+    for operation in described:
+        assert set(operation["responses"]) <= {"200", "503", "default"}
+        parameters = {(one["name"], one["in"]) for one in operation.get("parameters", [])}
+        assert ("version", "query") not in parameters

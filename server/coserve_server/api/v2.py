@@ -16,7 +16,7 @@ from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
 from coserve_server.api.dependencies import Core, Timeout
 from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
-from coserve_server.api.v2_errors import responses
+from coserve_server.api.v2_errors import RESPONSES
 from coserve_server.api.v2_models import (
     Live,
     ModelConfig,
@@ -57,17 +57,20 @@ _BODY: dict[str, Any] = {
 }
 
 
-async def _model(core: Core, name: str, version: str | None = None) -> Ensemble:
-    model = core.ensemble(name)
-    if version not in (None, model.version):
-        raise UnknownModelError(f"model {name!r} has no version {version!r}; it has {model.version!r}")
-    return model
+async def _model(core: Core, name: str) -> Ensemble:
+    return core.ensemble(name)
 
 
 Model = Annotated[Ensemble, Depends(_model)]
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-models = APIRouter(responses=responses(404, 503))
+
+async def _check_version(model: Model, version: str) -> None:
+    if version != model.version:
+        raise UnknownModelError(f"model {model.name!r} has no version {version!r}; it has {model.version!r}")
+
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=RESPONSES)
+models = APIRouter()
 
 
 @router.get("")
@@ -125,7 +128,6 @@ async def model_statistics(core: Core, model: Model) -> StatisticsList:
 
 @models.post(
     "/infer",
-    responses=responses(400, 408, 413, 415, 504),
     openapi_extra={"requestBody": _BODY},
     response_class=Response,
 )
@@ -160,7 +162,7 @@ async def infer(
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
 
-@router.post("/repository/index", responses=responses(400, 408, 413))
+@router.post("/repository/index")
 async def repository_index(request: Request, core: Core) -> list[RepositoryModel]:
     """List the models that a request may name."""
     body = await read_body(request, core.settings)
@@ -171,12 +173,14 @@ async def repository_index(request: Request, core: Core) -> list[RepositoryModel
     return index(core, asked.ready)
 
 
-@router.post("/repository/models/{name}/load", responses=responses(501))
-@router.post("/repository/models/{name}/unload", responses=responses(501))
+@router.post("/repository/models/{name}/load")
+@router.post("/repository/models/{name}/unload")
 async def load_or_unload(name: str) -> None:
     """Refuse: what is served is decided where the server is started, or in Triton."""
     raise HTTPException(501, "loading and unloading models through this server is not enabled")
 
 
 router.include_router(models, prefix="/models/{name}")
-router.include_router(models, prefix="/models/{name}/versions/{version}")
+router.include_router(
+    models, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_check_version)]
+)

@@ -1,7 +1,6 @@
 """Errors as the Open Inference Protocol has them."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
@@ -18,6 +17,10 @@ class Error(BaseModel):
     error: str = Field(description="What was wrong, and what is allowed.")
 
 
+# With this, FastAPI does not document a 422 of its own.
+RESPONSES: dict[int | str, dict[str, Any]] = {"default": {"model": Error, "description": "An error"}}
+
+
 def concerns(request: Request) -> bool:
     """Whether a request is one of this protocol's."""
     return f"{request.url.path}/".startswith("/v2/")
@@ -26,8 +29,3 @@ def concerns(request: Request) -> bool:
 def response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Answer with an error."""
     return JSONResponse({"error": detail}, _STATUSES.get(status, status), headers)
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The errors of these statuses, as OpenAPI documents them."""
-    return {status: {"description": HTTPStatus(status).phrase, "model": Error} for status in statuses}

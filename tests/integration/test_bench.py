@@ -1,8 +1,10 @@
 """`coserve bench perf-analyzer`: NVIDIA's own program against a real Triton server."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +138,22 @@ def test_what_cannot_be_measured_is_one_line(
     assert done.stderr.startswith("error: ")
     assert message.format(**places) in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_stopping_leaves_nothing_behind(server: Triton, tmp_path: Path) -> None:
+    command = [COSERVE, "bench", "perf-analyzer", "--triton", server.grpc, "--binary", BINARY]
+    process = subprocess.Popen(
+        [*command, "--requests", "1000000"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+    )
+    while not list(tmp_path.glob("*/*")) and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert b"Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

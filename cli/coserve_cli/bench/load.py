@@ -97,7 +97,11 @@ class PerfAnalyzer:
             BenchError: perf_analyzer failed; the text has its last line.
         """
         with ExitStack() as stack:
-            runs = [(target, stack.enter_context(self._start(target, load))) for target in targets]
+            runs = []
+            for target in targets:
+                process = stack.enter_context(self._start(target, load))
+                stack.callback(process.kill)
+                runs.append((target, process))
             return [self._latencies(target, process) for target, process in runs]
 
     def _start(self, target: Target, load: Load) -> "subprocess.Popen[str]":

@@ -1,6 +1,7 @@
 """`coserve bench perf-analyzer`."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -69,6 +70,8 @@ def perf_analyzer(
     from coserve_cli.progress import progress_bars
     from coserve_server.errors import StartupError
 
+    # Stopping on request clears up, whoever asks.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     loads = [Load(level, batch_size, requests) for level in levels]
     with (
         one_line(BenchError, StartupError, OSError),

@@ -57,11 +57,14 @@ class TritonServer:
         """Every version that was to be loaded, by name; none of models that nobody asked for.
 
         Raises:
-            OSError: the server does not answer.
+            TritonError: the server does not answer.
         """
-        status, body = self.request("POST", self.ports.http, "/v2/repository/index")
+        try:
+            status, body = self.request("POST", self.ports.http, "/v2/repository/index")
+        except (OSError, http.client.HTTPException) as error:
+            raise TritonError(f"Triton does not answer: {error}") from error
         if status != 200:
-            raise OSError(f"Triton answers {status}: {body}")
+            raise TritonError(f"Triton answers {status}: {body}")
         models = [
             Model(m["name"], m.get("version", ""), m["state"] == "READY", m.get("reason", ""))
             for m in json.loads(body)

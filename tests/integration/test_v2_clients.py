@@ -210,7 +210,7 @@ def test_what_the_kserve_client_sends(server: Server, expected: np.ndarray, bina
     shape = f'"shape":{list(IMAGES.shape)},"datatype":"FP32"'.replace(" ", "")
     data, parameters = ",".join(map(str, IMAGES.ravel().tolist())), f'{{"binary_data_size":{IMAGES.nbytes}}}'
     elements = f'"parameters":{parameters}' if binary else f'"data":[{data}]'
-    head = f'{{"id":"7","inputs":[{{"name":"images",{shape},{elements}}}]}}'.encode()
+    head = f'{{"id":"7","model_name":"pair","inputs":[{{"name":"images",{shape},{elements}}}]}}'.encode()
     headers = {"content-type": "application/json"}
     if binary:
         headers = {

@@ -148,6 +148,15 @@ def test_a_model_that_cannot_be_loaded(
     assert traces() == []
 
 
+def test_a_configuration_that_does_not_fit_its_network(tmp_path: Path) -> None:
+    broken = write_repository(tmp_path / "repository", "one", members=1)
+    config = read_config(broken / "one_member0")
+    config.output.add(name="extra", data_type="TYPE_FP32", dims=[4])
+    write_config(broken / "one_member0", config)
+    message = refused("--repository", broken)
+    assert "one_member0/1/model.onnx has no output extra, only logits" in message
+
+
 def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
     broken = write_repository(tmp_path / "repository", "one", members=1)
     (broken / "one_member0/config.pbtxt").write_text("max_batch_size: many")

@@ -39,7 +39,7 @@ class Views:
         """Crop, flip and policy: `[N, 3, H, W]` in [0, 1] to `[N, 3, size, size]` in [0, 1]."""
         view = pixels if self.geometry is None else self.geometry(pixels)
         if self.policy is None:
-            return view  # type: ignore[no-any-return]
+            return view
         return torch.cat([self.policy(group) for group in view.split(POLICY_GROUP)]).clamp(0, 1)
 
     @torch.no_grad()

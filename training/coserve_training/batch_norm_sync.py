@@ -33,7 +33,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         processes = dist.get_world_size()
         sums = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
-        mean, square = _Sum.apply(sums) / processes
+        mean, square = _Sum.apply(sums) / processes  # type: ignore[no-untyped-call]
         variance = square - mean.square()
         self._remember(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
         scale = self.weight / (variance + self.eps).sqrt()

@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from coserve_training.config import TrainConfig
 from coserve_training.data import Batches, LazyImages, RandomCrops, Split, in_order, load_dataset
 from coserve_training.data.decode import decode_image, random_box, random_crops, to_rgb
 from coserve_training.data.workers import InWorkers
 from coserve_training.errors import DataError
+from coserve_training.train import train
 
 VIEWS, SIZE = 2, 48
 
@@ -282,3 +284,36 @@ def test_images_can_be_read_from_copies_that_another_process_got(photographs: Pa
     assert isinstance(split.images, LazyImages)
     copy = pickle.loads(pickle.dumps(replace(split.images, workers=3)))
     assert (copy[:4] == split.images[:4]).all()
+
+
+def test_a_run_says_what_it_left_out_and_what_it_replaced(folder: Path, tmp_path: Path) -> None:
+    (folder / "train/cat/05.jpg").write_bytes(b"no image")
+    config = TrainConfig(
+        data=(str(folder),), network="wide_resnet10_1", split=2, epochs=2, batch_size=8, image_size=16,
+        crop="resized", skip_corrupt=True, precision="fp32",
+    )  # fmt: skip
+    lines: list[str] = []
+
+    def report(line: str) -> None:
+        lines.append(line)
+        if line.startswith("epoch 1/2"):
+            for file in sorted((folder / "train/dog").iterdir())[:7]:
+                file.unlink()
+
+    evaluation = train(config, tmp_path / "run", report=report)
+    assert evaluation is not None
+    assert evaluation.images == 4
+    left_out, _, _, replaced = lines
+    name = f"{folder}/train/cat/05.jpg (not an image in a known format)"
+    assert left_out == f"1 images cannot be decoded and are left out: {name}"
+    # Two batches of 8 leave out some of the 23 images.
+    assert 1 <= int(replaced.split(" images became unreadable, others were used instead: ")[0]) <= 7
+    assert "train/dog/0" in replaced
+    assert "train/dog/07.jpg" not in replaced
+
+
+def test_a_process_without_a_share_of_the_last_batch_reads_none(photographs: Path) -> None:
+    test = load_dataset([photographs], SIZE, cache_bytes=0, workers=0).test
+    assert test is not None
+    images, targets = test[np.arange(0)]
+    assert (images.shape, targets.shape) == ((0, SIZE, SIZE, 3), (0,))

@@ -45,6 +45,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
     def __init__(self, repository: Path) -> None:
         self.configs = {folder.name: read_config(folder) for folder in sorted(repository.iterdir())}
         self.loaded = set(self.configs)
+        self.versions: dict[str, list[str]] = {}
         self.reasons: dict[str, str] = {}
         self.answers: dict[str, Answer] = {}
         self.hanging: set[str] = set()
@@ -78,9 +79,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         for name in self.configs:
             loaded = name in self.loaded
             state = "READY" if loaded else "UNAVAILABLE" if name in self.reasons else ""
-            index.models.add(
-                name=name, version="1" if state else "", state=state, reason=self.reasons.get(name, "")
-            )
+            for version in self.versions.get(name, ["1"]) if state else [""]:
+                index.models.add(name=name, version=version, state=state, reason=self.reasons.get(name, ""))
         return index
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802

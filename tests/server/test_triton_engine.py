@@ -272,6 +272,23 @@ def test_an_unloaded_member_leaves_the_others_in_service(repository: Path) -> No
     with_engine(repository, use)
 
 
+def test_a_new_version_replaces_the_old_one_as_a_whole(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        old = engine.ensembles["pair"]
+        for step in fakes[0].configs["pair"].ensemble_scheduling.step:
+            step.model_version = 2
+        fakes[0].versions |= {"pair": ["2"], "pair_member0": ["1", "2"], "pair_member1": ["1"]}
+        await until(lambda: engine.ensembles["pair"] is not old)
+        assert engine.ensembles["pair"].version == "2"
+        assert engine.ready_members(engine.ensembles["pair"]) == {"pair_member0"}
+        fakes[0].versions["pair_member1"] = ["1", "2"]
+        await until(lambda: ready(engine) == 2)
+        await infer(engine)
+        assert {request.model_version for request in fakes[0].requests} == {"2"}
+
+    with_engine(repository, use)
+
+
 def test_an_ensemble_without_any_member_is_forgotten(repository: Path) -> None:
     write_repository(repository, "other")
 

@@ -11,7 +11,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from coserve_server.engines.triton.channel import Metadata
 from coserve_server.engines.triton.shared_memory import SharedMemory
-from coserve_server.ensembles import Ensemble, read_ensemble
+from coserve_server.ensembles import Ensemble, Member, read_ensemble
 from coserve_server.errors import RepositoryError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +41,8 @@ class Endpoint:
     Attributes:
         address: its HOST:PORT.
         error: why it does not answer; None while it does. At first it has not been asked.
-        models: what it lists, by name: None for a loaded model, else why it is not.
+        loaded: name and version of what it has loaded.
+        missing: why models that it lists are not loaded, by name.
         ensembles: the ensembles it can run, wholly or in part; kept while it does not answer.
         shares_memory: whether it sees the shared memory region.
     """
@@ -51,7 +52,8 @@ class Endpoint:
     ) -> None:
         self.address = address
         self.error: str | None = "not asked yet"
-        self.models: Mapping[str, str | None] = {}
+        self.loaded: set[tuple[str, str]] = set()
+        self.missing: Mapping[str, str] = {}
         self.ensembles: dict[str, Ensemble] = {}
         self.shares_memory = False
         self._channel, self._metadata, self._memory = channel, metadata, memory
@@ -60,9 +62,13 @@ class Endpoint:
         self._calls: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
         self._dropped: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
 
-    def ready(self, model: str) -> bool:
-        """Whether it answers and has the model loaded."""
-        return self.error is None and model in self.models and self.models[model] is None
+    def ready(self, member: Member) -> bool:
+        """Whether it answers and has the version of the member loaded that the ensemble asks for."""
+        if self.error is not None:
+            return False
+        if member.version is not None:
+            return (member.name, str(member.version)) in self.loaded
+        return any(name == member.name for name, _ in self.loaded)
 
     async def look(self) -> None:
         """Ask what is loaded, and for the ensembles' descriptions if that has changed; never raises."""
@@ -78,10 +84,14 @@ class Endpoint:
             self.error, self.shares_memory, self._described = str(error), False, set()
             return
         names = {name for name, _ in loaded}
-        self.models = {
-            model.name: None if model.name in names else first_line(model.reason) or NOT_LOADED
-            for model in index.models
-        }
+        self.loaded, self.missing = (
+            loaded,
+            {
+                model.name: first_line(model.reason) or NOT_LOADED
+                for model in index.models
+                if model.name not in names
+            },
+        )
         if ensembles is not None:
             self.ensembles, self._described = ensembles, loaded
         if self.error is not None:

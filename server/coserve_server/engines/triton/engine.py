@@ -56,7 +56,7 @@ class TritonEngine:
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Members that some server which answers has loaded."""
         hosts = self._hosts(ensemble)
-        return frozenset(m.name for m in ensemble.members if any(host.ready(m.name) for host in hosts))
+        return frozenset(m.name for m in ensemble.members if any(host.ready(m) for host in hosts))
 
     def faults(self) -> list[str]:
         """That no server has been reached, or the models that one could not load."""
@@ -66,9 +66,9 @@ class TritonEngine:
         return [
             f"{endpoint.address} has not loaded {name}: {reason}"
             for endpoint in self._endpoints
-            for name, reason in endpoint.models.items()
+            for name, reason in endpoint.missing.items()
             if endpoint.error is None
-            and reason not in (None, UNLOADED, NOT_LOADED)
+            and reason not in (UNLOADED, NOT_LOADED)
             and name not in known | self._ensembles.keys()
         ]
 
@@ -77,7 +77,7 @@ class TritonEngine:
         if not self._ensembles:
             return self._nothing()
         for endpoint in self._endpoints:
-            if name is not None and endpoint.models.get(name) is not None:
+            if name is not None and name in endpoint.missing:
                 return "; ".join([f"{endpoint.address} has not loaded {name}", *self.faults()])
         return None
 

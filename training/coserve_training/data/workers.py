@@ -68,9 +68,6 @@ class InWorkers:
             generator=torch.Generator().manual_seed(0),
         )
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
     def __iter__(self) -> Iterator[Any]:
         # A generator asks for its first item when that is wanted, not before Lightning has told the epoch.
         try:

@@ -58,7 +58,7 @@ class Endpoint:
         self.shares_memory = False
         self._channel, self._metadata, self._memory = channel, metadata, memory
         self._stub = GRPCInferenceServiceStub(channel)
-        self._described: set[tuple[str, str]] = set()
+        self._described: set[tuple[str, str]] | None = None
         self._calls: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
         self._dropped: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
 
@@ -81,17 +81,15 @@ class Endpoint:
         except CallError as error:
             if self.error is None:
                 logger.warning("%s: %s", self.address, error)
-            self.error, self.shares_memory, self._described = str(error), False, set()
+            self.error, self.shares_memory, self._described = str(error), False, None
             return
         names = {name for name, _ in loaded}
-        self.loaded, self.missing = (
-            loaded,
-            {
-                model.name: first_line(model.reason) or NOT_LOADED
-                for model in index.models
-                if model.name not in names
-            },
-        )
+        self.loaded = loaded
+        self.missing = {
+            model.name: first_line(model.reason) or NOT_LOADED
+            for model in index.models
+            if model.name not in names
+        }
         if ensembles is not None:
             self.ensembles, self._described = ensembles, loaded
         if self.error is not None:

@@ -1,0 +1,66 @@
+"""Runs the engine `triton` over fake servers, and sees that it leaves nothing behind."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.settings import load_settings
+from tests.server.fake_triton import FakeTriton
+
+Use = Callable[[TritonEngine, list[FakeTriton]], Awaitable[None]]
+IMAGES: Batch = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+
+
+def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -> None:
+    """Run `use`; then nothing of the engine may be left."""
+
+    async def run() -> None:
+        fakes = [FakeTriton(repository) for _ in range(servers)]
+        urls = [await fake.start() for fake in fakes]
+        engine = await TritonEngine.connect(
+            load_settings(engine="triton", triton_url=",".join(urls), triton_refresh_ms=20, **settings)
+        )
+        try:
+            await until(lambda: all(endpoint.error is None for endpoint in engine._endpoints))
+            await asyncio.wait_for(use(engine, fakes), 60)
+            await until(lambda: engine_tasks() == {"TritonEngine._watch"} | (engine_tasks() & LOOKING))
+        finally:
+            await engine.close()
+            for fake in fakes:
+                await fake.stop()
+        await until(lambda: not engine_tasks())
+
+    asyncio.run(run())
+
+
+LOOKING = {"UnaryUnaryCall._invoke"}
+
+
+def engine_tasks() -> set[str]:
+    """What runs in the loop on behalf of the engine; the fake servers run there too."""
+    names = {str(task.get_coro().__qualname__) for task in asyncio.all_tasks()}
+    return {name for name in names if name.startswith(("TritonEngine", "Endpoint", "UnaryUnaryCall"))}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it did not come to that")
+
+
+async def infer(engine: TritonEngine, batch: Batch = IMAGES) -> list[MemberRun]:
+    return list(await asyncio.gather(*await engine.start(engine.ensembles["pair"], batch, math.inf)))
+
+
+def ready(engine: TritonEngine) -> int:
+    ensemble = engine.ensembles.get("pair")
+    return len(engine.ready_members(ensemble)) if ensemble else 0

@@ -1,0 +1,107 @@
+"""How the engine `triton` reaches servers: names, shared memory, encryption."""
+
+import asyncio
+import math
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import trustme
+
+from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.settings import load_settings
+from tests.server.engine_on_fake import IMAGES, infer, until, with_engine
+from tests.server.fake_triton import FakeTriton
+from tests.server.onnx_repository import write_repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return write_repository(tmp_path / "models")
+
+
+def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None:
+    """`localhost` is 127.0.0.1 and ::1; each has a server of its own on the same port."""
+
+    async def run() -> None:
+        four, six = FakeTriton(repository), FakeTriton(repository)
+        port = (await four.start()).rpartition(":")[2]
+        await six.start(f"[::1]:{port}")
+        engine = await TritonEngine.connect(
+            load_settings(engine="triton", triton_url=f"localhost:{port}", triton_refresh_ms=20)
+        )
+        try:
+            await until(lambda: bool(four.tokens and six.tokens and engine.ensembles))
+            for _ in range(4):
+                assert all(run.error is None for run in await infer(engine))
+            assert len(four.requests) == len(six.requests) == 4
+            await six.stop()
+            for _ in range(4):
+                assert all(run.error is None for run in await infer(engine))
+            assert len(four.requests) == 12
+        finally:
+            await engine.close()
+            await four.stop()
+
+    asyncio.run(run())
+
+
+def test_images_go_through_shared_memory(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
+        other = await engine.start(engine.ensembles["pair"], IMAGES[:1], math.inf)
+        await asyncio.gather(*runs, *other)
+        (region,) = fakes[0].regions
+        places = []
+        for request in fakes[0].requests:
+            assert len(request.raw_input_contents) == 0
+            parameters = request.inputs[0].parameters
+            assert parameters["shared_memory_region"].string_param == region
+            assert parameters["shared_memory_byte_size"].int64_param == request.inputs[0].shape[0] * 768
+            places.append(parameters["shared_memory_offset"].int64_param)
+        assert places == [0, 0, 1536, 1536]
+        large = np.zeros((1400, 3, 8, 8), np.float32)
+        assert all(run.logits is not None for run in await infer(engine, large))
+        assert len(fakes[0].requests[-1].raw_input_contents) == 1, "it does not fit"
+        assert engine._memory is not None
+        assert engine._memory._places == []
+
+    with_engine(repository, use, triton_shared_memory_mib=1)
+
+
+def test_the_token_goes_with_every_call_and_only_encrypted(repository: Path, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "root.pem")
+    mine, yours = authority.issue_cert("localhost"), authority.issue_cert("gateway")
+    yours.private_key_pem.write_to_path(tmp_path / "key.pem")
+    yours.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    credentials = grpc.ssl_server_credentials(
+        [(mine.private_key_pem.bytes(), mine.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes(),
+        require_client_auth=True,
+    )
+
+    async def run() -> None:
+        fake = FakeTriton(repository)
+        port = (await fake.start(credentials=credentials)).rpartition(":")[2]
+        encrypted = {"triton_tls": True, "triton_root_certificates": tmp_path / "root.pem"}
+        identified = {
+            "triton_client_key": tmp_path / "key.pem",
+            "triton_client_certificate": tmp_path / "cert.pem",
+        }
+        for settings, works in (({}, False), (encrypted, False), (encrypted | identified, True)):
+            secret = {"triton_token": "secret"} if settings else {}
+            engine = await TritonEngine.connect(
+                load_settings(engine="triton", triton_url=f"localhost:{port}", **settings, **secret)
+            )
+            if works:
+                await until(lambda one=engine: bool(one.ensembles))
+            assert bool(engine.ensembles) is works
+            if works:
+                assert all(run.error is None for run in await infer(engine))
+            await engine.close()
+        await fake.stop()
+        assert fake.tokens == {"Bearer secret"}
+
+    asyncio.run(run())

@@ -1,0 +1,158 @@
+"""What the engine `triton` learns from servers, and when."""
+
+import asyncio
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.settings import load_settings
+from tests.server.engine_on_fake import IMAGES, infer, ready, until, with_engine
+from tests.server.fake_triton import FakeTriton
+from tests.server.onnx_repository import write_repository
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    return write_repository(tmp_path / "models")
+
+
+def test_what_triton_has_loaded_is_described_by_it_alone(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        ensemble = engine.ensembles["pair"]
+        assert ensemble.labels == ("cat", "dog", "frog", "ship")
+        assert [member.name for member in ensemble.members] == ["pair_member0", "pair_member1"]
+        assert engine.ready_members(ensemble) == {"pair_member0", "pair_member1"}
+        assert (engine.faults(), engine.absence("cow")) == ([], None)
+
+    with_engine(repository, use)
+
+
+def test_nothing_is_described_again_while_nothing_changes(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        before, described = engine.ensembles["pair"], fakes[0].described
+        fakes[0].reasons["one more"] = "x"
+        await asyncio.sleep(0.2)
+        assert fakes[0].described == described
+        fakes[0].loaded.discard("pair_mean")
+        await until(lambda: fakes[0].described > described)
+        await asyncio.sleep(0.1)
+        assert engine.ensembles["pair"] is before, "requests in progress compare by identity"
+
+    with_engine(repository, use)
+
+
+def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        before = engine.ensembles["pair"]
+        labels = json.dumps(["ship", "frog", "dog", "cat"])
+        fakes[1].configs["pair"].parameters["labels"].string_value = labels
+        fakes[1].loaded.discard("pair_mean")
+        await until(lambda: engine._endpoints[1].ensembles["pair"] is not before)
+        for _ in range(4):
+            await infer(engine)
+        assert len(fakes[1].requests) == 0
+        await fakes[0].stop()
+        await until(lambda: engine.ensembles["pair"].labels[0] == "ship")
+        assert all(run.error is None for run in await infer(engine))
+        (old, _) = await asyncio.gather(*await engine.start(before, IMAGES, math.inf))
+        assert old.error is not None, "a request that was preprocessed for the old one gets no new logits"
+
+    with_engine(repository, use, servers=2)
+
+
+def test_an_unloaded_member_leaves_the_others_in_service(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        fakes[0].loaded -= {"pair", "pair_member1"}
+        fakes[0].reasons |= {"pair": "unloaded", "pair_member1": "unloaded"}
+        await until(lambda: ready(engine) == 1)
+        sound, gone = await infer(engine)
+        assert sound.error is None
+        assert "unknown model: 'pair_member1'" in str(gone.error)
+        assert engine.faults() == []
+        fakes[0].loaded |= {"pair", "pair_member1"}
+        await until(lambda: ready(engine) == 2)
+
+    with_engine(repository, use)
+
+
+def test_a_new_version_replaces_the_old_one_as_a_whole(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        old = engine.ensembles["pair"]
+        for step in fakes[0].configs["pair"].ensemble_scheduling.step:
+            step.model_version = 2
+        fakes[0].versions |= {"pair": ["2"], "pair_member0": ["1", "2"], "pair_member1": ["1"]}
+        await until(lambda: engine.ensembles["pair"] is not old)
+        assert engine.ensembles["pair"].version == "2"
+        assert engine.ready_members(engine.ensembles["pair"]) == {"pair_member0"}
+        fakes[0].versions["pair_member1"] = ["1", "2"]
+        await until(lambda: ready(engine) == 2)
+        await infer(engine)
+        assert {request.model_version for request in fakes[0].requests} == {"2"}
+
+    with_engine(repository, use)
+
+
+def test_an_ensemble_without_any_member_is_forgotten(repository: Path) -> None:
+    write_repository(repository, "other")
+
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        fakes[0].loaded -= {"pair", "pair_member0", "pair_member1"}
+        fakes[0].reasons |= {"pair": "unloaded"}
+        await until(lambda: list(engine.ensembles) == ["other"])
+        assert "has not loaded pair" in str(engine.absence("pair"))
+        assert engine.faults() == []
+
+    with_engine(repository, use)
+
+
+def test_a_model_that_cannot_be_loaded_is_named(repository: Path) -> None:
+    write_repository(repository, "other")
+
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        fakes[0].loaded -= {"pair", "pair_member0", "pair_member1"}
+        fakes[0].reasons["pair_member1"] = "Internal: no memory\n\nAt:\n  model.py"
+        await until(lambda: "pair" not in engine.ensembles)
+        (fault,) = engine.faults()
+        assert fault.endswith("has not loaded pair_member1: Internal: no memory")
+        assert fault in str(engine.absence("pair"))
+
+    with_engine(repository, use)
+
+
+def test_an_ensemble_of_another_kind_is_not_served(
+    repository: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_repository(repository, "other")
+
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        del fakes[0].configs["other"].parameters["labels"]
+        fakes[0].loaded.discard("pair_mean")
+        await until(lambda: list(engine.ensembles) == ["pair"])
+        assert "other: parameter labels is missing" in caplog.text
+
+    with_engine(repository, use)
+
+
+def test_a_server_that_comes_later_is_found(repository: Path) -> None:
+    async def run() -> None:
+        fake = FakeTriton(repository)
+        url = await fake.start()
+        await fake.stop()
+        engine = await TritonEngine.connect(
+            load_settings(engine="triton", triton_url=url, triton_refresh_ms=20)
+        )
+        try:
+            (fault,) = engine.faults()
+            assert fault.startswith(f"no Triton server has an ensemble ({url}: ")
+            assert engine.absence(None) == engine.absence("pair") == fault
+            await fake.start(url)
+            await until(lambda: ready(engine) == 2)
+            assert engine.faults() == []
+        finally:
+            await engine.close()
+            await fake.stop()
+
+    asyncio.run(run())

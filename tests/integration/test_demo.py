@@ -58,7 +58,9 @@ def test_what_is_shipped_is_described(models: dict[str, dict[str, Any]]) -> None
         assert provenance["export"]["max_abs_difference"] <= 1e-4
         assert provenance["accuracy"]["images"] == 5000
         assert len(provenance["accuracy"]["members"]) == ENSEMBLES[name]
-        assert provenance["accuracy"]["ensemble"]["top1"] > 0.8
+        assert len(provenance["accuracy"]["subsets"]) == 2 ** ENSEMBLES[name] - 1
+        assert len(provenance["calibration"]["temperatures"]) == ENSEMBLES[name]
+        assert provenance["accuracy"]["ensemble"]["top1"] > 0.83
         assert model["labels"][3] == "cat"
 
 

@@ -59,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ensembles = [
         ensemble
-        for ensemble in read_repository(arguments.repository)
+        for ensemble in read_repository(arguments.repository).values()
         if ensemble.provenance.get("accuracy", {}).get("subsets")
     ]
     if not ensembles:

@@ -96,12 +96,15 @@ def load(gateway: Server, repository: Path) -> Iterator[Load]:
     assert load.wrong == []
 
 
-def held(gateway: Server, port: int) -> tuple[int, int, int]:
-    """Connections of the gateway to a port, its sockets of any kind, and its other open files."""
+def held(gateway: Server, port: int) -> tuple[int, int]:
+    """Connections of the gateway to a port, and its open files, once its clients' connections are closed."""
     process = psutil.Process(gateway.process.pid)
-    connections = process.net_connections()
-    to_port = [one for one in connections if one.raddr and one.raddr.port == port]
-    return len(to_port), len(connections), process.num_fds() - len(connections)
+    samples = []
+    for _ in range(20):
+        time.sleep(0.05)
+        to_port = [one for one in process.net_connections() if one.raddr and one.raddr.port == port]
+        samples.append((len(to_port), process.num_fds()))
+    return min(samples)
 
 
 def test_killed_under_load(triton: StartTriton, serve: Serve, repository: Path) -> None:
@@ -118,16 +121,12 @@ def test_killed_under_load(triton: StartTriton, serve: Serve, repository: Path) 
         until_ready(gateway, False)
         with gateway.http() as http:
             assert "pair: 1 members are needed" in problem(http.get("/readyz"), 503, "no-quorum")
-        triton(repository, "--grpc-port", port)
+        back = triton(repository, "--grpc-port", port)
         until_ready(gateway)
         clients.wait_for("whole")
     assert classify(gateway, RED).json()["degraded"] is False
-    for _ in range(1000):
-        after = held(gateway, int(port))
-        if after == before:
-            break
-        time.sleep(0.01)
-    assert after == before
+    assert held(gateway, int(port)) == before
+    back.stop()
 
 
 def test_frozen_for_three_seconds(triton: StartTriton, serve: Serve, repository: Path) -> None:
@@ -145,6 +144,7 @@ def test_frozen_for_three_seconds(triton: StartTriton, serve: Serve, repository:
         until_ready(gateway)
         clients.wait_for("whole")
     assert clients.answers["problem"] == 0, "the deadline was far away"
+    server.stop()
 
 
 def test_the_deadline_holds_while_frozen(triton: StartTriton, serve: Serve, repository: Path) -> None:
@@ -159,6 +159,7 @@ def test_the_deadline_holds_while_frozen(triton: StartTriton, serve: Serve, repo
     until_ready(gateway)
     classify(gateway, RED)
     assert classify(gateway, RED).status_code == 200
+    server.stop()
 
 
 def test_one_of_two_servers_dies_and_nobody_notices(
@@ -171,9 +172,11 @@ def test_one_of_two_servers_dies_and_nobody_notices(
         clients.wait_for("whole", 20)
         first.signal(signal.SIGKILL)
         clients.wait_for("whole", 20)
-        triton(repository, "--grpc-port", first.grpc.rpartition(":")[2])
+        back = triton(repository, "--grpc-port", first.grpc.rpartition(":")[2])
         clients.wait_for("whole", 20)
     assert set(clients.answers) == {"whole"}
+    back.stop()
+    second.stop()
 
 
 def test_a_gateway_started_before_triton(triton: StartTriton, serve: Serve, repository: Path) -> None:
@@ -188,11 +191,12 @@ def test_a_gateway_started_before_triton(triton: StartTriton, serve: Serve, repo
     response = classify(gateway, RED, model="pair")
     assert "no Triton server has an ensemble" in problem(response, 503, "no-quorum")
     assert response.headers["Retry-After"]
-    triton(repository, "--grpc-port", str(port))
+    server = triton(repository, "--grpc-port", str(port))
     until_ready(gateway)
     reply = classify(gateway, RED).json()
     expected = member_logits(repository, "pair", (1, 0, 0)).mean(axis=0)
     np.testing.assert_allclose(logits(reply, 0), expected, atol=1e-4)
+    server.stop()
 
 
 def test_a_model_that_cannot_be_loaded(triton: StartTriton, serve: Serve, tmp_path: Path) -> None:
@@ -207,6 +211,7 @@ def test_a_model_that_cannot_be_loaded(triton: StartTriton, serve: Serve, tmp_pa
     response = classify(gateway, RED, model="broken")
     assert "has not loaded broken_member1: " in problem(response, 503, "no-quorum")
     assert classify(gateway, RED, model="sound").json()["degraded"] is False
+    server.stop()
 
 
 def test_a_member_unloaded_at_run_time(triton: StartTriton, serve: Serve, repository: Path) -> None:
@@ -226,6 +231,7 @@ def test_a_member_unloaded_at_run_time(triton: StartTriton, serve: Serve, reposi
         until_ready(strict)
         clients.wait_for("whole")
     assert clients.answers["problem"] == 0
+    server.stop()
 
 
 def test_late_members_and_clients_that_leave_are_cancelled_at_triton(

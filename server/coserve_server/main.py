@@ -73,7 +73,7 @@ def bind(host: str, port: int) -> socket.socket:
     """
     listener = None
     try:
-        # With its protocol named, as asyncio switches Nagle's delay off only for sockets that say they are TCP.
+        # asyncio switches Nagle's delay off only for sockets that name TCP as their protocol.
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,6 +1,7 @@
 """Fixtures that several components' tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 # Tiny networks gain nothing from a second thread, and lose much where other work has the cores.
@@ -9,6 +10,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from PIL import Image
+
+# A shell that runs the tests in the background makes them, and all they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLOURS = {"blue": (40, 60, 220), "green": (40, 200, 60), "red": (220, 50, 40)}
 

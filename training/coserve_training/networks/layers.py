@@ -21,11 +21,12 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The path beside a residual branch; empty where shapes agree.
 
-    Resolution is halved by an average pool rather than a strided convolution ("ResNet-D", arXiv 1812.01187).
+    Resolution is halved, rounded up, by an average pool rather than a strided convolution ("ResNet-D",
+    arXiv 1812.01187).
     """
     layers: list[nn.Module] = []
     if stride > 1:
-        layers.append(nn.AvgPool2d(stride))
+        layers.append(nn.AvgPool2d(stride, ceil_mode=True))
     if in_channels != out_channels:
         layers += [conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels)]
     return nn.Sequential(*layers)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test lint bench perf-analyzer clean
+.PHONY: setup demo test test-slow lint bench perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -28,9 +28,12 @@ lint: $(VENV)/.all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.all  ## the whole suite
+test: $(VENV)/.all  ## the whole suite but test-slow
 	-$(MAKE) --no-print-directory perf-analyzer
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(VENV)/.all  ## every family of networks learns a hundred images: minutes
+	$(BIN)/pytest -m slow
 
 bench: $(VENV)/.all
 	$(BIN)/python benchmarks/member_overlap.py

@@ -18,8 +18,6 @@ from coserve_training.config import TrainConfig
 from coserve_training.train import train
 from tests.integration.conftest import Serve, Server
 
-pytestmark = pytest.mark.slow
-
 MEMBERS = 3
 ONE_FAILS = "one_fails"
 

@@ -34,7 +34,7 @@ def train(
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes, on each node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started with this command.")] = 1,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode images. [default: one per core]")
+        int | None, typer.Option(min=0, help="Processes that decode images; by default one per core.")
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")

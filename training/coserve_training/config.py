@@ -221,8 +221,8 @@ def _schema() -> "type[BaseModel]":
     from pydantic import create_model  # late, like torch: reading options and their help must be quick
 
     hints = get_type_hints(TrainConfig, include_extras=True)
-    fields_: Any = {name: (hint, ...) for name, hint in hints.items()}
-    schema: type[BaseModel] = create_model("TrainConfig", **fields_)
+    definitions: Any = {name: (hint, ...) for name, hint in hints.items()}
+    schema: type[BaseModel] = create_model("TrainConfig", **definitions)
     return schema
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Batches, Progress, Split, in_order, load_dataset
+from coserve_training.data import Batches, Progress, Split, in_order, load_dataset, to_pixels
 from coserve_training.errors import DataError
 from coserve_training.run import Checkpoint, Description, Run, load_run, write_atomically
 
@@ -92,7 +92,7 @@ def member_logits(
     shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
     batches = []
     for pixels, _ in Batches(split, in_order(len(split), BATCH)):
-        images = (pixels.to(device).permute(0, 3, 1, 2).float() / 255 - shift) / scale
+        images = (to_pixels(pixels.to(device)) - shift) / scale
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
             progress("evaluating", min(BATCH * len(batches), len(split)), len(split))

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
 
 from coserve_training.augment import Views, mix_up
 from coserve_training.config import TrainConfig
+from coserve_training.data import to_pixels
 from coserve_training.loss import co_training_loss, warmed_up
 from coserve_training.optimise import learning_rate_factor, make_optimizer
 
@@ -33,10 +33,8 @@ class CoTraining(L.LightningModule):
         )
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.train_top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.train_loss = MeanMetric()
-        self.test_top1 = MulticlassAccuracy(num_classes, average="micro")
-        self.test_loss = MeanMetric()
+        self.train_loss, self.train_top1 = MeanMetric(), MeanMetric()
+        self.test_loss, self.test_top1 = MeanMetric(), MeanMetric()
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """`[N, 3, H, W]` in [0, 1] to zero mean and unit deviation per channel, channels last in memory."""
@@ -67,7 +65,7 @@ class CoTraining(L.LightningModule):
         loss = co_training_loss(logits, targets, weight, config.co_training_term, config.label_smoothing)
         self.train_loss.update(loss.detach())
         classes = targets.argmax(-1) if config.mixup else targets
-        self.train_top1.update(logits.detach().float().mean(0), classes)
+        self.train_top1.update(hits(logits.detach().float().mean(0), classes))
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("train_top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
@@ -83,11 +81,14 @@ class CoTraining(L.LightningModule):
         ]
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Cross-entropy and accuracy of the averaged logits; the latter chooses the best checkpoint."""
+        """Cross-entropy and accuracy of the averaged logits; the latter chooses the best checkpoint.
+
+        Of several processes, one may have no share of the last batch.
+        """
         images, targets = self.normalise(to_pixels(batch[0])), batch[1]
         logits = self([images] * len(self.members)).float().mean(0)
-        self.test_loss.update(F.cross_entropy(logits, targets), len(targets))
-        self.test_top1.update(logits, targets)
+        self.test_loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        self.test_top1.update(hits(logits, targets))
         self.log("test_loss", self.test_loss)
         self.log("test_top1", self.test_top1, prog_bar=True)
 
@@ -108,9 +109,9 @@ class CoTraining(L.LightningModule):
         return max(1, int(self.trainer.estimated_stepping_batches)) / self.config.epochs
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [0, 1]."""
-    return images.permute(0, 3, 1, 2).float() / 255
+def hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 for each image `[N]` whose largest logit, of `[N, C]`, is its class's; 0 for the others."""
+    return (logits.argmax(-1) == targets).float()
 
 
 def resized(pixels: Tensor, size: int) -> Tensor:

@@ -6,12 +6,21 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 
-from coserve_training.batches import batches
 from coserve_training.config import TrainConfig
-from coserve_training.data import Dataset, Progress, RandomCrops, Split, load_dataset, name_some, usable_cores
+from coserve_training.data import (
+    Batches,
+    Dataset,
+    Progress,
+    RandomCrops,
+    Split,
+    load_dataset,
+    name_some,
+    usable_cores,
+)
 from coserve_training.errors import DataError, RunError
 from coserve_training.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.module import CoTraining
+from coserve_training.order import BatchOrder
 from coserve_training.run import SAMPLES, Description, Run, load_run
 from coserve_training.trainer import make_trainer, quiet
 
@@ -65,18 +74,8 @@ def train(
         check_resumable(folder, config)
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
-    dataset = load_dataset(
-        [Path(path) for path in config.data],
-        config.image_size,
-        progress,
-        random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
-        skip_corrupt=config.skip_corrupt,
-        workers=max(1, usable_cores() // devices) if workers is None else workers,
-    )
-    if dataset.skipped:
-        report(
-            f"{len(dataset.skipped)} images cannot be decoded and are left out: {name_some(dataset.skipped)}"
-        )
+    workers = max(1, usable_cores() // devices) if workers is None else workers
+    dataset = _load(config, workers, report, progress)
     training, test = _splits(dataset, config, report)
     initial = None if resume or config.initial is None else _initial(config, dataset)
     if resume:
@@ -116,6 +115,22 @@ def check_resumable(folder: Path, config: TrainConfig) -> None:
                 f"{folder} was started with {name} {getattr(stored, name)}, not {getattr(config, name)}; "
                 "a resumed run keeps its configuration"
             )
+
+
+def _load(
+    config: TrainConfig, workers: int, report: Callable[[str], None], progress: Progress | None
+) -> Dataset:
+    dataset = load_dataset(
+        [Path(path) for path in config.data],
+        config.image_size,
+        progress,
+        random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
+        skip_corrupt=config.skip_corrupt,
+        workers=workers,
+    )
+    if skipped := dataset.skipped:
+        report(f"{len(skipped)} images cannot be decoded and are left out: {name_some(skipped)}")
+    return dataset
 
 
 def _splits(dataset: Dataset, config: TrainConfig, report: Callable[[str], None]) -> tuple[Split, Split]:
@@ -176,13 +191,12 @@ def _fit(
     trainer: L.Trainer, module: CoTraining, training: Split, test: Split, checkpoint: Path | None
 ) -> None:
     config, processes = module.config, trainer.world_size
+    in_training = BatchOrder(len(training), config.batch_size, config.seed, processes)
+    in_testing = BatchOrder(len(test), config.batch_size, None, processes)
     with quiet():
         try:
             trainer.fit(
-                module,
-                batches(training, config, config.seed, processes),
-                batches(test, config, None, processes),
-                ckpt_path=checkpoint,
+                module, Batches(training, in_training), Batches(test, in_testing), ckpt_path=checkpoint
             )
         except SystemExit as interrupted:  # how Lightning ends after Ctrl-C
             raise KeyboardInterrupt from interrupted

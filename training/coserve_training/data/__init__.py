@@ -1,6 +1,6 @@
 """Labelled images from folders, zips, ImageNet's layout and the official CIFAR and SVHN files."""
 
-from coserve_training.data.batches import Batches
+from coserve_training.data.batches import Batches, to_pixels
 from coserve_training.data.dataset import load_dataset, name_some
 from coserve_training.data.lazy import LazyImages, RandomCrops
 from coserve_training.data.split import Dataset, Progress, Split
@@ -16,5 +16,6 @@ __all__ = [
     "in_order",
     "load_dataset",
     "name_some",
+    "to_pixels",
     "usable_cores",
 ]

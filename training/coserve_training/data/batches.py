@@ -53,3 +53,8 @@ class _Requests:
     def __iter__(self) -> Iterator[tuple[int, Indices]]:
         for indices in self.order:
             yield getattr(self.order, "epoch", 0), np.asarray(indices)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [0, 1]."""
+    return images.permute(0, 3, 1, 2).float() / 255

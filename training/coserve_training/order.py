@@ -1,4 +1,4 @@
-"""Batches of a split, in an order that a resumed or a distributed run repeats."""
+"""The order in which images are taken, which a resumed or a distributed run repeats."""
 
 from collections.abc import Iterator
 
@@ -6,15 +6,13 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from coserve_training.config import TrainConfig
-from coserve_training.data import Batches, Split
 
-
-class _Order(Sampler[torch.Tensor]):
-    """Indices of this process's share of each batch.
+class BatchOrder(Sampler[torch.Tensor]):
+    """Indices of this process's share of each batch: shuffled by `seed`, or in order without one.
 
     When shuffled, the order depends on seed and epoch alone, so that a resumed run goes on alike, and the
-    processes together see the very batches that one would see.
+    processes together see the very batches that one would see. A last batch that is not full is left out
+    then.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int | None, processes: int) -> None:
@@ -22,6 +20,7 @@ class _Order(Sampler[torch.Tensor]):
         self.processes = processes
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the order; Lightning calls this before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -35,8 +34,3 @@ class _Order(Sampler[torch.Tensor]):
             order = torch.randperm(self.images, generator=generator)
         for index in range(len(self)):
             yield order[index * self.batch_size : (index + 1) * self.batch_size][rank :: self.processes]
-
-
-def batches(split: Split, config: TrainConfig, seed: int | None, processes: int) -> Batches:
-    """This process's share of every batch of a split: shuffled by `seed`, or in order without one."""
-    return Batches(split, _Order(len(split), config.batch_size, seed, processes))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from coserve_cli.main import app
+from coserve_export.onnx_export import export_network
 from coserve_training.errors import NetworkError
 from coserve_training.networks import FAMILIES, families, member_network, network
 from coserve_training.networks.bottleneck import IMAGENET_BLOCKS, Bottleneck
@@ -190,3 +191,12 @@ def test_an_entry_point_that_cannot_be_loaded_is_named(documented_package: Path)
     shown = CliRunner().invoke(app, ["divide", "resnet110"])
     assert shown.exit_code == 1
     assert shown.stderr.startswith("error: cannot load the network plain = plain_network:Missing: ")
+
+
+@pytest.mark.parametrize(("size", "rounds_up"), [(16, 0), (18, 1)])
+def test_only_odd_resolutions_are_rounded_up_in_onnx(size: int, rounds_up: int) -> None:
+    # ONNX Runtime has a fast average pool, which cannot.
+    graph = export_network(member_network("wide_resnet10_1", 1).build(7).eval(), (size, size)).graph
+    pools = [node for node in graph.node if node.op_type == "AveragePool"]
+    modes = [a.i for pool in pools for a in pool.attribute if a.name == "ceil_mode"]
+    assert modes == [0, rounds_up]

@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -18,6 +19,20 @@ def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
+class Reduce(nn.Module):
+    """Average pool over `stride` × `stride` pixels; resolutions that it does not divide are rounded up."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to `[N, C, H / stride, W / stride]`, rounded up."""
+        # Only where it changes something: ONNX Runtime's fast pool cannot round up.
+        round_up = any(side % self.stride for side in x.shape[2:])
+        return F.avg_pool2d(x, self.stride, ceil_mode=round_up)
+
+
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """The path beside a residual branch; empty where shapes agree.
 
@@ -26,7 +41,7 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     if stride > 1:
-        layers.append(nn.AvgPool2d(stride, ceil_mode=True))
+        layers.append(Reduce(stride))
     if in_channels != out_channels:
         layers += [conv1x1(in_channels, out_channels), nn.BatchNorm2d(out_channels)]
     return nn.Sequential(*layers)

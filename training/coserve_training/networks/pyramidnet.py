@@ -12,6 +12,7 @@ from coserve_training.errors import NetworkError
 from coserve_training.networks.config import NetworkConfig
 from coserve_training.networks.layers import (
     Classifier,
+    Reduce,
     conv1x1,
     conv3x3,
     initialise,
@@ -60,7 +61,7 @@ class PyramidBottleneck(nn.Module):
         self.conv2, self.norm2 = conv3x3(width, width, stride), nn.BatchNorm2d(width)
         self.conv3, self.norm3 = conv1x1(width, out_channels), nn.BatchNorm2d(out_channels)
         self.drop = ShakeDrop(drop_path)
-        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.pool = Reduce(stride) if stride > 1 else nn.Identity()
         self.new_channels = out_channels - in_channels
 
     def forward(self, x: Tensor) -> Tensor:

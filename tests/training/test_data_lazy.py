@@ -1,6 +1,5 @@
 """Photographs are decoded while they are used: the same pixels, crops by seed, epoch and index alone."""
 
-import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from coserve_training.config import TrainConfig
 from coserve_training.data import Batches, LazyImages, RandomCrops, Split, in_order, load_dataset
-from coserve_training.data.decode import decode_image, random_box, random_crops, to_rgb
 from coserve_training.data.workers import InWorkers
 from coserve_training.errors import DataError
 from coserve_training.train import train
+from tests.training.photographs import photograph
 
 VIEWS, SIZE = 2, 48
 
@@ -39,11 +37,6 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(photographs: Path, tmp_path: Path) -> Path:
     """A copy that a test may damage."""
     return Path(shutil.copytree(photographs, tmp_path / "copy"))
-
-
-def photograph(seed: int, width: int, height: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height // 20 + 2, width // 20 + 2, 3))
-    return Image.fromarray(pixels.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def cropped(folder: Path, workers: int = 0, seed: int = 0, skip_corrupt: bool = False) -> Split:
@@ -132,78 +125,6 @@ def test_reading_leaves_the_random_stream_alone(photographs: Path) -> None:
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert drawn == torch.rand(1)
-
-
-def test_crops_have_the_area_and_proportions_of_inception() -> None:
-    random = np.random.default_rng(0)
-    boxes = np.array([random_box(random, 640, 480) for _ in range(4000)])
-    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    areas, ratios = widths * heights / (640 * 480), widths / heights
-    assert (boxes >= 0).all()
-    assert (boxes <= (640, 480, 640, 480)).all()
-    assert 0.079 < areas.min() < 0.1
-    assert 0.9 < areas.max() <= 1
-    assert 0.74 < ratios.min() < 0.76
-    assert 1.31 < ratios.max() < 1.35
-    # As likely left as right and, where both fit, wide as tall on the logarithmic scale.
-    assert abs((boxes[:, 0] + boxes[:, 2]).mean() / 2 - 320) < 6
-    assert abs(np.log(ratios[areas < 0.5]).mean()) < 0.02
-
-
-@pytest.mark.parametrize(("shape", "box"), [((1, 1), (0, 0, 1, 1)), ((1000, 10), (493, 0, 506, 10))])
-def test_a_shape_that_no_crop_fits_gives_its_middle(
-    shape: tuple[int, int], box: tuple[int, int, int, int]
-) -> None:
-    random = np.random.default_rng(0)
-    assert [random_box(random, *shape) for _ in range(20)] == [box] * 20
-
-
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-@pytest.mark.parametrize("side", [120, 1600])
-def test_a_reduced_jpeg_gives_the_crops_of_the_whole(side: int, orientation: int) -> None:
-    """A large photograph is decoded at a fraction of its size, and cropped in its upright position."""
-    image = photograph(1, side, side * 3 // 4)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = image.transpose({
-        1: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_180,
-        6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270,
-    }[orientation]) if orientation > 1 else image  # fmt: skip
-    file = io.BytesIO()
-    stored.save(file, "JPEG", quality=95, exif=exif)
-    with Image.open(file) as opened:
-        crops = random_crops(opened, 64, np.random.default_rng(5), 4)
-        reduced = opened.size != stored.size
-    assert reduced == (side == 1600)
-    random = np.random.default_rng(5)
-    boxes = [random_box(random, *image.size) for _ in range(4)]
-    whole = [image.resize((64, 64), Image.Resampling.BILINEAR, box=box) for box in boxes]
-    difference = np.abs(crops.astype(int) - np.stack([np.asarray(crop) for crop in whole]))
-    assert difference.mean() < 2
-
-
-def test_a_crop_is_never_enlarged_for_want_of_decoded_pixels() -> None:
-    file = io.BytesIO()
-    photograph(2, 2000, 1500).save(file, "JPEG")
-    for seed in range(20):
-        with Image.open(file) as opened:
-            random_crops(opened, 224, np.random.default_rng(seed), 2)
-            scale = opened.width / 2000
-        random = np.random.default_rng(seed)
-        boxes = np.array([random_box(random, 2000, 1500) for _ in range(2)])
-        assert ((boxes[:, 2:] - boxes[:, :2]) * scale >= 224 - 1).all()
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_metadata_does_not_spoil_a_photograph() -> None:
-    file = io.BytesIO()
-    image = photograph(3, 64, 64)
-    image.save(
-        file, "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\xff\xff" + b"\xff" * 8
-    )
-    with Image.open(file) as opened:
-        expected = np.asarray(to_rgb(opened))
-    assert (decode_image(file.getvalue(), 64) == expected).all()
 
 
 def test_images_held_out_of_training_are_tested_whole(folder: Path) -> None:

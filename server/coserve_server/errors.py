@@ -2,12 +2,16 @@
 
 ServerError
   x StartupError            the server cannot start
-    + SettingsError         a setting is missing or out of range
+    + SettingsError         a setting is unknown, missing or out of range
+    + KeysError             a file of API keys is broken, or lacks what is asked of it
+    + TlsError              a certificate or its key is not usable
     + RepositoryError       the model repository is broken
     + EngineError           a member cannot be loaded or does not fit its ensemble
     + AddressError          the address cannot be listened on
     + TritonError           Triton's server is not installed or does not start
   x RequestError            one request cannot be answered
+    + UnauthenticatedError  it brings no key, or an unknown one
+    + ForbiddenError        its key does not allow this call
     + BadImageError         not an image, truncated, too many pixels
     + BadBodyError          the body does not follow its content type's format
     + InvalidParametersError
@@ -31,7 +35,23 @@ class StartupError(ServerError):
 
 
 class SettingsError(StartupError):
-    """A setting is missing or out of range."""
+    """Settings are unknown, missing or out of range.
+
+    Attributes:
+        faults: one line for each.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(f"settings: {'; '.join(faults)}")
+        self.faults = faults
+
+
+class KeysError(StartupError):
+    """A file of API keys is broken, or lacks what is asked of it; the text names the file, never a key."""
+
+
+class TlsError(StartupError):
+    """A certificate or its key is not usable; the text names the setting and the file."""
 
 
 class RepositoryError(StartupError):
@@ -52,6 +72,14 @@ class TritonError(StartupError):
 
 class RequestError(ServerError):
     """One request cannot be answered."""
+
+
+class UnauthenticatedError(RequestError):
+    """The request brings no API key, or an unknown one."""
+
+
+class ForbiddenError(RequestError):
+    """The request's API key does not allow this call."""
 
 
 class BadImageError(RequestError):

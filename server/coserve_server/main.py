@@ -60,7 +60,7 @@ async def _start_engine(settings: Settings, cores: Cores) -> Engine:
     ensembles = read_repository(settings.repository)
     if settings.default_model is not None and settings.default_model not in ensembles:
         raise SettingsError(
-            f"default model {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"
+            [f"default_model: {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"]
         )
     return OnnxRuntimeEngine(ensembles, cores)
 

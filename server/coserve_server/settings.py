@@ -1,10 +1,27 @@
-"""Everything an operator may set, read once at start from arguments and `COSERVE_…` variables."""
+"""What an operator may set, read once at start from arguments, `COSERVE_…` variables and a TOML file."""
 
+import difflib
+import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    FilePath,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from coserve_server.combine import Mean
 from coserve_server.errors import SettingsError
@@ -23,19 +40,50 @@ def _check_addresses(text: str) -> str:
     return text
 
 
-class Settings(BaseSettings):
-    """The server's settings; arguments win over environment variables."""
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    model_config = SettingsConfigDict(env_prefix="COSERVE_", frozen=True)
+
+def _check_origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"https?://[^/\s,?#@]+", origin):
+        raise ValueError(f"{origin!r} is not a web page's origin, such as https://example.org, or *")
+    return origin
+
+
+class Settings(BaseSettings):
+    """The server's settings; arguments win over environment variables, and these over the file.
+
+    The text below each is its description for users.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="COSERVE_", frozen=True, use_attribute_docstrings=True)
 
     repository: Path | None = None
     """Folder of the model repository that the engine `onnxruntime` serves."""
     engine: Literal["onnxruntime", "triton"] = "onnxruntime"
     """What executes the members: this process, or Triton servers."""
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on. One that other machines reach needs `api_keys_file`, `tls_client_authorities` or
+    `allow_public`."""
     port: int = Field(8000, ge=0, le=65535)
     """TCP port to listen on; 0 picks a free one."""
+    allow_public: bool = False
+    """Whether anyone who reaches a public address may ask without a key."""
+    api_keys_file: FilePath | None = None
+    """File of `coserve keys` with the keys that requests must bring; None: no key is asked for."""
+    tls_certificate: FilePath | None = None
+    """PEM file of the server's certificate, with its intermediates; None: HTTP without encryption."""
+    tls_key: FilePath | None = None
+    """PEM file of that certificate's private key."""
+    tls_key_password: SecretStr | None = None
+    """Password of an encrypted `tls_key`."""
+    tls_client_authorities: FilePath | None = None
+    """PEM file of the authorities that must have certified every client (mutual TLS); None: any client may
+    connect."""
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
+    ] = ()
+    """Origins, separated by commas, whose web pages may ask from a browser; `*` for all."""
     default_model: str | None = None
     """Ensemble that answers requests that name none."""
     combine: Mean = "logits"
@@ -57,7 +105,7 @@ class Settings(BaseSettings):
     serve_members: bool = False
     """Whether requests may also name a member, to run it alone."""
     triton_url: Annotated[str, AfterValidator(_check_addresses)] | None = None
-    """HOST:PORT of the gRPC service of each Triton server, separated by commas."""
+    """`HOST:PORT` of the gRPC service of each Triton server, separated by commas."""
     triton_refresh_ms: float = Field(500, ge=10)
     """Time between two looks at what each Triton has loaded."""
     triton_shared_memory_mib: int = Field(0, ge=0)
@@ -74,6 +122,26 @@ class Settings(BaseSettings):
     """Bearer token sent with every call to Triton."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Where settings come from, the strongest first."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def public(self) -> bool:
+        """Whether other machines may reach the address; names other than localhost count as such."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
 
     @property
     def triton_addresses(self) -> list[str]:
@@ -95,6 +163,23 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _tls_is_whole(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_certificate is None and (self.tls_client_authorities or self.tls_key_password):
+            raise ValueError("tls_certificate: checking clients, and a key's password, need it and tls_key")
+        return self
+
+    @model_validator(mode="after")
+    def _strangers_stay_out(self) -> "Settings":
+        if self.public and not (self.api_keys_file or self.tls_client_authorities or self.allow_public):
+            raise ValueError(
+                f"host: other machines may reach {self.host!r}, and anyone there could use the server; set "
+                "api_keys_file (see coserve keys create), or allow_public (--allow-public) if that is wanted"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _secrets_are_encrypted(self) -> "Settings":
         certificates = (
             self.triton_root_certificates,
@@ -109,21 +194,42 @@ class Settings(BaseSettings):
         return self
 
 
-def load_settings(**arguments: object) -> Settings:
-    """Read the settings; an argument that is None leaves the setting to the environment.
+def load_settings(file: Path | None = None, /, **arguments: object) -> Settings:
+    """Read the settings; an argument that is None leaves its setting to the other sources.
+
+    Args:
+        file: TOML, with settings as its keys.
 
     Raises:
-        SettingsError: a setting is missing or out of range; the text names every one.
+        SettingsError: a setting is unknown, missing or out of range; its faults name every one.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
+    if file is not None and not file.is_file():
+        raise SettingsError([f"{file} is not a file"])
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values
+        return _from(file)(**given)  # type: ignore[arg-type]  # pydantic checks the values
     except ValidationError as error:
-        faults = [_fault(e["loc"], e["msg"]) for e in error.errors()]
-        raise SettingsError(f"settings: {'; '.join(faults)}") from error
+        raise SettingsError([_fault(e["type"], e["loc"], e["msg"]) for e in error.errors()]) from error
+    # TOML's own error, and that of bytes which are no UTF-8, are ValueErrors.
+    except (ValueError, OSError) as error:
+        if file is None:
+            raise
+        raise SettingsError([f"{file} cannot be read: {error}"]) from error
 
 
-def _fault(location: tuple[int | str, ...], message: str) -> str:
+def _from(file: Path | None) -> type[Settings]:
+    """The settings with a file as their last source: pydantic-settings takes it from the class alone."""
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    return FromFile if file else Settings
+
+
+def _fault(kind: str, location: tuple[int | str, ...], message: str) -> str:
     """Pydantic's account of a fault, in the form `setting: what is wrong`."""
-    name = f"{location[0]}: " if location else ""
-    return name + message.removeprefix("Value error, ")
+    name = str(location[0]) if location else ""
+    if kind == "extra_forbidden":
+        (nearest,) = difflib.get_close_matches(name, Settings.model_fields, 1, cutoff=0)
+        return f"{name}: no setting has this name; the nearest is {nearest}"
+    return (f"{name}: " if name else "") + message.removeprefix("Value error, ")

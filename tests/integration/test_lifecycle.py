@@ -57,7 +57,7 @@ def test_a_taken_port_is_one_clear_line(server: Server, repository: Path) -> Non
 
 def test_what_prevents_a_start_is_one_clear_line(repository: Path) -> None:
     line = refused("--port", "0", "--repository", repository, "--default-model", "cow")
-    assert line == "error: default model 'cow' is not served; choose from pair, single"
+    assert line == "error: settings: default_model: 'cow' is not served; choose from pair, single"
     line = refused("--repository", repository, "--engine", "triton", "--triton-url", "localhost:8001")
     assert line == ("error: settings: repository: engine triton serves what Triton has loaded; leave it out")
     line = refused("--engine", "triton", "--triton-url", "http://localhost:8000")

@@ -39,6 +39,8 @@ class Kind(NamedTuple):
 KINDS: Mapping[type[errors.RequestError], Kind] = {
     errors.BadImageError: Kind(400, "bad-image"),
     errors.BadBodyError: Kind(400, "bad-body"),
+    errors.UnauthenticatedError: Kind(401, "unauthenticated"),
+    errors.ForbiddenError: Kind(403, "forbidden"),
     errors.UnknownModelError: Kind(404, "unknown-model"),
     errors.UploadTimeoutError: Kind(408, "upload-timeout"),
     errors.BodyTooLargeError: Kind(413, "body-too-large"),

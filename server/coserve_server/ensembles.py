@@ -14,6 +14,9 @@ from coserve_server.calibration import UNCALIBRATED, Calibration
 from coserve_server.errors import RepositoryError
 from coserve_server.images import Positive, Preprocessing
 
+Stamp = tuple[str, int, int, int]
+"""A file's path, size in bytes, and the times of its last change and of its inode's, in nanoseconds."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -25,6 +28,7 @@ class Member:
         output_name: its tensor that gives the logits, FP32 `[N, C]`.
         weight: its share in the mean, relative to the others'.
         model_path: its ONNX file; None where a Triton server holds it.
+        stamps: of that file and those beside it, which tell it from one that takes its place.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Member:
     output_name: str
     weight: float
     model_path: Path | None = None
+    stamps: tuple[Stamp, ...] = ()
 
 
 @dataclass(frozen=True)

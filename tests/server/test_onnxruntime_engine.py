@@ -172,7 +172,8 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
     write_repository(tmp_path, faults={0: BUSY})
 
     async def leave(engine: OnnxRuntimeEngine) -> bool:
-        lanes = engine._loaded["pair"].lanes
+        (generation,) = engine._generations.values()
+        lanes = generation.lanes
         await until_stuck(engine)
         await engine.close()
         return any(lane.stuck for lane in lanes)

@@ -1,0 +1,149 @@
+"""The embedded engine: which generations of which ensembles are loaded, and whose turn it is."""
+
+import asyncio
+import weakref
+from collections.abc import Mapping, Sequence
+
+from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.onnxruntime.generation import Generation
+from coserve_server.engines.onnxruntime.sessions import LoadedMember
+from coserve_server.ensembles import Ensemble
+from coserve_server.repository import check_unchanged
+
+NONE: frozenset[str] = frozenset()
+
+
+class OnnxRuntimeEngine:
+    """The embedded engine. The cores belong to one batch of one ensemble at a time.
+
+    Attributes:
+        load_errors: why the newest files of a model are not what is served, by name; whoever calls `replace`
+            writes them.
+    """
+
+    def __init__(self, ensembles: Mapping[str, Ensemble], cores: Cores) -> None:
+        """Load and warm every member.
+
+        Raises:
+            EngineError: a member cannot be loaded, or does not fit its ensemble.
+        """
+        self.load_errors: Mapping[str, str] = {}
+        self._cores = cores
+        self._turn = asyncio.Lock()
+        self._generations: dict[int, Generation] = {}
+        """By the identity of their ensembles, also those that only requests in progress still hold."""
+        self._versions: dict[str, tuple[Ensemble, ...]] = {}
+        self._newest: dict[str, Ensemble] = {}
+        for name, ensemble in ensembles.items():
+            self._generations[id(ensemble)] = Generation(ensemble, cores)
+            self._serve(name, (ensemble,))
+
+    @property
+    def ensembles(self) -> Mapping[str, Ensemble]:
+        """The newest version of everything served, by name."""
+        return self._newest
+
+    def versions(self, name: str) -> Sequence[Ensemble]:
+        """The versions of an ensemble that are served, newest last."""
+        return self._versions.get(name, ())
+
+    def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
+        """Members of a loaded ensemble whose thread is not stuck; none after `close`."""
+        if id(ensemble.whole) not in self._generations:
+            return NONE
+        return frozenset(one.member.name for one in self._members(ensemble) if not one.lane.stuck)
+
+    def faults(self) -> list[str]:
+        """That nothing is loaded; a new version that cannot be loaded is no fault of the old one's."""
+        return [] if self._newest else ["no ensemble is loaded"]
+
+    def absence(self, name: str | None) -> str | None:
+        """Why an ensemble that the repository has could not be loaded."""
+        return self.load_errors.get(name) if name is not None else None
+
+    def describe(self, ensemble: Ensemble) -> str:
+        """The ensemble's thread budget, and the devices of its lanes."""
+        loaded = self._generations[id(ensemble.whole)]
+        lanes, threads = loaded.budget.lanes, loaded.budget.threads
+        devices = ", ".join(lane.device for lane in loaded.lanes)
+        share = f"{lanes} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
+        return f"{share} ({self._cores.count} cores usable)"
+
+    async def start(
+        self, ensemble: Ensemble, batch: Batch, expires: float
+    ) -> list[asyncio.Future[MemberRun]]:
+        """Wait until the cores are free, then hand the batch to every member's lane that is not stuck."""
+        await asyncio.wait_for(self._turn.acquire(), expires - asyncio.get_running_loop().time())
+        members = self._members(ensemble)
+        running = len(members)
+
+        def finished(_: asyncio.Future[MemberRun]) -> None:
+            nonlocal running
+            running -= 1
+            if running == 0:
+                self._turn.release()
+
+        # Nothing else between the submissions: the members are to start together.
+        futures = [member.start(batch) for member in members]
+        for future in futures:
+            future.add_done_callback(finished)
+        return futures
+
+    async def replace(self, name: str, ensembles: Sequence[Ensemble]) -> bool:
+        """Serve these versions of an ensemble, newest last, in place of those served; none: stop serving it.
+
+        What changes is loaded and warmed on a thread, beside what is served, and then taken over at once.
+        Requests keep the version they began with; it is freed when the last of them has its answer.
+
+        Returns:
+            whether that changed anything.
+
+        Raises:
+            EngineError, RepositoryError: a member cannot be loaded; what was served still is.
+        """
+        served = self.versions(name)
+        # Descriptions tell files by their times and sizes: equal ones need not be loaded again.
+        wanted = [next((old for old in served if old == one), one) for one in ensembles]
+        new = [one for one in wanted if not any(one is old for old in served)]
+        generations = await asyncio.to_thread(self._load, new)
+        self._generations.update(zip(map(id, new), generations, strict=True))
+        self._serve(name, tuple(wanted))
+        gone = [old for old in served if not any(old is one for one in wanted)]
+        for old in gone:
+            weakref.finalize(old, self._unheld, id(old), asyncio.get_running_loop()).atexit = False
+        return bool(new or gone)
+
+    async def close(self) -> None:
+        """Wait for the batch that runs, then end the threads and free the sessions."""
+        async with self._turn:
+            while self._generations:
+                self._generations.popitem()[1].close()
+
+    def _members(self, ensemble: Ensemble) -> list[LoadedMember]:
+        loaded = self._generations[id(ensemble.whole)].members
+        return [one for one in loaded if one.member in ensemble.members]
+
+    def _serve(self, name: str, versions: tuple[Ensemble, ...]) -> None:
+        served = {**self._versions, name: versions}
+        self._versions = {one: served[one] for one in sorted(served) if served[one]}
+        self._newest = {one: versions[-1] for one, versions in self._versions.items()}
+
+    def _load(self, ensembles: Sequence[Ensemble]) -> list[Generation]:
+        """Load all or none."""
+        generations: list[Generation] = []
+        try:
+            for ensemble in ensembles:
+                generations.append(Generation(ensemble, self._cores))
+                check_unchanged(ensemble)
+        except BaseException:
+            for generation in generations:
+                generation.close()
+            raise
+        return generations
+
+    def _unheld(self, key: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Nobody can ask for that ensemble any more; called on whichever thread let go of it last."""
+        generation = self._generations.pop(key, None)
+        if generation is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(loop.run_in_executor, None, generation.close)

@@ -1,0 +1,59 @@
+"""One version of an ensemble as it is loaded: all of its members, warm."""
+
+import numpy as np
+import onnxruntime as ort
+
+from coserve_server.cores import Cores
+from coserve_server.engines.onnxruntime.lanes import Lane, ThreadBudget
+from coserve_server.engines.onnxruntime.sessions import LoadedMember, create_session, misfit
+from coserve_server.ensembles import Ensemble
+
+
+class Generation:
+    """An ensemble's sessions and the lanes they run on; member i always runs on the same lane.
+
+    It does not refer to the ensemble: that lives as long as requests hold it, and this as long as that.
+    """
+
+    def __init__(self, ensemble: Ensemble, cores: Cores) -> None:
+        """Load and warm every member.
+
+        Raises:
+            EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
+        """
+        self.budget = ThreadBudget.share(len(ensemble.members), cores.count)
+        size = self.budget.threads
+        self.lanes = [
+            Lane(f"{ensemble.name}-{i}", cores.ids and cores.ids[i * size : (i + 1) * size])
+            for i in range(self.budget.lanes)
+        ]
+        self.members: list[LoadedMember] = []
+        try:
+            for index, member in enumerate(ensemble.members):
+                lane = self.lanes[index % len(self.lanes)]
+                # A session's own threads inherit the cores of the thread that creates it.
+                session = lane.submit(create_session, ensemble, member, size).result()
+                self.members.append(LoadedMember(member, session, lane))
+            self._warm_up(ensemble)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Wait for what runs, then end the threads."""
+        for lane in self.lanes:
+            lane.close()
+
+    def _warm_up(self, ensemble: Ensemble) -> None:
+        """Run one image and, to find exports with a frozen batch, two; check what comes out."""
+        how = ensemble.preprocessing
+        for size in range(1, min(2, ensemble.max_batch_size) + 1):
+            batch = np.zeros((size, 3, how.height, how.width), np.float32)
+            wanted = (size, len(ensemble.labels))
+            for loaded in self.members:
+                run = loaded.lane.submit(loaded.run, batch, ort.RunOptions()).result()
+                if run.logits is None:
+                    raise misfit(ensemble, loaded.member, f"fails on a batch of {size}: {run.error}")
+                if run.logits.shape != wanted:
+                    shapes = f"logits {list(run.logits.shape)} where {list(wanted)} is wanted"
+                    raise misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")

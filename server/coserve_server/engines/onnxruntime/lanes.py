@@ -1,0 +1,56 @@
+"""Threads for members, and how an ensemble shares the cores among them."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from coserve_server.engines.base import MemberRun
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ThreadBudget:
+    """How an ensemble shares the cores: `lanes` members at once, each on `threads` threads."""
+
+    lanes: int
+    threads: int
+
+    @classmethod
+    def share(cls, members: int, cores: int) -> "ThreadBudget":
+        """Divide `cores` among `members`, so that `lanes * threads <= cores`."""
+        lanes = min(members, cores)
+        return cls(lanes, cores // lanes)
+
+
+class Lane:
+    """A thread that runs members one after another, on cores of its own where `pinned` names them."""
+
+    def __init__(self, name: str, pinned: tuple[int, ...] | None) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self._abandoned: set[Future[MemberRun]] = set()
+        self.device = "cpu"
+        if pinned:
+            self._thread.submit(os.sched_setaffinity, 0, pinned).result()
+            self.device = f"cpu:{','.join(map(str, pinned))}"
+
+    def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call; it runs after those before it."""
+        return self._thread.submit(function, *args, **kwargs)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it is still at a run that nobody waits for: a thread cannot be killed."""
+        return bool(self._abandoned)
+
+    def abandon(self, run: Future[MemberRun]) -> None:
+        """Note that nobody waits for a run any more."""
+        self._abandoned.add(run)
+        run.add_done_callback(self._abandoned.discard)
+
+    def close(self) -> None:
+        """End the thread after what it is at; wait for that unless nobody else does."""
+        self._thread.shutdown(wait=not self.stuck, cancel_futures=True)

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import math
 import socket
+import ssl
 from collections.abc import Callable
 
 import uvicorn
@@ -14,7 +15,9 @@ from coserve_server.classify import Classifier
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
+from coserve_server.key_ring import KeyRing
 from coserve_server.settings import Settings
+from coserve_server.tls import server_context
 
 SHUTDOWN_MARGIN_S = 2
 
@@ -26,24 +29,33 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         announce: is given what is served, and where, once connections are accepted.
 
     Raises:
-        StartupError: the address, the repository or a member is not usable.
+        StartupError: the address, a certificate, the keys, the repository or a member is not usable.
     """
     logging.basicConfig(format="%(levelname)s:     %(message)s")
     logging.getLogger("coserve_server").setLevel(settings.log_level.upper())
+    tls = server_context(settings)
+    keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     with bind(settings.host, settings.port) as listener, contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings, listener, announce))
+        asyncio.run(_serve(settings, listener, tls, keys, announce))
 
 
-async def _serve(settings: Settings, listener: socket.socket, announce: Callable[[str], None]) -> None:
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    tls: ssl.SSLContext | None,
+    keys: KeyRing | None,
+    announce: Callable[[str], None],
+) -> None:
     cores = usable_cores()
     classifier = Classifier(await _start_engine(settings, cores), settings, cores.count)
     config = uvicorn.Config(
-        create_app(classifier),
+        create_app(classifier, keys),
         log_level=settings.log_level,
+        ssl_context_factory=(lambda *_: tls) if tls else None,
         timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
     )
     listener.listen(config.backlog)
-    announce(summary(classifier, url(listener)))
+    announce(summary(classifier, url(listener, "https" if tls else "http")))
     await uvicorn.Server(config).serve(sockets=[listener])
 
 
@@ -85,10 +97,10 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, scheme: str) -> str:
     """Where the socket is reached."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def summary(classifier: Classifier, address: str) -> str:
@@ -101,5 +113,6 @@ def summary(classifier: Classifier, address: str) -> str:
     lines.extend(f"  not ready: {fault}" for fault in classifier.faults())
     needed = len(classifier.ensembles) > 1 and classifier.settings.default_model is None
     query = f"?model={next(iter(classifier.ensembles))}" if needed else ""
-    lines.append(f"  try: curl -F files=@photo.jpg '{address}/v1/classify{query}'")
+    key = "-H 'X-API-Key: YOUR_KEY' " if classifier.settings.api_keys_file else ""
+    lines.append(f"  try: curl {key}-F files=@photo.jpg '{address}/v1/classify{query}'")
     return "\n".join(lines)

@@ -8,10 +8,11 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from coserve_server.api import problems, v1, v2
+from coserve_server.api import problems, security, v1, v2
 from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
+from coserve_server.key_ring import KeyRing
 
 
 class Status(BaseModel):
@@ -20,8 +21,12 @@ class Status(BaseModel):
     status: str
 
 
-def create_app(classifier: Classifier) -> FastAPI:
-    """Make the application; when it shuts down it closes the classifier."""
+def create_app(classifier: Classifier, keys: KeyRing | None = None) -> FastAPI:
+    """Make the application; when it shuts down it closes the classifier.
+
+    Args:
+        keys: of which every request must bring one; None for none.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -36,6 +41,7 @@ def create_app(classifier: Classifier) -> FastAPI:
         summary="Image classification by ensembles whose members run concurrently.",
         lifespan=lifespan,
     )
+    security.install(app, classifier.settings, keys)
     app.add_middleware(UnreadBodies)
     app.state.classifier = classifier
     app.include_router(v1.router)

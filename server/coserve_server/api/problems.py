@@ -52,7 +52,10 @@ KINDS: Mapping[type[errors.RequestError], Kind] = {
     errors.DeadlineError: Kind(504, "deadline"),
 }
 _FRAMEWORK_SLUGS = {404: "not-found", 405: "method-not-allowed"}
-_RETRY_AFTER = {"Retry-After": "1"}
+_HEADERS: Mapping[int, Mapping[str, str]] = {
+    403: {"WWW-Authenticate": 'Bearer realm="coserve", error="insufficient_scope", scope="admin"'},
+    503: {"Retry-After": "1"},
+}
 
 
 def problem(
@@ -91,7 +94,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.RequestError)
     async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
         kind = KINDS[type(error)]
-        return problem(request, kind, str(error), _RETRY_AFTER if kind.status == 503 else None)
+        return problem(request, kind, str(error), _HEADERS.get(kind.status))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

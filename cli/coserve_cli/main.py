@@ -2,7 +2,19 @@
 
 import typer
 
-from coserve_cli import bench, classify, divide, evaluate, export, networks, serve, train, triton
+from coserve_cli import (
+    bench,
+    classify,
+    config,
+    divide,
+    evaluate,
+    export,
+    keys,
+    networks,
+    serve,
+    train,
+    triton,
+)
 
 app = typer.Typer(
     name="coserve",
@@ -22,4 +34,5 @@ for verb in (
     triton.triton,
 ):
     app.command()(verb)
-app.add_typer(bench.app)
+for verbs in (bench.app, config.app, keys.app):
+    app.add_typer(verbs)

@@ -7,6 +7,12 @@ import typer
 
 
 def serve(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="COSERVE_CONFIG", help="TOML file of settings (docs/configuration.md).", show_default=False
+        ),
+    ] = None,
     repository: Annotated[
         Path | None, typer.Option(help="Folder of the model repository.", show_default=False)
     ] = None,
@@ -44,9 +50,31 @@ def serve(
         typer.Option(help="Time to answer one request; late members are left out.", show_default="10000"),
     ] = None,
     serve_members: Annotated[
-        bool,
-        typer.Option("--serve-members", help="Let requests name single members too.", show_default=False),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--serve-members/--no-serve-members",
+            help="Let requests name single members too.",
+            show_default=False,
+        ),
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(help="File of coserve keys; requests must bring one of them.", show_default=False),
+    ] = None,
+    tls_certificate: Annotated[
+        Path | None, typer.Option(help="PEM file of the server's certificate, for HTTPS.", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(help="PEM file of the certificate's private key.", show_default=False)
+    ] = None,
+    allow_public: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-public/--no-allow-public",
+            help="Serve a public address without asking for keys.",
+            show_default=False,
+        ),
+    ] = None,
     combine: Annotated[
         str | None,
         typer.Option(help="What of the members is averaged: logits or probabilities.", show_default="logits"),
@@ -54,7 +82,8 @@ def serve(
 ) -> None:
     """Serve ensembles over HTTP: those of a model repository, or what Triton servers have loaded.
 
-    Every option, and more (docs/serve.md), can be set as an environment variable: COSERVE_PORT and so on.
+    Every option, and more (coserve config list), can be set as an environment variable, COSERVE_PORT and so
+    on, or in the file. Options win over variables, and these over the file.
     """
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
@@ -63,6 +92,7 @@ def serve(
 
     with one_line(StartupError):
         settings = load_settings(
+            config,
             repository=repository,
             engine=engine,
             triton_url=triton_url,
@@ -71,7 +101,11 @@ def serve(
             default_model=default_model,
             min_members=min_members,
             deadline_ms=deadline_ms,
-            serve_members=serve_members or None,
+            serve_members=serve_members,
+            api_keys_file=api_keys_file,
+            tls_certificate=tls_certificate,
+            tls_key=tls_key,
+            allow_public=allow_public,
             combine=combine,
         )
         run(settings, typer.echo)

@@ -27,7 +27,9 @@ class KeyRing:
         self._stamp, self._next_look = _stamp(file), time.monotonic() + look_s
         self._keys = _index(read_keys(file))
         if not self._keys:
-            raise KeysError(f"API keys: {file} has none; make one: coserve keys create NAME --file {file}")
+            raise KeysError(
+                f"api_keys_file: {file} has no key; make one: coserve keys create NAME --file {file}"
+            )
 
     def find(self, key: bytes) -> ApiKey | None:
         """What is known of a key; None if it is not valid."""

@@ -89,7 +89,7 @@ def _lines(file: Path) -> list[str]:
     try:
         return file.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise KeysError(f"API keys: {file} cannot be read: {error}") from error
+        raise KeysError(f"api_keys_file: {file} cannot be read: {error}") from error
 
 
 def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
@@ -101,11 +101,11 @@ def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
         found = _LINE.fullmatch(line.rstrip())
         if found is None:
             raise KeysError(
-                f"API keys: {file}, line {number} is not name:role:digest; use coserve keys create"
+                f"api_keys_file: {file}, line {number} is not name:role:digest; use coserve keys create"
             )
         key = ApiKey(found["name"], found["role"], bytes.fromhex(found["digest"]))  # type: ignore[arg-type]
         if key.name in keys or any(key.digest == other.digest for other in keys.values()):
-            raise KeysError(f"API keys: {file}, line {number}: the name or the key occurs twice")
+            raise KeysError(f"api_keys_file: {file}, line {number}: the name or the key occurs twice")
         keys[key.name] = key
     return keys
 
@@ -127,7 +127,7 @@ def _write(file: Path, lines: list[str]) -> None:
             Path(name).unlink()
             raise
     except OSError as error:
-        raise KeysError(f"API keys: {file} cannot be written: {error}") from error
+        raise KeysError(f"api_keys_file: {file} cannot be written: {error}") from error
 
 
 def _keep_owner(target: Path, descriptor: int) -> None:

@@ -1,0 +1,61 @@
+"""`coserve config`: the settings of `coserve serve`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="config", help="Explain, show and check the server's settings.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_() -> None:
+    """List every setting: its type or values, its default, and what it means."""
+    from coserve_server.configuration import describe
+
+    for setting in describe():
+        default = f", default {setting.default}" if setting.default else ""
+        typer.echo(f"{setting.name} ({setting.type}{default})\n    {setting.description}")
+
+
+@app.command()
+def show(
+    config: Annotated[
+        Path | None, typer.Option(envvar="COSERVE_CONFIG", help="TOML file of settings.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the settings that a server started here would have, and where each comes from."""
+    from coserve_cli.errors import one_line
+    from coserve_server.configuration import resolve
+    from coserve_server.errors import StartupError
+
+    with one_line(StartupError):
+        settings = resolve(config)
+    if as_json:
+        content = {one.name: {"value": one.value, "source": one.source} for one in settings}
+        typer.echo(json.dumps(content, indent=2))
+        return
+    names = max(len(one.name) for one in settings)
+    for one in settings:
+        value = (
+            "" if one.value is None else one.value if isinstance(one.value, str) else json.dumps(one.value)
+        )
+        typer.echo(f"{one.name:{names}}  {one.source:11}  {value}".rstrip())
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="TOML file of settings.")]) -> None:
+    """Check a file of settings, and the files it names; with a fault the status is 1.
+
+    Variables of the environment count as they would in coserve serve --config FILE. Members are not loaded.
+    """
+    from coserve_server.configuration import faults
+
+    found = list(faults(file))
+    for fault in found:
+        typer.echo(f"error: {fault}", err=True)
+    if found:
+        raise typer.Exit(1)
+    typer.echo(f"{file}: no fault")

@@ -13,9 +13,11 @@ import uvicorn
 from coserve_server.api.app import create_app
 from coserve_server.classify import Classifier
 from coserve_server.cores import Cores, usable_cores
+from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
 from coserve_server.key_ring import KeyRing
+from coserve_server.reload import Reloader
 from coserve_server.settings import Settings
 from coserve_server.tls import server_context
 
@@ -47,34 +49,46 @@ async def _serve(
     announce: Callable[[str], None],
 ) -> None:
     cores = usable_cores()
-    classifier = Classifier(await _start_engine(settings, cores), settings, cores.count)
+    engine, reloader = await _start_engine(settings, cores)
+    classifier = Classifier(engine, settings, cores.count)
     config = uvicorn.Config(
-        create_app(classifier, keys),
+        create_app(classifier, keys, reloader),
         log_level=settings.log_level,
         ssl_context_factory=(lambda *_: tls) if tls else None,
         timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
     )
     listener.listen(config.backlog)
     announce(summary(classifier, url(listener, "https" if tls else "http")))
-    await uvicorn.Server(config).serve(sockets=[listener])
+    server = DrainingServer(config, settings.drain_delay_ms / 1000, classifier.drain)
+    watching = None
+    if reloader is not None and settings.repository_poll_ms:
+        watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        if watching is not None:
+            watching.cancel()
 
 
-async def _start_engine(settings: Settings, cores: Cores) -> Engine:
+async def _start_engine(settings: Settings, cores: Cores) -> tuple[Engine, Reloader | None]:
     """Start the engine; only what the chosen one needs is imported."""
     if settings.repository is None:
         from coserve_server.engines.triton.engine import TritonEngine
 
         # What Triton has loaded may change at any time, so nothing about it can prevent the start.
-        return await TritonEngine.connect(settings)
+        return await TritonEngine.connect(settings), None
     from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
-    from coserve_server.repository import read_repository
+    from coserve_server.repository import read_versions
 
-    ensembles = read_repository(settings.repository)
+    ensembles = read_versions(settings.repository)
     if settings.default_model is not None and settings.default_model not in ensembles:
         raise SettingsError(
             [f"default_model: {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"]
         )
-    return OnnxRuntimeEngine(ensembles, cores)
+    engine = OnnxRuntimeEngine({}, cores)
+    for name, versions in ensembles.items():
+        await engine.replace(name, versions)
+    return engine, Reloader(settings.repository, engine)
 
 
 def bind(host: str, port: int) -> socket.socket:

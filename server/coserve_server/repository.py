@@ -35,10 +35,19 @@ def read_repository(folder: Path) -> dict[str, Ensemble]:
     Raises:
         RepositoryError: there is none, or one is broken.
     """
+    return {name: versions[-1] for name, versions in read_versions(folder).items()}
+
+
+def read_versions(folder: Path) -> Mapping[str, tuple[Ensemble, ...]]:
+    """Read every ensemble of a model repository: by name its versions, newest last.
+
+    Raises:
+        RepositoryError: there is none, or one is broken.
+    """
     contents = read_contents(folder)
     for error in contents.errors.values():
         raise error
-    return {name: versions[-1] for name, versions in contents.versions.items()}
+    return contents.versions
 
 
 def read_contents(folder: Path) -> Contents:
@@ -92,6 +101,8 @@ def _collected(errors: dict[str, RepositoryError], name: str) -> Iterator[None]:
         yield
     except RepositoryError as error:
         errors[name] = error
+    except OSError as error:
+        errors[name] = RepositoryError(f"{name} cannot be read: {error}")
 
 
 def _folders(folder: os.PathLike[str]) -> Iterator[os.DirEntry[str]]:

@@ -46,7 +46,7 @@ def _split(value: object) -> object:
 
 def _check_origin(origin: str) -> str:
     if origin != "*" and not re.fullmatch(r"https?://[^/\s,?#@]+", origin):
-        raise ValueError(f"{origin!r} is not a web page's origin, such as https://example.org, or *")
+        raise ValueError(f"{origin!r} is not a web page's origin, such as https://a.org, or *")
     return origin
 
 
@@ -61,47 +61,52 @@ class Settings(BaseSettings):
     repository: Path | None = None
     """Folder of the model repository that the engine `onnxruntime` serves."""
     engine: Literal["onnxruntime", "triton"] = "onnxruntime"
-    """What executes the members: this process, or Triton servers."""
+    """What executes the members: `onnxruntime`, in this process, or `triton`, Triton servers."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines reach needs `api_keys_file`, `tls_client_authorities` or
     `allow_public`."""
     port: int = Field(8000, ge=0, le=65535)
-    """TCP port to listen on; 0 picks a free one."""
+    """TCP port to listen on; 0 picks a free one, which is printed."""
     allow_public: bool = False
     """Whether anyone who reaches a public address may ask without a key."""
     api_keys_file: FilePath | None = None
-    """File of `coserve keys` with the keys that requests must bring; None: no key is asked for."""
+    """File of `coserve keys` with the keys that requests must bring; without it none is asked for."""
     tls_certificate: FilePath | None = None
-    """PEM file of the server's certificate, with its intermediates; None: HTTP without encryption."""
+    """PEM file of the server's certificate, with its intermediates; without it HTTP is not encrypted."""
     tls_key: FilePath | None = None
     """PEM file of that certificate's private key."""
     tls_key_password: SecretStr | None = None
     """Password of an encrypted `tls_key`."""
     tls_client_authorities: FilePath | None = None
-    """PEM file of the authorities that must have certified every client (mutual TLS); None: any client may
-    connect."""
+    """PEM file of the authorities that must have certified every client (mutual TLS)."""
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
     ] = ()
     """Origins, separated by commas, whose web pages may ask from a browser; `*` for all."""
+    repository_poll_ms: float = Field(1000, ge=0)
+    """Time between two looks for changes in `repository`, which are served without a restart; 0: no looks."""
+    repository_control: bool = False
+    """Whether clients may load and unload ensembles of `repository` over `/v2`."""
+    drain_delay_ms: float = Field(0, ge=0)
+    """Time after SIGTERM in which `/readyz` says no and new requests are still answered."""
     default_model: str | None = None
-    """Ensemble that answers requests that name none."""
+    """Ensemble that answers requests that name none; where only one is served, it does anyway."""
     combine: Mean = "logits"
     """What of the members is averaged."""
     min_members: int | None = Field(None, ge=1)
-    """Members that must answer; None: all of them. An ensemble with fewer members needs all of its own."""
+    """The quorum: members that must answer a request, by default all; an ensemble of fewer needs all."""
     deadline_ms: float = Field(10_000, gt=0)
-    """Time for decoding, waiting and inference of one request."""
+    """Time for decoding, waiting and inference of one request, whose header may shorten it."""
     upload_timeout_ms: float = Field(60_000, gt=0)
     """Time for a request's body to arrive."""
     max_requests: int = Field(64, ge=1)
-    """Classification requests in progress at once; more are refused."""
+    """Classification requests in progress at once, from before their bodies are read; more are refused."""
     max_body_bytes: int = Field(32 * 2**20, ge=1)
     """Bytes in the body of one request."""
     max_images: int = Field(64, ge=1)
     """Images in one request."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
-    """Pixels of one image, before and after resizing."""
+    """Pixels of one image, read from its header before it is decoded, and again before it is resized."""
     serve_members: bool = False
     """Whether requests may also name a member, to run it alone."""
     triton_url: Annotated[str, AfterValidator(_check_addresses)] | None = None
@@ -113,13 +118,13 @@ class Settings(BaseSettings):
     triton_tls: bool = False
     """Whether to encrypt the connections to Triton."""
     triton_root_certificates: FilePath | None = None
-    """PEM file of the authorities that may certify Triton; None for gRPC's own list."""
+    """PEM file of the authorities that may certify Triton; by default gRPC's own list."""
     triton_client_certificate: FilePath | None = None
     """PEM file with which the server proves its own identity to Triton."""
     triton_client_key: FilePath | None = None
     """PEM file of that certificate's private key."""
     triton_token: SecretStr | None = None
-    """Bearer token sent with every call to Triton."""
+    """Bearer token sent with every call to Triton; only with `triton_tls`."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
 

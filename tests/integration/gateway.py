@@ -34,12 +34,14 @@ def logits(reply: dict[str, Any], index: int) -> np.ndarray:
     return np.array([p["logit"] for p in sorted(predictions, key=lambda p: p["class_id"])])
 
 
-def member_logits(folder: Path, name: str, colour: tuple[float, float, float]) -> np.ndarray:
+def member_logits(
+    folder: Path, name: str, colour: tuple[float, float, float], version: int = 1
+) -> np.ndarray:
     batch = np.broadcast_to(np.array(colour, np.float32)[:, None, None], (1, 3, 8, 8))
     return np.stack(
         [
             ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": batch})[0][0]
-            for path in sorted(folder.glob(f"{name}_member*/1/model.onnx"))
+            for path in sorted(folder.glob(f"{name}_member*/{version}/model.onnx"))
         ]
     )
 

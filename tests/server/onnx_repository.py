@@ -1,6 +1,7 @@
 """Writes small model repositories in the contract's layout, with real ONNX members, sound or faulty."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,28 @@ def write_repository(
         parameters["weights"] = weights
     write_ensemble(folder / name, members, size, max_batch_size, parameters)
     return folder
+
+
+def add_version(
+    folder: Path, name: str, version: int, *, faults: dict[int, str] | None = None, size: int = 8
+) -> None:
+    """Put a version with other weights beside those there are, as an export does: its configuration last."""
+    config = read_config(folder / name)
+    steps = config.ensemble_scheduling.step
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as staging:
+        for index, step in enumerate(steps[:-1]):
+            built = Path(staging, step.model_name)
+            built.mkdir()
+            model = network(100 * version + index, size, 8, 1, (faults or {}).get(index))
+            onnx.save(model, built / "model.onnx")
+            built.rename(folder / step.model_name / str(version))
+        for model in (steps[-1].model_name, name):
+            (folder / model / str(version)).mkdir()
+        for step in steps:
+            step.model_version = version
+        written = Path(staging, "config.pbtxt")
+        written.write_text(text_format.MessageToString(config))
+        written.rename(folder / name / "config.pbtxt")
 
 
 def network(seed: int, size: int, channels: int, depth: int, fault: str | None = None) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
 from coserve_server.key_ring import KeyRing
+from coserve_server.reload import Reloader
 
 
 class Status(BaseModel):
@@ -21,11 +22,14 @@ class Status(BaseModel):
     status: str
 
 
-def create_app(classifier: Classifier, keys: KeyRing | None = None) -> FastAPI:
+def create_app(
+    classifier: Classifier, keys: KeyRing | None = None, reloader: Reloader | None = None
+) -> FastAPI:
     """Make the application; when it shuts down it closes the classifier.
 
     Args:
         keys: of which every request must bring one; None for none.
+        reloader: what loads and unloads where the settings allow it; None with the engine Triton.
     """
 
     @asynccontextmanager
@@ -43,7 +47,7 @@ def create_app(classifier: Classifier, keys: KeyRing | None = None) -> FastAPI:
     )
     security.install(app, classifier.settings, keys)
     app.add_middleware(UnreadBodies)
-    app.state.classifier = classifier
+    app.state.classifier, app.state.reloader = classifier, reloader
     app.include_router(v1.router)
     app.include_router(v2.router)
     problems.install(app)

@@ -95,6 +95,7 @@ class Model(BaseModel):
 
     name: str
     version: str
+    versions: list[str] = Field(description="Those that requests may name, the newest last.")
     ready: bool = Field(description="Whether its quorum of members is loaded and warm.")
     quorum: int = Field(description="Members that must answer a request.")
     members: list[str]
@@ -103,6 +104,9 @@ class Model(BaseModel):
     labels: list[str] = Field(description="By class index.")
     preprocessing: Preprocessing
     provenance: dict[str, Any] = Field(description="What its repository says of its networks and accuracy.")
+    load_error: str | None = Field(
+        description="Why what its repository has now could not be loaded, so that an older state is served."
+    )
 
 
 class ModelList(BaseModel):
@@ -110,6 +114,7 @@ class ModelList(BaseModel):
 
     default: str | None = Field(description="The ensemble that answers requests that name none.")
     models: list[Model]
+    not_served: dict[str, str] = Field(description="Why others could not be loaded, by name.")
 
 
 class ClassifyRequest(BaseModel, extra="forbid"):
@@ -151,6 +156,7 @@ def model(classifier: Classifier, ensemble: Ensemble) -> Model:
     return Model(
         name=ensemble.name,
         version=ensemble.version,
+        versions=[version.version for version in classifier.versions(ensemble.name)],
         ready=classifier.ready(ensemble),
         quorum=classifier.quorum(ensemble),
         members=[member.name for member in ensemble.members],
@@ -159,6 +165,7 @@ def model(classifier: Classifier, ensemble: Ensemble) -> Model:
         labels=list(ensemble.labels),
         preprocessing=ensemble.preprocessing,
         provenance=ensemble.provenance,
+        load_error=classifier.engine.load_errors.get(ensemble.name),
     )
 
 

@@ -44,6 +44,7 @@ class ClassifyQuery(BaseModel, extra="forbid"):
     """The query of `POST /v1/classify`."""
 
     model: str | None = Field(None, description="Ensemble to ask; may be left out where one is served.")
+    version: str | None = Field(None, description="Version of it; the newest where left out.")
     top_k: int = Field(5, ge=1, description="Classes to name per image, at most all there are.")
     member_predictions: bool = Field(False, description="Whether to add each member's own predictions.")
 
@@ -62,7 +63,7 @@ async def classify(
     If one image cannot be decoded, none is classified and the problem names it.
     """
     with core.admitted():
-        ensemble = core.ensemble(query.model)
+        ensemble = core.ensemble(query.model, query.version)
         images = await read_images(request, core.settings)
         answer = await while_connected(request, core.classify(ensemble, images, timeout_ms))
         if answer is None:
@@ -76,6 +77,9 @@ async def models(core: Core) -> ModelList:
     return ModelList(
         default=core.settings.default_model,
         models=[model(core, ensemble) for ensemble in core.ensembles.values()],
+        not_served={
+            name: error for name, error in core.engine.load_errors.items() if name not in core.ensembles
+        },
     )
 
 
@@ -88,6 +92,6 @@ async def models(core: Core) -> ModelList:
         )
     ),
 )
-async def one_model(core: Core, name: str) -> Model:
-    """Describe one ensemble."""
-    return model(core, core.ensemble(name))
+async def one_model(core: Core, name: str, version: str | None = None) -> Model:
+    """Describe one ensemble, in its newest version or the one named."""
+    return model(core, core.ensemble(name, version))

@@ -9,9 +9,8 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
+from coserve_server.api import v2_repository
 from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
 from coserve_server.api.dependencies import Core, Timeout
@@ -23,11 +22,8 @@ from coserve_server.api.v2_models import (
     ModelMetadata,
     ModelReady,
     Ready,
-    RepositoryIndexRequest,
-    RepositoryModel,
     ServerMetadata,
     config,
-    index,
     metadata,
 )
 from coserve_server.api.v2_requests import InferRequest, read_request
@@ -35,7 +31,6 @@ from coserve_server.api.v2_responses import write_response
 from coserve_server.api.v2_statistics import StatisticsList, statistics
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles import Ensemble
-from coserve_server.errors import InvalidParametersError, UnknownModelError
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 INLINE_JSON_BYTES, INLINE_BINARY_BYTES = 2**16, 2**20
@@ -57,16 +52,15 @@ _BODY: dict[str, Any] = {
 }
 
 
-async def _model(core: Core, name: str) -> Ensemble:
-    return core.ensemble(name)
+async def _model(request: Request, core: Core, name: str) -> Ensemble:
+    return core.ensemble(name, request.path_params.get("version"))
 
 
 Model = Annotated[Ensemble, Depends(_model)]
 
 
-async def _check_version(model: Model, version: str) -> None:
-    if version != model.version:
-        raise UnknownModelError(f"model {model.name!r} has no version {version!r}; it has {model.version!r}")
+async def _describe_version(version: str) -> None:
+    """Has the path's version described in the API's documentation; `_model` reads it."""
 
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=RESPONSES)
@@ -96,14 +90,14 @@ async def ready(core: Core, response: Response) -> Ready:
 @router.get("/models/stats")
 async def all_statistics(core: Core) -> StatisticsList:
     """Say what every model has done since the start."""
-    counted = [statistics(model, core.statistics.of(model)) for model in core.models().values()]
+    counted = [statistics(model, core.statistics.of(model)) for model in core.models()]
     return StatisticsList(model_stats=counted)
 
 
 @models.get("")
-async def model_metadata(model: Model) -> ModelMetadata:
+async def model_metadata(core: Core, model: Model) -> ModelMetadata:
     """Describe a model's tensors."""
-    return metadata(model)
+    return metadata(model, [one.version for one in core.versions(model.name)])
 
 
 @models.get("/ready", responses={503: {"model": ModelReady}})
@@ -162,25 +156,8 @@ async def infer(
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
 
-@router.post("/repository/index")
-async def repository_index(request: Request, core: Core) -> list[RepositoryModel]:
-    """List the models that a request may name."""
-    body = await read_body(request, core.settings)
-    try:
-        asked = RepositoryIndexRequest.model_validate_json(body) if body else RepositoryIndexRequest()
-    except ValidationError as error:
-        raise InvalidParametersError(f"body: {error.errors()[0]['msg']}") from error
-    return index(core, asked.ready)
-
-
-@router.post("/repository/models/{name}/load")
-@router.post("/repository/models/{name}/unload")
-async def load_or_unload(name: str) -> None:
-    """Refuse: what is served is decided where the server is started, or in Triton."""
-    raise HTTPException(501, "loading and unloading models through this server is not enabled")
-
-
+router.include_router(v2_repository.router)
 router.include_router(models, prefix="/models/{name}")
 router.include_router(
-    models, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_check_version)]
+    models, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_describe_version)]
 )

@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from coserve_server.classify import Classifier
 from coserve_server.ensembles import Ensemble
 
 EXTENSIONS = (
@@ -94,26 +93,11 @@ class ModelConfig(BaseModel):
     )
 
 
-class RepositoryIndexRequest(BaseModel):
-    """Which models to list."""
-
-    ready: bool = False
-
-
-class RepositoryModel(BaseModel):
-    """A model, and whether it can answer."""
-
-    name: str
-    version: str
-    state: Literal["READY", "UNAVAILABLE"]
-    reason: str = Field(description="Why it cannot answer; empty where it can.")
-
-
-def metadata(model: Ensemble) -> ModelMetadata:
-    """A model's tensors."""
+def metadata(model: Ensemble, versions: list[str]) -> ModelMetadata:
+    """A model's tensors, and the versions of it that are served."""
     return ModelMetadata(
         name=model.name,
-        versions=[model.version],
+        versions=versions,
         platform=_platform(model),
         inputs=[TensorMetadata(name=model.input_name, shape=[-1, *image_shape(model)])],
         outputs=[TensorMetadata(name=model.output_name, shape=[-1, len(model.labels)])],
@@ -138,21 +122,6 @@ def config(model: Ensemble, max_images: int) -> ModelConfig:
             key: ConfigParameter(string_value=json.dumps(value)) for key, value in parameters.items()
         },
     )
-
-
-def index(core: Classifier, only_ready: bool) -> list[RepositoryModel]:
-    """Every model that a request may name."""
-    faults = [(model, core.fault(model)) for model in core.models().values()]
-    return [
-        RepositoryModel(
-            name=model.name,
-            version=model.version,
-            state="UNAVAILABLE" if fault else "READY",
-            reason=fault or "",
-        )
-        for model, fault in faults
-        if not (fault and only_ready)
-    ]
 
 
 def image_shape(model: Ensemble) -> list[int]:

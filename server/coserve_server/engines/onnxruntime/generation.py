@@ -1,12 +1,18 @@
 """One version of an ensemble as it is loaded: all of its members, warm."""
 
+from concurrent.futures import TimeoutError
+
 import numpy as np
 import onnxruntime as ort
 
 from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.onnxruntime.lanes import Lane, ThreadBudget
 from coserve_server.engines.onnxruntime.sessions import LoadedMember, create_session, misfit
 from coserve_server.ensembles import Ensemble
+
+WARM_UP_S = 120
+"""For one image through one member; one that takes longer would block every later load."""
 
 
 class Generation:
@@ -51,9 +57,19 @@ class Generation:
             batch = np.zeros((size, 3, how.height, how.width), np.float32)
             wanted = (size, len(ensemble.labels))
             for loaded in self.members:
-                run = loaded.lane.submit(loaded.run, batch, ort.RunOptions()).result()
+                run = self._run(ensemble, loaded, batch)
                 if run.logits is None:
                     raise misfit(ensemble, loaded.member, f"fails on a batch of {size}: {run.error}")
                 if run.logits.shape != wanted:
                     shapes = f"logits {list(run.logits.shape)} where {list(wanted)} is wanted"
                     raise misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")
+
+    def _run(self, ensemble: Ensemble, loaded: LoadedMember, batch: Batch) -> MemberRun:
+        options = ort.RunOptions()
+        run = loaded.lane.submit(loaded.run, batch, options)
+        try:
+            return run.result(WARM_UP_S)
+        except TimeoutError as error:
+            options.terminate = True
+            loaded.lane.abandon(run)
+            raise misfit(ensemble, loaded.member, f"gives no answer within {WARM_UP_S} s") from error

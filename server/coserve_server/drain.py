@@ -1,0 +1,48 @@
+"""How the server stops: ready no more, then deaf, then finished, then gone."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+CLOSE = (b"connection", b"close")
+
+
+class DrainingServer(uvicorn.Server):
+    """Answers for a while after the first signal, so that load balancers notice before anyone is refused.
+
+    Meanwhile connections are closed after their next answer. Then it closes the socket and finishes the
+    requests in progress. A second signal ends the process at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, delay_s: float, draining: Callable[[], None]) -> None:
+        """Make a server.
+
+        Args:
+            delay_s: from SIGTERM until the socket is closed; after SIGINT it is closed at once.
+            draining: called at the first signal.
+        """
+        super().__init__(config)
+        self._delay_s, self._draining = delay_s, draining
+        self._closes: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop; called by a signal."""
+        if self._closes is not None:
+            # Not by the default action, which the first process of a container does not have.
+            os._exit(128 + sig)
+        self._closes = time.monotonic() + (self._delay_s if sig == signal.SIGTERM else 0)
+        self._draining()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to close the socket; asked ten times a second."""
+        if self._closes is not None and time.monotonic() >= self._closes:
+            self.should_exit = True
+        ends = await super().on_tick(counter)
+        headers = self.server_state.default_headers
+        if self._closes is not None and CLOSE not in headers:
+            self.server_state.default_headers = [*headers, CLOSE]
+        return ends

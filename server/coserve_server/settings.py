@@ -127,6 +127,15 @@ class Settings(BaseSettings):
     """Bearer token sent with every call to Triton; only with `triton_tls`."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
     """Least severe messages that are logged."""
+    log_format: Literal["text", "json"] = "text"
+    """Form of the log: lines for people, or one JSON object a line."""
+    access_log: bool = True
+    """Whether every request is logged, at level `info`."""
+    metrics: bool = True
+    """Whether `/metrics` tells Prometheus what the server does."""
+    otlp_endpoint: AnyHttpUrl | None = None
+    """Base URL of the OpenTelemetry collector that traces go to, over OTLP/HTTP; None: no traces. Needs the
+    extra `otel`."""
 
     @classmethod
     def settings_customise_sources(

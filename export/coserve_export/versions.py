@@ -1,6 +1,7 @@
 """Adding a version to an ensemble that a repository already has.
 
-The old version's files stay. The ensemble's steps name the version of their models, and its `config.pbtxt` is
+The old version's files stay, and its configuration is kept in its version folder, where coserve reads it and
+Triton reads nothing. The ensemble's steps name the version of their models, and its `config.pbtxt` is
 replaced last: until then a reader finds all of the old version, from then on all of the new one.
 """
 
@@ -63,6 +64,10 @@ def write_version(
             ensemble = _read(repository, name)
             if _pin(ensemble, configs, versions):
                 moves.append((_write(staging / "pinned.pbtxt", ensemble), repository / name / CONFIG))
+            for old in versions[name][-1:]:
+                own = repository / name / str(old) / CONFIG
+                if not own.exists():
+                    moves.append((_write(staging / "old.pbtxt", ensemble), own))
             for model, config in configs.items():
                 if _keep_serving(config, version):
                     moves.append((_write(staging / f"{model}.pbtxt", config), repository / model / CONFIG))

@@ -39,11 +39,17 @@ def edit(repository: Path, model: str, change: Callable[[ModelConfig], None]) ->
 def test_a_version_beside_the_old_one(repository: Path, describe: Describe, tree: Tree) -> None:
     before = tree(repository)
     edit(repository, "e", lambda config: config.model_warmup.add(name="kept", batch_size=1))
+    old = read(repository, "e")
     version = write_version(repository, describe(weights=[1.0, 3.0]), NEW, {"network": "new"})
     assert version == 2
     after = tree(repository)
     config = read(repository, "e")
-    assert set(after) - set(before) == {"e/2/.keep", *(f"{model}/2/model.onnx" for model in MODELS)}
+    assert set(after) - set(before) == {
+        "e/1/config.pbtxt",
+        "e/2/.keep",
+        *(f"{model}/2/model.onnx" for model in MODELS),
+    }
+    assert text_format.Parse(after["e/1/config.pbtxt"], ModelConfig()) == old
     changed = {file for file in before if after[file] != before[file]}
     assert changed == {"e/config.pbtxt"}
     assert after["e_member1/2/model.onnx"] == b"new1"

@@ -16,7 +16,7 @@ from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment, Placement
 from coserve_export.ensemble import Description, Member, Preprocessing
 from coserve_export.repository import write_ensemble
 from coserve_export.versions import write_version
-from coserve_server.repository import read_repository
+from coserve_server.repository import read_repository, read_versions
 from tests.integration.conftest import StartTriton, Triton
 from tests.server.onnx_repository import LABELS, network
 
@@ -150,9 +150,18 @@ def test_a_running_server_takes_over_a_new_version_of_all_members_at_once(
 
 def test_the_embedded_engine_reads_the_new_version(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    write_ensemble(repository, describe(), members(0), {})
-    write_version(repository, describe(), members(10), {})
+    write_ensemble(repository, describe(), members(0), {"network": "old"})
+    write_version(repository, describe(), members(10), {"network": "new"})
     ensemble = read_repository(repository)["e"]
     assert ensemble.version == "2"
     paths = [repository / f"e_member{index}/2/model.onnx" for index in range(2)]
     assert [member.model_path for member in ensemble.members] == paths
+
+    config = (repository / "e/config.pbtxt").read_text()
+    (repository / "e/config.pbtxt").write_text(config + "version_policy { all {} }")
+    versions = read_versions(repository)["e"]
+    assert [one.version for one in versions] == ["1", "2"]
+    assert [one.provenance for one in versions] == [{"network": "old"}, {"network": "new"}]
+    for one in versions:
+        paths = [repository / f"e_member{index}/{one.version}/model.onnx" for index in range(2)]
+        assert [member.model_path for member in one.members] == paths

@@ -44,6 +44,14 @@ def classify(
     url: Annotated[
         str, typer.Option(envvar="COSERVE_URL", help="The server's address.")
     ] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="COSERVE_API_KEY",
+            help="A key, where the server asks for one; other users may read it on the command line.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="The ensemble to ask; may be left out where the server has a default.")
     ] = None,
@@ -64,7 +72,8 @@ def classify(
 
     from coserve_client import Client, CoserveError
 
-    with one_line(CoserveError), Client(url) as client:
+    headers = {"X-API-Key": api_key} if api_key else None
+    with one_line(CoserveError), Client(url, headers=headers) as client:
         items = [item for path in images for item in _items(path)]
         batches = list(_batches(items, batch_size))
         ask = partial(client.classify, model=model, top_k=top_k, member_predictions=member_predictions)

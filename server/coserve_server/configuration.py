@@ -19,7 +19,6 @@ _TYPES = {
     bool: "true, false",
     int: "integer",
     float: "number",
-    str: "text",
     Path: "path",
     SecretStr: "secret",
 }
@@ -116,7 +115,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(one) for one in arguments if one is not type(None))
     if origin is Literal:
         return ", ".join(arguments)
-    return "list" if origin is tuple else _TYPES[annotation]
+    return "list" if origin is tuple else _TYPES.get(annotation, "text")
 
 
 def _default(field: FieldInfo) -> str:

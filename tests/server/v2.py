@@ -37,20 +37,27 @@ def binary(images: np.ndarray = IMAGES, **request: Any) -> dict[str, Any]:
     return {"content": head + images.tobytes(), "headers": {LENGTH: str(len(head))}}
 
 
+def ask_app(app: Any, method: str, path: str, **arguments: Any) -> httpx.Response:
+    """Send one request to an ASGI application."""
+
+    async def go() -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+            return await http.request(method, path, **arguments)
+
+    return asyncio.run(go())
+
+
 class Server:
     """The application, without a socket."""
 
     def __init__(self, engine: FakeEngine, **changes: Any) -> None:
         self.engine = engine
         self.core = Classifier(engine, load_settings(repository="unused", **changes), cores=1)
-        self.transport = httpx.ASGITransport(create_app(self.core), raise_app_exceptions=False)
+        self.app = create_app(self.core)
 
     def ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        async def go() -> httpx.Response:
-            async with httpx.AsyncClient(transport=self.transport, base_url="http://test") as http:
-                return await http.request(method, path, **arguments)
-
-        return asyncio.run(go())
+        return ask_app(self.app, method, path, **arguments)
 
     def get(self, path: str) -> Any:
         response = self.ask("GET", path)

@@ -15,7 +15,6 @@ Writes `member_overlap.json` beside this file. Ratios above 1 say that concurren
 import argparse
 import asyncio
 import json
-import math
 import platform
 import statistics
 import time
@@ -46,7 +45,7 @@ async def measure(ensemble: Ensemble, cores: Cores, batch_size: int, repeats: in
     overlaps: list[float] = []
 
     async def concurrent() -> None:
-        overlaps.append(overlap(await asyncio.gather(*await engine.start(ensemble, batch, math.inf))))
+        overlaps.append(overlap(await asyncio.gather(*engine.start(ensemble, batch))))
 
     ways: dict[str, Callable[[], Awaitable[None]]] = {
         "concurrent": concurrent,

@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
+from coserve_server.batching import Batcher
 from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles import Ensemble
@@ -66,28 +66,43 @@ class Classifier:
         """Take over the engine; at most `cores` images are decoded at once."""
         self.engine, self.settings = engine, settings
         self.statistics = Statistics()
+        self._batcher = Batcher(engine, self.statistics.ran)
         self._preparation = Preparation(cores, settings.max_pixels)
         self._requests = 0
+        self._draining = False
 
     @property
     def ensembles(self) -> Mapping[str, Ensemble]:
         """What is served, by name."""
         return self.engine.ensembles
 
-    def models(self) -> dict[str, Ensemble]:
-        """What a request may name: the ensembles and, where these are served, single members."""
-        models = dict(self.ensembles)
-        if self.settings.serve_members:
-            for ensemble in self.ensembles.values():
-                for member in ensemble.members:
-                    models.setdefault(member.name, ensemble.alone(member))
-        return models
+    def models(self) -> list[Ensemble]:
+        """What a request may name: every version of the ensembles and, where served, of single members."""
+        whole = [version for name in self.ensembles for version in self.engine.versions(name)]
+        if not self.settings.serve_members:
+            return whole
+        alone = [ensemble.alone(member) for ensemble in whole for member in ensemble.members]
+        known = {
+            (member.name, member.version): member for member in alone if member.name not in self.ensembles
+        }
+        return [*whole, *known.values()]
 
-    def ensemble(self, name: str | None) -> Ensemble:
+    def versions(self, name: str) -> Sequence[Ensemble]:
+        """The versions of an ensemble, or of a member alone, that a request may name, newest last."""
+        if name in self.ensembles or not self.settings.serve_members:
+            return self.engine.versions(name)
+        return sorted(
+            (model for model in self.models() if model.name == name), key=lambda one: int(one.version)
+        )
+
+    def ensemble(self, name: str | None, version: str | None = None) -> Ensemble:
         """The ensemble, or the member alone, of that name; with None the default, or the only ensemble.
 
+        Args:
+            version: None for the newest.
+
         Raises:
-            UnknownModelError: there is none of that name.
+            UnknownModelError: there is none of that name, or it has no such version.
             InvalidParametersError: no name, no default, and several are served.
             NoQuorumError: there may be one, but the engine cannot run it just now.
         """
@@ -96,9 +111,10 @@ class Classifier:
         if name is None and len(served) == 1:
             (name,) = served
         if name is not None:
-            served = served if name in served else self.models()
-            if name in served:
+            if version is None and name in served:
                 return served[name]
+            if versions := self.versions(name):
+                return _of_version(versions, version)
         if reason := self.engine.absence(name):
             raise NoQuorumError(reason)
         if name is None:
@@ -117,10 +133,13 @@ class Classifier:
     def faults(self) -> list[str]:
         """Why some ensemble cannot answer; empty where every one has its quorum."""
         faults = list(self.engine.faults())
+        if self._draining:
+            faults.append("the server is stopping")
         default = self.settings.default_model
         if default is not None and default not in self.ensembles:
             faults.append(f"default model {default!r} is not served; {self._choice()}")
-        faults.extend(filter(None, map(self.fault, self.ensembles.values())))
+        for name in self.ensembles:
+            faults.extend(filter(None, map(self.fault, self.engine.versions(name))))
         return faults
 
     def fault(self, ensemble: Ensemble) -> str | None:
@@ -189,9 +208,14 @@ class Classifier:
                 ensemble, batch, began, self._expires(began, deadline_ms), decode_ms, preprocess_ms=0.0
             )
 
+    def drain(self) -> None:
+        """Count as not ready from now on; requests are still answered."""
+        self._draining = True
+
     async def close(self) -> None:
         """Free the engine and the threads."""
         self._preparation.close()
+        await self._batcher.close()
         await self.engine.close()
 
     def _expires(self, began: int, deadline_ms: float | None) -> float:
@@ -218,18 +242,24 @@ class Classifier:
         preprocess_ms: float,
     ) -> Classification:
         prepared = time.perf_counter_ns()
-        quorum, ran = self.quorum(ensemble), partial(self.statistics.ran, ensemble)
-        fan = await fan_out(self.engine, ensemble, batch, quorum, expires, ran)
+        fan = await fan_out(self._batcher, ensemble, batch, self.quorum(ensemble), expires)
         combining = time.perf_counter_ns()
         used = [index for index, member in enumerate(fan.members) if member.logits is not None]
         combined = _combine(ensemble, fan.members, used, self.settings.combine)
         ended = time.perf_counter_ns()
-        self.statistics.of(ensemble).answered(fan.chunks, ended - began, prepared - began, ended - combining)
+        self.statistics.of(ensemble).answered(
+            len(batch),
+            total_ns=ended - began,
+            queue_ns=fan.queue_ns,
+            input_ns=prepared - began,
+            infer_ns=fan.inference_ns,
+            output_ns=ended - combining,
+        )
         timings = Timings(
             decode=decode_ms,
             preprocess=preprocess_ms,
-            queue=fan.queue_ms,
-            inference=fan.inference_ms,
+            queue=fan.queue_ns / 1e6,
+            inference=fan.inference_ns / 1e6,
             combine=(ended - combining) / 1e6,
             total=(ended - began) / 1e6,
         )
@@ -251,6 +281,17 @@ class Classifier:
 
     def _choice(self) -> str:
         return f"choose from {', '.join(self.ensembles) or 'nothing'}"
+
+
+def _of_version(versions: Sequence[Ensemble], version: str | None) -> Ensemble:
+    """The newest, or the one of that version."""
+    if version is None:
+        return versions[-1]
+    for model in versions:
+        if model.version == version:
+            return model
+    known = ", ".join(repr(model.version) for model in versions)
+    raise UnknownModelError(f"model {versions[-1].name!r} has no version {version!r}; it has {known}")
 
 
 def _combine(

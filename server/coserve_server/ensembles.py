@@ -27,6 +27,7 @@ class Member:
         input_name: its tensor that takes the images, FP32 `[N, 3, H, W]`.
         output_name: its tensor that gives the logits, FP32 `[N, C]`.
         weight: its share in the mean, relative to the others'.
+        batches: whether Triton makes batches of the requests to it.
         model_path: its ONNX file; None where a Triton server holds it.
         stamps: of that file and those beside it, which tell it from one that takes its place.
     """
@@ -36,6 +37,7 @@ class Member:
     input_name: str
     output_name: str
     weight: float
+    batches: bool = False
     model_path: Path | None = None
     stamps: tuple[Stamp, ...] = ()
 
@@ -174,7 +176,8 @@ class _Reader:
         if source != image:
             raise self.error(f"step {name!r}: input_map takes {source!r}, not the ensemble's input {image!r}")
         version = step.model_version if step.model_version > 0 else None
-        return Member(name, version, input_name, next(iter(step.output_map)), weight)
+        batches = config.HasField("dynamic_batching")
+        return Member(name, version, input_name, next(iter(step.output_map)), weight, batches)
 
     def tensor(self, field: str, tensors: Iterable[Any], dims: list[int]) -> str:
         """Name of the ensemble's only input or output, which must be FP32 of the given dimensions."""

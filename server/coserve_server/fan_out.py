@@ -1,14 +1,15 @@
-"""From a batch to every member's logits: chunks, turns, the deadline, and the timeline."""
+"""From a batch to every member's logits: the deadline, the quorum, and the timeline."""
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch, Engine, MemberRun
+from coserve_server.batching import Batcher, Share
+from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import DeadlineError, NoQuorumError
 
@@ -40,117 +41,88 @@ class FanOut:
     Attributes:
         members: in the ensemble's order.
         overlap: sum of the members' durations / wall time from first start to last end, over all chunks.
-        chunks: what ran, one after another.
+        queue_ns: spent waiting for the engine's turn.
+        inference_ns: from handing over to the last answer, without the waiting between chunks.
     """
 
     members: tuple[MemberOutcome, ...]
     overlap: float
-    chunks: "tuple[Chunk, ...]"
-
-    @property
-    def queue_ms(self) -> float:
-        """Spent waiting for the engine's turn."""
-        return sum(chunk.queue_ns for chunk in self.chunks) / 1e6
-
-    @property
-    def inference_ms(self) -> float:
-        """From handing over to the last answer."""
-        return sum(chunk.inference_ns for chunk in self.chunks) / 1e6
+    queue_ns: int
+    inference_ns: int
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """Up to `max_batch_size` images that went to the members together.
+class _Chunk:
+    """Images that went to the members together, in a batch that may have held others' too.
 
     Attributes:
-        size: how many images.
-        asked_ns, began_ns, ended_ns: when the engine was asked, when it handed the images over, and when the
-            last answer came; on the clock of `time.perf_counter_ns`.
+        began_ns, ended_ns: when the engine was given them, and when the last answer that counts was there.
         runs: in the ensemble's order; None of a member that did not answer in time.
     """
 
-    size: int
-    asked_ns: int
     began_ns: int
     ended_ns: int
     runs: tuple[MemberRun | None, ...]
 
-    @property
-    def queue_ns(self) -> int:
-        """Spent waiting for the engine's turn."""
-        return self.began_ns - self.asked_ns
 
-    @property
-    def inference_ns(self) -> int:
-        """From handing over to the last answer."""
-        return self.ended_ns - self.began_ns
-
-
-async def fan_out(
-    engine: Engine,
-    ensemble: Ensemble,
-    batch: Batch,
-    quorum: int,
-    expires: float,
-    ran: Callable[[Chunk], None] = lambda _: None,
-) -> FanOut:
-    """Run a batch through all members, at most `max_batch_size` images at a time.
-
-    A continuous batcher will stand between this and `Engine.start`: here one request is one batch.
+async def fan_out(batcher: Batcher, ensemble: Ensemble, batch: Batch, quorum: int, expires: float) -> FanOut:
+    """Run a batch through all members.
 
     Args:
         batch: FP32 `[N, 3, H, W]`, N at least 1.
         quorum: members that must answer.
         expires: when to stop waiting, on the clock of `loop.time()`.
-        ran: is told of every chunk, also where too few members answered.
 
     Raises:
         DeadlineError: fewer than `quorum` members answered in time.
         NoQuorumError: so many members failed that fewer than `quorum` have logits.
     """
-    chunks: list[Chunk] = []
-    for start in range(0, len(batch), ensemble.max_batch_size):
-        chunks.append(await _run(engine, ensemble, batch[start : start + ensemble.max_batch_size], expires))
-        ran(chunks[-1])
-        members = tuple(_outcomes(ensemble, chunks))
-        _check_quorum(ensemble, members, quorum)
-    return FanOut(members, _overlap(chunks), tuple(chunks))
-
-
-async def _run(engine: Engine, ensemble: Ensemble, batch: Batch, expires: float) -> Chunk:
-    loop = asyncio.get_running_loop()
     asked = time.perf_counter_ns()
+    shares = await batcher.start(ensemble, batch, expires)
     try:
-        futures = await engine.start(ensemble, batch, expires)
-    except asyncio.TimeoutError as error:
-        raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline") from error
-    began = time.perf_counter_ns()
-    try:
-        await asyncio.wait(futures, timeout=max(0, expires - loop.time()))
-        runs = tuple(future.result() if future.done() else None for future in futures)
+        futures = [member for share in shares for member in share.run.members]
+        await asyncio.wait(futures, timeout=max(0, expires - asyncio.get_running_loop().time()))
+        chunks = [_chunk(share, len(ensemble.labels)) for share in shares]
     finally:
-        for future in futures:
-            future.cancel()
-    ended = time.perf_counter_ns()
-    shape = (len(batch), len(ensemble.labels))
-    checked = tuple(_checked(run, shape) for run in runs)
-    return Chunk(len(batch), asked, began, ended, checked)
+        for share in shares:
+            share.run.leave()
+    members = tuple(_outcomes(ensemble, chunks))
+    _check_quorum(ensemble, members, quorum)
+    return FanOut(members, _overlap(chunks), *_queue_and_inference(asked, chunks))
 
 
-def _checked(run: MemberRun | None, shape: tuple[int, int]) -> MemberRun | None:
-    """Refuse logits that would make the average wrong."""
-    if run is None or run.logits is None:
+def _chunk(share: Share, classes: int) -> _Chunk:
+    runs = tuple(_of(share, member, classes) if member.done() else None for member in share.run.members)
+    ended = time.perf_counter_ns() if None in runs else max(run.end_ns for run in runs if run)
+    return _Chunk(share.run.began_ns, ended, runs)
+
+
+def _of(share: Share, member: asyncio.Future[MemberRun], classes: int) -> MemberRun:
+    """A member's run with the logits of this share alone, unless these would make the average wrong."""
+    run, wanted = member.result(), (share.run.size, classes)
+    if run.logits is None:
         return run
-    if run.logits.shape != shape:
-        error = f"gave logits {list(run.logits.shape)} where {list(shape)} is wanted (batch, labels)"
-    elif not np.isfinite(run.logits).all():
-        error = "logits are not finite"
-    else:
-        return run
-    return replace(run, logits=None, error=error)
+    if run.logits.shape != wanted:
+        error = f"gave logits {list(run.logits.shape)} where {list(wanted)} is wanted (batch, labels)"
+        return replace(run, logits=None, error=error)
+    logits = run.logits[share.rows]
+    if not np.isfinite(logits).all():
+        return replace(run, logits=None, error="logits are not finite")
+    return replace(run, logits=logits)
 
 
-def _outcomes(ensemble: Ensemble, chunks: Sequence[Chunk]) -> list[MemberOutcome]:
+def _queue_and_inference(asked: int, chunks: Sequence[_Chunk]) -> tuple[int, int]:
+    """Nanoseconds without and with a chunk at the members."""
+    queue = inference = 0
+    now = asked
+    for chunk in chunks:
+        queue += max(0, chunk.began_ns - now)
+        inference += max(0, chunk.ended_ns - max(now, chunk.began_ns))
+        now = max(now, chunk.ended_ns)
+    return queue, inference
+
+
+def _outcomes(ensemble: Ensemble, chunks: Sequence[_Chunk]) -> list[MemberOutcome]:
     """Join each member's chunks; one that failed in any counts in none: all images are averaged alike."""
     origin = min((run.start_ns for chunk in chunks for run in chunk.runs if run), default=0)
     return [
@@ -188,7 +160,7 @@ def _check_quorum(ensemble: Ensemble, members: Sequence[MemberOutcome], quorum: 
     raise DeadlineError(text) if LATE in failed.values() else NoQuorumError(text)
 
 
-def _overlap(chunks: Sequence[Chunk]) -> float:
+def _overlap(chunks: Sequence[_Chunk]) -> float:
     busy = span = 0
     for chunk in chunks:
         runs = [run for run in chunk.runs if run is not None]

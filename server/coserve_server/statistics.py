@@ -6,11 +6,10 @@ The counters are those of Triton's statistics extension
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from coserve_server.batching import BatchRun
 from coserve_server.ensembles import Ensemble
-from coserve_server.fan_out import Chunk
 
 
 @dataclass
@@ -48,11 +47,11 @@ class ModelStatistics:
     Attributes:
         last_ms: when it last answered, since the epoch; 0 where it has not.
         inferences: images it answered.
-        executions: batches they ran as.
+        executions: batches that ran; a batch may hold images of several requests.
         success, fail: requests, from the complete body to the answer.
         queue: waiting for the engine's turn, per answered request.
         compute: per answered request.
-        batches: per batch, by its size.
+        batches: per batch, by its size; making tensors and combining belong to requests, not to batches.
     """
 
     last_ms: int = 0
@@ -64,28 +63,20 @@ class ModelStatistics:
     compute: Compute = field(default_factory=Compute)
     batches: defaultdict[int, Compute] = field(default_factory=lambda: defaultdict(Compute))
 
-    def answered(self, chunks: Sequence[Chunk], total_ns: int, input_ns: int, output_ns: int) -> None:
-        """Count a request; its batches share `input_ns` and `output_ns` by size."""
-        images = sum(chunk.size for chunk in chunks)
-        self.success.add(total_ns)
-        self.queue.add(sum(chunk.queue_ns for chunk in chunks))
-        self.compute.add(input_ns, sum(chunk.inference_ns for chunk in chunks), output_ns)
-        for chunk in chunks:
-            shares = (ns * chunk.size // images for ns in (input_ns, output_ns))
-            self._executed(chunk.size, next(shares), chunk.inference_ns, next(shares))
-
-    def ran(self, size: int, queue_ns: int, infer_ns: int) -> None:
-        """Count a batch that a member ran for its ensemble."""
-        self.success.add(queue_ns + infer_ns)
-        self.queue.add(queue_ns)
-        self.compute.add(0, infer_ns, 0)
-        self._executed(size, 0, infer_ns, 0)
-
-    def _executed(self, size: int, input_ns: int, infer_ns: int, output_ns: int) -> None:
+    def answered(
+        self, images: int, total_ns: int, queue_ns: int, input_ns: int, infer_ns: int, output_ns: int
+    ) -> None:
+        """Count a request."""
         self.last_ms = time.time_ns() // 1_000_000
-        self.inferences += size
+        self.inferences += images
+        self.success.add(total_ns)
+        self.queue.add(queue_ns)
+        self.compute.add(input_ns, infer_ns, output_ns)
+
+    def ran(self, size: int, infer_ns: int) -> None:
+        """Count a batch."""
         self.executions += 1
-        self.batches[size].add(input_ns, infer_ns, output_ns)
+        self.batches[size].add(0, infer_ns, 0)
 
 
 class Statistics:
@@ -98,15 +89,20 @@ class Statistics:
         """The counters of an ensemble, or of a member alone."""
         return self._models[model.name, model.version]
 
-    def ran(self, ensemble: Ensemble, chunk: Chunk) -> None:
-        """Count a batch for each member that ran it; one that runs alone has requests of its own."""
+    def ran(self, ensemble: Ensemble, run: BatchRun) -> None:
+        """Count a batch for its ensemble, and as a request of its own for each member that it went to."""
+        now = time.perf_counter_ns()
+        outcomes = [None if one.cancelled() or one.exception() else one.result() for one in run.members]
+        ended = [one.end_ns for one in outcomes if one is not None and one.logits is not None]
+        if ended:
+            self.of(ensemble).ran(run.size, max(ended) - run.began_ns)
         if ensemble.part_of is not None:
             return
-        for member, run in zip(ensemble.members, chunk.runs, strict=True):
+        for member, outcome in zip(ensemble.members, outcomes, strict=True):
             counters = self._models[member.name, ensemble.version_of(member)]
-            if run is None:
-                counters.fail.add(chunk.ended_ns - chunk.asked_ns)
-            elif run.logits is None:
-                counters.fail.add(run.end_ns - chunk.asked_ns)
-            else:
-                counters.ran(chunk.size, run.start_ns - chunk.asked_ns, run.end_ns - run.start_ns)
+            if outcome is None or outcome.logits is None:
+                counters.fail.add(now - run.began_ns)
+                continue
+            queue_ns, infer_ns = outcome.start_ns - run.began_ns, outcome.end_ns - outcome.start_ns
+            counters.answered(run.size, queue_ns + infer_ns, queue_ns, 0, infer_ns, 0)
+            counters.ran(run.size, infer_ns)

@@ -1,7 +1,6 @@
 """Runs the engine `triton` over fake servers, and sees that it leaves nothing behind."""
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def infer(engine: TritonEngine, batch: Batch = IMAGES) -> list[MemberRun]:
-    return list(await asyncio.gather(*await engine.start(engine.ensembles["pair"], batch, math.inf)))
+    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
 
 
 def ready(engine: TritonEngine) -> int:

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 
@@ -48,11 +49,15 @@ class FakeEngine:
     def __init__(self, *ensembles: Ensemble, scripts: Sequence[Sequence[MemberRun | None]] = ()) -> None:
         self.ensembles = {one.name: one for one in ensembles}
         self.scripts = iter(scripts)
-        self.batches: list[Batch] = []
+        self.given: list[Batch] = []
         self.futures: list[asyncio.Future[MemberRun]] = []
         self.busy = False
         self.ready = True
         self.missing: str | None = None
+        self.load_errors: dict[str, str] = {}
+
+    def versions(self, name: str) -> Sequence[Ensemble]:
+        return [self.ensembles[name]] if name in self.ensembles else []
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         return frozenset(member.name for member in ensemble.members if self.ready)
@@ -66,14 +71,22 @@ class FakeEngine:
     def describe(self, ensemble: Ensemble) -> str:
         return "fake"
 
-    async def start(
-        self, ensemble: Ensemble, batch: Batch, expires: float
-    ) -> "list[asyncio.Future[MemberRun]]":
+    def batches(self, ensemble: Ensemble) -> bool:
+        return False
+
+    @asynccontextmanager
+    async def turn(self, ensemble: Ensemble) -> AsyncIterator[None]:
         if self.busy:
-            await asyncio.wait_for(asyncio.Event().wait(), expires - asyncio.get_running_loop().time())
-        self.batches.append(batch)
+            await asyncio.Event().wait()
+        yield
+
+    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        self.given.append(batch)
         futures = []
-        for answer in next(self.scripts):
+        script = next(self.scripts, None)
+        if script is None:
+            raise RuntimeError("the test has no script for this batch")
+        for answer in script:
             future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
             if answer is not None:
                 future.set_result(answer)
@@ -92,10 +105,8 @@ class ReadingEngine(FakeEngine):
         super().__init__(*ensembles)
         self.broken = broken
 
-    async def start(
-        self, ensemble: Ensemble, batch: Batch, expires: float
-    ) -> "list[asyncio.Future[MemberRun]]":
-        self.batches.append(batch)
+    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        self.given.append(batch)
         futures = []
         for member in ensemble.members:
             index = ensemble.whole.members.index(member)

@@ -42,7 +42,7 @@ def test_a_request_goes_all_the_way() -> None:
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3], [0, 0]), run(0, 1, [3, 1], [0, 8])]])
     answer = classify(classifier(engine), EncodedImage(png("red")), EncodedImage(png("lime")))
     np.testing.assert_allclose(answer.combined.logits, [[2, 2], [0, 4]])
-    (batch,) = engine.batches
+    (batch,) = engine.given
     assert batch.dtype == np.float32
     np.testing.assert_array_equal(batch[:, :, 0, 0], [[1, 0, 0], [0, 1, 0]])
     assert all(value >= 0 for value in vars(answer.timings).values())

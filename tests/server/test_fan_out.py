@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coserve_server.batching import Batcher
 from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.fan_out import FanOut, fan_out
 from tests.server.fake_engine import FakeEngine, ensemble, run
@@ -13,7 +14,7 @@ def fan(engine: FakeEngine, images: int = 1, quorum: int = 2, seconds: float = 3
     async def go() -> FanOut:
         one = engine.ensembles["pair"]
         batch = np.zeros((images, 3, 4, 4), np.float32)
-        return await fan_out(engine, one, batch, quorum, asyncio.get_running_loop().time() + seconds)
+        return await fan_out(Batcher(engine), one, batch, quorum, asyncio.get_running_loop().time() + seconds)
 
     return asyncio.run(go())
 
@@ -39,7 +40,7 @@ def test_large_requests_are_split_and_joined_in_order() -> None:
     ]
     engine = FakeEngine(ensemble(max_batch_size=2), scripts=scripts)
     answer = fan(engine, images=3)
-    assert [len(batch) for batch in engine.batches] == [2, 1]
+    assert [len(batch) for batch in engine.given] == [2, 1]
     np.testing.assert_array_equal(answer.members[0].logits, [[1, 1], [2, 2], [3, 3]])
     np.testing.assert_array_equal(answer.members[1].logits, [[5, 5], [6, 6], [7, 7]])
     assert [(m.start_ms, m.end_ms) for m in answer.members] == [(0, 95), (0, 100)]

@@ -1,7 +1,6 @@
 """The embedded engine against real ONNX members; no assertion on how long anything takes."""
 
 import asyncio
-import math
 import os
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -35,7 +34,9 @@ def with_engine(folder: Path, use: Callable[[OnnxRuntimeEngine], Awaitable[T]], 
 
 
 async def infer(engine: OnnxRuntimeEngine, name: str, batch: Batch) -> list[MemberRun]:
-    return list(await asyncio.gather(*await engine.start(engine.ensembles[name], batch, math.inf)))
+    ensemble = engine.ensembles[name]
+    async with engine.turn(ensemble):
+        return list(await asyncio.gather(*engine.start(ensemble, batch)))
 
 
 def images(count: int = 3) -> Batch:
@@ -127,7 +128,7 @@ def test_a_cancelled_member_stops_and_is_back(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: HANGS})
 
     async def cancel(engine: OnnxRuntimeEngine) -> list[MemberRun]:
-        hanging, sound = await engine.start(engine.ensembles["pair"], images(), math.inf)
+        hanging, sound = engine.start(engine.ensembles["pair"], images())
         assert (await sound).error is None
         hanging.cancel()
         await until_ready(engine)
@@ -140,7 +141,7 @@ async def until_stuck(engine: OnnxRuntimeEngine) -> None:
     """Abandon batches until one is where it cannot be stopped: a busy machine may be slow to begin."""
     ensemble = engine.ensembles["pair"]
     for _ in range(5000):
-        runs = await engine.start(ensemble, images(), math.inf)
+        runs = engine.start(ensemble, images())
         assert (await runs[1]).error is None
         await asyncio.sleep(0.5)
         for run in runs:
@@ -179,22 +180,6 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
         return any(lane.stuck for lane in lanes)
 
     assert with_engine(tmp_path, leave), "it was still running after the engine had closed"
-
-
-def test_a_cancelled_wait_leaves_the_turn_to_others(tmp_path: Path) -> None:
-    write_repository(tmp_path, faults={0: HANGS})
-
-    async def leave(engine: OnnxRuntimeEngine) -> list[MemberRun]:
-        running = await engine.start(engine.ensembles["pair"], images(), math.inf)
-        waiting = asyncio.ensure_future(engine.start(engine.ensembles["pair"], images(), math.inf))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        running[0].cancel()
-        await running[1]
-        await until_ready(engine)
-        return await infer(engine, "pair", np.zeros_like(images()))
-
-    assert all(run.error is None for run in with_engine(tmp_path, leave))
 
 
 def test_no_member_is_ready_after_closing(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """How the engine `triton` reaches servers: names, shared memory, encryption."""
 
 import asyncio
-import math
 from pathlib import Path
 
 import grpc
@@ -49,8 +48,8 @@ def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None
 
 def test_images_go_through_shared_memory(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
-        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
-        other = await engine.start(engine.ensembles["pair"], IMAGES[:1], math.inf)
+        runs = engine.start(engine.ensembles["pair"], IMAGES)
+        other = engine.start(engine.ensembles["pair"], IMAGES[:1])
         await asyncio.gather(*runs, *other)
         (region,) = fakes[0].regions
         places = []

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -57,7 +56,7 @@ def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(reposit
         await fakes[0].stop()
         await until(lambda: engine.ensembles["pair"].labels[0] == "ship")
         assert all(run.error is None for run in await infer(engine))
-        (old, _) = await asyncio.gather(*await engine.start(before, IMAGES, math.inf))
+        (old, _) = await asyncio.gather(*engine.start(before, IMAGES))
         assert old.error is not None, "a request that was preprocessed for the old one gets no new logits"
 
     with_engine(repository, use, servers=2)

@@ -1,7 +1,6 @@
 """The engine `triton` over servers that misbehave; tests/integration has Triton itself."""
 
 import asyncio
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coserve_server.batching import Batcher
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.fan_out import fan_out
 from tests.server.engine_on_fake import IMAGES, infer, ready, until, with_engine
@@ -72,7 +72,7 @@ def test_a_late_members_call_is_cancelled_at_the_server(repository: Path) -> Non
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].hanging.add("pair_member1")
         loop = asyncio.get_running_loop()
-        answer = await fan_out(engine, engine.ensembles["pair"], IMAGES, 1, loop.time() + 3)
+        answer = await fan_out(Batcher(engine), engine.ensembles["pair"], IMAGES, 1, loop.time() + 3)
         assert answer.members[1].error == "no answer before the deadline"
         assert answer.members[0].error is None
         await until(lambda: fakes[0].cancelled == ["pair_member1"])
@@ -85,7 +85,7 @@ def test_a_cancelled_request_is_cancelled_at_the_server(repository: Path) -> Non
         fakes[0].hanging |= {"pair_member0", "pair_member1"}
         loop = asyncio.get_running_loop()
         request = asyncio.ensure_future(
-            fan_out(engine, engine.ensembles["pair"], IMAGES, 1, loop.time() + 1000)
+            fan_out(Batcher(engine), engine.ensembles["pair"], IMAGES, 1, loop.time() + 1000)
         )
         await until(lambda: len(fakes[0].requests) == 2)
         request.cancel()
@@ -108,7 +108,7 @@ def test_members_of_a_lost_server_run_on_another(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         for fake in fakes:
             fake.hanging.add("pair_member1")
-        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
+        runs = engine.start(engine.ensembles["pair"], IMAGES)
         await runs[0]
         await until(lambda: sum(len(fake.requests) for fake in fakes) == 2)
         lost = next(fake for fake in fakes if fake.requests)
@@ -142,9 +142,9 @@ def test_members_of_a_frozen_server_run_on_another(repository: Path, monkeypatch
 def test_a_sole_frozen_server_has_until_the_deadline(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].awake.clear()
-        runs = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
+        runs = engine.start(engine.ensembles["pair"], IMAGES)
         await until(lambda: ready(engine) == 0)
-        later = await engine.start(engine.ensembles["pair"], IMAGES, math.inf)
+        later = engine.start(engine.ensembles["pair"], IMAGES)
         fakes[0].awake.set()
         assert all(run.error is None for run in await asyncio.gather(*runs, *later))
         await until(lambda: ready(engine) == 2)

@@ -101,7 +101,7 @@ def test_more_images_than_a_batch_holds(server: Server) -> None:
     images = np.concatenate([IMAGES, IMAGES])[:5]
     reply = server.infer(json=document(images, binary=False)).json()
     np.testing.assert_array_equal(reply["outputs"][0]["data"], np.concatenate([LOGITS, LOGITS])[:5].ravel())
-    assert [len(batch) for batch in server.engine.batches] == [2, 2, 1]
+    assert [len(batch) for batch in server.engine.given] == [2, 2, 1]
 
 
 def test_a_degraded_answer_says_so() -> None:

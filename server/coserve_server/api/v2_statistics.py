@@ -17,7 +17,7 @@ class Duration(BaseModel):
 
 
 class BatchStatistics(BaseModel):
-    """Batches of one size that were run; combining their logits counts as output."""
+    """Batches of one size that were run; input and output are made per request, and 0 here."""
 
     batch_size: int
     compute_input: Duration

@@ -1,7 +1,8 @@
 """What serving asks of an engine."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,7 +38,14 @@ class Engine(Protocol):
 
     @property
     def ensembles(self) -> Mapping[str, Ensemble]:
-        """What it can run, by name."""
+        """What it can run, by name; of several versions the newest."""
+
+    def versions(self, name: str) -> Sequence[Ensemble]:
+        """The versions of an ensemble that it can run, newest last; empty where there is no such ensemble."""
+
+    @property
+    def load_errors(self) -> Mapping[str, str]:
+        """Why a model, or its newest version, could not be loaded, by name; an older version may be served."""
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Names of the members that are loaded, and not stuck with a batch nobody waits for any more."""
@@ -55,22 +63,22 @@ class Engine(Protocol):
     def describe(self, ensemble: Ensemble) -> str:
         """Where and how the ensemble's members run, for the operator."""
 
-    async def start(
-        self, ensemble: Ensemble, batch: Batch, expires: float
-    ) -> "list[asyncio.Future[MemberRun]]":
-        """Wait for the engine's turn, then hand the batch to every member that can take it, at once.
+    def batches(self, ensemble: Ensemble) -> bool:
+        """Whether what runs the members makes batches of requests itself, and is best given each at once."""
+
+    def turn(self, ensemble: Ensemble) -> AbstractAsyncContextManager[None]:
+        """Have what the members run on to oneself; not asked for where the engine batches itself."""
+
+    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        """Hand the batch to every member that can take it, at once.
 
         Args:
             ensemble: one of `ensembles`, or one of its members alone.
             batch: at most the ensemble's `max_batch_size` images.
-            expires: when to stop waiting for the turn, on the clock of `loop.time()`.
 
         Returns:
             one future per member, in the ensemble's order. A member's failure is an `error` in its result,
             not an exception. Cancelling a future asks its member to stop; nobody waits until it has.
-
-        Raises:
-            asyncio.TimeoutError: the turn did not come in time.
         """
 
     async def close(self) -> None:

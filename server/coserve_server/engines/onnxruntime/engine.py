@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
@@ -12,6 +13,7 @@ from coserve_server.ensembles import Ensemble
 from coserve_server.repository import check_unchanged
 
 NONE: frozenset[str] = frozenset()
+NOTHING = "no ensemble is loaded"
 
 
 class OnnxRuntimeEngine:
@@ -56,11 +58,13 @@ class OnnxRuntimeEngine:
 
     def faults(self) -> list[str]:
         """That nothing is loaded; a new version that cannot be loaded is no fault of the old one's."""
-        return [] if self._newest else ["no ensemble is loaded"]
+        return [] if self._newest else [NOTHING]
 
     def absence(self, name: str | None) -> str | None:
-        """Why an ensemble that the repository has could not be loaded."""
-        return self.load_errors.get(name) if name is not None else None
+        """That nothing is loaded, or why the ensemble named could not be."""
+        if name is not None:
+            return self.load_errors.get(name)
+        return None if self._newest else NOTHING
 
     def describe(self, ensemble: Ensemble) -> str:
         """The ensemble's thread budget, and the devices of its lanes."""
@@ -70,25 +74,18 @@ class OnnxRuntimeEngine:
         share = f"{lanes} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
         return f"{share} ({self._cores.count} cores usable)"
 
-    async def start(
-        self, ensemble: Ensemble, batch: Batch, expires: float
-    ) -> list[asyncio.Future[MemberRun]]:
-        """Wait until the cores are free, then hand the batch to every member's lane that is not stuck."""
-        await asyncio.wait_for(self._turn.acquire(), expires - asyncio.get_running_loop().time())
-        members = self._members(ensemble)
-        running = len(members)
+    def batches(self, ensemble: Ensemble) -> bool:
+        """No."""
+        return False
 
-        def finished(_: asyncio.Future[MemberRun]) -> None:
-            nonlocal running
-            running -= 1
-            if running == 0:
-                self._turn.release()
+    def turn(self, ensemble: Ensemble) -> AbstractAsyncContextManager[None]:
+        """Have the cores to oneself."""
+        return self._turn
 
+    def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
+        """Hand the batch to every member's lane that is not stuck."""
         # Nothing else between the submissions: the members are to start together.
-        futures = [member.start(batch) for member in members]
-        for future in futures:
-            future.add_done_callback(finished)
-        return futures
+        return [member.start(batch) for member in self._members(ensemble)]
 
     async def replace(self, name: str, ensembles: Sequence[Ensemble]) -> bool:
         """Serve these versions of an ensemble, newest last, in place of those served; none: stop serving it.

@@ -5,6 +5,7 @@ import itertools
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.triton.channel import metadata, open_channel
@@ -53,6 +54,23 @@ class TritonEngine:
         """What the servers have loaded, wholly or in part."""
         return self._ensembles
 
+    def versions(self, name: str) -> Sequence[Ensemble]:
+        """The newest version that Triton has loaded; ensembles are served as they are described now."""
+        return (self._ensembles[name],) if name in self._ensembles else ()
+
+    @property
+    def load_errors(self) -> Mapping[str, str]:
+        """What servers say of models that they could not load."""
+        known = {m.name for ensemble in self._ensembles.values() for m in ensemble.members}
+        return {
+            name: f"{endpoint.address} has not loaded {name}: {reason}"
+            for endpoint in self._endpoints
+            for name, reason in endpoint.missing.items()
+            if endpoint.error is None
+            and reason not in (UNLOADED, NOT_LOADED)
+            and name not in known | self._ensembles.keys()
+        }
+
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Members that some server which answers has loaded."""
         hosts = self._hosts(ensemble)
@@ -60,17 +78,7 @@ class TritonEngine:
 
     def faults(self) -> list[str]:
         """That no server has been reached, or the models that one could not load."""
-        if not self._ensembles:
-            return [self._nothing()]
-        known = {m.name for ensemble in self._ensembles.values() for m in ensemble.members}
-        return [
-            f"{endpoint.address} has not loaded {name}: {reason}"
-            for endpoint in self._endpoints
-            for name, reason in endpoint.missing.items()
-            if endpoint.error is None
-            and reason not in (UNLOADED, NOT_LOADED)
-            and name not in known | self._ensembles.keys()
-        ]
+        return list(self.load_errors.values()) if self._ensembles else [self._nothing()]
 
     def absence(self, name: str | None) -> str | None:
         """That no server has any ensemble, or that the one named is listed and not loaded."""
@@ -85,10 +93,16 @@ class TritonEngine:
         """The servers that have the ensemble."""
         return f"on Triton at {', '.join(host.address for host in self._hosts(ensemble))}"
 
-    async def start(
-        self, ensemble: Ensemble, batch: Batch, expires: float
-    ) -> list[asyncio.Future[MemberRun]]:
-        """Send the batch to every member; there is no turn to wait for."""
+    def batches(self, ensemble: Ensemble) -> bool:
+        """Whether Triton batches the requests to every member."""
+        return all(member.batches for member in ensemble.members)
+
+    def turn(self, ensemble: Ensemble) -> AbstractAsyncContextManager[None]:
+        """Nothing to wait for: Triton has its own queues."""
+        return nullcontext()
+
+    def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
+        """Send the batch to every member."""
         hosts = self._hosts(ensemble)
         up = [host for host in hosts if host.error is None]
         first = next(self._turn) % len(up) if up else 0

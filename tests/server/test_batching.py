@@ -1,0 +1,236 @@
+"""The batcher over a fake engine, whose members answer when a test lets them."""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from coserve_server.batching import Batcher, BatchRun, Share
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.ensembles import Ensemble
+from coserve_server.errors import DeadlineError
+from tests.server.fake_engine import FakeEngine, ensemble, run
+
+PAIR, OTHER = ensemble(max_batch_size=4), ensemble(name="other", max_batch_size=4)
+
+
+class HeldEngine(FakeEngine):
+    """Holds every batch until it is told to answer; one batch has the turn at a time."""
+
+    def __init__(self, batching: bool = False) -> None:
+        super().__init__(PAIR, OTHER)
+        self.lock = asyncio.Lock()
+        self.batching = batching
+        self.batches_given: list[tuple[str, list[float]]] = []
+
+    def batches(self, ensemble: Ensemble) -> bool:
+        return self.batching
+
+    def turn(self, ensemble: Ensemble) -> asyncio.Lock:  # type: ignore[override]
+        return self.lock
+
+    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
+        self.batches_given.append((ensemble.name, batch[:, 0, 0, 0].tolist()))
+        futures = [asyncio.get_running_loop().create_future() for _ in ensemble.members]
+        self.futures.extend(futures)
+        return futures
+
+    def answer(self) -> None:
+        for future in self.futures:
+            if not future.done():
+                future.set_result(run(0, 1, [1, 2]))
+
+
+def images(*values: float) -> Batch:
+    return np.array(values, np.float32)[:, None, None, None] * np.ones((1, 3, 4, 4), np.float32)
+
+
+Use = Callable[[Batcher, HeldEngine], Awaitable[None]]
+
+
+def with_batcher(use: Use, batching: bool = False) -> "list[tuple[str, list[float]]]":
+    """What the engine was given; in the end nothing may be left in the batcher."""
+
+    async def go() -> HeldEngine:
+        engine = HeldEngine(batching)
+        batcher = Batcher(engine)
+        await asyncio.wait_for(use(batcher, engine), 30)
+        engine.answer()
+        await settle()
+        assert not batcher._queues
+        assert not engine.lock.locked()
+        await batcher.close()
+        return engine
+
+    return asyncio.run(go()).batches_given
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def ask(batcher: Batcher, *values: float, model: Ensemble = PAIR) -> "asyncio.Task[list[Share]]":
+    return asyncio.create_task(batcher.start(model, images(*values), math.inf))
+
+
+def test_an_idle_engine_starts_at_once_and_what_comes_meanwhile_is_the_next_batch() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        await settle()
+        for value in (2, 3, 4):
+            ask(batcher, value)
+            await settle()
+        engine.answer()
+        await settle()
+
+    assert with_batcher(use) == [("pair", [1]), ("pair", [2, 3, 4])]
+
+
+def test_a_request_is_split_where_it_fills_a_batch_and_its_shares_are_in_order() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        first, second, third = ask(batcher, 1), ask(batcher, 2, 3, 4, 5, 6), ask(batcher, 7)
+        for _ in range(3):
+            await settle()
+            engine.answer()
+        await settle()
+        shares = [(share.run.size, share.rows) for share in await second]
+        assert shares == [(4, slice(1, 4)), (3, slice(0, 2))]
+        assert [share.rows for share in await first] == [slice(0, 1)]
+        assert [share.rows for share in await third] == [slice(2, 3)]
+
+    assert with_batcher(use) == [("pair", [1, 2, 3, 4]), ("pair", [5, 6, 7])]
+
+
+def test_ensembles_take_turns() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        await settle()
+        ask(batcher, 2)
+        ask(batcher, 10, model=OTHER)
+        for _ in range(4):
+            await settle()
+            engine.answer()
+
+    assert with_batcher(use) == [("pair", [1]), ("other", [10]), ("pair", [2])]
+
+
+def test_an_engine_that_batches_is_given_everything_at_once() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        ask(batcher, 2, 3, 4, 5, 6)
+        await settle()
+
+    given = with_batcher(use, batching=True)
+    assert given == [("pair", [1]), ("pair", [2, 3, 4, 5]), ("pair", [6])]
+
+
+def test_a_request_whose_client_has_gone_is_never_run() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        await settle()
+        gone = ask(batcher, 2)
+        ask(batcher, 3)
+        await settle()
+        gone.cancel()
+        await settle()
+        engine.answer()
+        await settle()
+
+    assert with_batcher(use) == [("pair", [1]), ("pair", [3])]
+
+
+def test_of_a_split_request_that_is_gone_the_rest_is_never_run_and_nobody_else_suffers() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        other, gone = ask(batcher, 1), ask(batcher, 2, 3, 4, 5)
+        await settle()
+        gone.cancel()
+        await settle()
+        assert not any(future.cancelled() for future in engine.futures), "the first request still waits"
+        engine.answer()
+        assert len(await other) == 1
+
+    assert with_batcher(use) == [("pair", [1, 2, 3, 4])]
+
+
+def test_a_batch_that_nobody_waits_for_any_more_is_told_to_stop() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        for share in await ask(batcher, 1):
+            share.run.leave()
+        await settle()
+        assert all(future.cancelled() for future in engine.futures)
+
+    assert with_batcher(use) == [("pair", [1])]
+
+
+def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        await settle()
+        late = batcher.start(PAIR, images(2), asyncio.get_running_loop().time() + 0.05)
+        with pytest.raises(DeadlineError, match="pair did not get its turn before the deadline"):
+            await late
+        ask(batcher, 3)
+        await settle()
+        engine.answer()
+        await settle()
+
+    assert with_batcher(use) == [("pair", [1]), ("pair", [3])]
+
+
+def test_a_failing_engine_fails_the_requests_and_the_next_is_served() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        start, engine.start = engine.start, None  # type: ignore[method-assign,assignment]
+        tasks = [ask(batcher, 1), ask(batcher, 2)]
+        with pytest.raises(TypeError):
+            await tasks[0]
+        with pytest.raises(TypeError):
+            await tasks[1]
+        engine.start = start  # type: ignore[method-assign]
+        ask(batcher, 3)
+        await settle()
+
+    assert with_batcher(use) == [("pair", [3])]
+
+
+def test_closing_cancels_what_waits() -> None:
+    async def go() -> None:
+        engine = HeldEngine()
+        batcher = Batcher(engine)
+        ask(batcher, 1)
+        await settle()
+        waiting = ask(batcher, 2)
+        await settle()
+        await batcher.close()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        assert waiting.cancelled()
+
+    asyncio.run(go())
+
+
+def test_every_batch_is_told_of_once() -> None:
+    told: list[int] = []
+
+    async def go() -> None:
+        engine = HeldEngine()
+
+        def ran(_: Ensemble, batch: BatchRun) -> None:
+            told.append(batch.size)
+
+        batcher = Batcher(engine, ran)
+        for values in ((1,), (2, 3)):
+            ask(batcher, *values)
+            await settle()
+        assert told == []
+        engine.answer()
+        await settle()
+        assert told == [1]
+        engine.answer()
+        await settle()
+
+    asyncio.run(go())
+    assert told == [1, 2]

@@ -12,6 +12,7 @@ import uvicorn
 
 from coserve_server.api.app import create_app
 from coserve_server.classify import Classifier
+from coserve_server.connections import MAX_HEAD_BYTES, limited
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
@@ -53,6 +54,8 @@ async def _serve(
     classifier = Classifier(engine, settings, cores.count)
     config = uvicorn.Config(
         create_app(classifier, keys, reloader),
+        http=limited(settings),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_level=settings.log_level,
         ssl_context_factory=(lambda *_: tls) if tls else None,
         timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,

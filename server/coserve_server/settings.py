@@ -100,6 +100,10 @@ class Settings(BaseSettings):
     """Time for decoding, waiting and inference of one request, whose header may shorten it."""
     upload_timeout_ms: float = Field(60_000, gt=0)
     """Time for a request's body to arrive."""
+    head_timeout_ms: float = Field(10_000, gt=0)
+    """Time for a request's headers to arrive, and for a new connection to bring its first ones."""
+    max_connections: int = Field(1000, ge=1)
+    """Connections open at once; more are refused."""
     max_requests: int = Field(64, ge=1)
     """Classification requests in progress at once, from before their bodies are read; more are refused."""
     max_body_bytes: int = Field(32 * 2**20, ge=1)

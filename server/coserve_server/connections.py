@@ -1,0 +1,116 @@
+"""What one connection may cost beside the requests that the application sees.
+
+uvicorn ends idle connections, by its keep-alive timeout, but waits for ever for the rest of a request's head, and for
+a client that does not read its answer.
+"""
+
+import asyncio
+import logging
+import socket
+import sys
+from http import HTTPStatus
+from uuid import uuid4
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from coserve_server.api.problems import MEDIA_TYPE, Problem
+from coserve_server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_HEAD_BYTES = 16 * 2**10
+"""Of a request's first line and its headers together."""
+UNREAD_ANSWER_MS = 60_000
+"""How long a client may take nothing of an answer that waits for it."""
+
+
+def limited(settings: Settings) -> type[H11Protocol]:
+    """The class of connections that keep to the settings, for `uvicorn.Config(http=…)`."""
+
+    class Limited(Connection):
+        head_timeout_s = settings.head_timeout_ms / 1000
+        max_connections = settings.max_connections
+
+    return Limited
+
+
+class Connection(H11Protocol):
+    """uvicorn's protocol, with an end to slow heads and unread answers, and problem documents for broken heads."""
+
+    head_timeout_s: float
+    max_connections: int
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Wait for the first head, or refuse a connection beyond the limit."""
+        super().connection_made(transport)
+        # Where the system has it, which is Linux; it covers a window that stays closed too (tcp(7)).
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_ANSWER_MS)
+        if len(self.connections) > self.max_connections:
+            self._refuse(
+                503, "overloaded", f"more than the {self.max_connections} connections allowed are open"
+            )
+        else:
+            self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request; the time for a head runs from its first byte."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._forget_head()
+        elif self._late is None:
+            self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong with a request that is no HTTP."""
+        error = sys.exc_info()[1]
+        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
+        if too_large:
+            self._refuse(431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
+        else:
+            self._refuse(400, "bad-request", f"no valid HTTP/1.1: {error or msg}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        super().connection_lost(exc)
+        self._forget_head()
+
+    def _await_head(self) -> None:
+        self._late = self.loop.call_later(self.head_timeout_s, self._head_is_late)
+
+    def _forget_head(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _head_is_late(self) -> None:
+        limit = f"{self.head_timeout_s * 1000:g} ms"
+        self._refuse(408, "head-timeout", f"the request's headers took longer than {limit}")
+
+    def _refuse(self, status: int, slug: str, detail: str) -> None:
+        """Answer without the application, where no answer has begun, and close."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(_problem(status, slug, detail))
+        self.transport.close()
+
+
+def _problem(status: int, slug: str, detail: str) -> bytes:
+    """An HTTP answer that closes the connection; h11 writes none once a head has been broken."""
+    title = slug.replace("-", " ").capitalize()
+    problem = Problem(
+        type=f"/problems/{slug}", title=title, status=status, detail=detail, instance=uuid4().urn
+    )
+    logger.info("%s %s: %s", problem.instance, problem.type, detail)
+    body = problem.model_dump_json().encode()
+    head = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"Content-Type: {MEDIA_TYPE}",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        head.append("Retry-After: 1")
+    return "\r\n".join([*head, "", ""]).encode() + body

@@ -32,6 +32,10 @@ class BatchRun:
     finished: asyncio.Future[Any]
     waiting: int = 0
 
+    def outcomes(self) -> list[MemberRun | None]:
+        """What the members did, once they are finished; None of one that was left or has a bug."""
+        return [None if one.cancelled() or one.exception() else one.result() for one in self.members]
+
     def leave(self) -> None:
         """Want the answer no more; with the last request gone, what still runs is told to stop."""
         self.waiting -= 1

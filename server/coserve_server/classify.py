@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coserve_server.batching import Batcher
+from coserve_server.batching import Batcher, BatchRun
 from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles import Ensemble
@@ -23,6 +23,8 @@ from coserve_server.errors import (
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
 from coserve_server.images import EncodedImage
+from coserve_server.observability.metrics import Metrics
+from coserve_server.observability.record import current
 from coserve_server.preparation import Preparation
 from coserve_server.settings import Settings
 from coserve_server.statistics import Statistics
@@ -66,7 +68,8 @@ class Classifier:
         """Take over the engine; at most `cores` images are decoded at once."""
         self.engine, self.settings = engine, settings
         self.statistics = Statistics()
-        self._batcher = Batcher(engine, self.statistics.ran)
+        self.metrics = Metrics() if settings.metrics else None
+        self._batcher = Batcher(engine, self._ran)
         self._preparation = Preparation(cores, settings.max_pixels)
         self._requests = 0
         self._draining = False
@@ -111,10 +114,14 @@ class Classifier:
         if name is None and len(served) == 1:
             (name,) = served
         if name is not None:
+            ensemble = None
             if version is None and name in served:
-                return served[name]
-            if versions := self.versions(name):
-                return _of_version(versions, version)
+                ensemble = served[name]
+            elif versions := self.versions(name):
+                ensemble = _of_version(versions, version)
+            if ensemble is not None:
+                current().ensemble = ensemble
+                return ensemble
         if reason := self.engine.absence(name):
             raise NoQuorumError(reason)
         if name is None:
@@ -157,6 +164,7 @@ class Classifier:
         Raises:
             OverloadedError: too many are.
         """
+        current().classifies = True
         if self._requests >= self.settings.max_requests:
             raise OverloadedError(f"{self._requests} requests are in progress, as many as are allowed")
         self._requests += 1
@@ -208,6 +216,11 @@ class Classifier:
                 ensemble, batch, began, self._expires(began, deadline_ms), decode_ms, preprocess_ms=0.0
             )
 
+    @property
+    def in_flight(self) -> int:
+        """Classification requests in progress."""
+        return self._requests
+
     def drain(self) -> None:
         """Count as not ready from now on; requests are still answered."""
         self._draining = True
@@ -217,6 +230,11 @@ class Classifier:
         self._preparation.close()
         await self._batcher.close()
         await self.engine.close()
+
+    def _ran(self, ensemble: Ensemble, batch: BatchRun) -> None:
+        self.statistics.ran(ensemble, batch)
+        if self.metrics is not None:
+            self.metrics.batch(ensemble, batch)
 
     def _expires(self, began: int, deadline_ms: float | None) -> float:
         """When to stop, on the clock of `loop.time()`."""
@@ -247,6 +265,8 @@ class Classifier:
         used = [index for index, member in enumerate(fan.members) if member.logits is not None]
         combined = _combine(ensemble, fan.members, used, self.settings.combine)
         ended = time.perf_counter_ns()
+        record = current()
+        record.images, record.queue_ns, record.combined_ns = len(batch), fan.queue_ns, (combining, ended)
         self.statistics.of(ensemble).answered(
             len(batch),
             total_ns=ended - began,

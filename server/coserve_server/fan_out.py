@@ -12,6 +12,7 @@ from coserve_server.batching import Batcher, Share
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import DeadlineError, NoQuorumError
+from coserve_server.observability.record import current
 
 LATE = "no answer before the deadline"
 
@@ -52,7 +53,7 @@ class FanOut:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class Chunk:
     """Images that went to the members together, in a batch that may have held others' too.
 
     Attributes:
@@ -77,7 +78,8 @@ async def fan_out(batcher: Batcher, ensemble: Ensemble, batch: Batch, quorum: in
         DeadlineError: fewer than `quorum` members answered in time.
         NoQuorumError: so many members failed that fewer than `quorum` have logits.
     """
-    asked = time.perf_counter_ns()
+    record = current()
+    record.asked_ns = asked = time.perf_counter_ns()
     shares = await batcher.start(ensemble, batch, expires)
     try:
         futures = [member for share in shares for member in share.run.members]
@@ -87,14 +89,15 @@ async def fan_out(batcher: Batcher, ensemble: Ensemble, batch: Batch, quorum: in
         for share in shares:
             share.run.leave()
     members = tuple(_outcomes(ensemble, chunks))
+    record.chunks, record.members = chunks, members
     _check_quorum(ensemble, members, quorum)
     return FanOut(members, _overlap(chunks), *_queue_and_inference(asked, chunks))
 
 
-def _chunk(share: Share, classes: int) -> _Chunk:
+def _chunk(share: Share, classes: int) -> Chunk:
     runs = tuple(_of(share, member, classes) if member.done() else None for member in share.run.members)
     ended = time.perf_counter_ns() if None in runs else max(run.end_ns for run in runs if run)
-    return _Chunk(share.run.began_ns, ended, runs)
+    return Chunk(share.run.began_ns, ended, runs)
 
 
 def _of(share: Share, member: asyncio.Future[MemberRun], classes: int) -> MemberRun:
@@ -111,7 +114,7 @@ def _of(share: Share, member: asyncio.Future[MemberRun], classes: int) -> Member
     return replace(run, logits=logits)
 
 
-def _queue_and_inference(asked: int, chunks: Sequence[_Chunk]) -> tuple[int, int]:
+def _queue_and_inference(asked: int, chunks: Sequence[Chunk]) -> tuple[int, int]:
     """Nanoseconds without and with a chunk at the members."""
     queue = inference = 0
     now = asked
@@ -122,7 +125,7 @@ def _queue_and_inference(asked: int, chunks: Sequence[_Chunk]) -> tuple[int, int
     return queue, inference
 
 
-def _outcomes(ensemble: Ensemble, chunks: Sequence[_Chunk]) -> list[MemberOutcome]:
+def _outcomes(ensemble: Ensemble, chunks: Sequence[Chunk]) -> list[MemberOutcome]:
     """Join each member's chunks; one that failed in any counts in none: all images are averaged alike."""
     origin = min((run.start_ns for chunk in chunks for run in chunk.runs if run), default=0)
     return [
@@ -160,7 +163,7 @@ def _check_quorum(ensemble: Ensemble, members: Sequence[MemberOutcome], quorum: 
     raise DeadlineError(text) if LATE in failed.values() else NoQuorumError(text)
 
 
-def _overlap(chunks: Sequence[_Chunk]) -> float:
+def _overlap(chunks: Sequence[Chunk]) -> float:
     busy = span = 0
     for chunk in chunks:
         runs = [run for run in chunk.runs if run is not None]

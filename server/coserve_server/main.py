@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-import logging
 import math
 import socket
 import ssl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -18,9 +18,13 @@ from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
 from coserve_server.key_ring import KeyRing
+from coserve_server.observability import logs
 from coserve_server.reload import Reloader
 from coserve_server.settings import Settings
 from coserve_server.tls import server_context
+
+if TYPE_CHECKING:
+    from coserve_server.observability.tracing import Tracer
 
 SHUTDOWN_MARGIN_S = 2
 
@@ -34,12 +38,12 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     Raises:
         StartupError: the address, a certificate, the keys, the repository or a member is not usable.
     """
-    logging.basicConfig(format="%(levelname)s:     %(message)s")
-    logging.getLogger("coserve_server").setLevel(settings.log_level.upper())
+    logs.configure(settings)
+    tracer = _tracer(settings)
     tls = server_context(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     with bind(settings.host, settings.port) as listener, contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings, listener, tls, keys, announce))
+        asyncio.run(_serve(settings, listener, tls, keys, tracer, announce))
 
 
 async def _serve(
@@ -47,16 +51,19 @@ async def _serve(
     listener: socket.socket,
     tls: ssl.SSLContext | None,
     keys: KeyRing | None,
+    tracer: "Tracer | None",
     announce: Callable[[str], None],
 ) -> None:
     cores = usable_cores()
     engine, reloader = await _start_engine(settings, cores)
     classifier = Classifier(engine, settings, cores.count)
     config = uvicorn.Config(
-        create_app(classifier, keys, reloader),
+        create_app(classifier, keys, reloader, tracer),
         http=limited(settings),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_level=settings.log_level,
+        log_config=None,
+        access_log=False,
         ssl_context_factory=(lambda *_: tls) if tls else None,
         timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
     )
@@ -71,6 +78,18 @@ async def _serve(
     finally:
         if watching is not None:
             watching.cancel()
+
+
+def _tracer(settings: Settings) -> "Tracer | None":
+    """What sends traces; without an address for them its libraries are not even imported."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from coserve_server.observability.tracing import Tracer
+    except ImportError as error:
+        fault = f"otlp_endpoint: traces need the extra otel: pip install 'coserve[otel]' ({error})"
+        raise SettingsError([fault]) from error
+    return Tracer(str(settings.otlp_endpoint))
 
 
 async def _start_engine(settings: Settings, cores: Cores) -> tuple[Engine, Reloader | None]:

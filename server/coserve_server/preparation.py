@@ -11,6 +11,7 @@ import numpy as np
 from coserve_server.engines.base import Batch
 from coserve_server.errors import BadImageError, DeadlineError
 from coserve_server.images import EncodedImage, Preprocessing, decode, preprocess
+from coserve_server.observability.record import ImageTimes, current
 
 SMALL_BYTES = 2**14
 SMALL_PIXELS = 2**14
@@ -39,10 +40,9 @@ class Preparation:
         if len(images) == 1 and len(images[0].data) <= SMALL_BYTES:
             # Changing threads costs more than such an image. What is wrong with another, a thread finds out.
             with suppress(BadImageError):
-                tensor, decode_ms, preprocess_ms = _prepare(
-                    images[0], 0, how, min(SMALL_PIXELS, self._max_pixels)
-                )
-                return tensor[np.newaxis], decode_ms, preprocess_ms
+                tensor, times = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels))
+                current().prepared = (times,)
+                return tensor[np.newaxis], *times.ms
         loop = asyncio.get_running_loop()
         jobs = [
             loop.run_in_executor(self._threads, _prepare, image, index, how, self._max_pixels)
@@ -55,8 +55,10 @@ class Preparation:
         finally:
             for job in jobs:
                 job.cancel()
-        tensors, decoding, preprocessing = zip(*prepared, strict=True)
-        return np.stack(tensors), sum(decoding), sum(preprocessing)
+        tensors, times = zip(*prepared, strict=True)
+        current().prepared = times
+        decode_ms, preprocess_ms = map(sum, zip(*(one.ms for one in times), strict=True))
+        return np.stack(tensors), decode_ms, preprocess_ms
 
     def close(self) -> None:
         """End the threads; what waits for one is dropped."""
@@ -65,7 +67,7 @@ class Preparation:
 
 def _prepare(
     image: EncodedImage, index: int, how: Preprocessing, max_pixels: int
-) -> tuple[Batch, float, float]:
+) -> tuple[Batch, ImageTimes]:
     began = time.perf_counter_ns()
     try:
         decoded = decode(image.data, max_pixels)
@@ -74,4 +76,4 @@ def _prepare(
     except BadImageError as error:
         name = f"image {index}" + (f" ({image.filename})" if image.filename else "")
         raise BadImageError(f"{name}: {error}") from error
-    return tensor, (halfway - began) / 1e6, (time.perf_counter_ns() - halfway) / 1e6
+    return tensor, ImageTimes(began, halfway, time.perf_counter_ns())

@@ -92,7 +92,7 @@ class Statistics:
     def ran(self, ensemble: Ensemble, run: BatchRun) -> None:
         """Count a batch for its ensemble, and as a request of its own for each member that it went to."""
         now = time.perf_counter_ns()
-        outcomes = [None if one.cancelled() or one.exception() else one.result() for one in run.members]
+        outcomes = run.outcomes()
         ended = [one.end_ns for one in outcomes if one is not None and one.logits is not None]
         if ended:
             self.of(ensemble).ran(run.size, max(ended) - run.began_ns)

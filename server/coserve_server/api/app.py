@@ -3,17 +3,21 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from coserve_server.api import problems, security, v1, v2
+from coserve_server.api import observing, problems, security, v1, v2
 from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
 from coserve_server.key_ring import KeyRing
 from coserve_server.reload import Reloader
+
+if TYPE_CHECKING:
+    from coserve_server.observability.tracing import Tracer
 
 
 class Status(BaseModel):
@@ -23,19 +27,25 @@ class Status(BaseModel):
 
 
 def create_app(
-    classifier: Classifier, keys: KeyRing | None = None, reloader: Reloader | None = None
+    classifier: Classifier,
+    keys: KeyRing | None = None,
+    reloader: Reloader | None = None,
+    tracer: "Tracer | None" = None,
 ) -> FastAPI:
     """Make the application; when it shuts down it closes the classifier.
 
     Args:
         keys: of which every request must bring one; None for none.
         reloader: what loads and unloads where the settings allow it; None with the engine Triton.
+        tracer: where requests' traces go; the application closes it. None for nowhere.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await classifier.close()
+        if tracer is not None:
+            await tracer.close()
 
     # FastAPI's own documentation page loads its scripts from the internet.
     app = FastAPIOffline(
@@ -47,6 +57,7 @@ def create_app(
     )
     security.install(app, classifier.settings, keys)
     app.add_middleware(UnreadBodies)
+    observing.install(app, classifier, tracer)
     app.state.classifier, app.state.reloader = classifier, reloader
     app.include_router(v1.router)
     app.include_router(v2.router)

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 
 from coserve_server import errors
 from coserve_server.api import v2_errors
+from coserve_server.observability.record import REQUEST_ID, current
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,10 @@ def problem(
         detail=detail,
         instance=uuid4().urn,
     )
+    record = current()
+    record.problem, record.instance = kind.slug, document.instance
     log = logger.warning if kind.status >= 500 else logger.info
-    log("%s %s: %s", document.instance, document.type, detail)
+    log("%s %s: %s", document.instance, document.type, detail, extra={"instance": document.instance})
     if v2_errors.concerns(request):
         return v2_errors.response(kind.status, detail, headers)
     return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
@@ -110,4 +113,6 @@ def install(app: FastAPI) -> None:
     # Starlette raises the error again after this, and uvicorn logs its traceback.
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return problem(request, Kind(500, "internal"), "the server failed; its log has the reason")
+        # It comes from outside of every middleware, that which adds the id included.
+        headers = {REQUEST_ID: current().id}
+        return problem(request, Kind(500, "internal"), "the server failed; its log has the reason", headers)

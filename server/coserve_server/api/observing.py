@@ -1,0 +1,113 @@
+"""Watches every request: gives it an id, and tells metrics, traces and the log what became of it."""
+
+import logging
+import re
+import time
+from os import urandom
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from coserve_server.api import metrics
+from coserve_server.classify import Classifier
+from coserve_server.observability.exposition import registry
+from coserve_server.observability.metrics import Metrics
+from coserve_server.observability.record import REQUEST_ID, Record, begin
+
+if TYPE_CHECKING:
+    from coserve_server.observability.tracing import Tracer
+
+logger = logging.getLogger("coserve_server.access")
+
+_HEADER = REQUEST_ID.lower().encode()
+_TOKEN = re.compile(rb"[!-~]{1,128}")
+UNMATCHED = "unmatched"
+
+
+class Observe:
+    """Outermost, so that it sees every answer but that to a bug, which is 500."""
+
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics | None, tracer: "Tracer | None", *, access_log: bool
+    ) -> None:
+        self.app, self.metrics, self.tracer, self.access_log = app, metrics, tracer, access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and report it once it has its answer."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        record = Record(request_id(scope), time.perf_counter_ns())
+        begin(record)
+        if self.tracer is not None:
+            self.tracer.begin(record, scope)
+        own = [(_HEADER, record.id.encode())]
+        if record.traceparent is not None:
+            own.append((b"traceresponse", record.traceparent.encode()))
+        status, answered_ns = 500, 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status, answered_ns
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+            # What follows the first part is reading and dropping the rest of a refused body.
+            answered_ns = answered_ns or time.perf_counter_ns()
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            self._report(record, scope, status, answered_ns or time.perf_counter_ns())
+
+    def _report(self, record: Record, scope: Scope, status: int, answered_ns: int) -> None:
+        route = getattr(scope.get("route"), "path", UNMATCHED)
+        if self.metrics is not None:
+            self.metrics.request(record, route, status, (answered_ns - record.began_ns) / 1e9)
+        if self.tracer is not None:
+            self.tracer.end(record, scope, route, status, answered_ns)
+        if self.access_log and logger.isEnabledFor(logging.INFO):
+            _log(record, scope, status, (answered_ns - record.began_ns) / 1e6)
+
+
+def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None") -> None:
+    """Watch the requests of the application, as its settings say."""
+    if classifier.metrics is not None:
+        app.include_router(metrics.router(registry(classifier, classifier.metrics)))
+    app.add_middleware(
+        Observe, metrics=classifier.metrics, tracer=tracer, access_log=classifier.settings.access_log
+    )
+
+
+def request_id(scope: Scope) -> str:
+    """The client's, where that is 1 to 128 visible ASCII characters, else a new one."""
+    for name, value in scope["headers"]:
+        if name == _HEADER and _TOKEN.fullmatch(value):
+            return str(value, "ascii")
+    return urandom(16).hex()
+
+
+def _log(record: Record, scope: Scope, status: int, duration_ms: float) -> None:
+    path, key = quote(scope["path"]), scope.get("state", {}).get("api_key")
+    fields = {
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "duration_ms": round(duration_ms, 3),
+        "client": scope["client"][0] if scope.get("client") else None,
+        "key": key.name if key else None,
+        "model": record.model or None,
+        "images": record.images or None,
+        "problem": record.problem,
+        "instance": record.instance,
+    }
+    logger.info(
+        "%s %s %d %.1f ms",
+        scope["method"],
+        path,
+        status,
+        duration_ms,
+        extra={name: value for name, value in fields.items() if value is not None},
+    )

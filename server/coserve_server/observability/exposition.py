@@ -1,0 +1,150 @@
+"""The metrics in Prometheus' terms, made when they are asked for."""
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from itertools import accumulate
+
+from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CollectorRegistry,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from coserve_server.classify import Classifier
+from coserve_server.ensembles import Ensemble
+from coserve_server.observability.metrics import Histogram, Metrics, ModelMetrics
+
+
+def registry(classifier: Classifier, metrics: Metrics) -> CollectorRegistry:
+    """A registry of its own for one server, with what its process and interpreter use."""
+    own = CollectorRegistry()
+    own.register(_Served(classifier))
+    own.register(_Requests(metrics))
+    own.register(_Models(metrics))
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=own)
+    return own
+
+
+class _Served(Collector):
+    """What is served now."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.core = classifier
+
+    def collect(self) -> Iterator[Metric]:
+        core = self.core
+        build = InfoMetricFamily("coserve_build", "Version of the server, and what executes its members.")
+        build.add_metric([], {"version": version("coserve"), "engine": core.settings.engine})
+        yield build
+        text = "Classification requests in progress; those beyond coserve_requests_limit are refused."
+        yield GaugeMetricFamily("coserve_requests_in_flight", text, core.in_flight)
+        limit = core.settings.max_requests
+        yield GaugeMetricFamily("coserve_requests_limit", "The setting max_requests.", limit)
+        yield self._gauge("info", "1 for every version that is served.", lambda _: 1)
+        yield self._gauge("ready", "1 where its quorum of members is ready, else 0.", core.ready)
+        yield self._gauge("quorum", "Members that must answer.", core.quorum)
+        yield self._gauge("members", "Members it has.", lambda ensemble: len(ensemble.members))
+        yield self._gauge(
+            "members_ready", "Members that can answer.", lambda one: len(core.engine.ready_members(one))
+        )
+        text = "1 for a model whose newest version cannot be loaded; the log says why."
+        errors = GaugeMetricFamily("coserve_model_load_error", text, labels=["model"])
+        for name in core.engine.load_errors:
+            errors.add_metric([name], 1)
+        yield errors
+
+    def _gauge(self, name: str, text: str, of: Callable[[Ensemble], float]) -> Metric:
+        family = GaugeMetricFamily(f"coserve_model_{name}", text, labels=("model", "version"))
+        for model in self.core.ensembles:
+            for ensemble in self.core.engine.versions(model):
+                family.add_metric((model, ensemble.version), of(ensemble))
+        return family
+
+
+class _Requests(Collector):
+    """What became of requests."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        answered = "Requests answered; model is empty where they named none that is served."
+        requests = CounterMetricFamily("coserve_requests", answered, labels=("model", "route", "status"))
+        for (model, route, status), count in self.metrics.requests.items():
+            requests.add_metric((model, route, str(status)), count)
+        yield requests
+        text = "Requests answered with a problem, by its kind."
+        refused = CounterMetricFamily("coserve_requests_refused", text, labels=["reason"])
+        for reason, count in self.metrics.refused.items():
+            refused.add_metric([reason], count)
+        yield refused
+
+
+class _Models(Collector):
+    """What models did."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._histograms(
+            "coserve_request_duration_seconds",
+            "Of classification requests, from the head to the answer, receiving the body included.",
+            lambda model: model.duration,
+        )
+        yield self._histograms(
+            "coserve_queue_duration_seconds",
+            "That classification requests waited for their turn at the engine.",
+            lambda model: model.queue,
+        )
+        yield self._histograms(
+            "coserve_batch_size_images", "Of the batches that the engine ran.", lambda model: model.batch_size
+        )
+        yield self._histograms(
+            "coserve_member_overlap_ratio",
+            "Sum of the members' durations in a batch / time from first start to last end: S where all S ran "
+            "in parallel, 1 where one after another.",
+            lambda model: model.overlap,
+        )
+        yield self._member_durations()
+        yield self._counters("coserve_images", "Images answered.", lambda model: model.images)
+        yield self._counters("coserve_degraded_answers", "Without all members.", lambda model: model.degraded)
+        text = "Requests that lack a member, because it was late or failed."
+        errors = CounterMetricFamily("coserve_member_errors", text, labels=("model", "member", "kind"))
+        for name, model in self.metrics.models.items():
+            for (member, kind), count in model.errors.items():
+                errors.add_metric((name, member, kind), count)
+        yield errors
+
+    def _member_durations(self) -> Metric:
+        text = "That a member took for a batch."
+        family = HistogramMetricFamily("coserve_member_duration_seconds", text, labels=("model", "member"))
+        for name, model in self.metrics.models.items():
+            for member, histogram in model.members.items():
+                family.add_metric((name, member), list(_buckets(histogram)), histogram.sum)
+        return family
+
+    def _histograms(self, name: str, text: str, of: Callable[[ModelMetrics], Histogram]) -> Metric:
+        family = HistogramMetricFamily(name, text, labels=["model"])
+        for model, metrics in self.metrics.models.items():
+            family.add_metric([model], list(_buckets(of(metrics))), of(metrics).sum)
+        return family
+
+    def _counters(self, name: str, text: str, of: Callable[[ModelMetrics], int]) -> Metric:
+        family = CounterMetricFamily(name, text, labels=["model"])
+        for model, metrics in self.metrics.models.items():
+            family.add_metric([model], of(metrics))
+        return family
+
+
+def _buckets(histogram: Histogram) -> Iterable[tuple[str, float]]:
+    """Upper bounds, and how many values each is not below."""
+    bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
+    return zip(bounds, accumulate(histogram.counts), strict=True)

@@ -1,0 +1,145 @@
+"""Requests as OpenTelemetry's traces, sent over OTLP/HTTP; needs the extra `otel`.
+
+Spans are made once a request has its answer, of times that were taken anyway.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import Tracer as OpenTelemetryTracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+from starlette.types import Scope
+
+from coserve_server.fan_out import LATE, Chunk
+from coserve_server.observability.record import Record
+
+EXPORT_TIMEOUT_S = 5
+CLOSE_TIMEOUT_S = 2
+"""A collector that does not answer must not keep the server from stopping."""
+
+
+class Tracer:
+    """Makes the spans of requests and sends them, from a thread, to the collector.
+
+    Sampling, the resource's attributes and headers to the collector follow OpenTelemetry's own variables
+    (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        """Send to the collector whose base URL this is; it need not be there yet."""
+        own = Resource({"service.name": "coserve", "service.version": version("coserve")})
+        resource = own.merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("coserve_server", version("coserve"))
+        self._propagator = TraceContextTextMapPropagator()
+
+    def begin(self, record: Record, scope: Scope) -> None:
+        """Begin the server's span, as a child of the client's where the request names one."""
+        carrier = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
+        record.span = self._tracer.start_span(
+            scope["method"],
+            self._propagator.extract(carrier),
+            SpanKind.SERVER,
+            start_time=record.began_ns + time.time_ns() - time.perf_counter_ns(),
+        )
+        context = record.span.get_span_context()
+        record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def end(self, record: Record, scope: Scope, route: str, status: int, answered_ns: int) -> None:
+        """End it, with a span for each thing that was done for the request."""
+        span = record.span
+        if not span.is_recording():
+            return
+        span.update_name(f"{scope['method']} {route}")
+        span.set_attributes(_attributes(record, scope, route, status))
+        if status >= 500:
+            span.set_status(Status(StatusCode.ERROR))
+        _Children(self._tracer, record, span.start_time - record.began_ns).make()
+        span.end(answered_ns + span.start_time - record.began_ns)
+
+    async def close(self) -> None:
+        """Send what is left, as far as the collector takes it in time."""
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, CLOSE_TIMEOUT_S)
+
+
+class _Children:
+    """The spans below that of a request; `epoch_ns` is when `time.perf_counter_ns` was 0."""
+
+    def __init__(self, tracer: OpenTelemetryTracer, record: Record, epoch_ns: int) -> None:
+        self._tracer, self._record, self._epoch_ns = tracer, record, epoch_ns
+
+    def make(self) -> None:
+        """Make all there are."""
+        record, root = self._record, self._record.span
+        for index, image in enumerate(record.prepared):
+            attributes = {"coserve.image": index}
+            self._child(root, "decode", image.began_ns, image.decoded_ns, attributes)
+            self._child(root, "preprocess", image.decoded_ns, image.ended_ns, attributes)
+        asked = record.asked_ns
+        for chunk in record.chunks:
+            # Where the engine makes the batches, chunks run at the same time.
+            if chunk.began_ns > asked:
+                self._child(root, "queue", asked, chunk.began_ns)
+            self._inference(chunk)
+            asked = max(asked, chunk.ended_ns)
+        if record.combined_ns is not None:
+            self._child(root, "combine", *record.combined_ns)
+
+    def _inference(self, chunk: Chunk) -> None:
+        parent = self._child(self._record.span, "inference", chunk.began_ns, chunk.ended_ns)
+        for member, run in zip(self._record.members, chunk.runs, strict=True):
+            attributes: dict[str, AttributeValue] = {"coserve.member": member.name}
+            if run is None:
+                error: str | None = LATE
+                times = chunk.began_ns, chunk.ended_ns
+            else:
+                error, times = run.error, (run.start_ns, run.end_ns)
+                attributes["coserve.device"] = run.device
+            self._child(parent, f"member {member.name}", *times, attributes, error)
+
+    def _child(
+        self,
+        parent: Span,
+        name: str,
+        start_ns: int,
+        end_ns: int,
+        attributes: Mapping[str, AttributeValue] | None = None,
+        error: str | None = None,
+    ) -> Span:
+        context, start = set_span_in_context(parent), start_ns + self._epoch_ns
+        span = self._tracer.start_span(name, context, attributes=attributes, start_time=start)
+        if error is not None:
+            span.set_status(Status(StatusCode.ERROR, error))
+        span.end(end_ns + self._epoch_ns)
+        return span
+
+
+def _attributes(record: Record, scope: Scope, route: str, status: int) -> dict[str, AttributeValue]:
+    """Those of OpenTelemetry's conventions for HTTP servers, and this server's own."""
+    attributes: dict[str, AttributeValue] = {
+        "http.request.method": scope["method"],
+        "http.route": route,
+        "http.response.status_code": status,
+        "url.scheme": scope["scheme"],
+        "url.path": scope["path"],
+        "coserve.request_id": record.id,
+        "coserve.model": record.model,
+        "coserve.images": record.images,
+        "coserve.degraded": record.degraded,
+    }
+    if record.problem is not None and record.instance is not None:
+        attributes |= {"error.type": record.problem, "coserve.problem": record.instance}
+    return attributes

@@ -40,9 +40,9 @@ class Preparation:
         if len(images) == 1 and len(images[0].data) <= SMALL_BYTES:
             # Changing threads costs more than such an image. What is wrong with another, a thread finds out.
             with suppress(BadImageError):
-                tensor, times = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels))
-                current().prepared = (times,)
-                return tensor[np.newaxis], *times.ms
+                tensor, own = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels))
+                current().prepared = (own,)
+                return tensor[np.newaxis], *own.ms
         loop = asyncio.get_running_loop()
         jobs = [
             loop.run_in_executor(self._threads, _prepare, image, index, how, self._max_pixels)

@@ -26,7 +26,13 @@ def test_lists_every_verb() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["bench", "perf-analyzer", "--help"], *([verb, "--help"] for verb in VERBS)],
+    [
+        ["--help"],
+        ["bench", "perf-analyzer", "--help"],
+        ["config", "show", "--help"],
+        ["keys", "create", "--help"],
+        *([verb, "--help"] for verb in VERBS),
+    ],
     ids=" ".join,
 )
 def test_help_imports_no_component(arguments: list[str]) -> None:

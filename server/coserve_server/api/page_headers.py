@@ -42,7 +42,7 @@ class PageHeaders:
 
 
 def _is_page(headers: list[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" and value.startswith(b"text/html") for name, value in headers)
+    return dict(headers).get(b"content-type", b"").startswith(b"text/html")
 
 
 def _page_headers(html: bytes) -> list[tuple[bytes, bytes]]:

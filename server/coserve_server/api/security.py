@@ -3,7 +3,6 @@
 from typing import Any
 
 from fastapi import FastAPI, Request
-from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -30,7 +29,7 @@ class RequireKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with 401."""
         if scope["type"] == "http" and not _is_open(scope["path"]):
-            key = _key(Headers(scope=scope))
+            key = _key(dict(scope["headers"]))
             known = None if key is None else self.keys.find(key)
             if known is None:
                 await _refusal(scope, brought=key is not None)(scope, receive, send)
@@ -81,12 +80,12 @@ def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FOLDER)
 
 
-def _key(headers: Headers) -> bytes | None:
-    """The key a request brings, in either header."""
-    if (key := headers.get("x-api-key")) is not None:
-        return key.encode("latin-1")
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip().encode("latin-1") if scheme.lower() == "bearer" else None
+def _key(headers: dict[bytes, bytes]) -> bytes | None:
+    """The key a request brings, in either header; ASGI gives their names in lower case."""
+    if (key := headers.get(b"x-api-key")) is not None:
+        return key
+    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else None
 
 
 def _refusal(scope: Scope, *, brought: bool) -> ASGIApp:

@@ -1,7 +1,7 @@
 """What one connection may cost beside the requests that the application sees.
 
-uvicorn ends idle connections, by its keep-alive timeout, but waits for ever for the rest of a request's head, and for
-a client that does not read its answer.
+uvicorn ends idle connections, by its keep-alive timeout, but waits for ever for the rest of a request's head,
+and for a client that does not read its answer.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def limited(settings: Settings) -> type[H11Protocol]:
 
 
 class Connection(H11Protocol):
-    """uvicorn's protocol, with an end to slow heads and unread answers, and problem documents for broken heads."""
+    """uvicorn's protocol, with an end to slow heads and unread answers, and problems for broken heads."""
 
     head_timeout_s: float
     max_connections: int
@@ -51,7 +51,7 @@ class Connection(H11Protocol):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_ANSWER_MS)
         if len(self.connections) > self.max_connections:
             self._refuse(
-                503, "overloaded", f"more than the {self.max_connections} connections allowed are open"
+                503, "overloaded", f"{self.max_connections} connections are open, as many as are allowed"
             )
         else:
             self._await_head()

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from coserve_server.api.v2_requests import read_request
-from coserve_server.errors import BadBodyError, InvalidParametersError, RequestError
+from coserve_server.errors import (
+    BadBodyError,
+    BodyTooLargeError,
+    InvalidParametersError,
+    RequestError,
+)
 from tests.server.fake_engine import ensemble
 from tests.server.v2 import IMAGES, document
 
@@ -21,7 +26,7 @@ def read(content: dict[str, Any] | bytes, tensor: bytes = b"", length: str | Non
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     if tensor and length is None:
         length = str(len(head))
-    return read_request(MODEL, head + tensor, length)[1]
+    return read_request(MODEL, head + tensor, length, 64)[1]
 
 
 @pytest.mark.parametrize("padding", range(4))
@@ -34,7 +39,7 @@ def test_a_binary_tensor_may_begin_at_any_byte(padding: int) -> None:
 def test_an_aligned_tensor_is_not_copied() -> None:
     head = json.dumps(document()).encode()
     body = head + b" " * (-len(head) % 64) + IMAGES.tobytes()
-    _, batch = read_request(MODEL, body, str(len(body) - IMAGES.nbytes))
+    _, batch = read_request(MODEL, body, str(len(body) - IMAGES.nbytes), 64)
     assert np.shares_memory(batch, np.frombuffer(body, np.uint8))
 
 
@@ -48,7 +53,7 @@ def test_json_may_be_flat_or_nested() -> None:
 
 
 def test_without_json_the_body_is_one_image() -> None:
-    request, batch = read_request(MODEL, IMAGES[:1].tobytes(), "0")
+    request, batch = read_request(MODEL, IMAGES[:1].tobytes(), "0", 64)
     np.testing.assert_array_equal(batch, IMAGES[:1])
     assert request.parameters.binary_data_output
 
@@ -157,11 +162,41 @@ def test_a_wrong_header_length(length: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 100_000, b'{"inputs": [1', b"nul"]
+    "body", [b"", b"{", b"\xff", b"[" * 3_000, b'{"a":' * 3_000, b'{"inputs": [1', b"nul"]
 )
 def test_no_json(body: bytes) -> None:
     with pytest.raises(BadBodyError, match="not JSON"):
         read(body)
+
+
+@pytest.mark.parametrize("filling", [b"[],", b"0,", b"{},", b'"",', b"[[[["])
+def test_more_values_than_a_request_needs_are_not_parsed(filling: bytes) -> None:
+    with pytest.raises(BodyTooLargeError, match="values"):
+        read(b'{"inputs": [' + filling * 20_000)
+
+
+@pytest.mark.parametrize("depth", [100, 195, 205])
+def test_nesting_ends_at_200(depth: int) -> None:
+    body = b'{"inputs": [], "other": ' + b"[" * depth + b"]" * depth + b"}"
+    error = InvalidParametersError if depth < 200 else BadBodyError
+    with pytest.raises(error, match="inputs are missing" if depth < 200 else "recursion limit"):
+        read(body)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, 10**400, 10**4000, -1])
+@pytest.mark.parametrize("place", ["shape", "binary_data_size", "timeout", "classification"])
+def test_numbers_beyond_the_protocols_are_refused(number: int, place: str) -> None:
+    content = document(IMAGES[:1])
+    if place == "shape":
+        content["inputs"][0]["shape"][0] = number
+    elif place == "binary_data_size":
+        content["inputs"][0]["parameters"]["binary_data_size"] = number
+    elif place == "timeout":
+        content["parameters"] = {"timeout": number}
+    else:
+        content["outputs"] = [{"name": "logits", "parameters": {"classification": number}}]
+    with pytest.raises(InvalidParametersError, match=place):
+        read(content, IMAGES[:1].tobytes())
 
 
 @settings(max_examples=50, deadline=None)
@@ -208,7 +243,7 @@ def spoilt_requests(draw: st.DrawFn) -> bytes:
 def test_whatever_is_sent_is_read_or_refused(body: bytes, tail: bytes, length: str | None) -> None:
     length = str(len(body)) if length == "exact" else length
     try:
-        _, batch = read_request(MODEL, body + tail, length)
+        _, batch = read_request(MODEL, body + tail, length, 64)
     except RequestError:
         return
     assert batch.dtype == np.float32

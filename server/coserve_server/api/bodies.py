@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -26,8 +26,11 @@ from coserve_server.images import EncodedImage
 from coserve_server.settings import Settings
 
 FIELD = "files"
+SPARE_VALUES = 1000
+"""Values that a JSON body may have beside its images or numbers."""
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
@@ -51,13 +54,38 @@ async def read_images(request: Request, settings: Settings) -> list[EncodedImage
     return await _in_time(reading, settings)
 
 
-async def read_body(request: Request, settings: Settings) -> bytes:
+async def read_body(request: Request, settings: Settings, max_bytes: int | None = None) -> bytes:
     """Read a body of any type, within the limits on bytes and time.
+
+    Args:
+        max_bytes: fewer than the settings allow; None for as many.
 
     Raises:
         BadBodyError, BodyTooLargeError, UploadTimeoutError: nothing more of the body is read then.
     """
-    return await _in_time(_read_whole(request, settings), settings)
+    return await _in_time(_read_whole(request, max_bytes or settings.max_body_bytes), settings)
+
+
+def parse_json(kind: type[M], body: bytes, max_values: int) -> M:
+    """Read a JSON body; the parser itself allows 200 levels of nesting and numbers of 4300 digits.
+
+    Args:
+        max_values: about how many values it may have. Counted before they are parsed: `[],[],…` would take many
+            times its bytes, and every wrong value its own account of the fault.
+
+    Raises:
+        BadBodyError, BodyTooLargeError, InvalidParametersError: it is no JSON, too much, or no such object.
+    """
+    if sum(map(body.count, (b",", b"[", b"{"))) > max_values + SPARE_VALUES:
+        raise BodyTooLargeError(f"the JSON has far more than the {max_values} values that a request may need")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        said = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in faults[:5])
+        if faults[0]["type"] == "json_invalid":
+            raise BadBodyError(f"not JSON: {said}") from error
+        raise InvalidParametersError(said) from error
 
 
 async def _in_time(reading: Coroutine[Any, Any, T], settings: Settings) -> T:
@@ -84,26 +112,21 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
         raise BadBodyError("the connection was closed before the body's end") from error
 
 
-async def _read_whole(request: Request, settings: Settings) -> bytes:
-    return b"".join([piece async for piece in _limited(request, settings.max_body_bytes)])
+async def _read_whole(request: Request, max_bytes: int) -> bytes:
+    return b"".join([piece async for piece in _limited(request, max_bytes)])
 
 
 async def _read_raw(request: Request, settings: Settings) -> list[EncodedImage]:
-    return [EncodedImage(await _read_whole(request, settings))]
+    return [EncodedImage(await _read_whole(request, settings.max_body_bytes))]
 
 
 async def _read_json(request: Request, settings: Settings) -> list[EncodedImage]:
-    return await asyncio.to_thread(_parse_json, await _read_whole(request, settings))
+    body = await _read_whole(request, settings.max_body_bytes)
+    return await asyncio.to_thread(_decode_json, body, settings.max_images)
 
 
-def _parse_json(body: bytes) -> list[EncodedImage]:
-    try:
-        texts = ClassifyRequest.model_validate_json(body).images
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()]
-        if error.errors()[0]["type"] == "json_invalid":
-            raise BadBodyError(f"not JSON: {faults[0]}") from error
-        raise InvalidParametersError("; ".join(faults)) from error
+def _decode_json(body: bytes, max_images: int) -> list[EncodedImage]:
+    texts = parse_json(ClassifyRequest, body, max_images).images
     return [EncodedImage(_decode_base64(text, index)) for index, text in enumerate(texts)]
 
 
@@ -118,6 +141,8 @@ async def _read_multipart(request: Request, settings: Settings) -> list[EncodedI
     stream = _limited(request, settings.max_body_bytes)
     # One more than allowed, so that `Classifier` sees an excess of one and this parser only greater ones.
     parser = MultiPartParser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
+    # In memory, which the limit on bytes bounds, rather than on disk.
+    parser.spool_max_size = settings.max_body_bytes
     try:
         form = await parser.parse()
     except MultiPartException as error:

@@ -18,6 +18,8 @@ from coserve_server.observability.record import REQUEST_ID, current
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_DETAIL = 1000
+"""Characters: a request's own names and values stand in the text, and may be as long as the request."""
 
 
 class Problem(BaseModel):
@@ -63,6 +65,7 @@ def problem(
     request: Request, kind: Kind, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Answer with a problem document, or as the Open Inference Protocol answers."""
+    detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
     document = Problem(
         type=f"/problems/{kind.slug}",
         title=kind.slug.replace("-", " ").capitalize(),

@@ -140,7 +140,7 @@ async def infer(
 
         def read() -> tuple[InferRequest, Batch]:
             plain = decompress(body, encoding, core.settings.max_body_bytes)
-            return read_request(model, plain, header_length)
+            return read_request(model, plain, header_length, core.settings.max_images)
 
         inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
         quick = encoding is None and len(body) <= inline_bytes

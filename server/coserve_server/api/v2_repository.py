@@ -6,11 +6,11 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from coserve_server.api import v2_errors
-from coserve_server.api.bodies import read_body
+from coserve_server.api.bodies import parse_json, read_body
 from coserve_server.api.dependencies import Core
 from coserve_server.api.security import require_admin
 from coserve_server.classify import Classifier
@@ -18,6 +18,9 @@ from coserve_server.errors import EngineError, InvalidParametersError, Repositor
 from coserve_server.reload import Reloader
 
 router = APIRouter(prefix="/repository")
+
+MAX_BODY_BYTES = 2**16
+"""These requests are small, and any number of them may be in progress."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -107,11 +110,8 @@ async def unload(request: Request, core: Core, reloader: Control, name: str) -> 
 
 async def _read(request: Request, core: Classifier, kind: type[T]) -> T:
     """A body's JSON; clients may leave it out."""
-    body = await read_body(request, core.settings)
-    try:
-        return kind.model_validate_json(body or b"{}")
-    except ValidationError as error:
-        raise InvalidParametersError(f"body: {error.errors()[0]['msg']}") from error
+    body = await read_body(request, core.settings, MAX_BODY_BYTES)
+    return parse_json(kind, body or b"{}", max_values=0)
 
 
 def _listed(core: Classifier, name: str, version: str, fault: str | None) -> RepositoryModel:

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 
+from coserve_server.api.bodies import parse_json
 from coserve_server.api.v2_models import image_shape
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles import Ensemble
@@ -21,6 +22,9 @@ from coserve_server.errors import BadBodyError, InvalidParametersError
 FP32 = np.dtype("<f4")
 LARGEST = 1e4
 """Normalised images hold values of some 3 in magnitude; up to this, sound networks give finite logits."""
+
+Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+"""As the protocol has them; JSON's own integers know no end."""
 
 
 def _or_empty(value: object) -> object:
@@ -31,7 +35,7 @@ def _or_empty(value: object) -> object:
 class InputParameters(BaseModel):
     """Parameters of an input."""
 
-    binary_data_size: Annotated[StrictInt, Field(ge=0)] | None = None
+    binary_data_size: Annotated[Int64, Field(ge=0)] | None = None
     shared_memory_region: Any = None
 
 
@@ -39,7 +43,7 @@ class OutputParameters(BaseModel):
     """Parameters of an output."""
 
     binary_data: StrictBool | None = None
-    classification: Annotated[StrictInt, Field(ge=1)] | None = Field(
+    classification: Annotated[Int64, Field(ge=1)] | None = Field(
         default=None, description="How many of the largest elements to give, as `value:index:label`."
     )
     shared_memory_region: Any = None
@@ -49,14 +53,14 @@ class RequestParameters(BaseModel):
     """Parameters of a request."""
 
     binary_data_output: StrictBool = False
-    timeout: Annotated[StrictInt, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
+    timeout: Annotated[Int64, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
 
 
 class Input(BaseModel):
     """A tensor, with its elements in `data` or after the JSON."""
 
     name: str
-    shape: list[StrictInt]
+    shape: list[Int64]
     datatype: str
     parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
     data: list[Any] | None = None
@@ -78,20 +82,25 @@ class InferRequest(BaseModel):
     parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
 
 
-def read_request(model: Ensemble, body: bytes, header_length: str | None) -> tuple[InferRequest, Batch]:
+def read_request(
+    model: Ensemble, body: bytes, header_length: str | None, max_images: int
+) -> tuple[InferRequest, Batch]:
     """Read a request and its only tensor; this refers to the body's bytes where their alignment allows.
 
     Args:
+        max_images: for which there may be values in the JSON; whether the batch has no more is not checked.
         header_length: of the JSON, which tensors follow: the header `Inference-Header-Content-Length`. None
             where all is JSON; 0 where all is the tensor of one image.
 
     Raises:
         BadBodyError: it is no JSON, or has too few or too many bytes.
+        BodyTooLargeError: the JSON has far more values than the images allowed.
         InvalidParametersError: it is not a request this model can answer.
     """
     length = _header_length(header_length, len(body))
     raw = header_length is not None and length == 0
-    request = _raw(model, len(body)) if raw else _parse(body[:length])
+    max_values = max_images * math.prod(image_shape(model))
+    request = _raw(model, len(body)) if raw else parse_json(InferRequest, body[:length], max_values)
     tensor = _only_input(model, request)
     _check_outputs(model, request)
     count = math.prod(tensor.shape)
@@ -129,16 +138,6 @@ def _header_length(header: str | None, body_length: int) -> int:
             f"Inference-Header-Content-Length is {header[:40]!r}; the body has {body_length} bytes"
         )
     return int(header)
-
-
-def _parse(text: bytes) -> InferRequest:
-    try:
-        return InferRequest.model_validate_json(text)
-    except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()]
-        if error.errors()[0]["type"] == "json_invalid":
-            raise BadBodyError(f"not JSON: {faults[0]}") from error
-        raise InvalidParametersError("; ".join(faults[:5])) from error
 
 
 def _raw(model: Ensemble, size: int) -> InferRequest:

@@ -1,0 +1,39 @@
+"""The decoder in front of files that were made to harm it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from coserve_server.errors import BadImageError
+from coserve_server.images import decode
+from tests.server.hostile_images import MAX_PIXELS, REFUSED, SHOWN, encoded
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(BadImageError) as caught:
+        decode(REFUSED[name](), MAX_PIXELS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_is_shown(name: str) -> None:
+    assert decode(SHOWN[name](), MAX_PIXELS).mode == "RGB"
+
+
+@pytest.mark.parametrize(("mode", "bytes_per_pixel"), [("L", 10), ("RGB", 12), ("I;16", 16), ("RGBA", 24)])
+def test_decoding_takes_a_few_bytes_per_pixel(mode: str, bytes_per_pixel: int) -> None:
+    """The peak of a process of its own, over what it had before: docs/limits.md gives these figures."""
+    script = (
+        "import resource, sys\n"
+        "from coserve_server.images import decode\n"
+        "data = sys.stdin.buffer.read()\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak(); decode(data, 10**7); print((peak() - before) / 4e6)\n"
+    )
+    data = encoded((2000, 2000), "BMP" if mode == "RGB" else "PNG", mode)
+    ended = subprocess.run([sys.executable, "-c", script], input=data, capture_output=True, check=True)
+    assert float(ended.stdout) <= bytes_per_pixel

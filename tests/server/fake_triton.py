@@ -40,6 +40,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         cancelled: names of models whose calls were cancelled.
         requests: what came in.
         tokens: the `authorization` of each call.
+        traces: the `traceparent` of each call.
     """
 
     def __init__(self, repository: Path) -> None:
@@ -55,6 +56,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.requests: list[messages.ModelInferRequest] = []
         self.regions: dict[str, str] = {}
         self.tokens: set[str | None] = set()
+        self.traces: set[str | None] = set()
         self.described = 0
 
     async def start(self, address: str = "127.0.0.1:0", credentials: Any = None) -> str:
@@ -118,5 +120,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return self.answers.get(request.model_name, zeros)(request)
 
     async def _enter(self, context: Any) -> None:
-        self.tokens.add(dict(context.invocation_metadata()).get("authorization"))
+        metadata = dict(context.invocation_metadata())
+        self.tokens.add(metadata.get("authorization"))
+        self.traces.add(metadata.get("traceparent"))
         await self.awake.wait()

@@ -81,9 +81,9 @@ class _Requests(Collector):
             requests.add_metric((model, route, str(status)), count)
         yield requests
         text = "Requests answered with a problem, by its kind."
-        refused = CounterMetricFamily("coserve_requests_refused", text, labels=["reason"])
-        for reason, count in self.metrics.refused.items():
-            refused.add_metric([reason], count)
+        refused = CounterMetricFamily("coserve_requests_refused", text, labels=("route", "reason"))
+        for labels, count in self.metrics.refused.items():
+            refused.add_metric(labels, count)
         yield refused
 
 
@@ -96,16 +96,18 @@ class _Models(Collector):
     def collect(self) -> Iterator[Metric]:
         yield self._histograms(
             "coserve_request_duration_seconds",
-            "Of classification requests, from the head to the answer, receiving the body included.",
+            "Duration of classification requests from head to answer, receiving the body included.",
             lambda model: model.duration,
         )
         yield self._histograms(
             "coserve_queue_duration_seconds",
-            "That classification requests waited for their turn at the engine.",
+            "Time that answered classification requests waited for their turn at the engine.",
             lambda model: model.queue,
         )
         yield self._histograms(
-            "coserve_batch_size_images", "Of the batches that the engine ran.", lambda model: model.batch_size
+            "coserve_batch_size_images",
+            "Images in the batches that the engine ran.",
+            lambda model: model.batch_size,
         )
         yield self._histograms(
             "coserve_member_overlap_ratio",
@@ -115,7 +117,9 @@ class _Models(Collector):
         )
         yield self._member_durations()
         yield self._counters("coserve_images", "Images answered.", lambda model: model.images)
-        yield self._counters("coserve_degraded_answers", "Without all members.", lambda model: model.degraded)
+        yield self._counters(
+            "coserve_degraded_answers", "Answers without all members.", lambda model: model.degraded
+        )
         text = "Requests that lack a member, because it was late or failed."
         errors = CounterMetricFamily("coserve_member_errors", text, labels=("model", "member", "kind"))
         for name, model in self.metrics.models.items():
@@ -124,7 +128,7 @@ class _Models(Collector):
         yield errors
 
     def _member_durations(self) -> Metric:
-        text = "That a member took for a batch."
+        text = "Time that a member took for a batch."
         family = HistogramMetricFamily("coserve_member_duration_seconds", text, labels=("model", "member"))
         for name, model in self.metrics.models.items():
             for member, histogram in model.members.items():

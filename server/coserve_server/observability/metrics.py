@@ -79,13 +79,13 @@ class Metrics:
 
     Attributes:
         requests: answered, by model, route and status.
-        refused: requests answered with a problem, by its kind.
+        refused: requests answered with a problem, by route and kind.
         models: by name.
     """
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
-        self.refused: Counter[str] = Counter()
+        self.refused: Counter[tuple[str, str]] = Counter()
         self.models: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)
 
     def batch(self, ensemble: Ensemble, batch: BatchRun) -> None:
@@ -108,7 +108,7 @@ class Metrics:
         """Count a request that has been answered."""
         self.requests[record.model, route, status] += 1
         if record.problem is not None:
-            self.refused[record.problem] += 1
+            self.refused[route, record.problem] += 1
         if record.ensemble is None or not record.classifies:
             return
         model = self.models[record.ensemble.name]

@@ -13,6 +13,7 @@ from coserve_server.engines.triton.channel import Metadata
 from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.ensembles import Ensemble, Member, read_ensemble
 from coserve_server.errors import RepositoryError
+from coserve_server.observability.record import current
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +103,10 @@ class Endpoint:
         Raises:
             CallError: the server refuses, fails, is not reached, or `drop_calls` gave it up.
         """
-        call = self._stub.ModelInfer(request, metadata=self._metadata)
+        metadata = self._metadata
+        if trace := current().traceparent:
+            metadata = (*metadata, ("traceparent", trace))
+        call = self._stub.ModelInfer(request, metadata=metadata)
         self._calls.add(call)
         try:
             return await call

@@ -44,7 +44,14 @@ def test_every_path_but_health_and_the_api_s_description_needs_a_key(file: Path)
     guarded = {status for (_, path), status in answers.items() if path not in OPEN}
     assert len(answers) > 15
     assert guarded == {401}
-    for path in ("/no/such/path", "/v1/models/", "/healthz/", "//healthz", "/v2/health/../models/pair"):
+    for path in (
+        "/metrics",
+        "/no/such/path",
+        "/v1/models/",
+        "/healthz/",
+        "//healthz",
+        "/v2/health/../models/pair",
+    ):
         assert ask_app(app, "GET", path).status_code == 401
     asset = "/static-offline-docs/swagger-ui.css"
     assert {ask_app(app, "GET", path).status_code for path in (*OPEN, asset)} == {200}

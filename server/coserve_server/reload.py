@@ -64,7 +64,7 @@ class Reloader:
 
         Raises:
             UnknownModelError: there is no such ensemble.
-            RepositoryError, EngineError: it is broken; what was served of that name still is.
+            RepositoryError: it is broken, or does not load; what was served of that name still is.
         """
         async with self._one_at_a_time:
             contents = await asyncio.to_thread(read_contents, self._folder)
@@ -72,7 +72,7 @@ class Reloader:
                 raise UnknownModelError(f"{self._folder} has no ensemble {name!r}")
             self._unloaded.discard(name)
             if error := await self._take_over(name, contents):
-                raise error
+                raise RepositoryError(error)
 
     async def unload(self, name: str) -> None:
         """Stop serving an ensemble, whatever happens to its files, until it is loaded again.
@@ -88,17 +88,17 @@ class Reloader:
             self._unloaded.add(name)
             await self._replace(name, ())
 
-    async def _take_over(self, name: str, contents: Contents) -> RepositoryError | EngineError | None:
+    async def _take_over(self, name: str, contents: Contents) -> str | None:
         """Serve a model as the repository has it, or say why that cannot be."""
         try:
             if name in contents.errors:
-                raise contents.errors[name]
+                raise RepositoryError(contents.errors[name])
             await self._replace(name, contents.versions.get(name, ()))
         except (RepositoryError, EngineError) as error:
             goes_on = "; what was served of it still is" if name in self._engine.ensembles else ""
             logger.error("%s cannot be loaded%s: %s", name, goes_on, error)
             self._engine.load_errors = {**self._engine.load_errors, name: str(error)}
-            return error
+            return str(error)
         return None
 
     async def _replace(self, name: str, versions: Sequence[Ensemble]) -> None:

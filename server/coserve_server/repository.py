@@ -26,7 +26,7 @@ class Contents:
     """
 
     versions: Mapping[str, tuple[Ensemble, ...]]
-    errors: Mapping[str, RepositoryError]
+    errors: Mapping[str, str]
 
 
 def read_repository(folder: Path) -> dict[str, Ensemble]:
@@ -46,7 +46,7 @@ def read_versions(folder: Path) -> Mapping[str, tuple[Ensemble, ...]]:
     """
     contents = read_contents(folder)
     for error in contents.errors.values():
-        raise error
+        raise RepositoryError(error)
     return contents.versions
 
 
@@ -59,7 +59,7 @@ def read_contents(folder: Path) -> Contents:
     if not folder.is_dir():
         raise RepositoryError(f"{folder} is not a folder")
     configs: dict[str, Any] = {}
-    errors: dict[str, RepositoryError] = {}
+    errors: dict[str, str] = {}
     versions: dict[str, tuple[Ensemble, ...]] = {}
     for name in sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}")):
         with _collected(errors, name):
@@ -95,14 +95,14 @@ def check_unchanged(ensemble: Ensemble) -> None:
 
 
 @contextmanager
-def _collected(errors: dict[str, RepositoryError], name: str) -> Iterator[None]:
+def _collected(errors: dict[str, str], name: str) -> Iterator[None]:
     """Keep an error for its model, and go on with the next."""
     try:
         yield
     except RepositoryError as error:
-        errors[name] = error
+        errors[name] = str(error)
     except OSError as error:
-        errors[name] = RepositoryError(f"{name} cannot be read: {error}")
+        errors[name] = f"{name} cannot be read: {error}"
 
 
 def _folders(folder: os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
@@ -135,7 +135,7 @@ def _read_config(path: Path, name: str) -> Any:
 
 
 def _ensembles(
-    folder: Path, name: str, configs: Mapping[str, Any], errors: Mapping[str, RepositoryError]
+    folder: Path, name: str, configs: Mapping[str, Any], errors: Mapping[str, str]
 ) -> tuple[Ensemble, ...]:
     """The versions of an ensemble that its policy serves."""
     source = folder / name / CONFIG
@@ -160,7 +160,7 @@ def _ensemble(
     version: int,
     newest: int,
     configs: Mapping[str, Any],
-    errors: Mapping[str, RepositoryError],
+    errors: Mapping[str, str],
 ) -> Ensemble:
     """A version of an ensemble, from the configuration in its own folder where there is one."""
     source, own = folder / name / CONFIG, folder / name / str(version) / CONFIG
@@ -173,7 +173,7 @@ def _ensemble(
         )
     for step in steps:
         if step.model_name in errors:
-            raise errors[step.model_name]
+            raise RepositoryError(errors[step.model_name])
     ensemble = read_ensemble(name, str(version), configs, str(source))
     members = tuple(
         _with_files(member, folder / member.name, configs[member.name], source) for member in ensemble.members

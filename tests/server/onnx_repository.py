@@ -53,25 +53,39 @@ def write_repository(
 
 
 def add_version(
-    folder: Path, name: str, version: int, *, faults: dict[int, str] | None = None, size: int = 8
+    folder: Path,
+    name: str,
+    version: int,
+    *,
+    faults: dict[int, str] | None = None,
+    cut_off: int | None = None,
+    keep: bool = False,
 ) -> None:
-    """Put a version with other weights beside those there are, as an export does: its configuration last."""
+    """Put a version with other weights beside those there are, as an export does: its configuration last.
+
+    `cut_off` is the index of a member whose file lacks its end; `keep` leaves the configuration that there
+    was in the version folder it describes.
+    """
     config = read_config(folder / name)
     steps = config.ensemble_scheduling.step
+    if keep:
+        before = max(int(path.name) for path in (folder / name).iterdir() if path.is_dir())
+        for step in steps:
+            step.model_version = before
+        write_config(folder / name / str(before), config)
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as staging:
         for index, step in enumerate(steps[:-1]):
             built = Path(staging, step.model_name)
             built.mkdir()
-            model = network(100 * version + index, size, 8, 1, (faults or {}).get(index))
-            onnx.save(model, built / "model.onnx")
+            model = network(100 * version + index, 8, 8, 1, (faults or {}).get(index)).SerializeToString()
+            (built / "model.onnx").write_bytes(model[:-100] if index == cut_off else model)
             built.rename(folder / step.model_name / str(version))
-        for model in (steps[-1].model_name, name):
-            (folder / model / str(version)).mkdir()
+        for model_name in (steps[-1].model_name, name):
+            (folder / model_name / str(version)).mkdir()
         for step in steps:
             step.model_version = version
-        written = Path(staging, "config.pbtxt")
-        written.write_text(text_format.MessageToString(config))
-        written.rename(folder / name / "config.pbtxt")
+        write_config(Path(staging), config)
+        Path(staging, "config.pbtxt").rename(folder / name / "config.pbtxt")
 
 
 def network(seed: int, size: int, channels: int, depth: int, fault: str | None = None) -> onnx.ModelProto:

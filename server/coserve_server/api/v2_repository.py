@@ -14,7 +14,7 @@ from coserve_server.api.bodies import parse_json, read_body
 from coserve_server.api.dependencies import Core
 from coserve_server.api.security import require_admin
 from coserve_server.classify import Classifier
-from coserve_server.errors import EngineError, InvalidParametersError, RepositoryError, UnknownModelError
+from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError
 from coserve_server.reload import Reloader
 
 router = APIRouter(prefix="/repository")
@@ -92,7 +92,7 @@ async def load(request: Request, core: Core, reloader: Control, name: str) -> Re
         )
     try:
         await reloader.load(name)
-    except (RepositoryError, EngineError, UnknownModelError) as error:
+    except (RepositoryError, UnknownModelError) as error:
         return v2_errors.response(400, f"failed to load {name!r}: {error}")
     return Response()
 

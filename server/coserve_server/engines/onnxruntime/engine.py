@@ -1,6 +1,7 @@
 """The embedded engine: which generations of which ensembles are loaded, and whose turn it is."""
 
 import asyncio
+import gc
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,7 @@ from coserve_server.repository import check_unchanged
 
 NONE: frozenset[str] = frozenset()
 NOTHING = "no ensemble is loaded"
+COLLECT_S = 60
 
 
 class OnnxRuntimeEngine:
@@ -103,12 +105,14 @@ class OnnxRuntimeEngine:
         # Descriptions tell files by their times and sizes: equal ones need not be loaded again.
         wanted = [next((old for old in served if old == one), one) for one in ensembles]
         new = [one for one in wanted if not any(one is old for old in served)]
-        generations = await asyncio.to_thread(self._load, new)
+        generations = await asyncio.to_thread(self._load, new, bool(served))
         self._generations.update(zip(map(id, new), generations, strict=True))
         self._serve(name, tuple(wanted))
         gone = [old for old in served if not any(old is one for one in wanted)]
+        loop = asyncio.get_running_loop()
         for old in gone:
-            weakref.finalize(old, self._unheld, id(old), asyncio.get_running_loop()).atexit = False
+            weakref.finalize(old, self._unheld, id(old), loop).atexit = False
+            loop.call_later(COLLECT_S, _collect, weakref.ref(old), loop)
         return bool(new or gone)
 
     async def close(self) -> None:
@@ -126,12 +130,12 @@ class OnnxRuntimeEngine:
         self._versions = {one: served[one] for one in sorted(served) if served[one]}
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
-    def _load(self, ensembles: Sequence[Ensemble]) -> list[Generation]:
+    def _load(self, ensembles: Sequence[Ensemble], succeed: bool) -> list[Generation]:
         """Load all or none."""
         generations: list[Generation] = []
         try:
             for ensemble in ensembles:
-                generations.append(Generation(ensemble, self._cores))
+                generations.append(Generation(ensemble, self._cores, succeed))
                 check_unchanged(ensemble)
         except BaseException:
             for generation in generations:
@@ -144,3 +148,10 @@ class OnnxRuntimeEngine:
         generation = self._generations.pop(key, None)
         if generation is not None and not loop.is_closed():
             loop.call_soon_threadsafe(loop.run_in_executor, None, generation.close)
+
+
+def _collect(ensemble: "weakref.ref[Ensemble]", loop: asyncio.AbstractEventLoop) -> None:
+    """Let go of an ensemble that only circles of references hold, as exceptions of failed requests are."""
+    if ensemble() is not None:
+        gc.collect()
+        loop.call_later(COLLECT_S, _collect, ensemble, loop)

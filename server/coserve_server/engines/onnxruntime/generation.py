@@ -21,8 +21,11 @@ class Generation:
     It does not refer to the ensemble: that lives as long as requests hold it, and this as long as that.
     """
 
-    def __init__(self, ensemble: Ensemble, cores: Cores) -> None:
+    def __init__(self, ensemble: Ensemble, cores: Cores, succeeds: bool = False) -> None:
         """Load and warm every member.
+
+        Args:
+            succeeds: whether it is to take another's place, which is better than members that give NaN.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
@@ -40,7 +43,7 @@ class Generation:
                 # A session's own threads inherit the cores of the thread that creates it.
                 session = lane.submit(create_session, ensemble, member, size).result()
                 self.members.append(LoadedMember(member, session, lane))
-            self._warm_up(ensemble)
+            self._warm_up(ensemble, succeeds)
         except BaseException:
             self.close()
             raise
@@ -50,7 +53,7 @@ class Generation:
         for lane in self.lanes:
             lane.close()
 
-    def _warm_up(self, ensemble: Ensemble) -> None:
+    def _warm_up(self, ensemble: Ensemble, succeeds: bool) -> None:
         """Run one image and, to find exports with a frozen batch, two; check what comes out."""
         how = ensemble.preprocessing
         for size in range(1, min(2, ensemble.max_batch_size) + 1):
@@ -63,6 +66,8 @@ class Generation:
                 if run.logits.shape != wanted:
                     shapes = f"logits {list(run.logits.shape)} where {list(wanted)} is wanted"
                     raise misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")
+                if succeeds and not np.isfinite(run.logits).all():
+                    raise misfit(ensemble, loaded.member, "gives logits that are not finite")
 
     def _run(self, ensemble: Ensemble, loaded: LoadedMember, batch: Batch) -> MemberRun:
         options = ort.RunOptions()

@@ -1,0 +1,91 @@
+"""Clients that ask a running server without a pause, and what to expect of their answers."""
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from tests.integration.conftest import Server
+from tests.integration.gateway import RED, member_logits
+
+CLIENTS = 4
+RED_PIXELS = (1.0, 0.0, 0.0)
+PNG = {"Content-Type": "image/png"}
+
+
+class Load:
+    """Clients that ask until the end, or until `enough` says so to one of them, and keep every answer."""
+
+    def __init__(
+        self,
+        server: Server,
+        model: str = "pair",
+        enough: Callable[[httpx.Client], bool] = lambda _: False,
+    ) -> None:
+        self.answers: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self._server, self._model, self._enough = server, model, enough
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+
+    def _ask(self) -> None:
+        query = {"model": self._model, "member_predictions": True}
+        with self._server.http() as http:
+            try:
+                while not self._stop.is_set() and not self._enough(http):
+                    response = http.post("/v1/classify", content=RED, headers=PNG, params=query)
+                    if response.status_code == 200:
+                        self.answers.append(response.json())
+                    else:
+                        self.failures.append(response.text)
+            except httpx.TransportError as error:
+                self.failures.append(repr(error))
+
+    def until_more(self) -> None:
+        """Wait for answers to requests that are sent from now on."""
+        reached = len(self.answers)
+        until(lambda: len(self.answers) > reached + 2 * CLIENTS or bool(self.failures))
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        self.until_more()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("did not come to pass")
+
+
+def generations(folder: Path, versions: range, name: str = "pair") -> dict[str, np.ndarray]:
+    """Each version's logits of the red image, `[S, C]`; no two alike."""
+    known = {str(version): member_logits(folder, name, RED_PIXELS, version) for version in versions}
+    rows = list(known.values())
+    assert all(np.abs(a - b).min(axis=1).max() > 0.01 for a, b in pairwise(rows))
+    return known
+
+
+def check_each_of_one_generation(answers: list[dict[str, Any]], known: dict[str, np.ndarray]) -> set[str]:
+    """Check that all members of every answer are of the version it names; give the versions seen."""
+    for answer in answers:
+        members = answer["results"][0]["member_predictions"]
+        given = [
+            [one["logit"] for one in sorted(members[name], key=lambda one: one["class_id"])]
+            for name in sorted(members)
+        ]
+        np.testing.assert_allclose(given, known[answer["version"]], rtol=1e-4, atol=1e-4)
+    return {answer["version"] for answer in answers}

@@ -1,0 +1,205 @@
+"""How changed files of a model repository are taken over, without a server."""
+
+import asyncio
+import gc
+import os
+import shutil
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+
+from coserve_server.cores import Cores
+from coserve_server.engines.base import MemberRun
+from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.errors import RepositoryError, UnknownModelError
+from coserve_server.reload import Reloader
+from coserve_server.repository import check_unchanged, read_stamps, read_versions
+from tests.server.onnx_repository import add_version, read_config, write_config, write_repository
+
+T = TypeVar("T")
+IMAGE = np.ones((1, 3, 8, 8), np.float32)
+
+
+def with_reloader(folder: Path, use: Callable[[OnnxRuntimeEngine, Reloader], Awaitable[T]]) -> T:
+    async def go() -> T:
+        engine = OnnxRuntimeEngine({}, Cores(2, None))
+        reloader = Reloader(folder, engine)
+        await reloader.refresh()
+        try:
+            return await use(engine, reloader)
+        finally:
+            await engine.close()
+
+    return asyncio.run(go())
+
+
+def lanes() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("pair-")}
+
+
+async def run(engine: OnnxRuntimeEngine, ensemble: object) -> list[MemberRun]:
+    return list(await asyncio.gather(*engine.start(ensemble, IMAGE)))  # type: ignore[arg-type]
+
+
+def test_what_is_held_runs_on_until_it_is_let_go(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        held = engine.ensembles["pair"]
+        before = await run(engine, held)
+        add_version(tmp_path, "pair", 2)
+        await reloader.refresh()
+        new = engine.ensembles["pair"]
+        assert (held.version, new.version) == ("1", "2")
+        for one, again, other in zip(before, await run(engine, held), await run(engine, new), strict=True):
+            assert one.logits is not None
+            np.testing.assert_array_equal(one.logits, again.logits)
+            assert not np.allclose(one.logits, other.logits)
+        member = held.alone(held.members[0])
+        del held
+        assert engine.ready_members(member) == {"pair_member0"}, "a member alone holds its ensemble"
+        assert len(engine._generations) == 2
+        del member
+        gc.collect()
+        assert len(engine._generations) == 1
+        assert engine.ready_members(new) == {"pair_member0", "pair_member1"}
+
+    with_reloader(tmp_path, use)
+    assert lanes() == set()
+
+
+def test_threads_of_generations_that_nobody_holds_end(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        count = len(threading.enumerate())
+        for version in range(2, 8):
+            add_version(tmp_path, "pair", version)
+            await reloader.load("pair")
+        for _ in range(6000):
+            if len([one for one in threading.enumerate() if one.name.startswith("pair-")]) == 2:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"{count} threads became {threading.enumerate()}")
+
+    with_reloader(tmp_path, use)
+
+
+def test_nothing_is_loaded_again_that_did_not_change(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    write_repository(tmp_path, "single", members=1)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        before = dict(engine.ensembles)
+        add_version(tmp_path, "single", 2)
+        # Of no meaning to this engine.
+        config = read_config(tmp_path / "pair_member0")
+        config.instance_group.add(count=2)
+        write_config(tmp_path / "pair_member0", config)
+        await reloader.refresh()
+        assert engine.ensembles["pair"] is before["pair"]
+        assert engine.ensembles["single"] is not before["single"]
+
+    with_reloader(tmp_path, use)
+
+
+def test_a_file_put_in_another_s_place_is_noticed_by_its_stamp(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    (ensemble,) = read_versions(tmp_path)["pair"]
+    check_unchanged(ensemble)
+    path = ensemble.members[0].model_path
+    assert path is not None
+    before, status = read_stamps(tmp_path), path.stat()
+    # The same size and time: only the kernel's own note of the change tells.
+    shutil.copyfile(path, tmp_path / "copy")
+    (tmp_path / "copy").replace(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert read_stamps(tmp_path) != before
+    with pytest.raises(RepositoryError, match="changed while it was loaded"):
+        check_unchanged(ensemble)
+
+
+def test_the_versions_that_the_policy_serves(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    for version in (2, 3):
+        add_version(tmp_path, "pair", version, keep=True)
+
+    def served(change: Callable[[object], None]) -> list[str]:
+        config = read_config(tmp_path / "pair")
+        config.ClearField("version_policy")
+        change(config.version_policy)
+        write_config(tmp_path / "pair", config)
+        versions = read_versions(tmp_path)["pair"]
+        for one in versions:
+            assert {member.version for member in one.members} == {int(one.version)}
+        return [one.version for one in versions]
+
+    assert served(lambda policy: None) == ["3"]
+    assert served(lambda policy: policy.all.SetInParent()) == ["1", "2", "3"]  # type: ignore[attr-defined]
+    assert served(lambda policy: setattr(policy.latest, "num_versions", 2)) == ["2", "3"]  # type: ignore[attr-defined]
+    assert served(lambda policy: policy.specific.versions.extend([1, 3])) == ["1", "3"]  # type: ignore[attr-defined]
+    with pytest.raises(RepositoryError, match="serves none of the versions there are"):
+        served(lambda policy: policy.specific.versions.append(9))  # type: ignore[attr-defined]
+
+
+def test_a_version_whose_members_nobody_names_is_not_served_as_another(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    add_version(tmp_path, "pair", 2)
+    config = read_config(tmp_path / "pair")
+    config.version_policy.all.SetInParent()
+    write_config(tmp_path / "pair", config)
+    with pytest.raises(
+        RepositoryError, match=r"steps are those of version 2; .* 1 too, .*/pair/1/config.pbtxt is"
+    ):
+        read_versions(tmp_path)
+
+
+def test_what_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        before = engine.ensembles["pair"]
+        add_version(tmp_path, "pair", 2, cut_off=1)
+        with pytest.raises(RepositoryError, match=r"pair_member1 .*/2/model.onnx\) cannot be loaded"):
+            await reloader.load("pair")
+        assert engine.ensembles["pair"] is before
+        assert set(engine.load_errors) == {"pair"}
+        assert len(engine._generations) == 1
+        with pytest.raises(UnknownModelError, match="has no ensemble 'pair_member0'"):
+            await reloader.load("pair_member0")
+        add_version(tmp_path, "pair", 3)
+        await reloader.refresh()
+        assert engine.ensembles["pair"].version == "3"
+        assert engine.load_errors == {}
+
+    with_reloader(tmp_path, use)
+
+
+def test_the_watch_waits_until_files_come_to_rest(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        looks = 0
+
+        def look() -> object:
+            nonlocal looks
+            looks += 1
+            # Different at each of the first looks, as while a file grows.
+            return min(looks, 5)
+
+        refreshed = asyncio.Event()
+
+        async def refresh() -> None:
+            refreshed.set()
+
+        reloader._look, reloader.refresh = look, refresh  # type: ignore[method-assign,assignment]
+        watching = asyncio.create_task(reloader.watch(0.05))
+        await asyncio.wait_for(refreshed.wait(), 60)
+        watching.cancel()
+        assert looks == 6
+
+    with_reloader(tmp_path, use)

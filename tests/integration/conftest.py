@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -38,15 +38,21 @@ Serve = Callable[..., Server]
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """Start servers, over Triton where there is no repository; options as on the command line."""
+    """Start servers, over Triton where there is no repository; options as on the command line.
+
+    `log` takes a server's standard error.
+    """
     servers = []
 
-    def start(repository: Path | None, *options: str, **settings: object) -> Server:
+    def start(
+        repository: Path | None, *options: str, log: IO[str] | None = None, **settings: object
+    ) -> Server:
         source = ["--repository", repository] if repository else ["--engine", "triton"]
         variables = {f"COSERVE_{name.upper()}": str(value) for name, value in settings.items()}
         process = subprocess.Popen(
             [COSERVE, "serve", *source, "--port", "0", *options],
             stdout=subprocess.PIPE,
+            stderr=log,
             text=True,
             # Nobody reads the access log, and a full pipe would stop the server.
             env=os.environ | {"COSERVE_LOG_LEVEL": "error"} | variables,

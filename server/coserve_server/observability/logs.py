@@ -1,15 +1,17 @@
 """The log: lines for people, or one JSON object a line."""
 
+import json
 import logging
-
-from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+from datetime import datetime, timezone
 
 from coserve_server.observability.record import current
 from coserve_server.settings import Settings
 
 # Characters that would end a line, or do things to a terminal, in texts that clients may have made up.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
+
+# What every record has; `color_message` is uvicorn's, the message again.
+_EVERY = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName", "color_message"}
 
 
 class TextFormatter(logging.Formatter):
@@ -24,22 +26,28 @@ class TextFormatter(logging.Formatter):
         return f"{line} [{request}]" if (request := getattr(record, "request_id", None)) else line
 
 
-def json_formatter() -> logging.Formatter:
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, and a call's `extra`."""
-    return JsonFormatter(
-        "{levelname}{name}{message}",
-        style="{",
-        rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
-        timestamp=True,
-        # uvicorn's message again, with colours.
-        reserved_attrs=[*RESERVED_ATTRS, "color_message"],
-    )
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, `extra` fields, traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, in ASCII."""
+        own = vars(record)
+        line = {
+            "timestamp": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **{name: own[name] for name in own.keys() - _EVERY},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
 
 
 def configure(settings: Settings) -> None:
     """Have every logger of the process write to standard error in the form the settings name."""
     handler = logging.StreamHandler()
-    handler.setFormatter(json_formatter() if settings.log_format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     handler.addFilter(name_request)
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)

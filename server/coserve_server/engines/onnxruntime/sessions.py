@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 STUCK = "still busy with an earlier batch"
 
+FATAL = 4
+"""ONNX Runtime's number of that severity."""
+
 
 @dataclass(frozen=True)
 class LoadedMember:
@@ -68,6 +71,8 @@ def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.Infe
         EngineError: it cannot be loaded, or lacks a tensor its ensemble names.
     """
     options = ort.SessionOptions()
+    # It would write to standard error past the server's log; its errors come as exceptions.
+    options.log_severity_level = FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A pool that spins while it waits takes the cores from the member that runs beside it.

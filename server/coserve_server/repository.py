@@ -80,10 +80,7 @@ def read_stamps(folder: Path) -> frozenset[Stamp]:
         OSError: the folder cannot be read.
     """
     return frozenset(
-        stamp
-        for model in _folders(folder)
-        for place in (model, *_folders(model))
-        for stamp in _stamps(Path(place))
+        stamp for model in _folders(folder) for place in (model, *_folders(model)) for stamp in _stamps(place)
     )
 
 
@@ -105,23 +102,24 @@ def _collected(errors: dict[str, str], name: str) -> Iterator[None]:
         errors[name] = f"{name} cannot be read: {error}"
 
 
-def _folders(folder: os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+def _folders(folder: str | os.PathLike[str]) -> list[str]:
     """What an export builds is hidden until it is whole."""
     with os.scandir(folder) as entries:
-        yield from (one for one in entries if one.is_dir() and not one.name.startswith("."))
+        return [one.path for one in entries if one.is_dir() and not one.name.startswith(".")]
 
 
-def _stamps(folder: Path) -> tuple[Stamp, ...]:
+def _stamps(folder: str | os.PathLike[str]) -> tuple[Stamp, ...]:
     """Of the files in a folder; empty where it has just gone."""
     stamps = []
     try:
-        for path in sorted(folder.iterdir()):
-            status = path.stat()
-            if not path.is_dir():
-                stamps.append((str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    status = entry.stat()
+                    stamps.append((entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
     except FileNotFoundError:
         return ()
-    return tuple(stamps)
+    return tuple(sorted(stamps))
 
 
 def _read_config(path: Path, name: str) -> Any:

@@ -153,7 +153,7 @@ def test_a_version_whose_members_nobody_names_is_not_served_as_another(tmp_path:
     config.version_policy.all.SetInParent()
     write_config(tmp_path / "pair", config)
     with pytest.raises(
-        RepositoryError, match=r"steps are those of version 2; .* 1 too, .*/pair/1/config.pbtxt is"
+        RepositoryError, match=r"steps are those of version 2; version 1 needs .*/pair/1/config.pbtxt"
     ):
         read_versions(tmp_path)
 

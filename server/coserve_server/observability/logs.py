@@ -31,13 +31,12 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, in ASCII."""
-        own = vars(record)
         line = {
             "timestamp": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **{name: own[name] for name in own.keys() - _EVERY},
+            **{name: value for name, value in vars(record).items() if name not in _EVERY},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

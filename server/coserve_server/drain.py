@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -18,16 +19,28 @@ class DrainingServer(uvicorn.Server):
     requests in progress. A second signal ends the process at once.
     """
 
-    def __init__(self, config: uvicorn.Config, delay_s: float, draining: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        delay_s: float,
+        started: Callable[[], None],
+        draining: Callable[[], None],
+    ) -> None:
         """Make a server.
 
         Args:
             delay_s: from SIGTERM until the socket is closed; after SIGINT it is closed at once.
+            started: called once connections are accepted and signals heeded.
             draining: called at the first signal.
         """
         super().__init__(config)
-        self._delay_s, self._draining = delay_s, draining
+        self._delay_s, self._started, self._draining = delay_s, started, draining
         self._closes: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept connections."""
+        await super().startup(sockets)
+        self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; called by a signal."""

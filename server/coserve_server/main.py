@@ -67,9 +67,13 @@ async def _serve(
         ssl_context_factory=(lambda *_: tls) if tls else None,
         timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
     )
-    listener.listen(config.backlog)
-    announce(summary(classifier, url(listener, "https" if tls else "http")))
-    server = DrainingServer(config, settings.drain_delay_ms / 1000, classifier.drain)
+    address = url(listener, "https" if tls else "http")
+    server = DrainingServer(
+        config,
+        settings.drain_delay_ms / 1000,
+        started=lambda: announce(summary(classifier, address)),
+        draining=classifier.drain,
+    )
     watching = None
     if reloader is not None and settings.repository_poll_ms:
         watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))

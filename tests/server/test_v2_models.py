@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from coserve_server.accuracy import Accuracy, Measured
-from tests.server.fake_engine import ReadingEngine, ensemble
+from coserve_server.api.app import create_app
+from coserve_server.classify import Classifier
+from coserve_server.settings import load_settings
+from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 from tests.server.test_classify import png
-from tests.server.v2 import IMAGES, LOGITS, Server, binary, document, error
+from tests.server.v2 import IMAGES, LOGITS, Server, ask_app, binary, document, error
 
 
 @pytest.fixture
@@ -72,6 +75,22 @@ def test_the_repository_can_be_read(server: Server) -> None:
     for verb in ("load", "unload"):
         response = server.ask("POST", f"/v2/repository/models/pair/{verb}")
         assert "not enabled" in error(response, 501)
+
+
+def test_the_index_says_what_could_not_be_loaded(server: Server) -> None:
+    server.engine.load_errors = {"pair": "version 2 is cut off", "cow": "no labels"}
+    assert server.ask("POST", "/v2/repository/index").json() == [
+        {"name": "pair", "version": "1", "state": "READY", "reason": "version 2 is cut off"},
+        {"name": "cow", "version": "", "state": "UNAVAILABLE", "reason": "no labels"},
+    ]
+
+
+def test_over_triton_models_are_loaded_there() -> None:
+    settings = load_settings(engine="triton", triton_url="127.0.0.1:8001", repository_control=True)
+    app = create_app(Classifier(FakeEngine(ensemble()), settings, cores=1))
+    for verb in ("load", "unload"):
+        response = ask_app(app, "POST", f"/v2/repository/models/pair/{verb}")
+        assert "load and unload models in Triton itself" in error(response, 501)
 
 
 def statistics(server: Server, name: str = "pair") -> dict[str, Any]:

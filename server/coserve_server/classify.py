@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from coserve_server.admission import Admission
 from coserve_server.batching import Batcher, BatchRun
 from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
@@ -16,7 +17,6 @@ from coserve_server.ensembles import Ensemble
 from coserve_server.errors import (
     InvalidParametersError,
     NoQuorumError,
-    OverloadedError,
     RequestError,
     TooManyImagesError,
     UnknownModelError,
@@ -71,7 +71,7 @@ class Classifier:
         self.metrics = Metrics() if settings.metrics else None
         self._batcher = Batcher(engine, self._ran)
         self._preparation = Preparation(cores, settings.max_pixels)
-        self._requests = 0
+        self._admission = Admission(settings.max_requests, settings.deadline_ms / 1000)
         self._draining = False
 
     @property
@@ -165,13 +165,8 @@ class Classifier:
             OverloadedError: too many are.
         """
         current().classifies = True
-        if self._requests >= self.settings.max_requests:
-            raise OverloadedError(f"{self._requests} requests are in progress, as many as are allowed")
-        self._requests += 1
-        try:
+        with self._admission.admitted():
             yield
-        finally:
-            self._requests -= 1
 
     async def classify(
         self, ensemble: Ensemble, images: Sequence[EncodedImage], deadline_ms: float | None = None
@@ -219,7 +214,7 @@ class Classifier:
     @property
     def in_flight(self) -> int:
         """Classification requests in progress."""
-        return self._requests
+        return self._admission.in_progress
 
     def drain(self) -> None:
         """Count as not ready from now on; requests are still answered."""

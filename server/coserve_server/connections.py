@@ -11,8 +11,7 @@ import sys
 from http import HTTPStatus
 from uuid import uuid4
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from coserve_server.api.problems import MEDIA_TYPE, Problem
 from coserve_server.settings import Settings
@@ -20,12 +19,13 @@ from coserve_server.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_HEAD_BYTES = 16 * 2**10
-"""Of a request's first line and its headers together."""
+"""Of a request's address and its headers together."""
+TOO_LARGE = (431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
 UNREAD_ANSWER_MS = 60_000
 """How long a client may take nothing of an answer that waits for it."""
 
 
-def limited(settings: Settings) -> type[H11Protocol]:
+def limited(settings: Settings) -> type[HttpToolsProtocol]:
     """The class of connections that keep to the settings, for `uvicorn.Config(http=…)`."""
 
     class Limited(Connection):
@@ -35,12 +35,18 @@ def limited(settings: Settings) -> type[H11Protocol]:
     return Limited
 
 
-class Connection(H11Protocol):
-    """uvicorn's protocol, with an end to slow heads and unread answers, and problems for broken heads."""
+class _HeadTooLargeError(Exception):
+    """A request's head has too many bytes."""
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol, with an end to slow heads and unread answers; broken ones get problem documents."""
 
     head_timeout_s: float
     max_connections: int
     _late: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Wait for the first head, or refuse a connection beyond the limit."""
@@ -57,19 +63,40 @@ class Connection(H11Protocol):
             self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request; the time for a head runs from its first byte."""
+        """Take a part of a request."""
+        if self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self._forget_head()
-        elif self._late is None:
+        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(*TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """Give the head its time, from its first byte."""
+        super().on_message_begin()
+        if self._late is None:
             self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Let the application answer, unless the head is too large."""
+        self._in_head = False
+        self._forget_head()
+        # As it is written: with ": " and CRLF.
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > MAX_HEAD_BYTES:
+            raise _HeadTooLargeError
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Expect the next head."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong with a request that is no HTTP."""
         error = sys.exc_info()[1]
-        too_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
-        if too_large:
-            self._refuse(431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
+        if error is not None and isinstance(error.__context__, _HeadTooLargeError):
+            self._refuse(*TOO_LARGE)
         else:
             self._refuse(400, "bad-request", f"no valid HTTP/1.1: {error or msg}")
 
@@ -92,13 +119,16 @@ class Connection(H11Protocol):
 
     def _refuse(self, status: int, slug: str, detail: str) -> None:
         """Answer without the application, where no answer has begun, and close."""
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_problem(status, slug, detail))
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+        self._forget_head()
         self.transport.close()
 
 
 def _problem(status: int, slug: str, detail: str) -> bytes:
-    """An HTTP answer that closes the connection; h11 writes none once a head has been broken."""
+    """An HTTP answer that closes the connection; uvicorn writes none of this form."""
     title = slug.replace("-", " ").capitalize()
     problem = Problem(
         type=f"/problems/{slug}", title=title, status=status, detail=detail, instance=uuid4().urn

@@ -117,6 +117,11 @@ class UploadTimeoutError(RequestError):
 class OverloadedError(RequestError):
     """The server is answering as many requests as it may at once."""
 
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        """Refuse a request that had better come again after so many seconds."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class DeadlineError(RequestError):
     """Too few members answered before the deadline."""

@@ -5,6 +5,7 @@ import contextlib
 import math
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import uvicorn
 
 from coserve_server.api.app import create_app
 from coserve_server.classify import Classifier
-from coserve_server.connections import MAX_HEAD_BYTES, limited
+from coserve_server.connections import limited
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
@@ -22,6 +23,11 @@ from coserve_server.observability import logs
 from coserve_server.reload import Reloader
 from coserve_server.settings import Settings
 from coserve_server.tls import server_context
+
+if sys.platform == "win32":
+    from asyncio import run as _run_loop
+else:
+    from uvloop import run as _run_loop
 
 if TYPE_CHECKING:
     from coserve_server.observability.tracing import Tracer
@@ -43,7 +49,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     tls = server_context(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     with bind(settings.host, settings.port) as listener, contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(settings, listener, tls, keys, tracer, announce))
+        _run_loop(_serve(settings, listener, tls, keys, tracer, announce))
 
 
 async def _serve(
@@ -60,7 +66,6 @@ async def _serve(
     config = uvicorn.Config(
         create_app(classifier, keys, reloader, tracer),
         http=limited(settings),
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         log_level=settings.log_level,
         log_config=None,
         access_log=False,

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 
 from coserve_server.classify import Classifier
 
@@ -15,13 +15,8 @@ async def _classifier(request: Request) -> Classifier:
 
 Core = Annotated[Classifier, Depends(_classifier)]
 
-Timeout = Annotated[
-    float | None,
-    Header(
-        alias="Request-Timeout-Ms",
-        gt=0,
-        allow_inf_nan=False,
-        description="Milliseconds the answer may take from the complete body on; the server's own deadline, "
-        "where that is shorter.",
-    ),
-]
+TIMEOUT = "Request-Timeout-Ms"
+TIMEOUT_DESCRIPTION = (
+    "Milliseconds the answer may take from the complete body on; the server's own deadline, "
+    "where that is shorter."
+)

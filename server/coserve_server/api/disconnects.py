@@ -11,6 +11,9 @@ T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499
 """The status nginx logs for a client that left; nobody receives it."""
 
+UNWATCHED_S = 0.02
+"""Work that is done by then is not worth watching for."""
+
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
     """Do the work; None if the client closes the connection before it is done, and the work is cancelled.
@@ -18,13 +21,18 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T |
     Args:
         request: one whose body has been read.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnect(request))
+    working = asyncio.ensure_future(work)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((working,), timeout=UNWATCHED_S)
+        if not working.done():
+            leaving = asyncio.ensure_future(_disconnect(request))
+            try:
+                await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                leaving.cancel()
         return working.result() if working.done() else None
     finally:
         working.cancel()
-        leaving.cancel()
 
 
 async def _disconnect(request: Request) -> None:

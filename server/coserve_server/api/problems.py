@@ -100,7 +100,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(errors.RequestError)
     async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
         kind = KINDS[type(error)]
-        return problem(request, kind, str(error), _HEADERS.get(kind.status))
+        headers = _HEADERS.get(kind.status)
+        if isinstance(error, errors.OverloadedError):
+            headers = {"Retry-After": str(error.retry_after_s)}
+        return problem(request, kind, str(error), headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -1,13 +1,14 @@
 """The `/v1` routes: classify images, list what is served."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from coserve_server import errors
+from coserve_server.api import parameters
 from coserve_server.api.bodies import FIELD, read_images
-from coserve_server.api.dependencies import Core, Timeout
+from coserve_server.api.dependencies import Core
 from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.schemas import (
@@ -53,22 +54,23 @@ class ClassifyQuery(BaseModel, extra="forbid"):
     "/classify",
     response_model=ClassifyReply,
     responses=responses(*KINDS.values()),
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"requestBody": _BODY, "parameters": parameters.documented(ClassifyQuery)},
 )
-async def classify(
-    request: Request, core: Core, query: Annotated[ClassifyQuery, Query()], timeout_ms: Timeout = None
-) -> ClassifyReply | Response:
+async def classify(request: Request) -> Response:
     """Classify one or more images with all members of an ensemble.
 
     If one image cannot be decoded, none is classified and the problem names it.
     """
+    core, query = parameters.core(request), parameters.query(request, ClassifyQuery)
+    timeout_ms = parameters.timeout_ms(request)
     with core.admitted():
         ensemble = core.ensemble(query.model, query.version)
         images = await read_images(request, core.settings)
         answer = await while_connected(request, core.classify(ensemble, images, timeout_ms))
         if answer is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        return classify_reply(answer, images, query.top_k, query.member_predictions)
+        reply = classify_reply(answer, images, query.top_k, query.member_predictions)
+    return Response(reply.model_dump_json(), media_type="application/json")
 
 
 @router.get("/models")

@@ -8,12 +8,12 @@ import asyncio
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from coserve_server.api import v2_repository
+from coserve_server.api import parameters, v2_repository
 from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
-from coserve_server.api.dependencies import Core, Timeout
+from coserve_server.api.dependencies import Core
 from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
 from coserve_server.api.v2_errors import RESPONSES
 from coserve_server.api.v2_models import (
@@ -49,6 +49,12 @@ _BODY: dict[str, Any] = {
             }
         },
     },
+}
+
+
+_HEADERS = {
+    HEADER_LENGTH: "Bytes of JSON at the body's beginning; the rest is binary tensors.",
+    "Content-Encoding": "gzip or deflate.",
 }
 
 
@@ -122,18 +128,14 @@ async def model_statistics(core: Core, model: Model) -> StatisticsList:
 
 @models.post(
     "/infer",
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"requestBody": _BODY, "parameters": parameters.documented(headers=_HEADERS)},
     response_class=Response,
 )
-async def infer(
-    request: Request,
-    core: Core,
-    model: Model,
-    timeout_ms: Timeout = None,
-    header_length: Annotated[str | None, Header(alias=HEADER_LENGTH)] = None,
-    encoding: Annotated[str | None, Header(alias="Content-Encoding")] = None,
-) -> Response:
+async def infer(request: Request, name: str) -> Response:
     """Give the averaged logits of preprocessed images."""
+    core, timeout_ms = parameters.core(request), parameters.timeout_ms(request)
+    model = core.ensemble(name, request.path_params.get("version"))
+    header_length, encoding = (request.headers.get(header) for header in _HEADERS)
     with core.admitted():
         body = await read_body(request, core.settings)
         began = time.perf_counter_ns()

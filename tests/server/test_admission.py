@@ -1,0 +1,56 @@
+from contextlib import AbstractContextManager
+
+import pytest
+
+from coserve_server.admission import Admission
+from coserve_server.errors import OverloadedError
+
+UNFINISHED: list[AbstractContextManager[None]] = []
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def busy(limit: int, ended: int, seconds_each: float, longest_s: float = 60) -> tuple[Admission, Clock]:
+    """Full, after requests that took so long each, one after another."""
+    clock = Clock()
+    admission = Admission(limit, longest_s, clock)
+    for _ in range(ended):
+        with admission.admitted():
+            clock.now += seconds_each
+    for _ in range(limit):
+        unfinished = admission.admitted()
+        unfinished.__enter__()
+        # A context that is let go of would end.
+        UNFINISHED.append(unfinished)
+    return admission, clock
+
+
+def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
+    admission, _ = busy(limit=1, ended=0, seconds_each=0)
+    with pytest.raises(OverloadedError, match="1 requests are in progress") as refused, admission.admitted():
+        pass
+    assert refused.value.retry_after_s == 1
+    assert admission.in_progress == 1, "a refusal counts nothing"
+
+
+@pytest.mark.parametrize(
+    ("seconds_each", "wait"),
+    [(0.001, 1), (0.9, 9), (2.0, 20), (100.0, 60)],
+    ids=["at least one", "rounded up", "long", "never beyond the deadline"],
+)
+def test_a_refused_request_is_told_how_long_those_in_progress_take(seconds_each: float, wait: int) -> None:
+    admission, _ = busy(limit=10, ended=30, seconds_each=seconds_each)
+    assert admission.retry_after_s() == pytest.approx(wait, abs=1)
+
+
+def test_a_pace_that_has_come_to_a_halt_shows() -> None:
+    admission, clock = busy(limit=10, ended=10, seconds_each=0.1)
+    before = admission.retry_after_s()
+    clock.now += 20
+    assert before == 1
+    assert admission.retry_after_s() > 15

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -70,8 +71,8 @@ def parse_json(kind: type[M], body: bytes, max_values: int) -> M:
     """Read a JSON body; the parser itself allows 200 levels of nesting and numbers of 4300 digits.
 
     Args:
-        max_values: about how many values it may have. Counted before they are parsed: `[],[],…` would take many
-            times its bytes, and every wrong value its own account of the fault.
+        max_values: about how many values it may have. Counted before they are parsed: `[],[],…` would take
+            many times its bytes, and every wrong value its own account of the fault.
 
     Raises:
         BadBodyError, BodyTooLargeError, InvalidParametersError: it is no JSON, too much, or no such object.
@@ -137,10 +138,24 @@ def _decode_base64(text: str, index: int) -> bytes:
         raise BadImageError(f"image {index}: not base64: {error}") from error
 
 
+class _Parser(MultiPartParser):
+    """Starlette's, which takes a body that is cut off between two parts for a whole one."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """The last boundary was there."""
+        self.ended = True
+
+
 async def _read_multipart(request: Request, settings: Settings) -> list[EncodedImage]:
+    charset = parse_options_header(request.headers["Content-Type"])[1].get(b"charset", b"utf-8")
+    # Python has codecs that fail, or give what no answer can repeat, for any bytes.
+    if charset.lower() != b"utf-8":
+        raise BadBodyError("multipart body: the charset of its names must be utf-8")
     stream = _limited(request, settings.max_body_bytes)
     # One more than allowed, so that `Classifier` sees an excess of one and this parser only greater ones.
-    parser = MultiPartParser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
+    parser = _Parser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
     # In memory, which the limit on bytes bounds, rather than on disk.
     parser.spool_max_size = settings.max_body_bytes
     try:
@@ -150,6 +165,8 @@ async def _read_multipart(request: Request, settings: Settings) -> list[EncodedI
             raise TooManyImagesError(f"more than the {settings.max_images} images allowed") from error
         raise BadBodyError(f"multipart body: {error.message}") from error
     try:
+        if not parser.ended:
+            raise BadBodyError("multipart body: it ends before its last boundary")
         return [await _read_part(name, part) for name, part in form.multi_items()]
     finally:
         await form.close()

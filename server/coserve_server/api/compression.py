@@ -32,4 +32,6 @@ def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
         raise BodyTooLargeError(f"the body has more than the {max_bytes} bytes allowed, decompressed")
     if not inflating.eof:
         raise BadBodyError(f"the body's {encoding} data is cut off")
+    if inflating.unused_data:
+        raise BadBodyError(f"the body goes on after its {encoding} data")
     return inflated

@@ -1,0 +1,218 @@
+"""One server that everything hostile is sent to: it refuses in words, goes on, and keeps nothing of it."""
+
+import contextlib
+import re
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.conftest import Serve, Server
+from tests.integration.gateway import RED, classify, problem
+from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, POST, STAGES, TENSORS
+from tests.server.hostile_images import REFUSED, SHOWN
+from tests.server.onnx_repository import LABELS, write_repository
+
+LIMIT_MS = 2000
+MAX_CONNECTIONS = 40
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    server = serve(
+        write_repository(tmp_path_factory.mktemp("models"), "pair"),
+        max_body_bytes=2_000_000,
+        max_images=8,
+        max_pixels=10_000,
+        upload_timeout_ms=LIMIT_MS,
+        head_timeout_ms=LIMIT_MS,
+        max_connections=MAX_CONNECTIONS,
+    )
+    for _ in range(20):
+        assert classify(server, *[RED] * 8).status_code == 200
+    return server
+
+
+@pytest.fixture(scope="module")
+def resources(server: Server) -> dict[str, int]:
+    """What the server has before anything hostile."""
+    return held(server)
+
+
+def held(server: Server) -> dict[str, int]:
+    process = psutil.Process(server.process.pid)
+    return {
+        "bytes": process.memory_info().rss,
+        "threads": process.num_threads(),
+        "files": process.num_fds(),
+    }
+
+
+@pytest.fixture(autouse=True)
+def goes_on(server: Server, resources: dict[str, int]) -> Iterator[None]:
+    """After every test the server answers a good request right."""
+    yield
+    response = classify(server, RED, top_k=1)
+    assert response.status_code == 200, response.text
+    assert response.json()["results"][0]["predictions"][0]["label"] in LABELS
+
+
+def post(server: Server, path: str = "/v1/classify", **arguments: Any) -> Any:
+    with server.http() as http:
+        return http.post(path, **arguments)
+
+
+def connect(server: Server) -> socket.socket:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), 60)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What the server sends until it closes the connection."""
+    pieces = []
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            pieces.append(piece)
+    return b"".join(pieces)
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answers) if status != b"100"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_hostile_image_is_refused(server: Server, name: str) -> None:
+    response = post(server, content=REFUSED[name](), headers={"Content-Type": "image/png"})
+    assert problem(response, 400, "bad-image").startswith("image 0: ")
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_a_strange_image_is_classified(server: Server, name: str) -> None:
+    response = post(server, content=SHOWN[name](), headers={"Content-Type": "image/png"})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_hostile_json_is_refused(server: Server, name: str) -> None:
+    for path in ("/v1/classify", "/v2/models/pair/infer"):
+        response = post(server, path, content=JSON[name], headers={"Content-Type": "application/json"})
+        assert response.status_code in (400, 413, 422), response.text
+        assert len(response.content) < 3000
+    # It takes an object without known keys for an empty one.
+    assert post(server, "/v2/repository/index", content=JSON[name]).status_code in (200, 400, 413)
+
+
+@pytest.mark.parametrize("name", MULTIPART)
+def test_hostile_multipart_is_refused(server: Server, name: str) -> None:
+    content_type, body, allowed = MULTIPART[name]
+    response = post(server, content=body, headers={"Content-Type": content_type})
+    assert response.status_code in allowed, response.text
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_hostile_tensors_are_refused(server: Server, name: str) -> None:
+    body, headers = TENSORS[name]
+    if "length" in headers:
+        length = str(body.index(b"}]}") + 3) if headers["length"] == "json" else headers["length"]
+        headers = {"Inference-Header-Content-Length": length}
+    response = post(server, "/v2/models/pair/infer", content=body, headers=headers)
+    assert response.status_code in (400, 413, 415), response.text
+    assert list(response.json()) == ["error"]
+    assert len(response.content) < 5000
+
+
+@pytest.mark.parametrize("name", HTTP)
+def test_hostile_http_is_refused(server: Server, name: str) -> None:
+    sent, allowed = HTTP[name]
+    with connect(server) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(sent)
+        answers = everything(connection)
+    # An answer to what is not read to its end may be lost in the reset that follows it.
+    assert statuses(answers) in [*allowed, *([[]] if len(sent) > 100_000 else [])], answers
+
+
+def drip(connection: socket.socket, data: bytes) -> bytes:
+    """Send byte by byte until the server has enough, and give its answer."""
+    connection.settimeout(0.1)
+    for byte in data:
+        connection.send(bytes([byte]))
+        with contextlib.suppress(TimeoutError):
+            return connection.recv(65536)
+    raise AssertionError("the server took it all")
+
+
+def test_slow_heads_end(server: Server) -> None:
+    with connect(server) as first, connect(server) as later, connect(server) as silent:
+        later.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while b"alive" not in answer:
+            answer += later.recv(65536)
+        for connection in (first, later):
+            answer = drip(connection, b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 10_000)
+            assert statuses(answer) == [408]
+            assert b"/problems/head-timeout" in answer
+        assert statuses(everything(silent)) == [408]
+
+
+def test_slow_bodies_end(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(POST + b"Content-Length: 100000\r\n\r\n")
+        answer = drip(connection, bytes(10_000))
+    assert statuses(answer) == [408]
+    assert b"/problems/upload-timeout" in answer
+
+
+def test_more_connections_than_allowed_are_refused(server: Server) -> None:
+    connections = [connect(server) for _ in range(MAX_CONNECTIONS)]
+    try:
+        with connect(server) as refused:
+            answer = everything(refused)
+        assert statuses(answer) == [503]
+        assert b"/problems/overloaded" in answer
+        assert b"Retry-After: 1\r\n" in answer
+    finally:
+        for connection in connections:
+            connection.close()
+    until(lambda: classify(server, RED).status_code == 200)
+
+
+def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
+    image = POST + b"Content-Length: %d\r\n\r\n" % len(RED) + RED
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    wrong = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connect(server) as connection:
+        connection.sendall((ask + image + wrong) * 20 + ask[:-2] + b"Connection: close\r\n\r\n")
+        assert statuses(everything(connection)) == [200, 200, 404] * 20 + [200]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("reset", [False, True])
+def test_disconnects_are_survived(server: Server, stage: str, reset: bool) -> None:
+    for _ in range(10):
+        with connect(server) as connection:
+            connection.sendall(STAGES[stage])
+            if reset:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def until(what: Any) -> None:
+    for _ in range(600):
+        if what():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it did not come true")
+
+
+def test_nothing_of_all_that_is_kept(server: Server, resources: dict[str, int]) -> None:
+    """The last test: requests that were left are over, and memory is back."""
+    until(lambda: held(server)["files"] <= resources["files"])
+    after = held(server)
+    assert after["threads"] <= resources["threads"] + 8, "the pools of threads are bounded"
+    assert after["bytes"] < resources["bytes"] + 200 * 2**20
+    with server.http() as http:
+        until(lambda: http.get("/readyz").status_code == 200)

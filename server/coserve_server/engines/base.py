@@ -45,7 +45,7 @@ class Engine(Protocol):
 
     @property
     def load_errors(self) -> Mapping[str, str]:
-        """Why a model, or its newest version, could not be loaded, by name; an older version may be served."""
+        """Why a model, or its newest state, could not be loaded, by name; an older one may be served."""
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Names of the members that are loaded, and not stuck with a batch nobody waits for any more."""

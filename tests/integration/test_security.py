@@ -212,7 +212,9 @@ def logged(folder: Path, key: str, tmp_path: Path) -> Iterator[tuple[str, Path]]
         if process.poll() is not None or "try:" in log.read_text():
             break
         time.sleep(0.01)
-    yield log.read_text().split()[2], log
+    announced = re.search(r"Coserve at (\S+)", log.read_text())
+    assert announced, log.read_text()
+    yield announced[1], log
     process.terminate()
     process.wait(60)
 

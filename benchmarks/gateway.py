@@ -1,0 +1,232 @@
+"""What does the gateway add to its engine?
+
+One ensemble is served over HTTP by a process of its own, and run without a gateway by this one, on the same
+cores and in turn:
+
+latency      one image at a time: the median over HTTP less the engine's own. Over HTTP the image is a file to
+             decode; both the file's decoding and the tensor's way through the engine are in the difference.
+throughput   images per second at several numbers of requests in progress, over the engine's own at its best
+             batch size. The processor time that sending and receiving took here is taken off: what the
+             gateway would reach if clients were on another machine. `uncorrected` leaves it in.
+
+    python benchmarks/gateway.py --image photo.jpg --model wide_resnet10_4_s2
+
+Writes `gateway.json` beside this file. Measure on a machine that does nothing else.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from coserve_server.cores import Cores, usable_cores
+from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.ensembles import Ensemble
+from coserve_server.repository import read_repository
+
+ROUNDS = 5
+WARM_UP = 20
+
+
+class RawEngine:
+    """The engine without a gateway, one batch after another."""
+
+    def __init__(self, ensemble: Ensemble, cores: Cores) -> None:
+        self.engine, self.ensemble = OnnxRuntimeEngine({ensemble.name: ensemble}, cores), ensemble
+
+    async def run(self, batch_size: int) -> None:
+        """Run one batch through all members."""
+        how = self.ensemble.preprocessing
+        batch = np.zeros((batch_size, 3, how.height, how.width), np.float32)
+        await asyncio.gather(*self.engine.start(self.ensemble, batch))
+
+    async def latencies(self, count: int) -> list[float]:
+        """Milliseconds of single images, one after another."""
+        taken = []
+        for _ in range(count):
+            began = time.perf_counter()
+            await self.run(1)
+            taken.append((time.perf_counter() - began) * 1000)
+        return taken
+
+    async def throughput(self, batch_size: int, seconds: float) -> float:
+        """Images per second."""
+        began, images = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            await self.run(batch_size)
+            images += batch_size
+        return images / (time.perf_counter() - began)
+
+
+class Connection:
+    """A client that costs little: it sends the same request again and again on one connection."""
+
+    def __init__(self, port: int, model: str, image: bytes) -> None:
+        self.port = port
+        head = (
+            f"POST /v1/classify?model={model} HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+        )
+        self.request = head.encode() + image
+
+    async def open(self) -> None:
+        """Connect."""
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+
+    async def classify(self) -> None:
+        """Send one request and read its answer."""
+        self.writer.write(self.request)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+        if not head.startswith(b"HTTP/1.1 200") or found is None:
+            raise RuntimeError(head.decode())
+        await self.reader.readexactly(int(found[1]))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.writer.close()
+
+
+async def http_latencies(port: int, model: str, image: bytes, count: int) -> list[float]:
+    """Milliseconds of requests with one image, one after another."""
+    connection = Connection(port, model, image)
+    await connection.open()
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await connection.classify()
+        taken.append((time.perf_counter() - began) * 1000)
+    connection.close()
+    return taken
+
+
+async def http_throughput(
+    port: int, model: str, image: bytes, concurrency: int, seconds: float, cores: int
+) -> tuple[float, float]:
+    """Images per second, as they were and with this process's share of the cores given back."""
+    connections = [Connection(port, model, image) for _ in range(concurrency)]
+    await asyncio.gather(*(connection.open() for connection in connections))
+    images, ends = 0, time.perf_counter() + seconds
+
+    async def repeat(connection: Connection) -> None:
+        nonlocal images
+        while time.perf_counter() < ends:
+            await connection.classify()
+            images += 1
+
+    began, spent = time.perf_counter(), processor_seconds()
+    await asyncio.gather(*map(repeat, connections))
+    wall, own = time.perf_counter() - began, processor_seconds() - spent
+    for connection in connections:
+        connection.close()
+    return images / wall, images / (wall - own / cores)
+
+
+def processor_seconds() -> float:
+    """Of this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+@contextlib.contextmanager
+def gateway(repository: Path, model: str, *options: str) -> Iterator[int]:
+    """Serve the repository; gives the port."""
+    command = ["serve", "--repository", str(repository), "--default-model", model, "--port", "0", *options]
+    server = subprocess.Popen(
+        [str(Path(sys.executable).with_name("coserve")), *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "COSERVE_ACCESS_LOG": "false"},
+    )
+    try:
+        assert server.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", next(iter(server.stdout), ""))
+        if found is None:
+            raise RuntimeError("the gateway did not start")
+        yield int(found[1])
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def measure(arguments: argparse.Namespace, ensemble: Ensemble, port: int) -> dict[str, Any]:
+    """Measure both in rounds, in turn."""
+    cores, image = usable_cores(), arguments.image.read_bytes()
+    raw, model = RawEngine(ensemble, cores), ensemble.name
+    await raw.latencies(WARM_UP)
+    await http_latencies(port, model, image, WARM_UP)
+    alone: list[float] = []
+    served: list[float] = []
+    engine: dict[int, list[float]] = {size: [] for size in arguments.batch_sizes}
+    gateway: dict[int, list[tuple[float, float]]] = {number: [] for number in arguments.concurrency}
+    for _ in range(ROUNDS):
+        alone += await raw.latencies(arguments.requests)
+        served += await http_latencies(port, model, image, arguments.requests)
+        for size in arguments.batch_sizes:
+            engine[size].append(await raw.throughput(size, arguments.seconds))
+        for number in arguments.concurrency:
+            gateway[number].append(
+                await http_throughput(port, model, image, number, arguments.seconds, cores.count)
+            )
+    await raw.engine.close()
+    by_size = {size: statistics.median(values) for size, values in engine.items()}
+    best = max(by_size.values())
+    p50 = {"engine": statistics.median(alone), "gateway": statistics.median(served)}
+    return {
+        "latency_ms": p50 | {"added": p50["gateway"] - p50["engine"]},
+        "engine_images_per_s": by_size,
+        "gateway_images_per_s": {
+            number: {
+                "uncorrected": statistics.median(rate for rate, _ in rates),
+                "corrected": statistics.median(rate for _, rate in rates),
+                "of_engine": statistics.median(rate for _, rate in rates) / best,
+            }
+            for number, rates in gateway.items()
+        },
+    }
+
+
+def main() -> None:
+    """Measure one ensemble of a repository."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--model", default="wide_resnet10_4_s2")
+    parser.add_argument("--image", type=Path, required=True, help="a JPEG file, sent with every request")
+    parser.add_argument("--requests", type=int, default=100, help="per round, for the latency")
+    parser.add_argument("--seconds", type=float, default=2, help="per round and throughput")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    ensemble = read_repository(arguments.repository)[arguments.model]
+    with gateway(arguments.repository, arguments.model) as port:
+        result = asyncio.run(measure(arguments, ensemble, port))
+    report = {
+        "model": arguments.model,
+        "cores": usable_cores().count,
+        "onnxruntime": ort.__version__,
+        "rounds": ROUNDS,
+        **result,
+    }
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,12 +1,11 @@
 """`coserve classify`."""
 
 import json
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -15,22 +14,14 @@ from coserve_cli.errors import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from coserve_client import CoserveError, Prediction, Reply, Result, Source
-
-Ask: TypeAlias = "Callable[[list[Source]], Reply]"
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-
-# Half of what a server accepts in one request unless told otherwise.
-BATCH_BYTES = 16 * 2**20
+    from coserve_client import Outcome, Prediction, Reply, Result, Source
 
 
 class _Item(NamedTuple):
-    """An image by the name the user knows it by, and its size in bytes."""
+    """An image by the name the user knows it by."""
 
     name: str
     source: "Source"
-    size: int
 
 
 def classify(
@@ -48,15 +39,33 @@ def classify(
         str | None,
         typer.Option(
             envvar="COSERVE_API_KEY",
-            help="A key, where the server asks for one; other users may read it on the command line.",
+            help="A key, where the server asks for one; other users of this machine can read it here, so "
+            "rather set the variable.",
             show_default=False,
+        ),
+    ] = None,
+    cacert: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file of the authorities that may certify an HTTPS server.",
+            show_default="the usual ones",
         ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The ensemble to ask; may be left out where the server has a default.")
     ] = None,
+    model_version: Annotated[
+        str | None, typer.Option(help="Version of the ensemble.", show_default="the newest")
+    ] = None,
     top_k: Annotated[int, typer.Option(min=1, help="Classes to show per image.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per request.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
+    timeout_ms: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Milliseconds the server may take for a request.", show_default="the server's"
+        ),
+    ] = None,
     member_predictions: Annotated[
         bool, typer.Option("--member-predictions", help="Show each member's own predictions too.")
     ] = False,
@@ -68,69 +77,45 @@ def classify(
 
     Images that cannot be read or are rejected are reported, the others classified; the status is then 1.
     """
-    from functools import partial
-
     from coserve_client import Client, CoserveError
 
-    headers = {"X-API-Key": api_key} if api_key else None
-    with one_line(CoserveError), Client(url, headers=headers) as client:
+    with one_line(CoserveError), Client(url, api_key=api_key, verify=cacert) as client:
         items = [item for path in images for item in _items(path)]
-        batches = list(_batches(items, batch_size))
-        ask = partial(client.classify, model=model, top_k=top_k, member_predictions=member_predictions)
+        outcomes = client.classify_many(
+            (item.source for item in items),
+            model=model,
+            version=model_version,
+            top_k=top_k,
+            member_predictions=member_predictions,
+            timeout_ms=timeout_ms,
+            batch_size=batch_size,
+            concurrency=concurrency,
+        )
         report = _Report(as_json, width=max(len(item.name) for item in items))
-        with _progress(visible=len(batches) > 1) as progress:
+        with _progress(visible=len(items) > batch_size) as progress:
             task = progress.add_task("classifying", total=len(items))
-            for batch, outcome in _outcomes(ask, batches):
+            for item, outcome in zip(items, outcomes, strict=True):
                 # The bar and the results may share one terminal.
                 progress.stop()
-                report.add([item.name for item in batch], outcome)
+                report.add(item.name, outcome)
                 progress.start()
-                progress.advance(task, len(batch))
+                progress.advance(task)
         report.finish()
 
 
 def _items(path: Path) -> Iterator[_Item]:
     from coserve_client import Image, InputError
+    from coserve_client.streams import SUFFIXES, images_in
 
     if str(path) == "-":
-        data = sys.stdin.buffer.read()
-        yield _Item("-", Image(data, "stdin"), len(data))
+        yield _Item("-", Image(sys.stdin.buffer.read(), "stdin"))
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        files = list(images_in(path))
         if not files:
             raise InputError(f"no images in {path}: no file there ends in {' '.join(sorted(SUFFIXES))}")
-        yield from (_Item(typer.format_filename(file), file, file.stat().st_size) for file in files)
+        yield from (_Item(typer.format_filename(file), file) for file in files)
     else:
-        yield _Item(typer.format_filename(path), path, path.stat().st_size if path.is_file() else 0)
-
-
-def _batches(items: list[_Item], batch_size: int) -> Iterator[list[_Item]]:
-    """Split into runs of at most `batch_size` images and `BATCH_BYTES`; a larger image is its own run."""
-    batch: list[_Item] = []
-    for item in items:
-        full = len(batch) == batch_size or sum(one.size for one in batch) + item.size > BATCH_BYTES
-        if batch and full:
-            yield batch
-            batch = []
-        batch.append(item)
-    yield batch
-
-
-def _outcomes(
-    ask: Ask, batches: Iterable[list[_Item]]
-) -> "Iterator[tuple[list[_Item], Reply | CoserveError]]":
-    """Ask batch by batch; a rejected batch again image by image, so that a bad one costs only itself."""
-    from coserve_client import InputError, RejectedError
-
-    for batch in batches:
-        try:
-            outcome: Reply | CoserveError = ask([item.source for item in batch])
-        except (InputError, RejectedError) as error:
-            outcome = error
-        if len(batch) > 1 and isinstance(outcome, (InputError, RejectedError)):
-            yield from _outcomes(ask, ([item] for item in batch))
-        else:
-            yield batch, outcome
+        yield _Item(typer.format_filename(path), path)
 
 
 def _progress(visible: bool) -> "Progress":
@@ -154,21 +139,35 @@ class _Report:
     as_json: bool
     width: int
     failed: int = 0
-    replies: "list[Reply]" = field(default_factory=list)
+    replies: int = 0
+    degraded: int = 0
+    overlaps: float = 0.0
+    missing: dict[str, str | None] = field(default_factory=dict)
+    last: "Reply | None" = None
 
-    def add(self, names: list[str], outcome: "Reply | CoserveError") -> None:
-        from coserve_client import CoserveError, InputError
+    def add(self, name: str, outcome: "Outcome") -> None:
+        from coserve_client import InputError
 
-        if isinstance(outcome, CoserveError):
-            self.failed += len(names)
+        if outcome.result is None or outcome.reply is None:
+            self.failed += 1
             # An InputError says itself which file it is about, by the same name.
-            about = "" if isinstance(outcome, InputError) else f"{names[0]}: "
-            typer.echo(f"error: {about}{outcome}", err=True)
+            about = "" if isinstance(outcome.error, InputError) else f"{name}: "
+            typer.echo(f"error: {about}{outcome.error}", err=True)
             return
-        self.replies.append(outcome)
-        for name, result in zip(names, outcome.results, strict=True):
-            for line in [_json(name, result, outcome)] if self.as_json else self._lines(name, result):
-                typer.echo(line)
+        self._count(outcome.reply)
+        result, reply = outcome.result, outcome.reply
+        for line in [_json(name, result, reply)] if self.as_json else self._lines(name, result):
+            typer.echo(line)
+
+    def _count(self, reply: "Reply") -> None:
+        """Once for all images of a reply, which follow each other."""
+        if reply is self.last:
+            return
+        self.last = reply
+        self.replies += 1
+        self.degraded += reply.degraded
+        self.overlaps += reply.overlap
+        self.missing |= {member.name: member.error for member in reply.missing}
 
     def _lines(self, name: str, result: "Result") -> Iterator[str]:
         yield f"{name:<{self.width}}  {_percentages(result.predictions)}"
@@ -181,17 +180,17 @@ class _Report:
         Raises:
             typer.Exit: with status 1, where an image failed.
         """
-        if self.replies and not self.as_json:
-            overlap = statistics.fmean(reply.overlap for reply in self.replies)
-            last = self.replies[-1]
+        if self.last and not self.as_json:
             typer.echo(
-                f"{last.model} version {last.version}: {len(last.members)} members, overlap {overlap:.2f}"
+                f"{self.last.model} version {self.last.version}: {len(self.last.members)} members, "
+                f"overlap {self.overlaps / self.replies:.2f}"
             )
-        if degraded := [reply for reply in self.replies if reply.degraded]:
-            missing = {member.name: member.error for reply in degraded for member in reply.missing}
-            members = ", ".join(f"{name} ({error or 'no reason given'})" for name, error in missing.items())
+        if self.degraded:
+            members = ", ".join(
+                f"{name} ({error or 'no reason given'})" for name, error in self.missing.items()
+            )
             typer.echo(
-                f"warning: {len(degraded)} of {len(self.replies)} replies lack members: {members}", err=True
+                f"warning: {self.degraded} of {self.replies} replies lack members: {members}", err=True
             )
         if self.failed:
             raise typer.Exit(1)

@@ -1,30 +1,69 @@
 """Python client of a Coserve server, synchronous and asynchronous."""
 
-from coserve_client.client import DEFAULT_TIMEOUT, DEFAULT_URL, AsyncClient, Client
+from coserve_client.async_client import AsyncClient
+from coserve_client.client import Client
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL
 from coserve_client.errors import (
+    BadBodyError,
+    BadImageError,
+    BodyTooLargeError,
     CoserveError,
+    DeadlineError,
+    ForbiddenError,
     InputError,
+    InternalError,
+    InvalidParametersError,
+    NoQuorumError,
+    OverloadedError,
     ProblemError,
     ProtocolError,
     RejectedError,
     RequestTimeoutError,
+    TooManyImagesError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
     UnreachableError,
+    UnsupportedTypeError,
+    UploadTimeoutError,
 )
 from coserve_client.images import Image, Source
-from coserve_client.replies import Member, Model, Prediction, Reply, Result, Timings, Uncertainty
+from coserve_client.replies import (
+    Inference,
+    Member,
+    Metadata,
+    Model,
+    Prediction,
+    Reply,
+    Result,
+    Tensor,
+    Timings,
+    Uncertainty,
+)
+from coserve_client.streams import Outcome
 
 __all__ = [
     "DEFAULT_TIMEOUT",
     "DEFAULT_URL",
     "AsyncClient",
+    "BadBodyError",
+    "BadImageError",
+    "BodyTooLargeError",
     "Client",
     "CoserveError",
+    "DeadlineError",
+    "ForbiddenError",
     "Image",
+    "Inference",
     "InputError",
+    "InternalError",
+    "InvalidParametersError",
     "Member",
+    "Metadata",
     "Model",
+    "NoQuorumError",
+    "Outcome",
+    "OverloadedError",
     "Prediction",
     "ProblemError",
     "ProtocolError",
@@ -33,9 +72,14 @@ __all__ = [
     "RequestTimeoutError",
     "Result",
     "Source",
+    "Tensor",
     "Timings",
+    "TooManyImagesError",
+    "UnauthenticatedError",
     "UnavailableError",
     "Uncertainty",
     "UnknownModelError",
     "UnreachableError",
+    "UnsupportedTypeError",
+    "UploadTimeoutError",
 ]

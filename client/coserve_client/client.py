@@ -1,26 +1,29 @@
-"""The clients: all that is I/O, and nothing else."""
+"""The synchronous client: all that is I/O, and nothing else."""
 
-import asyncio
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import httpx
 
-from coserve_client import calls
-from coserve_client.calls import Call
-from coserve_client.errors import RequestTimeoutError, UnreachableError, translated
+from coserve_client import calls, streams
+from coserve_client.calls import Call, Question
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Verify, options
+from coserve_client.errors import CoserveError, RequestTimeoutError, UnreachableError, translated
 from coserve_client.images import Source
-from coserve_client.replies import Model, Reply
+from coserve_client.replies import Inference, Metadata, Model, Reply
 from coserve_client.retries import Attempts
+from coserve_client.streams import Outcome
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
-
-DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
-# None means the client's own transport: an environment's HTTP_PROXY cannot reach this machine's loopback.
-LOOPBACK = {"all://127.0.0.1": None, "all://[::1]": None, "all://localhost": None}
 
 
 class Client:
@@ -28,6 +31,9 @@ class Client:
 
     Args:
         url: the server's address, with a path prefix where a proxy adds one.
+        api_key: sent with every request; None for the environment's `COSERVE_API_KEY`, if there is one.
+        verify: PEM file of the authorities that may certify an HTTPS server, or an `ssl.SSLContext`, such as
+            one that has a client's certificate; None for the usual authorities.
         timeout: seconds to connect, to wait for more of the answer, to send more of the request and to wait
             for a free connection.
         retries: how often a call is repeated after 503; no other failure is retried.
@@ -36,40 +42,44 @@ class Client:
         transport: replaces the network, for tests.
 
     Raises:
-        InputError: `url` is not an HTTP address.
+        InputError: `url`, the key or the certificates are not usable.
     """
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
         *,
+        api_key: str | None = None,
+        verify: Verify = None,
         timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
         retries: int = 3,
         retry_seconds: float = 60.0,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._url = calls.checked_url(url)
+        self._url = url
         self._retries, self._retry_seconds = retries, retry_seconds
-        self._http = httpx.Client(
-            base_url=url, timeout=timeout, headers=headers, transport=transport, mounts=LOOPBACK
-        )
+        self._http = httpx.Client(transport=transport, **options(url, api_key, verify, timeout, headers))
 
     def classify(
         self,
         images: Source | Iterable[Source],
         *,
         model: str | None = None,
+        version: str | None = None,
         top_k: int = 5,
         member_predictions: bool = False,
+        timeout_ms: float | None = None,
     ) -> Reply:
         """Classify one or several images in one request.
 
         Args:
             images: paths, encoded images, files opened in binary mode, or `Image`s to name them.
             model: the ensemble; may be left out where the server has one or a default.
+            version: of the ensemble; the newest where left out.
             top_k: how many classes to return per image.
             member_predictions: whether to return each member's own predictions too.
+            timeout_ms: milliseconds the server may take; its own deadline where that is shorter.
 
         Raises:
             InputError: there is no image, or one cannot be read.
@@ -77,27 +87,106 @@ class Client:
             UnknownModelError: no such ensemble.
             CoserveError: any other failure, by its subclass.
         """
-        return self._call(calls.classify(images, model, top_k, member_predictions))
+        return self._call(calls.classify(images, model, version, top_k, member_predictions, timeout_ms))
+
+    def classify_many(
+        self,
+        images: Iterable[Source],
+        *,
+        batch_size: int = 16,
+        concurrency: int = 8,
+        **question: "Unpack[Question]",
+    ) -> Iterator[Outcome]:
+        """Classify any number of images in many requests, and give the outcomes in the images' order.
+
+        At most `concurrency` requests of `batch_size` images and 16 MiB are in memory at once, with those
+        that wait for an earlier one's answer. An image that is rejected costs itself alone.
+
+        Args:
+            images: as for `classify`; taken as the requests need them.
+            question: `model`, `version`, `top_k`, `member_predictions` and `timeout_ms`, as for `classify`.
+
+        Raises:
+            CoserveError: a failure that says nothing of single images; requests under way are waited for.
+        """
+        pending: deque[Future[list[Outcome]]] = deque()
+        threads = ThreadPoolExecutor(concurrency, "coserve-client")
+        try:
+            for batch in streams.batches(images, batch_size):
+                if len(pending) == concurrency:
+                    yield from pending.popleft().result()
+                pending.append(threads.submit(self._outcomes, batch, question))
+            while pending:
+                yield from pending.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def classify_folder(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        batch_size: int = 16,
+        concurrency: int = 8,
+        **question: "Unpack[Question]",
+    ) -> Iterator[Outcome]:
+        """Classify the images of a folder and its subfolders, sorted by path: see `classify_many`.
+
+        Raises:
+            InputError: the folder cannot be read.
+        """
+        return self.classify_many(
+            streams.images_in(folder), batch_size=batch_size, concurrency=concurrency, **question
+        )
+
+    def infer(
+        self,
+        model: str,
+        images: "ArrayLike",
+        *,
+        version: str | None = None,
+        timeout_ms: float | None = None,
+        input_name: str = "images",
+    ) -> Inference:
+        """Give the logits of images that are preprocessed as the model wants; needs numpy.
+
+        Args:
+            images: `[N, 3, H, W]`, sent as FP32.
+            input_name: the name of the model's input, as `metadata` has it.
+
+        Raises:
+            InputError: they are no array of numbers, or numpy is not installed.
+            RejectedError: the model takes another shape.
+            CoserveError: any other failure, by its subclass.
+        """
+        return self._call(calls.infer(model, images, version, timeout_ms, input_name))
 
     def models(self) -> tuple[Model, ...]:
         """List the ensembles served."""
         return self._call(calls.models())
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str, *, version: str | None = None) -> Model:
         """Describe one ensemble.
 
         Raises:
-            UnknownModelError: the server has none of that name.
+            UnknownModelError: the server has none of that name, or not in that version.
         """
-        return self._call(calls.model(name))
+        return self._call(calls.model(name, version))
+
+    def metadata(self, model: str, *, version: str | None = None) -> Metadata:
+        """Describe the tensors of an ensemble, or of a member where the server serves these.
+
+        Raises:
+            UnknownModelError: the server has none of that name, or not in that version.
+        """
+        return self._call(calls.metadata(model, version))
 
     def live(self) -> bool:
         """Whether a server answers at the address."""
         return self._probe("/healthz")
 
-    def ready(self) -> bool:
-        """Whether a server answers and every ensemble has enough members running."""
-        return self._probe("/readyz")
+    def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
+        """Whether a server answers and every ensemble, or the one named, has enough members running."""
+        return self._probe(calls.readiness(model, version))
 
     def close(self) -> None:
         """Close the connections."""
@@ -110,6 +199,19 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _outcomes(self, batch: list[Source], question: Question) -> list[Outcome]:
+        steps = streams.asking(batch)
+        asked = next(steps)
+        while True:
+            try:
+                answer: Reply | CoserveError = self.classify(asked, **question)
+            except CoserveError as error:
+                answer = error
+            try:
+                asked = steps.send(answer)
+            except StopIteration as end:
+                return cast("list[Outcome]", end.value)
 
     def _call(self, call: Call[T]) -> T:
         attempts = Attempts(self._retries, self._retry_seconds)
@@ -127,84 +229,5 @@ class Client:
     def _probe(self, path: str) -> bool:
         try:
             return self._send(self._http.build_request("GET", path)).is_success
-        except (UnreachableError, RequestTimeoutError):
-            return False
-
-
-class AsyncClient:
-    """A Coserve server, called asynchronously: `Client` with `await`, and `aclose` for `close`."""
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
-        retries: int = 3,
-        retry_seconds: float = 60.0,
-        headers: Mapping[str, str] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        self._url = calls.checked_url(url)
-        self._retries, self._retry_seconds = retries, retry_seconds
-        self._http = httpx.AsyncClient(
-            base_url=url, timeout=timeout, headers=headers, transport=transport, mounts=LOOPBACK
-        )
-
-    async def classify(
-        self,
-        images: Source | Iterable[Source],
-        *,
-        model: str | None = None,
-        top_k: int = 5,
-        member_predictions: bool = False,
-    ) -> Reply:
-        """See `Client.classify`; files are read in a thread."""
-        call = await asyncio.to_thread(calls.classify, images, model, top_k, member_predictions)
-        return await self._call(call)
-
-    async def models(self) -> tuple[Model, ...]:
-        """See `Client.models`."""
-        return await self._call(calls.models())
-
-    async def model(self, name: str) -> Model:
-        """See `Client.model`."""
-        return await self._call(calls.model(name))
-
-    async def live(self) -> bool:
-        """See `Client.live`."""
-        return await self._probe("/healthz")
-
-    async def ready(self) -> bool:
-        """See `Client.ready`."""
-        return await self._probe("/readyz")
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
-    async def __aenter__(self) -> "AsyncClient":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def _call(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retries, self._retry_seconds)
-        request = call.request(self._http)
-        response = await self._send(request)
-        while (wait := attempts.wait(response)) is not None:
-            await asyncio.sleep(wait)
-            response = await self._send(request)
-        return call.read(response)
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        with translated(self._url):
-            return await self._http.send(request)
-
-    async def _probe(self, path: str) -> bool:
-        try:
-            return (await self._send(self._http.build_request("GET", path))).is_success
         except (UnreachableError, RequestTimeoutError):
             return False

@@ -6,9 +6,12 @@ CoserveError
   x RequestTimeoutError   the server took too long
   x ProtocolError         the answer is not a Coserve server's
   x ProblemError          the server says what is wrong (RFC 9457)
-    + RejectedError       400, 413, 415: it does not take these images
-    + UnknownModelError   404
-    + UnavailableError    503: overloaded, or too few members are running
+    + RejectedError       it does not take these images
+      - BadImageError, BadBodyError, BodyTooLargeError, TooManyImagesError, UnsupportedTypeError
+    + UnauthenticatedError, ForbiddenError, UnknownModelError, InvalidParametersError
+    + UploadTimeoutError, DeadlineError, InternalError
+    + UnavailableError    it cannot just now; retried
+      - OverloadedError, NoQuorumError
 """
 
 from collections.abc import Iterator, Mapping
@@ -65,21 +68,103 @@ class RejectedError(ProblemError):
     """The server does not take these images: not decodable, too large, or of an unsupported type."""
 
 
+class BadImageError(RejectedError):
+    """An image is of an unknown format, broken, truncated, or too large in pixels."""
+
+
+class BadBodyError(RejectedError):
+    """The request's body is not what its content type says."""
+
+
+class BodyTooLargeError(RejectedError):
+    """The request has more bytes than the server allows."""
+
+
+class TooManyImagesError(RejectedError):
+    """The request has more images than the server allows."""
+
+
+class UnsupportedTypeError(RejectedError):
+    """The server does not read bodies of this type."""
+
+
+class UnauthenticatedError(ProblemError):
+    """The server asks for an API key, and the client has none or a wrong one."""
+
+
+class ForbiddenError(ProblemError):
+    """The API key does not allow this call."""
+
+
 class UnknownModelError(ProblemError):
-    """The server has no ensemble of that name."""
+    """The server has no ensemble of that name, or not in that version."""
+
+
+class InvalidParametersError(ProblemError):
+    """A parameter is unknown or out of range."""
+
+
+class UploadTimeoutError(ProblemError):
+    """The request took too long to arrive."""
+
+
+class DeadlineError(ProblemError):
+    """Too few members answered in the time the call or the server allows, or a proxy waited in vain."""
+
+
+class InternalError(ProblemError):
+    """The server is at fault; its log says how."""
 
 
 class UnavailableError(ProblemError):
     """The server is overloaded, or too few members of the ensemble are running."""
 
 
-PROBLEMS: Mapping[int, type[ProblemError]] = {
+class OverloadedError(UnavailableError):
+    """The server is answering as many requests, or holds as many connections, as it may."""
+
+
+class NoQuorumError(UnavailableError):
+    """Too few members of the ensemble gave a usable answer."""
+
+
+_BY_TYPE: Mapping[str, type[ProblemError]] = {
+    "/problems/bad-image": BadImageError,
+    "/problems/bad-body": BadBodyError,
+    "/problems/body-too-large": BodyTooLargeError,
+    "/problems/too-many-images": TooManyImagesError,
+    "/problems/unsupported-type": UnsupportedTypeError,
+    "/problems/unauthenticated": UnauthenticatedError,
+    "/problems/forbidden": ForbiddenError,
+    "/problems/unknown-model": UnknownModelError,
+    "/problems/invalid-parameters": InvalidParametersError,
+    "/problems/upload-timeout": UploadTimeoutError,
+    "/problems/deadline": DeadlineError,
+    "/problems/internal": InternalError,
+    "/problems/overloaded": OverloadedError,
+    "/problems/no-quorum": NoQuorumError,
+}
+
+# Where nothing says the type: the answers of /v2, and of proxies.
+_BY_STATUS: Mapping[int, type[ProblemError]] = {
     400: RejectedError,
+    401: UnauthenticatedError,
+    403: ForbiddenError,
     404: UnknownModelError,
+    408: UploadTimeoutError,
     413: RejectedError,
     415: RejectedError,
+    422: InvalidParametersError,
+    500: InternalError,
     503: UnavailableError,
+    504: DeadlineError,
 }
+
+
+def problem(status: int, document: Mapping[str, Any]) -> ProblemError:
+    """The error of a problem document, by its type, else by the status."""
+    kind = _BY_TYPE.get(str(document.get("type")), _BY_STATUS.get(status, ProblemError))
+    return kind(status, document)
 
 
 @contextmanager

@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,39 @@ class Model:
     labels: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A model's input or output; -1 in its shape is the number of images."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the Open Inference Protocol says of a model."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """The answer to tensors: logits, FP32 `[N, C]`, as combined over `members`.
+
+    `missing` says of every member that is not among them why, `overlap` is as in `Reply`.
+    """
+
+    model: str
+    version: str
+    logits: "NDArray[np.float32]"
+    degraded: bool
+    members: tuple[str, ...]
+    missing: str | None
+    overlap: float

@@ -1,4 +1,6 @@
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,14 +11,20 @@ from coserve_client import (
     AsyncClient,
     Client,
     CoserveError,
+    DeadlineError,
+    ForbiddenError,
     InputError,
+    InternalError,
+    InvalidParametersError,
     ProblemError,
     ProtocolError,
     RejectedError,
     RequestTimeoutError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
     UnreachableError,
+    UploadTimeoutError,
 )
 
 Ask = Callable[..., Any]
@@ -87,9 +95,13 @@ def test_gives_up_after_its_retries(ask: Ask) -> None:
         (404, UnknownModelError),
         (413, RejectedError),
         (415, RejectedError),
-        (422, ProblemError),
-        (500, ProblemError),
-        (504, ProblemError),
+        (401, UnauthenticatedError),
+        (403, ForbiddenError),
+        (408, UploadTimeoutError),
+        (418, ProblemError),
+        (422, InvalidParametersError),
+        (500, InternalError),
+        (504, DeadlineError),
     ],
 )
 def test_raises_problems_by_status_without_retrying(ask: Ask, status: int, kind: type[ProblemError]) -> None:
@@ -108,6 +120,80 @@ def test_raises_problems_by_status_without_retrying(ask: Ask, status: int, kind:
     assert error.extra == {"filename": "a.jpg"}
     assert str(error) == f"why (the server answered {status})"
     assert calls == 1
+
+
+def test_every_problem_that_the_server_documents_has_its_error(ask: Ask) -> None:
+    page = Path(__file__).parents[2] / "docs" / "http-api.md"
+    documented = re.findall(r"^\| `(/problems/([a-z-]+))` \| (\d{3}) \|", page.read_text(), re.M)
+    assert len(documented) > 15
+    general = {"not-found", "method-not-allowed", "bad-request", "head-timeout", "head-too-large"}
+    for kind, slug, status in documented:
+        with pytest.raises(ProblemError) as caught:
+            ask(lambda _, k=kind, s=int(status): problem(s, type=k), "models", options={"retries": 0})
+        name = "".join(word.capitalize() for word in slug.split("-")) + "Error"
+        if slug not in general:
+            assert type(caught.value) is getattr(coserve_client, name)
+
+
+def test_reads_the_errors_of_the_open_inference_protocol(ask: Ask) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(404, json={"error": "no model 'E'"})
+
+    with pytest.raises(UnknownModelError, match="no model 'E'"):
+        ask(server, "metadata", "E")
+
+
+def test_sends_the_key_and_the_deadline(ask: Ask, reply: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[httpx.Headers] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers)
+        return httpx.Response(200, json=reply("image_0"))
+
+    ask(server, "classify", b"x", timeout_ms=250, options={"api_key": "given"})
+    monkeypatch.setenv("COSERVE_API_KEY", "environment")
+    ask(server, "classify", b"x")
+    ask(server, "classify", b"x", options={"api_key": "given"})
+    ask(server, "classify", b"x", options={"api_key": ""})
+    assert [headers.get("X-API-Key") for headers in seen] == ["given", "environment", "given", None]
+    assert [headers.get("Request-Timeout-Ms") for headers in seen] == ["250", None, None, None]
+
+
+@pytest.mark.parametrize("key", ["a\r\nb", "ü"])
+def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match="API key"):
+        Client(api_key=key)
+
+
+def test_wants_certificates_in_pem(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"ca\.pem holds no certificates"):
+            Client("https://localhost", verify=file)
+        file.write_text("no certificate")
+
+
+def test_asks_for_a_version(ask: Ask) -> None:
+    asked: list[str] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.raw_path.decode())
+        return httpx.Response(404, json={"error": "none"})
+
+    for method in ("model", "metadata"):
+        with pytest.raises((UnknownModelError, ProtocolError)):
+            ask(server, method, "a/b", version="2")
+    assert ask(server, "ready", "E") is False
+    assert ask(server, "ready", "E", version="2") is False
+    with pytest.raises(UnknownModelError):
+        ask(server, "classify", b"x", version="2")
+    assert asked == [
+        "/v1/models/a%2Fb?version=2",
+        "/v2/models/a%2Fb/versions/2",
+        "/v2/models/E/ready",
+        "/v2/models/E/versions/2/ready",
+        "/v1/classify?top_k=5&member_predictions=false&version=2",
+    ]
 
 
 def test_understands_a_proxy_that_sends_no_problem_document(ask: Ask) -> None:

@@ -1,0 +1,176 @@
+"""The asynchronous client: all that is I/O, and nothing else."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import httpx
+
+from coserve_client import calls, streams
+from coserve_client.calls import Call, Question
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Verify, options
+from coserve_client.errors import CoserveError, RequestTimeoutError, UnreachableError, translated
+from coserve_client.images import Source
+from coserve_client.replies import Inference, Metadata, Model, Reply
+from coserve_client.retries import Attempts
+from coserve_client.streams import Outcome
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """A Coserve server, called asynchronously: `Client` with `await`, and `aclose` for `close`."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        verify: Verify = None,
+        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
+        retries: int = 3,
+        retry_seconds: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._url = url
+        self._retries, self._retry_seconds = retries, retry_seconds
+        self._http = httpx.AsyncClient(transport=transport, **options(url, api_key, verify, timeout, headers))
+
+    async def classify(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        model: str | None = None,
+        version: str | None = None,
+        top_k: int = 5,
+        member_predictions: bool = False,
+        timeout_ms: float | None = None,
+    ) -> Reply:
+        """See `Client.classify`; files are read in a thread."""
+        call = await asyncio.to_thread(
+            calls.classify, images, model, version, top_k, member_predictions, timeout_ms
+        )
+        return await self._call(call)
+
+    async def classify_many(
+        self,
+        images: Iterable[Source],
+        *,
+        batch_size: int = 16,
+        concurrency: int = 8,
+        **question: "Unpack[Question]",
+    ) -> AsyncIterator[Outcome]:
+        """See `Client.classify_many`; requests under way are cancelled when it ends early."""
+        pending: deque[asyncio.Task[list[Outcome]]] = deque()
+        try:
+            for batch in streams.batches(images, batch_size):
+                if len(pending) == concurrency:
+                    for outcome in await pending[0]:
+                        yield outcome
+                    pending.popleft()
+                pending.append(asyncio.create_task(self._outcomes(batch, question)))
+            while pending:
+                for outcome in await pending[0]:
+                    yield outcome
+                pending.popleft()
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    def classify_folder(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        batch_size: int = 16,
+        concurrency: int = 8,
+        **question: "Unpack[Question]",
+    ) -> AsyncIterator[Outcome]:
+        """See `Client.classify_folder`."""
+        return self.classify_many(
+            streams.images_in(folder), batch_size=batch_size, concurrency=concurrency, **question
+        )
+
+    async def infer(
+        self,
+        model: str,
+        images: "ArrayLike",
+        *,
+        version: str | None = None,
+        timeout_ms: float | None = None,
+        input_name: str = "images",
+    ) -> Inference:
+        """See `Client.infer`."""
+        return await self._call(calls.infer(model, images, version, timeout_ms, input_name))
+
+    async def models(self) -> tuple[Model, ...]:
+        """See `Client.models`."""
+        return await self._call(calls.models())
+
+    async def model(self, name: str, *, version: str | None = None) -> Model:
+        """See `Client.model`."""
+        return await self._call(calls.model(name, version))
+
+    async def metadata(self, model: str, *, version: str | None = None) -> Metadata:
+        """See `Client.metadata`."""
+        return await self._call(calls.metadata(model, version))
+
+    async def live(self) -> bool:
+        """See `Client.live`."""
+        return await self._probe("/healthz")
+
+    async def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
+        """See `Client.ready`."""
+        return await self._probe(calls.readiness(model, version))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def _outcomes(self, batch: list[Source], question: Question) -> list[Outcome]:
+        steps = streams.asking(batch)
+        asked = next(steps)
+        while True:
+            try:
+                answer: Reply | CoserveError = await self.classify(asked, **question)
+            except CoserveError as error:
+                answer = error
+            try:
+                asked = steps.send(answer)
+            except StopIteration as end:
+                return cast("list[Outcome]", end.value)
+
+    async def _call(self, call: Call[T]) -> T:
+        attempts = Attempts(self._retries, self._retry_seconds)
+        request = call.request(self._http)
+        response = await self._send(request)
+        while (wait := attempts.wait(response)) is not None:
+            await asyncio.sleep(wait)
+            response = await self._send(request)
+        return call.read(response)
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        with translated(self._url):
+            return await self._http.send(request)
+
+    async def _probe(self, path: str) -> bool:
+        try:
+            return (await self._send(self._http.build_request("GET", path))).is_success
+        except (UnreachableError, RequestTimeoutError):
+            return False

@@ -1,0 +1,150 @@
+"""Many images in many requests, against a server that answers one of them when it is told to."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from coserve_client import AsyncClient, Client, Image, InputError, RejectedError, UnreachableError
+from coserve_client.streams import BATCH_BYTES, batches, images_in
+
+Make = Callable[..., dict[str, Any]]
+
+
+def filenames(request: httpx.Request) -> list[str]:
+    return [
+        line.split(b'filename="')[1].split(b'"')[0].decode()
+        for line in request.read().split(b"\r\n")
+        if b'filename="' in line
+    ]
+
+
+@pytest.fixture(params=["sync", "async"])
+def many(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
+    """Runs `classify_many`, or another method, of a fresh client to its end."""
+
+    def sync(server: Any, *args: Any, method: str = "classify_many", **kwargs: Any) -> list[Any]:
+        with Client(transport=httpx.MockTransport(server)) as client:
+            return list(getattr(client, method)(*args, **kwargs))
+
+    async def awaited(server: Any, *args: Any, method: str = "classify_many", **kwargs: Any) -> list[Any]:
+        async with AsyncClient(transport=httpx.MockTransport(server)) as client:
+            return [outcome async for outcome in getattr(client, method)(*args, **kwargs)]
+
+    return sync if request.param == "sync" else lambda *a, **k: asyncio.run(awaited(*a, **k))
+
+
+def images(count: int) -> list[Image]:
+    return [Image(b"x", f"{index}.png") for index in range(count)]
+
+
+def test_outcomes_come_in_order_with_their_replies(many: Any, reply: Make) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        assert request.url.params["top_k"] == "2"
+        return httpx.Response(200, json=reply(*filenames(request)))
+
+    outcomes = many(server, images(23), batch_size=4, concurrency=3, top_k=2)
+    assert [outcome.result.filename for outcome in outcomes] == [f"{index}.png" for index in range(23)]
+    assert [outcome.source.filename for outcome in outcomes] == [f"{index}.png" for index in range(23)]
+    assert len({id(outcome.reply) for outcome in outcomes}) == 6
+
+
+def test_a_rejected_or_unreadable_image_costs_itself_alone(many: Any, reply: Make, tmp_path: Path) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        names = filenames(request)
+        return httpx.Response(413) if "bad.png" in names else httpx.Response(200, json=reply(*names))
+
+    sources = [*images(5), Image(b"", "bad.png"), tmp_path / "none.png", *images(2)]
+    outcomes = many(server, sources, batch_size=4, concurrency=2)
+    assert [type(outcome.error) for outcome in outcomes] == [
+        *[type(None)] * 5,
+        RejectedError,
+        InputError,
+        *[type(None)] * 2,
+    ]
+    assert outcomes[5].result is None
+
+
+def test_any_other_failure_ends_it(many: Any) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    with pytest.raises(UnreachableError):
+        many(server, images(100), batch_size=1, concurrency=4)
+
+
+def test_takes_images_as_it_needs_them_and_stops_with_its_caller(reply: Make) -> None:
+    taken, asked = 0, 0
+
+    def sources() -> Iterator[Image]:
+        nonlocal taken
+        for image in images(1000):
+            taken += 1
+            yield image
+
+    def server(request: httpx.Request) -> httpx.Response:
+        nonlocal asked
+        asked += 1
+        return httpx.Response(200, json=reply(*filenames(request)))
+
+    threads = threading.active_count()
+    with Client(transport=httpx.MockTransport(server)) as client:
+        outcomes = client.classify_many(sources(), batch_size=2, concurrency=3)
+        next(outcomes)
+        outcomes.close()  # type: ignore[attr-defined]  # it is a generator
+    assert taken <= 2 * 4 + 1
+    assert asked <= 4
+    assert threading.active_count() == threads
+
+
+def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
+    running, most = 0, 0
+
+    async def server(request: httpx.Request) -> httpx.Response:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return httpx.Response(200, json=reply(*filenames(request)))
+
+    async def ask() -> int:
+        async with AsyncClient(transport=httpx.MockTransport(server)) as client:
+            outcomes = client.classify_many(images(40), batch_size=2, concurrency=5)
+            count = len([outcome async for outcome in outcomes])
+        assert len(asyncio.all_tasks()) == 1
+        return count
+
+    assert asyncio.run(ask()) == 40
+    assert most == 5
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:
+    for name in ("b.png", "a/z.jpg", "a/b/c.GIF", "a.png", "c/notes.txt", "d.JPEG", "a-b/x.avif"):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    found = list(images_in(tmp_path))
+    assert found == sorted(path for path in tmp_path.rglob("*.*") if path.suffix != ".txt")
+
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=reply(*filenames(request)))
+
+    outcomes = many(server, tmp_path, method="classify_folder", batch_size=4, concurrency=2)
+    assert [outcome.source for outcome in outcomes] == found
+    with pytest.raises(InputError, match="nowhere: No such file"):
+        many(server, tmp_path / "nowhere", method="classify_folder")
+
+
+def test_batches_have_at_most_so_many_bytes(tmp_path: Path) -> None:
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(BATCH_BYTES)
+    sizes = [[b"x"], [large], [b"y", b"z"], [tmp_path / "none.png", b"w"], [large]]
+    assert list(batches([source for batch in sizes for source in batch], 2)) == sizes
+    assert list(batches([b"12", large, b"3", b"4"], 9)) == [[b"12"], [large], [b"3", b"4"]]
+    assert list(batches([], 9)) == []

@@ -1,0 +1,85 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from coserve_client import InputError, ProtocolError
+
+Ask = Callable[..., Any]
+LOGITS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+
+
+def answer(tensor: bytes = LOGITS.tobytes(), length: str | None = None, **changes: Any) -> httpx.Response:
+    output = {"name": "logits", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}}
+    document = {
+        "model_name": "E",
+        "model_version": "1",
+        "parameters": {"degraded": True, "members": "m0,m1", "missing": "m2: late", "overlap": 1.5},
+        "outputs": [output | changes],
+    }
+    head = json.dumps(document).encode()
+    return httpx.Response(
+        200,
+        content=head + tensor,
+        headers={"Inference-Header-Content-Length": str(len(head)) if length is None else length},
+    )
+
+
+def test_tensors_are_bytes_both_ways(ask: Ask) -> None:
+    images = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)[:, ::-1]
+
+    def server(request: httpx.Request) -> httpx.Response:
+        assert request.url.path == "/v2/models/a b/versions/3/infer"
+        assert request.headers["Request-Timeout-Ms"] == "50"
+        length = int(request.headers["Inference-Header-Content-Length"])
+        (tensor,) = json.loads(request.content[:length])["inputs"]
+        assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("pixels", [2, 3, 4, 4], "FP32")
+        sent = np.frombuffer(request.content, np.float32, offset=length).reshape(images.shape)
+        np.testing.assert_array_equal(sent, images)
+        return answer()
+
+    reply = ask(server, "infer", "a b", images, version="3", timeout_ms=50, input_name="pixels")
+    np.testing.assert_array_equal(reply.logits, LOGITS)
+    assert reply.logits.dtype == np.float32
+    assert (reply.model, reply.version, reply.degraded, reply.overlap) == ("E", "1", True, 1.5)
+    assert (reply.members, reply.missing) == (("m0", "m1"), "m2: late")
+
+
+@pytest.mark.parametrize(
+    ("respond", "message"),
+    [
+        (lambda: answer(length="9999"), "where its tensor begins"),
+        (lambda: answer(length="x"), "where its tensor begins"),
+        (lambda: answer(length="3"), "is no JSON"),
+        (lambda: answer(tensor=b"1234"), "too few or too many bytes"),
+        (lambda: answer(shape=[3, 3]), "another shape"),
+        (lambda: answer(shape=[-2, -3]), "another shape"),
+        (lambda: answer(datatype="BYTES"), "another output"),
+        (lambda: answer(parameters={}), r"lacks reply\.outputs\[0\]\.parameters\.binary_data_size"),
+        (lambda: httpx.Response(200, json={}), "where its tensor begins"),
+    ],
+)
+def test_says_what_is_no_answer(ask: Ask, respond: Callable[[], httpx.Response], message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        ask(lambda _: respond(), "infer", "E", np.zeros((2, 3, 4, 4)))
+
+
+@pytest.mark.parametrize("images", ["text", [[1], [2, 3]], [{}]])
+def test_wants_numbers(ask: Ask, images: object) -> None:
+    with pytest.raises(InputError, match="no array of numbers"):
+        ask(lambda _: answer(), "infer", "E", images)
+
+
+def test_numpy_is_needed_for_tensors_alone() -> None:
+    script = (
+        "import sys; sys.modules['numpy'] = None\n"
+        "from coserve_client import Client, InputError\n"
+        "try:\n    Client().infer('E', [])\nexcept InputError as error:\n    print(error)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout == "tensors need numpy: pip install numpy\n"

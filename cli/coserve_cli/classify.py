@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -77,30 +77,45 @@ def classify(
 
     Images that cannot be read or are rejected are reported, the others classified; the status is then 1.
     """
-    from coserve_client import Client, CoserveError
+    import asyncio
 
-    with one_line(CoserveError), Client(url, api_key=api_key, verify=cacert) as client:
-        items = [item for path in images for item in _items(path)]
-        outcomes = client.classify_many(
-            (item.source for item in items),
-            model=model,
-            version=model_version,
-            top_k=top_k,
-            member_predictions=member_predictions,
-            timeout_ms=timeout_ms,
-            batch_size=batch_size,
-            concurrency=concurrency,
-        )
-        report = _Report(as_json, width=max(len(item.name) for item in items))
-        with _progress(visible=len(items) > batch_size) as progress:
-            task = progress.add_task("classifying", total=len(items))
-            for item, outcome in zip(items, outcomes, strict=True):
-                # The bar and the results may share one terminal.
-                progress.stop()
-                report.add(item.name, outcome)
-                progress.start()
-                progress.advance(task)
-        report.finish()
+    from coserve_client import AsyncClient, CoserveError
+
+    async def run() -> None:
+        # Asynchronous, because Ctrl-C ends that at once: threads would first get their answers.
+        async with AsyncClient(url, api_key=api_key, verify=cacert) as client:
+            items = [item for path in images for item in _items(path)]
+            outcomes = client.classify_many(
+                (item.source for item in items),
+                model=model,
+                version=model_version,
+                top_k=top_k,
+                member_predictions=member_predictions,
+                timeout_ms=timeout_ms,
+                batch_size=batch_size,
+                concurrency=concurrency,
+            )
+            await _print(items, outcomes, as_json, visible=len(items) > batch_size)
+
+    with one_line(CoserveError):
+        asyncio.run(run())
+
+
+async def _print(
+    items: list[_Item], outcomes: "AsyncIterator[Outcome]", as_json: bool, visible: bool
+) -> None:
+    """Print outcomes as they come, which is in the items' order, under a progress bar."""
+    report = _Report(as_json, width=max(len(item.name) for item in items))
+    remaining = iter(items)
+    with _progress(visible) as progress:
+        task = progress.add_task("classifying", total=len(items))
+        async for outcome in outcomes:
+            # The bar and the results may share one terminal.
+            progress.stop()
+            report.add(next(remaining).name, outcome)
+            progress.start()
+            progress.advance(task)
+    report.finish()
 
 
 def _items(path: Path) -> Iterator[_Item]:

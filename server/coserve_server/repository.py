@@ -191,6 +191,8 @@ def _model_path(folder: Path, member: Member, config: Any, source: Path) -> Path
             f"{source}: step {member.name!r}: backend must be 'onnxruntime', not {config.backend!r}"
         )
     filename = str(config.default_model_filename) or "model.onnx"
+    if Path(filename).name != filename:
+        raise RepositoryError(f"{source}: step {member.name!r}: {filename!r} is no name of a file")
     versions = _versions(folder, source)
     if member.version is not None:
         versions = [version for version in versions if version == member.version]

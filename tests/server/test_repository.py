@@ -180,6 +180,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
         edited("pair_member0", lambda c: setattr(c, "backend", "pytorch")),
         "backend must be 'onnxruntime', not 'pytorch'",
     ),
+    "a file elsewhere": (
+        edited("pair_member0", lambda c: setattr(c, "default_model_filename", "../../../model.onnx")),
+        "'../../../model.onnx' is no name of a file",
+    ),
     "no members": (
         edited("pair", lambda c: c.ensemble_scheduling.step.pop(0) and c.ensemble_scheduling.step.pop(0)),
         "needs a step per member and the mean as last step",

@@ -2,6 +2,8 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
+# A file's tests share servers, so they stay together.
+PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: setup demo test test-slow lint bench perf-analyzer clean
@@ -30,10 +32,10 @@ lint: $(VENV)/.all
 
 test: $(VENV)/.all  ## the whole suite but test-slow
 	-$(MAKE) --no-print-directory perf-analyzer
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.all  ## every family of networks learns a hundred images: minutes
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 bench: $(VENV)/.all
 	$(BIN)/python benchmarks/member_overlap.py

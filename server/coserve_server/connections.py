@@ -35,8 +35,8 @@ def limited(settings: Settings) -> type[HttpToolsProtocol]:
     return Limited
 
 
-class _HeadTooLargeError(Exception):
-    """A request's head has too many bytes."""
+class _HeadError(Exception):
+    """A request's head is well formed, and still not taken; the arguments are those of a problem."""
 
 
 class Connection(HttpToolsProtocol):
@@ -45,8 +45,7 @@ class Connection(HttpToolsProtocol):
     head_timeout_s: float
     max_connections: int
     _late: asyncio.TimerHandle | None = None
-    _in_head = True
-    _head_bytes = 0
+    _bytes_without_body = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Wait for the first head, or refuse a connection beyond the limit."""
@@ -63,13 +62,18 @@ class Connection(HttpToolsProtocol):
             self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        """Take a part of a request."""
+        """Take a part of a request; heads, and what stands after and between chunks, must come to an end."""
         if self.transport.is_closing():
             return
-        self._head_bytes += len(data)
+        self._bytes_without_body += len(data)
         super().data_received(data)
-        if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self._bytes_without_body > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse(*TOO_LARGE)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass a piece of the body on."""
+        self._bytes_without_body = 0
+        super().on_body(body)
 
     def on_message_begin(self) -> None:
         """Give the head its time, from its first byte."""
@@ -78,25 +82,32 @@ class Connection(HttpToolsProtocol):
             self._await_head()
 
     def on_headers_complete(self) -> None:
-        """Let the application answer, unless the head is too large."""
-        self._in_head = False
+        """Let the application answer, unless the head is too large or names no host (RFC 9112, 3.2)."""
+        self._bytes_without_body = 0
         self._forget_head()
-        # As it is written: with ": " and CRLF.
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size, hosts = len(self.url), 0
+        for name, value in self.headers:
+            # As it is written: with ": " and CRLF.
+            size += len(name) + len(value) + 4
+            hosts += name == b"host"
         if size > MAX_HEAD_BYTES:
-            raise _HeadTooLargeError
+            raise _HeadError(*TOO_LARGE)
+        if hosts != 1 and self.parser.get_http_version() == "1.1":
+            raise _HeadError(
+                400, "bad-request", f"no valid HTTP/1.1: {hosts} headers Host, where 1 is needed"
+            )
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
         super().on_message_complete()
-        self._in_head, self._head_bytes = True, 0
+        self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong with a request that is no HTTP."""
         error = sys.exc_info()[1]
-        if error is not None and isinstance(error.__context__, _HeadTooLargeError):
-            self._refuse(*TOO_LARGE)
+        if error is not None and isinstance(error.__context__, _HeadError):
+            self._refuse(*error.__context__.args)
         else:
             self._refuse(400, "bad-request", f"no valid HTTP/1.1: {error or msg}")
 

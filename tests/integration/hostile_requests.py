@@ -187,7 +187,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), [[400]]),
     "no HTTP": (b"hello world\r\n\r\n", [[400]]),
-    "HTTP/0.9": (b"GET /\r\n\r\n", [[400]]),
+    "HTTP/0.9": (b"GET /\r\n\r\n", [[400], [404]]),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [[400], [404, 400]]),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", [[400]]),
     "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", [[400]]),
@@ -205,7 +205,7 @@ HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
         POST + b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
         [[400]],
     ),
-    "unknown transfer coding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", [[400]]),
+    "unknown transfer coding": (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n", [[400], [408]]),
     "a chunk's size that is no number": (CHUNKED + b"zz\r\n", [[400]]),
     "a chunk's size of 100 digits": (CHUNKED + b"f" * 100 + b"\r\n", [[400]]),
     "a chunk's size that overflows": (CHUNKED + b"f" * 16 + b"\r\nab", [[408]]),
@@ -217,7 +217,7 @@ HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
         [[404], [400]],
     ),
     "a body that is too short": (POST + b"Content-Length: 100\r\n\r\nabc", [[408]]),
-    "a body that is too long": (POST + b"Content-Length: 1\r\n\r\nabcdef\r\n\r\n", [[400, 400]]),
+    "a body that is too long": (POST + b"Content-Length: 1\r\n\r\nabcdef\r\n\r\n", [[400, 400], [400]]),
     "a body that never begins": (POST + b"Content-Length: 9\r\nExpect: 100-continue\r\n\r\n", [[408]]),
     "a request in the body of another": (
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 34\r\nConnection: close\r\n\r\n"
@@ -228,15 +228,18 @@ HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: websocket\r\n\r\n",
         [[200]],
     ),
-    "CONNECT": (b"CONNECT evil:443 HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n", [[404], [405]]),
+    "CONNECT": (
+        b"CONNECT evil:443 HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n",
+        [[400], [404], [405]],
+    ),
     "TRACE": (b"TRACE /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [[405]]),
     "a method of 9000 letters": (
         b"A" * 9000 + b" / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        [[404]],
+        [[400], [404]],
     ),
     "another server's address": (
         b"GET http://evil/v1/models HTTP/1.1\r\nHost: evil\r\nConnection: close\r\n\r\n",
-        [[404]],
+        [[200], [404]],
     ),
     "a path that leaves the server": (
         b"GET /v1/models/..%2f..%2fetc%2fpasswd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",

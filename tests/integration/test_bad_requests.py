@@ -153,7 +153,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"headers": {"Request-Timeout-Ms": "0"}},
         422,
         "invalid-parameters",
-        "Request-Timeout-Ms: Input should be greater than 0",
+        "Request-Timeout-Ms: '0' is not a positive number",
     ),
     "unknown parameter": (
         {"params": {"topk": 1}},

@@ -102,6 +102,8 @@ class Batcher:
             DeadlineError: the turn did not come in time.
         """
         loop = asyncio.get_running_loop()
+        if expires <= loop.time():
+            raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline")
         request = _Request(batch, loop.create_future())
         if self._engine.batches(ensemble):
             while len(request.left):
@@ -110,7 +112,7 @@ class Batcher:
         queue = self._queue(ensemble)
         queue.append(request)
         try:
-            await asyncio.wait((request.placed,), timeout=max(0, expires - loop.time()))
+            await asyncio.wait((request.placed,), timeout=expires - loop.time())
             if not request.placed.done():
                 raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline")
             request.placed.result()

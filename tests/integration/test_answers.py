@@ -123,7 +123,18 @@ def test_the_openapi_description_is_complete(server: Server) -> None:
     with server.http() as http:
         operation = http.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
-    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "422", "503", "504"}
+    assert set(operation["responses"]) == {
+        "200",
+        "400",
+        "401",
+        "404",
+        "408",
+        "413",
+        "415",
+        "422",
+        "503",
+        "504",
+    }
     for status, response in operation["responses"].items():
         wanted = "application/json" if status == "200" else "application/problem+json"
         assert list(response["content"]) == [wanted]

@@ -181,6 +181,15 @@ def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
     assert with_batcher(use) == [("pair", [1]), ("pair", [3])]
 
 
+@pytest.mark.parametrize("batching", [False, True])
+def test_what_comes_after_its_deadline_is_never_run(batching: bool) -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        with pytest.raises(DeadlineError):
+            await batcher.start(PAIR, images(1), asyncio.get_running_loop().time())
+
+    assert with_batcher(use, batching) == []
+
+
 def test_a_failing_engine_fails_the_requests_and_the_next_is_served() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         start, engine.start = engine.start, None  # type: ignore[method-assign,assignment]

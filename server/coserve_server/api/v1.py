@@ -53,7 +53,7 @@ class ClassifyQuery(BaseModel, extra="forbid"):
 @router.post(
     "/classify",
     response_model=ClassifyReply,
-    responses=responses(*KINDS.values()),
+    responses=responses(*(kind for error, kind in KINDS.items() if error is not errors.ForbiddenError)),
     openapi_extra={"requestBody": _BODY, "parameters": parameters.documented(ClassifyQuery)},
 )
 async def classify(request: Request) -> Response:

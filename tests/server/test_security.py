@@ -179,4 +179,6 @@ def test_the_api_s_description_says_how_keys_are_sent(file: Path) -> None:
     assert described["security"] == [{"bearer": []}, {"header": []}]
     assert described["paths"]["/healthz"]["get"]["security"] == []
     assert "security" not in described["paths"]["/v1/classify"]["post"]
-    assert {"401", "403"} <= described["paths"]["/v1/classify"]["post"]["responses"].keys()
+    answers = described["paths"]["/v1/classify"]["post"]["responses"]
+    assert "401" in answers
+    assert "403" not in answers, "any key will do"

@@ -142,9 +142,9 @@ def processor_seconds() -> float:
 
 
 @contextlib.contextmanager
-def gateway(repository: Path, model: str, *options: str) -> Iterator[int]:
+def gateway(repository: Path, model: str) -> Iterator[int]:
     """Serve the repository; gives the port."""
-    command = ["serve", "--repository", str(repository), "--default-model", model, "--port", "0", *options]
+    command = ["serve", "--repository", str(repository), "--default-model", model, "--port", "0"]
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name("coserve")), *command],
         stdout=subprocess.PIPE,

@@ -6,11 +6,11 @@ import time
 from pathlib import Path
 
 from coserve_server.errors import KeysError
+from coserve_server.file_stamp import LOOK_S, file_stamp
 from coserve_server.keys import ApiKey, digest, read_keys
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0
 _HALF = 16
 
 
@@ -24,7 +24,7 @@ class KeyRing:
             KeysError: the file is broken, or has no key.
         """
         self._file, self._look_s = file, look_s
-        self._stamp, self._next_look = _stamp(file), time.monotonic() + look_s
+        self._stamp, self._next_look = file_stamp(file), time.monotonic() + look_s
         self._keys = _index(read_keys(file))
         if not self._keys:
             raise KeysError(
@@ -43,7 +43,7 @@ class KeyRing:
     def _look(self) -> None:
         """Read the file again if it changed; a broken one changes nothing, and is logged once."""
         self._next_look = time.monotonic() + self._look_s
-        stamp = _stamp(self._file)
+        stamp = file_stamp(self._file)
         if stamp == self._stamp:
             return
         self._stamp = stamp
@@ -57,12 +57,3 @@ class KeyRing:
 
 def _index(keys: list[ApiKey]) -> dict[bytes, ApiKey]:
     return {key.digest[:_HALF]: key for key in keys}
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    """Changes when the file does; None where there is none."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -4,6 +4,8 @@ import base64
 import http.client
 import os
 import re
+import shutil
+import socket
 import ssl
 import subprocess
 import time
@@ -17,6 +19,7 @@ import trustme
 
 from tests.integration.conftest import COSERVE, Serve, Server
 from tests.integration.gateway import RED, problem, refused
+from tests.integration.load import until as wait_until
 from tests.server.onnx_repository import write_repository
 
 
@@ -186,6 +189,30 @@ def test_mutual_tls_lets_only_certified_clients_connect(serve: Serve, folder: Pa
     # With TLS 1.3 the client learns only after the handshake that it was refused.
     with connect(server, folder) as http, pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         http.get("/healthz")
+
+
+def shown(server: Server, folder: Path) -> bytes:
+    """The certificate that a new connection gets."""
+    address = httpx.URL(server.url)
+    trust = ssl.create_default_context(cafile=folder / "ca.pem")
+    plain = socket.create_connection((address.host, address.port), timeout=60)
+    with trust.wrap_socket(plain, server_hostname=address.host) as connection:
+        got = connection.getpeercert(binary_form=True)
+    assert got is not None
+    return got
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(serve: Serve, folder: Path, tmp_path: Path) -> None:
+    served = tmp_path / "pem"
+    shutil.copy(folder / "localhost.pem", served)
+    server = serve(folder / "models", "--tls-certificate", str(served), "--tls-key", str(served))
+    with connect(server, folder) as http:
+        assert http.get("/healthz").status_code == 200
+        old = shown(server, folder)
+        shutil.copy(folder / "client.pem", tmp_path / "new")
+        (tmp_path / "new").replace(served)
+        wait_until(lambda: shown(server, folder) != old)
+        assert http.get("/healthz").status_code == 200, "on the connection opened before"
 
 
 def test_what_is_unsafe_or_unusable_stops_the_start(folder: Path) -> None:

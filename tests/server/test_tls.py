@@ -1,3 +1,5 @@
+import logging
+import shutil
 import ssl
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,78 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def context(**settings: Any) -> ssl.SSLContext | None:
     return server_context(load_settings(repository="unused", **settings))
+
+
+def handshake(server: ssl.SSLContext, authority: Path, shown: Path | None = None) -> bytes:
+    """The certificate that a client gets, which may show one of its own; both ends are in memory.
+
+    Raises:
+        ssl.SSLError: an end does not trust the other's certificate.
+    """
+    client = ssl.create_default_context(cafile=authority)
+    if shown is not None:
+        client.load_cert_chain(shown, shown.with_name(f"{shown.name}_key"))
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    asking = client.wrap_bio(down, up, server_hostname="localhost")
+    answering = server.wrap_bio(up, down, server_side=True)
+    waiting = [asking, answering]
+    while waiting:
+        for end in list(waiting):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            waiting.remove(end)
+    got = asking.getpeercert(binary_form=True)
+    assert got is not None
+    return got
+
+
+def test_renewed_files_are_given_to_new_connections(
+    pem: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    pair = [shutil.copy(pem[name], tmp_path) for name in ("mine", "mine_key")]
+    trust = Path(shutil.copy(pem["authority"], tmp_path))
+    settings = load_settings(
+        repository="unused", tls_certificate=pair[0], tls_key=pair[1], tls_client_authorities=trust
+    )
+    server = server_context(settings, look_s=0)
+    assert server is not None
+
+    def get() -> bytes:
+        return handshake(server, pem["authority"], pem["mine"])
+
+    def der(name: str) -> bytes:
+        return ssl.PEM_cert_to_DER_cert(pem[name].read_text())
+
+    assert get() == get() == der("mine")
+    assert caplog.messages == []
+    shutil.copy(pem["yours"], pair[0])
+    assert get() == get() == der("mine"), "the key is still the old one's"
+    assert [record.levelname for record in caplog.records] == ["ERROR"], "once"
+    assert f"{pair[1]} is not the key of the certificate in {pair[0]}" in caplog.text
+    shutil.copy(pem["yours_key"], pair[1])
+    assert get() == der("yours")
+    Path(pair[1]).unlink()
+    assert get() == der("yours")
+    assert f"tls_key: {pair[1]} cannot be read: No such file or directory; new connections" in caplog.text
+    shutil.copy(pem["yours_key"], pair[1])
+    trustme.CA().cert_pem.write_to_path(trust)
+    with pytest.raises(ssl.SSLError, match="certificate verify failed"):
+        get()
+
+
+def test_files_are_not_looked_at_in_every_handshake(pem: dict[str, Path], tmp_path: Path) -> None:
+    pair = [shutil.copy(pem[name], tmp_path) for name in ("mine", "mine_key")]
+    made = server_context(
+        load_settings(repository="unused", tls_certificate=pair[0], tls_key=pair[1]), look_s=3600
+    )
+    assert made is not None
+    before = handshake(made, pem["authority"])
+    for renewed, file in zip(("yours", "yours_key"), pair, strict=True):
+        shutil.copy(pem[renewed], file)
+    assert handshake(made, pem["authority"]) == before
 
 
 def test_a_whole_pair_makes_a_safe_context(pem: dict[str, Path]) -> None:

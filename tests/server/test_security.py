@@ -147,6 +147,9 @@ def test_pages_of_other_origins_may_ask_only_where_that_is_set(file: Path) -> No
     unauthenticated = ask_app(app, "GET", "/v1/models", headers=friend)
     assert unauthenticated.status_code == 401
     assert unauthenticated.headers["Access-Control-Allow-Origin"] == "https://a.example"
+    exposed = set(unauthenticated.headers["Access-Control-Expose-Headers"].split(", "))
+    assert exposed >= {"X-Request-Id", "traceresponse", "Retry-After", "WWW-Authenticate"}
+    assert unauthenticated.headers["X-Request-Id"], "a script can quote it"
     for off in (ask_app(app, "GET", "/healthz", headers=stranger), ask_app(application(), "GET", "/healthz")):
         assert "Access-Control-Allow-Origin" not in off.headers
 

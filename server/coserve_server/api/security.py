@@ -17,6 +17,15 @@ OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", 
 """Answered without a key: browsers bring none to a page, and /docs tells nothing of the models."""
 OPEN_FOLDER = "/static-offline-docs/"
 
+EXPOSED = (
+    "Inference-Header-Content-Length",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+    "traceresponse",
+)
+"""Headers of answers that a page's script may read."""
+
 CHALLENGE = 'Bearer realm="coserve"'
 
 
@@ -71,7 +80,7 @@ def install(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=("Inference-Header-Content-Length", "Retry-After", "WWW-Authenticate"),
+            expose_headers=EXPOSED,
         )
     app.add_middleware(PageHeaders)
 

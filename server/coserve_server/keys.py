@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -64,11 +65,12 @@ def create_key(file: Path, name: str, role: Role) -> str:
     """
     if not _NAME.fullmatch(name):
         raise KeysError(f"{name!r} is no name of a key: use at most 64 letters, digits, dots, - and _")
-    lines = _lines(file) if file.exists() else []
-    if name in _parse(file, lines):
-        raise KeysError(f"{file} already has a key {name!r}; revoke it first, or choose another name")
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
-    _write(file, [*lines, f"{name}:{role}:{digest(key.encode()).hex()}"])
+    with _locked(file, os.O_CREAT):
+        lines = _lines(file)
+        if name in _parse(file, lines):
+            raise KeysError(f"{file} already has a key {name!r}; revoke it first, or choose another name")
+        _write(file, [*lines, f"{name}:{role}:{digest(key.encode()).hex()}"])
     return key
 
 
@@ -78,11 +80,35 @@ def revoke_key(file: Path, name: str) -> None:
     Raises:
         KeysError: there is none of this name, or the file cannot be read or written.
     """
-    lines = _lines(file)
-    keys = _parse(file, lines)
-    if name not in keys:
-        raise KeysError(f"{file} has no key {name!r}; it has {', '.join(sorted(keys)) or 'none'}")
-    _write(file, [line for line in lines if not line.startswith(f"{name}:")])
+    with _locked(file):
+        lines = _lines(file)
+        keys = _parse(file, lines)
+        if name not in keys:
+            raise KeysError(f"{file} has no key {name!r}; it has {', '.join(sorted(keys)) or 'none'}")
+        _write(file, [line for line in lines if not line.startswith(f"{name}:")])
+
+
+@contextlib.contextmanager
+def _locked(file: Path, flags: int = 0) -> Iterator[None]:
+    """Keep others from changing the file between reading and replacing it; readers need no lock."""
+    # Where there is none, on Windows, keys can still be read.
+    import fcntl
+
+    target = file.resolve()
+    while True:
+        try:
+            descriptor = os.open(target, os.O_RDWR | flags, 0o600)
+        except OSError as error:
+            done = "written" if flags else "read"
+            raise KeysError(f"api_keys_file: {file} cannot be {done}: {error}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Whoever had the lock has put a new file in this one's place.
+            if target.exists() and os.path.samestat(os.fstat(descriptor), target.stat()):
+                yield
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _lines(file: Path) -> list[str]:

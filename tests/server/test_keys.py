@@ -1,5 +1,6 @@
 import hashlib
 import logging
+import multiprocessing
 import re
 import stat
 from pathlib import Path
@@ -77,6 +78,26 @@ def test_what_cannot_be_done_is_said(file: Path, tmp_path: Path) -> None:
         revoke_key(file, "la")
     with pytest.raises(KeysError, match="cannot be written"):
         create_key(tmp_path / "missing" / "keys", "lab", "infer")
+
+
+def change(file: Path, own: int) -> None:
+    for count in range(25):
+        create_key(file, f"{own}.{count}", "infer")
+        if count % 2:
+            revoke_key(file, f"{own}.{count - 1}")
+
+
+def test_changes_at_the_same_time_lose_nothing(file: Path) -> None:
+    process_of = multiprocessing.get_context("fork").Process
+    processes = [process_of(target=change, args=(file, own)) for own in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    left = {f"{own}.{count}" for own in range(3) for count in (*range(1, 25, 2), 24)}
+    assert {key.name for key in read_keys(file)} == left
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_only_the_whole_key_is_found(file: Path) -> None:

@@ -1,0 +1,105 @@
+"""`coserve bench speedup`."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coserve_cli.divide import DatasetName
+
+
+def speedup(
+    network: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose family is measured: with --repository one of those there, else with random weights."
+        ),
+    ] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="A model repository with ensembles of the network, undivided and divided."),
+    ] = None,
+    splits: Annotated[
+        str, typer.Option(metavar="S,…", help="Numbers of members; 1 is measured always.")
+    ] = "1,2,4",
+    batch_sizes: Annotated[str, typer.Option(metavar="N,…", help="Images per batch.")] = "1",
+    precisions: Annotated[
+        str, typer.Option(metavar="P,…", help="fp32, fp16, bf16, int8; what cannot be had is said so.")
+    ] = "fp32",
+    dataset: Annotated[
+        DatasetName, typer.Option(help="Sets classes and image size of networks with random weights.")
+    ] = DatasetName.CIFAR10,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I,…",
+            help="GPUs by number, in place of cores: streams of one, or several. Written against ONNX "
+            "Runtime's CUDA provider, and never run by the project itself.",
+        ),
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each way at each batch size.")] = 100,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Per batch size, after which fewer repeats must do.")
+    ] = 120,
+    plots: Annotated[Path | None, typer.Option(help="A folder to draw plots into.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Compare a network with the members it is divided into: in turn, at once, and fused into one graph.
+
+    All are timed in one run, by turns, on the same devices. Needs the extra export, and plots for --plots.
+    """
+    if network is None and repository is None:
+        raise typer.BadParameter("give --network, --repository, or both")
+    members, sizes = _numbers(splits, "--splits", 1), _numbers(batch_sizes, "--batch-sizes", 1)
+    gpu_numbers = () if gpus is None else _numbers(gpus, "--gpus", 0)
+    if plots is not None and find_spec("matplotlib") is None:
+        raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
+
+    from coserve_cli.bench.errors import BenchError
+    from coserve_cli.bench.speedup.compare import Request, compare
+    from coserve_cli.bench.speedup.measure import Limits
+    from coserve_cli.bench.speedup.table import table
+    from coserve_cli.errors import one_line
+    from coserve_cli.progress import progress_bars
+    from coserve_export.errors import ExportError
+    from coserve_server.errors import StartupError
+    from coserve_training.errors import TrainingError
+
+    request = Request(
+        network=network,
+        repository=repository,
+        splits=members,
+        batch_sizes=sizes,
+        precisions=tuple(dict.fromkeys(precisions.split(","))),
+        dataset=dataset.value,
+        gpus=gpu_numbers,
+        limits=Limits(repeats, seconds),
+    )
+    with one_line(BenchError, StartupError, TrainingError, ExportError, OSError):
+        with progress_bars() as progress:
+            report = compare(request, progress)
+        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+        if output is not None:
+            partial = output.with_name(f".{output.name}.partial")
+            partial.write_text(f"{text}\n", "utf-8")
+            partial.rename(output)
+        if plots is not None:
+            from coserve_cli.bench.speedup.plots import draw
+
+            for file in draw(report, plots):
+                typer.echo(f"wrote {file}", err=True)
+    typer.echo(text if as_json else "\n".join(table(report)))
+
+
+def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
+    """Distinct numbers in ascending order."""
+    try:
+        numbers = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        numbers = []
+    if not numbers or numbers[0] < least:
+        raise typer.BadParameter(f"{option} {text!r}: give numbers from {least} on, such as 1,2,4")
+    return tuple(numbers)

@@ -1,0 +1,106 @@
+"""One comparison from request to report."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from coserve_cli.bench.errors import BenchError
+from coserve_cli.bench.speedup.devices import find_devices
+from coserve_cli.bench.speedup.family import Family, read_family
+from coserve_cli.bench.speedup.measure import Limits, measure
+from coserve_cli.bench.speedup.memory import measure_memory
+from coserve_cli.bench.speedup.peak import measure_peak
+from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
+from coserve_cli.bench.speedup.ways import Plan, plans
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare.
+
+    Attributes:
+        network: its name; may lack where the repository has one only.
+        repository: where it is exported already; None exports it with random weights.
+        dataset: of random weights' networks: sets classes and image size.
+        gpus: numbers of GPUs; empty to run on cores.
+    """
+
+    network: str | None
+    repository: Path | None
+    splits: tuple[int, ...]
+    batch_sizes: tuple[int, ...]
+    precisions: tuple[str, ...]
+    dataset: str
+    gpus: tuple[int, ...]
+    limits: Limits
+
+
+def compare(request: Request, progress: Progress | None) -> Report:
+    """Measure everything asked for.
+
+    Raises:
+        BenchError, coserve_server.errors.StartupError, coserve_export.errors.ExportError,
+        coserve_training.errors.TrainingError: nothing can be measured; the text says why.
+    """
+    devices = find_devices(request.gpus)
+    machine = describe_machine(devices)
+    with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
+        family = _family(request, Path(scratch), progress)
+        all_plans = [plan for division in family.divisions for plan in plans(division, devices)]
+        memory = _memory(all_plans, request.batch_sizes, progress)
+        peak = measure_peak(devices)
+        samples = asyncio.run(measure(all_plans, request.batch_sizes, request.limits, progress))
+        again = measure_peak(devices)
+    best = {what: max(peak[what], again[what]) for what in peak}
+    return make_report(family, machine, best, samples, memory)
+
+
+def _family(request: Request, scratch: Path, progress: Progress | None) -> Family:
+    repository = request.repository
+    if repository is not None:
+        family = read_family(repository, request.network, request.splits, request.precisions, scratch)
+    else:
+        family = _random_family(request, scratch, progress)
+    largest = max(request.batch_sizes)
+    for division in family.divisions:
+        if division.ensemble.max_batch_size < largest:
+            most = division.ensemble.max_batch_size
+            raise BenchError(f"{division.ensemble.name} takes at most {most} images, not {largest}")
+    return family
+
+
+def _random_family(request: Request, scratch: Path, progress: Progress | None) -> Family:
+    # The only part that needs torch.
+    from coserve_cli.bench.speedup.random_weights import PRECISIONS, export_family
+
+    assert request.network is not None
+    there = [precision for precision in PRECISIONS if precision in request.precisions]
+    absent = tuple(
+        f"{precision}: coserve export writes {', '.join(PRECISIONS)}"
+        for precision in request.precisions
+        if precision not in there
+    )
+    if not there:
+        raise BenchError("; ".join(absent))
+    repository, splits = scratch / "repository", sorted({1, *request.splits})
+    export_family(
+        repository, request.network, splits, there, request.dataset, max(request.batch_sizes), progress
+    )
+    family = read_family(repository, request.network, splits, there, scratch)
+    return replace(family, missing=absent)
+
+
+def _memory(
+    all_plans: list[Plan], batch_sizes: tuple[int, ...], progress: Progress | None
+) -> dict[tuple[str, str, int, int], float | None]:
+    memory = {}
+    for done, plan in enumerate(all_plans, start=1):
+        for size, mib in zip(batch_sizes, measure_memory(plan, batch_sizes), strict=True):
+            memory[plan.way, plan.division.precision, plan.division.split, size] = mib
+        if progress is not None:
+            progress("memory", done, len(all_plans))
+    return memory

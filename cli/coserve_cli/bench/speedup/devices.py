@@ -1,0 +1,69 @@
+"""What networks run on: cores of this machine, streams of one GPU, or several GPUs."""
+
+from dataclasses import dataclass
+
+import onnxruntime as ort
+
+from coserve_cli.bench.errors import BenchError
+from coserve_server.cores import Cores, usable_cores
+from coserve_server.engines.onnxruntime import ThreadBudget
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+Provider = tuple[str, dict[str, str]]
+"""Name and options of an execution provider."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Devices of one kind.
+
+    Attributes:
+        cores: all that are usable.
+        gpus: numbers of GPUs; empty to run on cores.
+    """
+
+    cores: Cores
+    gpus: tuple[int, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`"cores"`, `"streams"` (of one GPU) or `"gpus"`."""
+        return "cores" if not self.gpus else "streams" if len(self.gpus) == 1 else "gpus"
+
+    @property
+    def one_core(self) -> Cores:
+        """The first core alone."""
+        return Cores(1, self.cores.ids and self.cores.ids[:1])
+
+    @property
+    def count(self) -> int:
+        """How many one network can use."""
+        return len(self.gpus) or self.cores.count
+
+    def used_by(self, members: int) -> int:
+        """How many devices members use that run at once."""
+        if self.kind == "cores":
+            budget = ThreadBudget.share(members, self.cores.count)
+            return budget.lanes * budget.threads
+        return members if self.kind == "streams" else min(members, len(self.gpus))
+
+    def provider(self, index: int) -> Provider:
+        """The execution provider of the `index`-th network of those that run at once."""
+        if not self.gpus:
+            return CPU, {}
+        return CUDA, {"device_id": str(self.gpus[index % len(self.gpus)])}
+
+
+def find_devices(gpus: tuple[int, ...]) -> Devices:
+    """The cores this process may use, or GPUs of these numbers.
+
+    Raises:
+        BenchError: this ONNX Runtime runs nothing on GPUs.
+    """
+    available = ort.get_available_providers()
+    if gpus and CUDA not in available:
+        raise BenchError(
+            f"this ONNX Runtime has no {CUDA}, only {', '.join(available)}: install coserve[gpu] where there "
+            "are GPUs, or leave out --gpus"
+        )
+    return Devices(usable_cores(), gpus)

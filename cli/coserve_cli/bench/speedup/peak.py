@@ -1,0 +1,67 @@
+"""What the machine can do at most: fp32 operations per second of a large matrix product in ONNX Runtime."""
+
+import time
+
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from coserve_cli.bench.speedup.devices import Devices
+from coserve_server.engines.onnxruntime.lanes import Lane
+
+SIZES = {"cores": 1536, "streams": 8192, "gpus": 8192}
+"""Of the square matrices: beyond the size from which the speed no longer grows."""
+RUNS = 8
+
+
+def measure_peak(devices: Devices) -> dict[str, float]:
+    """GFLOP/s, two per multiply-add, by number of devices: one, and all that one network can use.
+
+    The best of `RUNS`; several GPUs are taken for as many times as fast as one.
+    """
+    one = _gflops(devices, 1, devices.one_core.ids)
+    if devices.gpus:
+        return {"one_device": one, "all_devices": one * devices.count}
+    if devices.cores.count == 1:
+        return {"one_device": one, "all_devices": one}
+    return {"one_device": one, "all_devices": _gflops(devices, devices.cores.count, devices.cores.ids)}
+
+
+def _gflops(devices: Devices, threads: int, ids: tuple[int, ...] | None) -> float:
+    lane = Lane("peak", ids)
+    try:
+        return lane.submit(_best, devices, threads).result()
+    finally:
+        lane.close()
+
+
+def _best(devices: Devices, threads: int) -> float:
+    size = SIZES[devices.kind]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = ort.InferenceSession(_product(size), options, [devices.provider(0)])
+    where = ("cuda", devices.gpus[0]) if devices.gpus else ("cpu", 0)
+    # Bound to the device, so that no copy is timed.
+    binding = session.io_binding()
+    values = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
+    for name in ("a", "b"):
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(values, *where))
+    binding.bind_ortvalue_output(
+        "product", ort.OrtValue.ortvalue_from_shape_and_type((size, size), np.float32, *where)
+    )
+    seconds = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
+
+
+def _product(size: int) -> bytes:
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [size, size]) for name in "ab"]
+    product = helper.make_tensor_value_info("product", TensorProto.FLOAT, [size, size])
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["product"])], "peak", values, [product]
+    )
+    model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+    return bytes(model.SerializeToString())

@@ -1,0 +1,92 @@
+"""A network family exported with random weights: what any training of it would cost to run."""
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from coserve_export.parity import Precision
+from coserve_export.trained import export_networks
+from coserve_training.divide import DATASETS
+from coserve_training.networks import member_network
+from coserve_training.run import Run
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""Those that `coserve export` writes."""
+SAMPLES = 8
+
+
+def export_family(
+    repository: Path,
+    network: str,
+    splits: Sequence[int],
+    precisions: Sequence[Precision],
+    dataset: str,
+    max_batch_size: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> None:
+    """Write an ensemble of every split and precision into a model repository.
+
+    Args:
+        dataset: sets classes and image size, as in `coserve divide`.
+
+    Raises:
+        coserve_training.errors.TrainingError: for an unknown network, or a split that no rule covers.
+        coserve_export.errors.ExportError: for one that cannot be exported.
+    """
+    classes, size = DATASETS[dataset]
+    configs = {split: member_network(network, split, image_size=size) for split in splits}
+    done, generator = 0, np.random.default_rng(0)
+    preprocessing = {
+        "height": size,
+        "width": size,
+        "resize_size": size,
+        "interpolation": "bilinear",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    }
+    for split, config in configs.items():
+        members = []
+        for index in range(split):
+            torch.manual_seed(index)
+            members.append(randomise(config.build(classes), size))
+        run = Run(
+            members=members,
+            labels=[str(label) for label in range(classes)],
+            preprocessing=preprocessing,
+            provenance={"network": network, "split": split, "member_networks": [str(config)] * split},
+            samples=generator.integers(0, 256, (SAMPLES, size, size, 3), np.uint8),
+        )
+        for precision in precisions:
+            name = f"{network}_s{split}_{precision}"
+            export_networks(run, repository, name=name, precision=precision, max_batch_size=max_batch_size)
+            done += 1
+            if progress is not None:
+                progress("exporting", done, len(splits) * len(precisions))
+
+
+def randomise(network: nn.Module, image_size: int) -> nn.Module:
+    """Give a fresh network batch norms and a classifier as training might leave them.
+
+    Scales are drawn around 1, so that no branch vanishes; means and variances are those of activations for
+    normally distributed images, so that these stay finite however deep the network is.
+
+    Returns:
+        the network, in evaluation mode.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+            module.reset_running_stats()
+            # Averages over all batches, rather than forgets the first.
+            module.momentum = None
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1 / sqrt(module.in_features))
+    with torch.no_grad():
+        network.train()(torch.randn(SAMPLES, 3, image_size, image_size))
+    return network.eval()

@@ -1,0 +1,199 @@
+"""What was measured, as figures to keep: one row per way, division and batch size."""
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from pydantic import TypeAdapter
+
+from coserve_cli.bench.speedup.devices import Devices
+from coserve_cli.bench.speedup.family import Division, Family
+from coserve_cli.bench.speedup.measure import Samples
+from coserve_cli.bench.speedup.ways import ONE_DEVICE
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """First quartile, median and third."""
+
+    q1: float
+    median: float
+    q3: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Quartiles":
+        """Of some values, interpolated."""
+        return cls(*(float(value) for value in np.percentile(values, [25, 50, 75])))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A division, as the report describes it; multiply-adds and parameters are those of all members."""
+
+    split: int
+    precision: str
+    ensemble: str
+    members: tuple[str, ...]
+    multiply_adds: int
+    top1: float | None
+
+    @classmethod
+    def of(cls, division: Division) -> "Network":
+        """Describe a division."""
+        names = division.ensemble.provenance.get("member_networks") or [
+            member.name for member in division.ensemble.members
+        ]
+        return cls(
+            division.split,
+            division.precision,
+            division.ensemble.name,
+            tuple(names),
+            division.multiply_adds,
+            division.top1,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run one division at one batch size.
+
+    Attributes:
+        devices: that work at once.
+        repeats: that were timed.
+        ms: milliseconds from the batch to the mean of the members' logits.
+        images_per_s: at the median.
+        overlap: sum of the members' durations / time from first start to last end.
+        peak_fraction: two operations per multiply-add, per second, over what as many devices do at most.
+        memory_mib: that a process of its own grows by.
+        speedup: over the large network on one device, of medians.
+        ideal_speedup: `devices` × multiply-adds of the large network / those of all members.
+        floor_ms: the members' time in turn on one device / `devices`: were sharing perfect.
+    """
+
+    split: int
+    precision: str
+    batch_size: int
+    way: str
+    devices: int
+    repeats: int
+    ms: Quartiles
+    images_per_s: float
+    overlap: Quartiles
+    peak_fraction: float
+    memory_mib: float | None
+    speedup: float
+    ideal_speedup: float
+    floor_ms: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that was measured of a family.
+
+    Attributes:
+        machine: what it was measured on.
+        peak_gflops: fp32, of one device and all.
+        missing: what was asked for and could not be had.
+    """
+
+    network: str
+    machine: Mapping[str, str | int | float]
+    peak_gflops: Mapping[str, float]
+    networks: tuple[Network, ...]
+    rows: tuple[Row, ...]
+    missing: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """Everything as JSON takes it."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, file: Path) -> "Report":
+        """Read back a file of what `to_json` gave.
+
+        Raises:
+            pydantic.ValidationError: it is not that.
+        """
+        report: Report = TypeAdapter(cls).validate_json(file.read_bytes())
+        return report
+
+    def of(self, precision: str, batch_size: int) -> list[Row]:
+        """The rows that can be compared with each other."""
+        return [row for row in self.rows if (row.precision, row.batch_size) == (precision, batch_size)]
+
+
+def describe_machine(devices: Devices) -> dict[str, str | int | float]:
+    """Where figures come from: processor, devices, versions, and how busy it was before."""
+    return {
+        "processor": _processor(),
+        "devices": devices.kind,
+        "count": devices.count,
+        "onnxruntime": ort.__version__,
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def make_report(
+    family: Family,
+    machine: Mapping[str, str | int | float],
+    peak: Mapping[str, float],
+    samples: Sequence[Samples],
+    memory: Mapping[tuple[str, str, int, int], float | None],
+) -> Report:
+    """Put figures together.
+
+    Args:
+        peak: GFLOP/s of one device and of all.
+        memory: MiB by way, precision, split and batch size.
+    """
+    alone = {
+        (one.plan.division.precision, one.plan.division.split, one.batch_size): float(
+            np.median(one.milliseconds)
+        )
+        for one in samples
+        if one.plan.way == ONE_DEVICE
+    }
+    large = {division.precision: division for division in family.divisions if division.split == 1}
+    rows = []
+    for one in samples:
+        division, devices, size = one.plan.division, one.plan.devices_used, one.batch_size
+        ms = Quartiles.of(one.milliseconds)
+        of_large = alone[division.precision, 1, size]
+        in_turn = alone[division.precision, division.split, size]
+        gflops = 2 * division.multiply_adds * size / ms.median / 1e6
+        share = peak["one_device"] * devices if devices < one.plan.devices.count else peak["all_devices"]
+        rows.append(
+            Row(
+                split=division.split,
+                precision=division.precision,
+                batch_size=size,
+                way=one.plan.way,
+                devices=devices,
+                repeats=len(one.milliseconds),
+                ms=ms,
+                images_per_s=1000 * size / ms.median,
+                overlap=Quartiles.of(one.overlaps),
+                peak_fraction=gflops / share,
+                memory_mib=memory[one.plan.way, division.precision, division.split, size],
+                speedup=of_large / ms.median,
+                ideal_speedup=devices * large[division.precision].multiply_adds / division.multiply_adds,
+                floor_ms=in_turn / devices,
+            )
+        )
+    networks = tuple(map(Network.of, family.divisions))
+    return Report(family.network, machine, peak, networks, tuple(rows), family.missing)
+
+
+def _processor() -> str:
+    """The model's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,81 @@
+"""Ways to run the members of a division: one after another, at once, or as one graph."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from coserve_cli.bench.errors import BenchError
+from coserve_cli.bench.speedup.devices import Devices
+from coserve_cli.bench.speedup.family import Division
+from coserve_server.engines.base import Batch, MemberRun
+
+ONE_DEVICE, ALL_DEVICES, CONCURRENT = "one_device", "all_devices", "concurrent"
+FUSED, FUSED_PARALLEL = "fused", "fused_parallel"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to run a division, not yet loaded; another process can be given it.
+
+    Attributes:
+        way: `ONE_DEVICE` and `ALL_DEVICES` run the members one after another, `CONCURRENT` at once as the
+            server does, `FUSED` as one graph on all devices, `FUSED_PARALLEL` the branches of that at once.
+    """
+
+    way: str
+    division: Division
+    devices: Devices
+
+    @property
+    def devices_used(self) -> int:
+        """How many devices work at once."""
+        if self.way == ONE_DEVICE:
+            return 1
+        return self.devices.used_by(self.division.split) if self.way == CONCURRENT else self.devices.count
+
+
+def plans(division: Division, devices: Devices) -> list[Plan]:
+    """The ways there are: a network that is not divided has no members to run at once, or to fuse."""
+    ways = [ONE_DEVICE]
+    if devices.count > 1:
+        ways.append(ALL_DEVICES)
+    if division.split > 1:
+        ways += [CONCURRENT, FUSED] if devices.gpus else [CONCURRENT, FUSED, FUSED_PARALLEL]
+    return [Plan(way, division, devices) for way in ways]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to run a division, loaded.
+
+    Attributes:
+        start: hands over a batch; gives the members' runs, for each part that the batch was cut into.
+        close: ends what `start` needs.
+    """
+
+    start: Callable[[Batch], Sequence[Sequence[asyncio.Future[MemberRun]]]]
+    close: Callable[[], Awaitable[None]]
+
+    async def run(self, batch: Batch) -> list[MemberRun]:
+        """Answer a batch: the mean of the members' logits is part of it.
+
+        Raises:
+            BenchError: a member failed.
+        """
+        parts = self.start(batch)
+        runs = await asyncio.gather(*chain.from_iterable(parts))
+        logits = [run.logits for run in runs if run.logits is not None]
+        if len(logits) < len(runs):
+            raise BenchError(f"a member failed: {next(run.error for run in runs if run.error)}")
+        members = len(parts[0])
+        np.concatenate([np.mean(logits[i : i + members], axis=0) for i in range(0, len(logits), members)])
+        return runs
+
+
+def overlap(runs: Sequence[MemberRun]) -> float:
+    """Sum of durations / time from first start to last end."""
+    span = max(run.end_ns for run in runs) - min(run.start_ns for run in runs)
+    return sum(run.end_ns - run.start_ns for run in runs) / span

@@ -1,0 +1,151 @@
+"""`coserve bench http`."""
+
+import json
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from coserve_cli.bench.http.engine import RawEngine
+    from coserve_cli.bench.http.loads import Load
+
+CONCURRENCY = "1,8,32"
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+
+def http(
+    image: Annotated[
+        list[Path],
+        typer.Option(metavar="FILE_OR_FOLDER", help="Images to send in turn; may be repeated."),
+    ],
+    url: Annotated[
+        str, typer.Option(envvar="COSERVE_URL", help="The server's address.")
+    ] = "http://127.0.0.1:8000",
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="COSERVE_API_KEY",
+            help="A key, where the server asks for one; other users of this machine can read it here, so "
+            "rather set the variable.",
+            show_default=False,
+        ),
+    ] = None,
+    cacert: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM file of the authorities that may certify an HTTPS server.",
+            show_default="the usual ones",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The ensemble to ask; may be left out where the server has a default.")
+    ] = None,
+    concurrency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,…",
+            help="Closed loop: so many requests in progress at any time.",
+            show_default=f"{CONCURRENCY}, or none with --rate",
+        ),
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R,…", help="Open loop: so many requests a second, at random, however long answers take."
+        ),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Per load and round.")] = 2,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before each that do not count.")] = 0.5,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every load gets its turn.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 30,
+    connections: Annotated[int, typer.Option(min=1, help="Of an open loop, at most.")] = 256,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Also run the ensemble of this model repository here, without a gateway."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+) -> None:
+    """Load a running server over HTTP: latencies, throughput, failures, where the time goes.
+
+    Ctrl-C gives the results so far. Needs the extra bench, and server for --repository.
+    """
+    loads = _loads(concurrency, rate, connections)
+
+    from coserve_cli.bench.errors import BenchError
+    from coserve_cli.bench.http.gateway import classification, first_reply
+    from coserve_cli.bench.http.generator import Generator
+    from coserve_cli.bench.http.images import read_images
+    from coserve_cli.bench.http.loads import Interval
+    from coserve_cli.bench.http.report import Report
+    from coserve_cli.bench.http.results import LoadResults
+    from coserve_cli.bench.http.table import table
+    from coserve_cli.bench.output import write_whole
+    from coserve_cli.errors import one_line
+    from coserve_cli.progress import progress_bars
+    from coserve_client import CoserveError
+    from coserve_server.cores import usable_cores
+    from coserve_server.errors import StartupError
+
+    # Stopping on request gives the results so far, whoever asks.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with one_line(BenchError, CoserveError, StartupError, OSError):
+        images = read_images(image)
+        reply = first_reply(url, api_key, cacert, model, images)
+        report = Report(
+            url=url,
+            model=reply.model,
+            version=reply.version,
+            images=len(images),
+            image_bytes=sum(len(one.data) for one in images) / len(images),
+            cores=usable_cores().count,
+            rounds=rounds,
+            interval=Interval(warm_up, seconds),
+            loads=[LoadResults(load) for load in loads],
+            engine=_engine(repository, reply.model),
+        )
+        target = classification(url, api_key, cacert, reply.model, images, timeout)
+        with Generator(target) as generator, progress_bars() as progress:
+            report.measure(generator, progress)
+        if not report.answered:
+            raise BenchError(f"nothing was answered: {', '.join(report.failures) or 'stopped too early'}")
+        text = json.dumps(report.to_json(), indent=2)
+        if output is not None:
+            write_whole(output, f"{text}\n")
+    typer.echo(text if as_json else "\n".join(table(report)))
+    if not report.complete:
+        raise typer.Exit(INTERRUPTED)
+
+
+def _engine(repository: Path | None, model: str) -> "RawEngine | None":
+    if repository is None:
+        return None
+    from coserve_cli.bench.http.engine import RawEngine
+
+    return RawEngine(repository, model)
+
+
+def _loads(concurrency: str | None, rate: str | None, connections: int) -> "list[Load]":
+    """Closed loops, then open ones; without either option the usual closed ones."""
+    from coserve_cli.bench.http.loads import ClosedLoop, OpenLoop
+
+    if concurrency is None and rate is None:
+        concurrency = CONCURRENCY
+    users = [ClosedLoop(int(number)) for number in _numbers(concurrency, "--concurrency", int)]
+    return [*users, *(OpenLoop(number, connections) for number in _numbers(rate, "--rate", float))]
+
+
+def _numbers(text: str | None, option: str, kind: type[float]) -> list[float]:
+    """Distinct positive numbers, in the order given."""
+    if text is None:
+        return []
+    try:
+        numbers = list(dict.fromkeys(kind(part) for part in text.split(",")))
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < float("inf") for number in numbers):
+        raise typer.BadParameter(f"{option} {text!r}: give positive numbers, such as 1,8,32")
+    return numbers

@@ -1,0 +1,52 @@
+"""The server to be measured: whether it answers, and which ensemble it is that does."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+from coserve_cli.bench.errors import BenchError
+from coserve_cli.bench.http.images import EncodedImage
+from coserve_cli.bench.http.loads import Target
+from coserve_client import Client, Image, RejectedError, Reply
+from coserve_client.connecting import API_KEY_VARIABLE
+
+
+def first_reply(
+    url: str, api_key: str | None, cacert: Path | None, model: str | None, images: Sequence[EncodedImage]
+) -> Reply:
+    """Have every image classified once; gives the first one's answer.
+
+    Raises:
+        BenchError: the server does not take an image.
+        CoserveError: there is no server, it is not ready, or has no such ensemble.
+    """
+    with Client(url, api_key=api_key, verify=cacert, retries=0) as client:
+        first, *_ = [_classify(client, image, model) for image in images]
+    return first
+
+
+def _classify(client: Client, image: EncodedImage, model: str | None) -> Reply:
+    try:
+        return client.classify(Image(image.data, Path(image.name).name), model=model)
+    except RejectedError as error:
+        raise BenchError(f"{image.name} cannot be used: {error}") from error
+
+
+def classification(
+    url: str,
+    api_key: str | None,
+    cacert: Path | None,
+    model: str,
+    images: Sequence[EncodedImage],
+    timeout_s: float,
+) -> Target:
+    """Requests to classify one image each, sent as it is."""
+    key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
+    return Target(
+        f"{url.rstrip('/')}/v1/classify?{urlencode({'model': model})}",
+        [(image.kind, image.data) for image in images],
+        {"X-API-Key": key} if key else {},
+        str(cacert) if cacert else None,
+        timeout_s,
+    )

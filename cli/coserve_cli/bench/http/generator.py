@@ -1,0 +1,100 @@
+"""The load generator, in a process of its own: neither it nor what else its caller does slows the other."""
+
+import asyncio
+import multiprocessing
+import os
+import resource
+import signal
+from contextlib import suppress
+from multiprocessing.connection import Connection as Pipe
+
+import uvloop
+
+from coserve_cli.bench.errors import BenchError
+from coserve_cli.bench.http.connection import Address, post
+from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, Run, Target
+from coserve_cli.bench.http.traffic import Traffic, clock, closed_loop, open_loop
+
+
+class Generator:
+    """The process, as its caller sees it; a context manager."""
+
+    def __init__(self, target: Target) -> None:
+        """Prepare to ask the target."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, target), daemon=True)
+        # A Ctrl-C in the terminal reaches both processes: this one decides what becomes of it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._process.start()
+        signal.signal(signal.SIGINT, before)
+        theirs.close()
+
+    def __enter__(self) -> "Generator":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join()
+
+    def run(self, load: Load, interval: Interval) -> Run:
+        """Apply a load and wait; Ctrl-C ends it early, and the result says so.
+
+        Raises:
+            BenchError: the process died.
+        """
+        try:
+            self._pipe.send((load, interval))
+            try:
+                run: Run = self._pipe.recv()
+            except KeyboardInterrupt:
+                # Again and again, since it may not listen yet.
+                while not self._pipe.poll(0.1):
+                    os.kill(self._process.pid or 0, signal.SIGINT)
+                run = self._pipe.recv()
+                run.stopped = True
+        except (EOFError, OSError) as error:
+            raise BenchError("the load generator's process ended; its error stands above") from error
+        return run
+
+
+def _serve(pipe: Pipe, target: Target) -> None:
+    """Apply loads until nobody asks for more."""
+    address = Address.of(target.url, target.cacert)
+    requests = [
+        post(target.url, {**target.headers, "Content-Type": kind}, body) for kind, body in target.bodies
+    ]
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            load, interval = pipe.recv()
+            traffic = Traffic(address, requests, target.timeout_s, interval)
+            pipe.send(uvloop.run(_apply(traffic, load)))
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+async def _apply(traffic: Traffic, load: Load) -> Run:
+    """Apply a load until its interval is over and everything is answered, or until SIGINT."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    began, spent = clock(), _processor_s()
+    sending = asyncio.create_task(
+        closed_loop(traffic, load) if isinstance(load, ClosedLoop) else open_loop(traffic, load)
+    )
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    run = traffic.run
+    run.stopped = not sending.done()
+    run.wall_s, run.processor_s = clock() - began, _processor_s() - spent
+    run.seconds = (min(clock(), traffic.ends) if run.stopped else traffic.ends) - traffic.begins
+    for task in (sending, stopping):
+        task.cancel()
+    await asyncio.gather(sending, stopping, return_exceptions=True)
+    traffic.close()
+    if not run.stopped:
+        sending.result()
+    return run
+
+
+def _processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime

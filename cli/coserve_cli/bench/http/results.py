@@ -1,0 +1,160 @@
+"""What the runs gave, load by load, as distributions and as JSON."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hdrh.histogram import HdrHistogram
+
+from coserve_cli.bench.http.loads import ClosedLoop, Load, OpenLoop, Run
+
+PERCENTILES = (50, 90, 99)
+LONGEST_US = 3_600_000_000
+DIGITS = 3
+BOTTLENECK = 0.8
+"""Of a core: above it, the load generator may be what limits the figures."""
+
+STAGES, TOTAL = ("decode", "preprocess", "queue", "inference", "combine"), "total"
+"""Of a reply's `timings_ms`: the parts in the order they happen, and what spans them."""
+
+
+class Distribution:
+    """Milliseconds in an HdrHistogram (https://hdrhistogram.org): three digits, from 1 µs to an hour."""
+
+    def __init__(self, values_ms: Iterable[float] = ()) -> None:
+        self._histogram = HdrHistogram(1, LONGEST_US, DIGITS)
+        self.add(values_ms)
+
+    def add(self, values_ms: Iterable[float]) -> None:
+        """Record values; negative ones count as 0."""
+        for value in values_ms:
+            self._histogram.record_value(min(max(round(value * 1000), 0), LONGEST_US))
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    @property
+    def count(self) -> int:
+        """How many values there are."""
+        return int(self._histogram.total_count)
+
+    @property
+    def mean(self) -> float:
+        """In milliseconds."""
+        return float(self._histogram.get_mean_value()) / 1000
+
+    @property
+    def max(self) -> float:
+        """In milliseconds."""
+        return float(self._histogram.get_max_value()) / 1000
+
+    def percentile(self, percent: float) -> float:
+        """In milliseconds."""
+        return float(self._histogram.get_value_at_percentile(percent)) / 1000
+
+    def to_json(self) -> dict[str, float] | None:
+        """Mean, percentiles and maximum; None where there is no value."""
+        if not self:
+            return None
+        percentiles = {f"p{percent}": self.percentile(percent) for percent in PERCENTILES}
+        return {"mean": round(self.mean, 3), **percentiles, "max": self.max}
+
+    def encoded(self) -> str:
+        """As the histogram's own tools read it (compressed, base64)."""
+        return str(self._histogram.encode().decode())
+
+
+class LoadResults:
+    """All runs of one load.
+
+    Attributes:
+        latency: from when a request was meant to be sent; round_trip: from when it was.
+        late: between the two.
+        overhead: of an answer, the round trip less the server's `inference`.
+        stages: of an answer, the server's own times, and what it does not tell: `other` is the rest of its
+            `total`, `network` the rest of the round trip: sending, receiving, connecting, the client.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+        self.latency, self.round_trip, self.late = Distribution(), Distribution(), Distribution()
+        self.overhead = Distribution()
+        self.stages: dict[str, Distribution] = {}
+        self.errors: Counter[str] = Counter()
+        self.rates: list[float] = []
+        self.degraded = 0
+        self._completed, self._seconds, self._processor_s, self._wall_s = 0, 0.0, 0.0, 0.0
+
+    def add(self, run: Run) -> None:
+        """Add a run."""
+        self.latency.add(run.latency)
+        self.round_trip.add(run.round_trip)
+        self.late.add(run.late)
+        self.errors.update(run.errors)
+        self.degraded += run.degraded
+        self._completed += run.completed
+        self._seconds += max(run.seconds, 0)
+        self._processor_s += run.processor_s
+        self._wall_s += run.wall_s
+        if run.seconds > 0:
+            self.rates.append(run.completed / run.seconds)
+        if all(name in run.stages for name in (*STAGES, TOTAL)):
+            self._add_stages(run)
+
+    @property
+    def per_second(self) -> float:
+        """Answers a second."""
+        return self._completed / self._seconds if self._seconds else 0.0
+
+    @property
+    def generator_cores(self) -> float:
+        """How many cores the load generator kept busy: at most 1, for it has one thread that works."""
+        return self._processor_s / self._wall_s if self._wall_s else 0.0
+
+    @property
+    def was_bottleneck(self) -> bool:
+        """Whether the load generator may have limited the figures."""
+        return self.generator_cores > BOTTLENECK
+
+    def per_second_without_generator(self, cores: int) -> float:
+        """Answers a second had the load generator not taken a share of as many cores as server and it had."""
+        return self.per_second / (1 - min(self.generator_cores / cores, 0.99))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {
+            **_load_json(self.load),
+            "requests_per_s": round(self.per_second, 2),
+            "requests_per_s_by_round": [round(rate, 2) for rate in self.rates],
+            "answered": self.round_trip.count,
+            "errors": dict(self.errors.most_common()),
+            "degraded": self.degraded,
+            "latency_ms": self.latency.to_json(),
+            "round_trip_ms": self.round_trip.to_json(),
+            "overhead_ms": self.overhead.to_json(),
+            "stages_ms": {name: stage.to_json() for name, stage in self.stages.items()},
+            "generator": {
+                "cores": round(self.generator_cores, 3),
+                "bottleneck": self.was_bottleneck,
+                "late_ms": self.late.to_json(),
+            },
+            "latency_histogram_us": self.latency.encoded(),
+        }
+
+    def _add_stages(self, run: Run) -> None:
+        known = [run.stages[name] for name in STAGES]
+        total = run.stages[TOTAL]
+        other = [whole - sum(parts) for whole, *parts in zip(total, *known, strict=True)]
+        network = [trip - whole for trip, whole in zip(run.round_trip, total, strict=True)]
+        named: Mapping[str, Iterable[float]] = {**run.stages, "other": other, "network": network}
+        for name in (*STAGES, "other", "network", TOTAL):
+            self.stages.setdefault(name, Distribution()).add(named[name])
+        inference = run.stages["inference"]
+        self.overhead.add(trip - model for trip, model in zip(run.round_trip, inference, strict=True))
+
+
+def _load_json(load: Load) -> dict[str, Any]:
+    if isinstance(load, ClosedLoop):
+        return {"load": str(load), "loop": "closed", "concurrency": load.concurrency}
+    assert isinstance(load, OpenLoop)
+    return {"load": str(load), "loop": "open", "requested_per_s": load.rate, "connections": load.connections}

@@ -1,0 +1,18 @@
+"""The container's health check: `python healthcheck.py /healthz` succeeds where the gateway answers 200."""
+
+import os
+import ssl
+import sys
+import urllib.request
+
+scheme = "https" if os.environ.get("COSERVE_TLS_CERTIFICATE") else "http"
+port = os.environ.get("COSERVE_PORT", "8000")
+# The certificate is for the names that clients use, not for this machine's own address.
+context = ssl._create_unverified_context()  # noqa: S323
+direct = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+)
+try:
+    direct.open(f"{scheme}://127.0.0.1:{port}{sys.argv[1]}", timeout=4).close()
+except OSError as error:
+    sys.exit(f"{sys.argv[1]}: {error}")

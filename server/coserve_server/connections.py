@@ -8,12 +8,14 @@ import asyncio
 import logging
 import socket
 import sys
+from collections import Counter
 from http import HTTPStatus
 from uuid import uuid4
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from coserve_server.api.problems import MEDIA_TYPE, Problem
+from coserve_server.observability.metrics import Metrics
 from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -25,12 +27,18 @@ UNREAD_ANSWER_MS = 60_000
 """How long a client may take nothing of an answer that waits for it."""
 
 
-def limited(settings: Settings) -> type[HttpToolsProtocol]:
-    """The class of connections that keep to the settings, for `uvicorn.Config(http=…)`."""
+def limited(settings: Settings, metrics: Metrics | None = None) -> type[HttpToolsProtocol]:
+    """The class of connections that keep to the settings, for `uvicorn.Config(http=…)`.
+
+    Args:
+        metrics: count what is refused here, which the application never sees.
+    """
+    refused: Counter[str] = Counter() if metrics is None else metrics.connections_refused
 
     class Limited(Connection):
         head_timeout_s = settings.head_timeout_ms / 1000
         max_connections = settings.max_connections
+        refusals = refused
 
     return Limited
 
@@ -44,8 +52,12 @@ class Connection(HttpToolsProtocol):
 
     head_timeout_s: float
     max_connections: int
+    refusals: Counter[str]
+    """By the kind of problem."""
     _late: asyncio.TimerHandle | None = None
     _bytes_without_body = 0
+    _answering: RequestResponseCycle | None = None
+    """The request that is being answered; `cycle` is the one read last, and `pipeline` has those between."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """Wait for the first head, or refuse a connection beyond the limit."""
@@ -97,6 +109,14 @@ class Connection(HttpToolsProtocol):
                 400, "bad-request", f"no valid HTTP/1.1: {hosts} headers Host, where 1 is needed"
             )
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
+
+    def on_response_complete(self) -> None:
+        """Let the next request be answered."""
+        if self.pipeline:
+            self._answering = self.pipeline[-1][0]
+        super().on_response_complete()
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
@@ -112,7 +132,8 @@ class Connection(HttpToolsProtocol):
             self._refuse(400, "bad-request", f"no valid HTTP/1.1: {error or msg}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clock, and tell the request that is being answered: uvicorn tells only the last one."""
+        self._leave()
         super().connection_lost(exc)
         self._forget_head()
 
@@ -128,12 +149,20 @@ class Connection(HttpToolsProtocol):
         limit = f"{self.head_timeout_s * 1000:g} ms"
         self._refuse(408, "head-timeout", f"the request's headers took longer than {limit}")
 
+    def _leave(self) -> None:
+        """Have nothing more written of the answer in progress: uvloop raises where there is no connection."""
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
+
     def _refuse(self, status: int, slug: str, detail: str) -> None:
         """Answer without the application, where no answer has begun, and close."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        self.refusals[slug] += 1
+        answering = self._answering
+        if answering is None or answering.response_complete or not answering.response_started:
             self.transport.write(_problem(status, slug, detail))
-        if self.cycle is not None:
-            self.cycle.disconnected = True
+        self._leave()
         self._forget_head()
         self.transport.close()
 

@@ -65,7 +65,7 @@ async def _serve(
     classifier = Classifier(engine, settings, cores.count)
     config = uvicorn.Config(
         create_app(classifier, keys, reloader, tracer),
-        http=limited(settings),
+        http=limited(settings, classifier.metrics),
         log_level=settings.log_level,
         log_config=None,
         access_log=False,

@@ -6,7 +6,8 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import psutil
 import pytest
@@ -22,9 +23,20 @@ MAX_CONNECTIONS = 40
 
 
 @pytest.fixture(scope="module")
-def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("log") / "errors"
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[Server]:
+    with log.open("w") as file:
+        yield start(serve, tmp_path_factory, file)
+
+
+def start(serve: Serve, tmp_path_factory: pytest.TempPathFactory, log: IO[str]) -> Server:
     server = serve(
         write_repository(tmp_path_factory.mktemp("models"), "pair"),
+        log=log,
         max_body_bytes=2_000_000,
         max_images=8,
         max_pixels=10_000,
@@ -142,7 +154,12 @@ def drip(connection: socket.socket, data: bytes) -> bytes:
     for byte in data:
         connection.send(bytes([byte]))
         with contextlib.suppress(TimeoutError):
-            return connection.recv(65536)
+            answer = connection.recv(65536)
+            connection.settimeout(60)
+            # Its head and its document may come apart.
+            while not answer.endswith(b"}"):
+                answer += connection.recv(65536)
+            return answer
     raise AssertionError("the server took it all")
 
 
@@ -193,11 +210,13 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("reset", [False, True])
 def test_disconnects_are_survived(server: Server, stage: str, reset: bool) -> None:
-    for _ in range(10):
+    for turn in range(10):
         with connect(server) as connection:
             connection.sendall(STAGES[stage])
             if reset:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                # The first of many answers is then under way.
+                time.sleep(0.003 * turn)
 
 
 def until(what: Any) -> None:
@@ -206,6 +225,19 @@ def until(what: Any) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("it did not come true")
+
+
+def test_refused_connections_are_counted(server: Server) -> None:
+    with server.http() as http:
+        text = http.get("/metrics").text
+    counted = dict(re.findall(r'coserve_connections_refused_total\{reason="(.*)"\} (.*)', text))
+    assert set(counted) == {"bad-request", "head-timeout", "head-too-large", "overloaded"}
+    assert all(float(count) >= 1 for count in counted.values())
+
+
+def test_no_error_is_logged_that_is_not_the_server_s(server: Server, log: Path) -> None:
+    assert classify(server, RED).status_code == 200
+    assert "Traceback" not in log.read_text()
 
 
 def test_nothing_of_all_that_is_kept(server: Server, resources: dict[str, int]) -> None:

@@ -85,6 +85,11 @@ class _Requests(Collector):
         for labels, count in self.metrics.refused.items():
             refused.add_metric(labels, count)
         yield refused
+        text = "Connections that were closed with a problem before a request's head was whole, by its kind."
+        closed = CounterMetricFamily("coserve_connections_refused", text, labels=["reason"])
+        for reason, count in self.metrics.connections_refused.items():
+            closed.add_metric([reason], count)
+        yield closed
 
 
 class _Models(Collector):

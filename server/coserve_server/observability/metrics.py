@@ -80,12 +80,14 @@ class Metrics:
     Attributes:
         requests: answered, by model, route and status.
         refused: requests answered with a problem, by route and kind.
+        connections_refused: connections closed before a request was whole, by the kind of problem.
         models: by name.
     """
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.refused: Counter[tuple[str, str]] = Counter()
+        self.connections_refused: Counter[str] = Counter()
         self.models: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)
 
     def batch(self, ensemble: Ensemble, batch: BatchRun) -> None:

@@ -1,4 +1,4 @@
-"""Loading what a plan says, on cores as the server does or on GPUs."""
+"""Loading what a plan says: on cores as the server does, or on GPUs."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,11 +8,18 @@ import onnxruntime as ort
 
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.devices import CPU, Devices
-from coserve_cli.bench.speedup.ways import ALL_DEVICES, FUSED, FUSED_PARALLEL, ONE_DEVICE, Plan, Way
+from coserve_cli.bench.speedup.ways import (
+    ALL_DEVICES,
+    FUSED,
+    FUSED_PARALLEL,
+    ONE_DEVICE,
+    OPENVINO,
+    Plan,
+    Way,
+)
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, ThreadBudget, create_session
-from coserve_server.engines.onnxruntime.lanes import Lane
+from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.onnxruntime.sessions import LoadedMember
 from coserve_server.ensembles import Ensemble, Member
 
@@ -29,31 +36,23 @@ def load(plan: Plan) -> Way:
     if plan.devices.gpus:
         return _on_gpus(plan)
     division, cores = plan.division, plan.devices.cores
-    if plan.way == ONE_DEVICE:
-        return _served(division.ensemble, plan.devices.one_core)
-    if plan.way == ALL_DEVICES:
-        return _in_turn(division.ensemble, cores)
-    if plan.way == FUSED:
-        return _served(division.fused, cores)
     if plan.way == FUSED_PARALLEL:
         return _branches_at_once(division.fused, ThreadBudget.share(division.split, cores.count), cores)
-    return _served(division.ensemble, cores)
+    if plan.way == ONE_DEVICE:
+        return _served(plan.engine, division.ensemble, plan.devices.one_core, 1)
+    if plan.way == ALL_DEVICES:
+        return _served(plan.engine, division.ensemble, cores, cores.count)
+    return _served(plan.engine, division.fused if plan.way == FUSED else division.ensemble, cores)
 
 
-def _served(ensemble: Ensemble, cores: Cores) -> Way:
-    """As the server runs it that may use so many cores; on one core members take turns."""
-    engine = OnnxRuntimeEngine({ensemble.name: ensemble}, cores)
+def _served(engine_name: str, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> Way:
+    """As the server runs it: where a member has as many threads as there are cores, members take turns."""
+    if engine_name == OPENVINO:
+        from coserve_server.engines.openvino import OpenVinoEngine as Engine
+    else:
+        from coserve_server.engines.onnxruntime import OnnxRuntimeEngine as Engine  # type: ignore[assignment]
+    engine = Engine({ensemble.name: ensemble}, cores, threads)
     return Way(lambda batch: [engine.start(ensemble, batch)], engine.close)
-
-
-def _in_turn(ensemble: Ensemble, cores: Cores) -> Way:
-    """One member after another on one lane, each on all cores; as the server's, its threads do not spin."""
-    lane = Lane(f"{ensemble.name}-in-turn", cores.ids)
-    # A session's own threads inherit the cores of the thread that creates it.
-    sessions = [
-        lane.submit(create_session, ensemble, member, cores.count).result() for member in ensemble.members
-    ]
-    return _lanes([[LoadedMember(m, s, lane) for m, s in zip(ensemble.members, sessions, strict=True)]])
 
 
 def _branches_at_once(fused: Ensemble, budget: ThreadBudget, cores: Cores) -> Way:
@@ -63,24 +62,27 @@ def _branches_at_once(fused: Ensemble, budget: ThreadBudget, cores: Cores) -> Wa
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.inter_op_num_threads, options.intra_op_num_threads = budget.lanes, budget.threads
     lane = Lane(f"{fused.name}-parallel", cores.ids)
+    # A session's own threads inherit the cores of the thread that creates it.
     session = lane.submit(ort.InferenceSession, member.model_path, options, [CPU]).result()
-    return _lanes([[LoadedMember(member, session, lane)]])
+    return _on_lanes([[LoadedMember(member, session, lane)]])
 
 
 def _on_gpus(plan: Plan) -> Way:
-    """A session per member and GPU; sessions of one GPU have a stream each, a lane's run in turn."""
-    members = plan.division.fused.members if plan.way == FUSED else plan.division.ensemble.members
+    """A session per member and GPU; those of one lane run in turn, those of several each on a stream."""
     devices = plan.devices
+    members = plan.division.fused.members if plan.way == FUSED else plan.division.ensemble.members
     if plan.way in (ONE_DEVICE, FUSED):
         lane = Lane("gpu", None)
-        return _lanes([[_on_gpu(member, devices, 0, lane) for member in members]])
+        return _on_lanes([[_on_gpu(member, devices, 0, lane) for member in members]])
     if plan.way == ALL_DEVICES:
         # No network spans several GPUs: each takes a part of the batch through all members.
         lanes = [Lane(f"gpu{index}", None) for index in range(devices.count)]
-        return _lanes(
-            [[_on_gpu(m, devices, index, lane) for m in members] for index, lane in enumerate(lanes)]
+        return _on_lanes(
+            [[_on_gpu(member, devices, index, lane) for member in members] for index, lane in enumerate(lanes)]
         )
-    return _lanes([[_on_gpu(m, devices, i, Lane(f"gpu{i}", None)) for i, m in enumerate(members)]])
+    return _on_lanes(
+        [[_on_gpu(member, devices, i, Lane(f"gpu-{i}", None)) for i, member in enumerate(members)]]
+    )
 
 
 def _on_gpu(member: Member, devices: Devices, index: int, lane: Lane) -> LoadedMember:
@@ -92,10 +94,8 @@ def _on_gpu(member: Member, devices: Devices, index: int, lane: Lane) -> LoadedM
         session = ort.InferenceSession(member.model_path, options, [(name, provider_options)])
     # ONNX Runtime's errors share no base class but Exception.
     except Exception as error:
-        raise BenchError(
-            f"{member.name} cannot be loaded on {name}: {' '.join(str(error).split())}"
-        ) from error
-    lane.device = f"{name}:{provider_options}"
+        reason = " ".join(str(error).split())
+        raise BenchError(f"{member.name} cannot be loaded by {name}: {reason}") from error
     return LoadedMember(member, session, lane)
 
 
@@ -107,16 +107,16 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def _lanes(parts: Sequence[Sequence[LoadedMember]]) -> Way:
-    """Members on lanes, for each part of the batch; those on one lane run one after another."""
+def _on_lanes(parts: Sequence[Sequence[LoadedMember]]) -> Way:
+    """Members on lanes, for each part that a batch is cut into."""
 
     def start(batch: Batch) -> list[list[asyncio.Future[MemberRun]]]:
         # A batch smaller than the number of parts leaves the last without any.
-        cuts = [cut for cut in np.array_split(batch, len(parts)) if len(cut)] if len(parts) > 1 else [batch]
+        cuts = [cut for cut in np.array_split(batch, len(parts)) if len(cut)]
         return [[member.start(cut) for member in members] for cut, members in zip(cuts, parts, strict=False)]
 
     async def close() -> None:
-        for lane in {id(member.lane): member.lane for members in parts for member in members}.values():
+        for lane in {member.lane for members in parts for member in members}:
             lane.close()
 
     return Way(start, close)

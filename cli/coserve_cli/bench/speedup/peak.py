@@ -7,7 +7,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from coserve_cli.bench.speedup.devices import Devices
-from coserve_server.engines.onnxruntime.lanes import Lane
+from coserve_server.engines.embedded.lanes import Lane
 
 SIZES = {"cores": 1536, "streams": 8192, "gpus": 8192}
 """Of the square matrices: beyond the size from which the speed no longer grows."""

@@ -1,71 +1,53 @@
 """A member's network as ONNX Runtime runs it."""
 
-import asyncio
-import logging
-import time
-from dataclasses import dataclass
-
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.onnxruntime.lanes import Lane
+from coserve_server.engines.base import Batch
+from coserve_server.engines.embedded import members
+from coserve_server.engines.embedded.lanes import Lane
+from coserve_server.engines.embedded.members import check_tensors, first_line, misfit
 from coserve_server.ensembles import Ensemble, Member
-from coserve_server.errors import EngineError
-
-logger = logging.getLogger(__name__)
-
-STUCK = "still busy with an earlier batch"
 
 FATAL = 4
 """ONNX Runtime's number of that severity."""
 
 
-@dataclass(frozen=True)
-class LoadedMember:
+class LoadedMember(members.LoadedMember):
     """A member, its session, and the lane that runs it."""
 
-    member: Member
-    session: ort.InferenceSession
-    lane: Lane
+    def __init__(self, member: Member, session: ort.InferenceSession, lane: Lane) -> None:
+        super().__init__(member, lane)
+        self.session = session
 
-    def start(self, batch: Batch) -> asyncio.Future[MemberRun]:
-        """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
-        if self.lane.stuck:
-            return self._left_out()
-        options = ort.RunOptions()
-        run = self.lane.submit(self.run, batch, options)
-        future = asyncio.wrap_future(run)
+    def call(self) -> "_Call":
+        """Prepare a run."""
+        return _Call(self.session, self.member)
 
-        def abandon(_: asyncio.Future[MemberRun]) -> None:
-            if future.cancelled():
-                options.terminate = True
-                self.lane.abandon(run)
 
-        future.add_done_callback(abandon)
-        return future
+class _Call:
+    def __init__(self, session: ort.InferenceSession, member: Member) -> None:
+        self._session, self._member = session, member
+        self._options = ort.RunOptions()
 
-    def _left_out(self) -> asyncio.Future[MemberRun]:
-        future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
-        now = time.perf_counter_ns()
-        future.set_result(MemberRun(now, now, self.lane.device, None, STUCK))
-        return future
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        member = self._member
+        logits: NDArray[np.float32]
+        (logits,) = self._session.run([member.output_name], {member.input_name: batch}, self._options)
+        return logits
 
-    def run(self, batch: Batch, options: ort.RunOptions) -> MemberRun:
-        """Run a batch on this thread; never raises."""
-        member, device = self.member, self.lane.device
-        start = time.perf_counter_ns()
-        try:
-            (logits,) = self.session.run([member.output_name], {member.input_name: batch}, options)
-        # ONNX Runtime's errors share no base class but Exception.
-        except Exception as error:
-            end = time.perf_counter_ns()
-            logger.warning("member %s failed: %s", member.name, error)
-            return MemberRun(start, end, device, None, _first_line(error))
-        return MemberRun(start, time.perf_counter_ns(), device, logits)
+    def stop(self) -> None:
+        self._options.terminate = True
+
+
+def load_member(ensemble: Ensemble, member: Member, lane: Lane, threads: int) -> LoadedMember:
+    """Load a member; see `embedded.members.Load`."""
+    return LoadedMember(member, create_session(ensemble, member, threads), lane)
 
 
 def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.InferenceSession:
-    """Load a member on the CPU; with one thread it runs on the thread that calls it.
+    """Load a network on the CPU; with one thread it runs on the thread that calls it.
 
     Raises:
         EngineError: it cannot be loaded, or lacks a tensor its ensemble names.
@@ -81,23 +63,8 @@ def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.Infe
         session = ort.InferenceSession(member.model_path, options, providers=["CPUExecutionProvider"])
     # ONNX Runtime's errors share no base class but Exception.
     except Exception as error:
-        raise misfit(ensemble, member, f"cannot be loaded: {_first_line(error)}") from error
-    for kind, wanted, tensors in (
-        ("input", member.input_name, session.get_inputs()),
-        ("output", member.output_name, session.get_outputs()),
-    ):
-        found = {tensor.name: tensor.type for tensor in tensors}
-        if wanted not in found:
-            raise misfit(ensemble, member, f"has no {kind} {wanted!r} (it has {', '.join(found)})")
-        if found[wanted] != "tensor(float)":
-            raise misfit(ensemble, member, f"{kind} {wanted!r} is {found[wanted]}, not FP32")
+        raise misfit(ensemble, member, f"cannot be loaded: {first_line(error)}") from error
+    inputs = {tensor.name: tensor.type for tensor in session.get_inputs()}
+    outputs = {tensor.name: tensor.type for tensor in session.get_outputs()}
+    check_tensors(ensemble, member, inputs, outputs, "tensor(float)")
     return session
-
-
-def misfit(ensemble: Ensemble, member: Member, reason: str) -> EngineError:
-    """The error that a member cannot be served in its ensemble."""
-    return EngineError(f"ensemble {ensemble.name}: member {member.name} ({member.model_path}) {reason}")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

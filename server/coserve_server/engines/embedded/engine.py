@@ -1,4 +1,4 @@
-"""The embedded engine: which generations of which ensembles are loaded, and whose turn it is."""
+"""An engine in this process: which generations of which ensembles are loaded, and whose turn it is."""
 
 import asyncio
 import gc
@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.onnxruntime.generation import Generation
-from coserve_server.engines.onnxruntime.sessions import LoadedMember
+from coserve_server.engines.embedded.generation import Generation
+from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.ensembles import Ensemble
 from coserve_server.repository import check_unchanged
 
@@ -18,29 +18,35 @@ NOTHING = "no ensemble is loaded"
 COLLECT_S = 60
 
 
-class OnnxRuntimeEngine:
-    """The embedded engine. The cores belong to one batch of one ensemble at a time.
+class EmbeddedEngine:
+    """Runs members on threads of this process. The cores belong to one batch of one ensemble at a time.
 
     Attributes:
         load_errors: why the newest files of a model are not what is served, by name; whoever calls `replace`
             writes them.
     """
 
-    def __init__(self, ensembles: Mapping[str, Ensemble], cores: Cores) -> None:
+    def __init__(
+        self, load: Load, ensembles: Mapping[str, Ensemble], cores: Cores, threads: int | None = None
+    ) -> None:
         """Load and warm every member.
+
+        Args:
+            load: how a library loads one member.
+            threads: of each member; None shares the cores out evenly.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble.
         """
         self.load_errors: Mapping[str, str] = {}
-        self._cores = cores
+        self._load_member, self._cores, self._threads = load, cores, threads
         self._turn = asyncio.Lock()
         self._generations: dict[int, Generation] = {}
         """By the identity of their ensembles, also those that only requests in progress still hold."""
         self._versions: dict[str, tuple[Ensemble, ...]] = {}
         self._newest: dict[str, Ensemble] = {}
         for name, ensemble in ensembles.items():
-            self._generations[id(ensemble)] = Generation(ensemble, cores)
+            self._generations[id(ensemble)] = self._generation(ensemble)
             self._serve(name, (ensemble,))
 
     @property
@@ -130,12 +136,15 @@ class OnnxRuntimeEngine:
         self._versions = {one: served[one] for one in sorted(served) if served[one]}
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
+    def _generation(self, ensemble: Ensemble, succeeds: bool = False) -> Generation:
+        return Generation(ensemble, self._load_member, self._cores, self._threads, succeeds)
+
     def _load(self, ensembles: Sequence[Ensemble], succeed: bool) -> list[Generation]:
         """Load all or none."""
         generations: list[Generation] = []
         try:
             for ensemble in ensembles:
-                generations.append(Generation(ensemble, self._cores, succeed))
+                generations.append(self._generation(ensemble, succeed))
                 check_unchanged(ensemble)
         except BaseException:
             for generation in generations:

@@ -20,8 +20,15 @@ class ThreadBudget:
     threads: int
 
     @classmethod
-    def share(cls, members: int, cores: int) -> "ThreadBudget":
-        """Divide `cores` among `members`, so that `lanes * threads <= cores`."""
+    def share(cls, members: int, cores: int, threads: int | None = None) -> "ThreadBudget":
+        """Divide `cores` among `members`, so that `lanes * threads <= cores`.
+
+        Args:
+            threads: of each member, at most `cores` of them; None for its even share.
+        """
+        if threads is not None:
+            threads = min(threads, cores)
+            return cls(min(members, cores // threads), threads)
         lanes = min(members, cores)
         return cls(lanes, cores // lanes)
 

@@ -3,12 +3,11 @@
 from concurrent.futures import TimeoutError
 
 import numpy as np
-import onnxruntime as ort
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.onnxruntime.lanes import Lane, ThreadBudget
-from coserve_server.engines.onnxruntime.sessions import LoadedMember, create_session, misfit
+from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
+from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
 from coserve_server.ensembles import Ensemble
 
 WARM_UP_S = 120
@@ -16,21 +15,24 @@ WARM_UP_S = 120
 
 
 class Generation:
-    """An ensemble's sessions and the lanes they run on; member i always runs on the same lane.
+    """An ensemble's members and the lanes they run on; member i always runs on the same lane.
 
     It does not refer to the ensemble: that lives as long as requests hold it, and this as long as that.
     """
 
-    def __init__(self, ensemble: Ensemble, cores: Cores, succeeds: bool = False) -> None:
+    def __init__(
+        self, ensemble: Ensemble, load: Load, cores: Cores, threads: int | None = None, succeeds: bool = False
+    ) -> None:
         """Load and warm every member.
 
         Args:
+            threads: of each member; None shares the cores out evenly.
             succeeds: whether it is to take another's place, which is better than members that give NaN.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
         """
-        self.budget = ThreadBudget.share(len(ensemble.members), cores.count)
+        self.budget = ThreadBudget.share(len(ensemble.members), cores.count, threads)
         size = self.budget.threads
         self.lanes = [
             Lane(f"{ensemble.name}-{i}", cores.ids and cores.ids[i * size : (i + 1) * size])
@@ -41,8 +43,7 @@ class Generation:
             for index, member in enumerate(ensemble.members):
                 lane = self.lanes[index % len(self.lanes)]
                 # A session's own threads inherit the cores of the thread that creates it.
-                session = lane.submit(create_session, ensemble, member, size).result()
-                self.members.append(LoadedMember(member, session, lane))
+                self.members.append(lane.submit(load, ensemble, member, lane, size).result())
             self._warm_up(ensemble, succeeds)
         except BaseException:
             self.close()
@@ -70,11 +71,11 @@ class Generation:
                     raise misfit(ensemble, loaded.member, "gives logits that are not finite")
 
     def _run(self, ensemble: Ensemble, loaded: LoadedMember, batch: Batch) -> MemberRun:
-        options = ort.RunOptions()
-        run = loaded.lane.submit(loaded.run, batch, options)
+        call = loaded.call()
+        run = loaded.lane.submit(loaded.run, batch, call)
         try:
             return run.result(WARM_UP_S)
         except TimeoutError as error:
-            options.terminate = True
+            call.stop()
             loaded.lane.abandon(run)
             raise misfit(ensemble, loaded.member, f"gives no answer within {WARM_UP_S} s") from error

@@ -1,0 +1,114 @@
+"""A member as a library of this process runs it."""
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.lanes import Lane
+from coserve_server.ensembles import Ensemble, Member
+from coserve_server.errors import EngineError
+
+logger = logging.getLogger(__name__)
+
+STUCK = "still busy with an earlier batch"
+
+
+class Call(Protocol):
+    """One run of one batch through one member."""
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        """Give the logits, in memory of their own; whatever the library raises comes through."""
+
+    def stop(self) -> None:
+        """Have the run end early, with an error; called from another thread."""
+
+
+class LoadedMember(ABC):
+    """A member that is loaded, and the lane that runs it."""
+
+    def __init__(self, member: Member, lane: Lane) -> None:
+        self.member, self.lane = member, lane
+
+    @abstractmethod
+    def call(self) -> Call:
+        """Prepare a run."""
+
+    def start(self, batch: Batch) -> asyncio.Future[MemberRun]:
+        """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
+        if self.lane.stuck:
+            return self._left_out()
+        call = self.call()
+        run = self.lane.submit(self.run, batch, call)
+        future = asyncio.wrap_future(run)
+
+        def abandon(_: asyncio.Future[MemberRun]) -> None:
+            if future.cancelled():
+                call.stop()
+                self.lane.abandon(run)
+
+        future.add_done_callback(abandon)
+        return future
+
+    def _left_out(self) -> asyncio.Future[MemberRun]:
+        future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
+        now = time.perf_counter_ns()
+        future.set_result(MemberRun(now, now, self.lane.device, None, STUCK))
+        return future
+
+    def run(self, batch: Batch, call: Call) -> MemberRun:
+        """Run a batch on this thread; never raises."""
+        device = self.lane.device
+        start = time.perf_counter_ns()
+        try:
+            logits = call.infer(batch)
+        # The libraries' errors share no base class but Exception.
+        except Exception as error:
+            end = time.perf_counter_ns()
+            logger.warning("member %s failed: %s", self.member.name, error)
+            return MemberRun(start, end, device, None, first_line(error))
+        return MemberRun(start, time.perf_counter_ns(), device, logits)
+
+
+Load = Callable[[Ensemble, Member, Lane, int], LoadedMember]
+"""Loads a member that is to run on a lane with so many threads; called on the lane's own thread.
+
+Raises EngineError where it cannot be loaded, or lacks a tensor its ensemble names."""
+
+
+def check_tensors(
+    ensemble: Ensemble, member: Member, inputs: Mapping[str, str], outputs: Mapping[str, str], fp32: str
+) -> None:
+    """Require the tensors that the ensemble names, both FP32.
+
+    Args:
+        inputs, outputs: the network's, types by name.
+        fp32: the library's name of that type.
+
+    Raises:
+        EngineError: one is missing or of another type.
+    """
+    for kind, wanted, found in (
+        ("input", member.input_name, inputs),
+        ("output", member.output_name, outputs),
+    ):
+        if wanted not in found:
+            raise misfit(ensemble, member, f"has no {kind} {wanted!r} (it has {', '.join(found)})")
+        if found[wanted] != fp32:
+            raise misfit(ensemble, member, f"{kind} {wanted!r} is {found[wanted]}, not FP32")
+
+
+def misfit(ensemble: Ensemble, member: Member, reason: str) -> EngineError:
+    """The error that a member cannot be served in its ensemble."""
+    return EngineError(f"ensemble {ensemble.name}: member {member.name} ({member.model_path}) {reason}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what a library says, or its error's type."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -19,7 +19,7 @@ def serve(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="What executes the members: onnxruntime (this process) or triton (Triton servers).",
+            help="What executes the members: onnxruntime or openvino (in this process), or triton (servers).",
             show_default="onnxruntime",
         ),
     ] = None,

@@ -108,7 +108,7 @@ async def _start_engine(settings: Settings, cores: Cores) -> tuple[Engine, Reloa
 
         # What Triton has loaded may change at any time, so nothing about it can prevent the start.
         return await TritonEngine.connect(settings), None
-    from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+    from coserve_server.engines.embedded.choice import embedded_engine
     from coserve_server.repository import read_versions
 
     ensembles = read_versions(settings.repository)
@@ -116,7 +116,7 @@ async def _start_engine(settings: Settings, cores: Cores) -> tuple[Engine, Reloa
         raise SettingsError(
             [f"default_model: {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"]
         )
-    engine = OnnxRuntimeEngine({}, cores)
+    engine = embedded_engine(settings, cores)
     for name, versions in ensembles.items():
         await engine.replace(name, versions)
     return engine, Reloader(settings.repository, engine)

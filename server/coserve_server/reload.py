@@ -11,8 +11,7 @@ from coserve_server.errors import EngineError, RepositoryError, UnknownModelErro
 from coserve_server.repository import Contents, read_contents, read_stamps
 
 if TYPE_CHECKING:
-    # Only that engine imports ONNX Runtime.
-    from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+    from coserve_server.engines.embedded.engine import EmbeddedEngine
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ class Reloader:
     is, the engine's `load_errors` say why, and the next change of the files is a new try.
     """
 
-    def __init__(self, folder: Path, engine: "OnnxRuntimeEngine") -> None:
+    def __init__(self, folder: Path, engine: "EmbeddedEngine") -> None:
         self._folder, self._engine = folder, engine
         self._unloaded: set[str] = set()
         self._one_at_a_time = asyncio.Lock()

@@ -60,9 +60,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="COSERVE_", frozen=True, use_attribute_docstrings=True)
 
     repository: Path | None = None
-    """Folder of the model repository that the engine `onnxruntime` serves."""
-    engine: Literal["onnxruntime", "triton"] = "onnxruntime"
-    """What executes the members: `onnxruntime`, in this process, or `triton`, Triton servers."""
+    """Folder of the model repository that the engines `onnxruntime` and `openvino` serve."""
+    engine: Literal["onnxruntime", "openvino", "triton"] = "onnxruntime"
+    """What executes the members: `onnxruntime` or `openvino` in this process, or `triton`, Triton servers."""
+    member_threads: int | None = Field(None, ge=1)
+    """Threads of each member in this process; by default the cores are shared out evenly."""
+    pin_members: bool = True
+    """Whether members in this process keep to cores of their own, where the process may use all it sees."""
+    openvino_cache: Path | None = None
+    """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines reach needs `api_keys_file`, `tls_client_authorities` or
     `allow_public`."""
@@ -100,6 +106,8 @@ class Settings(BaseSettings):
     """Time for decoding, waiting and inference of one request, whose header may shorten it."""
     upload_timeout_ms: float = Field(60_000, gt=0)
     """Time for a request's body to arrive."""
+    min_upload_rate: int = Field(1000, ge=0)
+    """Bytes a second that a body must bring, on average and after its first 5 s; 0: any."""
     head_timeout_ms: float = Field(10_000, gt=0)
     """Time for a request's headers to arrive, and for a new connection to bring its first ones."""
     max_connections: int = Field(1000, ge=1)
@@ -176,9 +184,11 @@ class Settings(BaseSettings):
                 raise ValueError("triton_url: engine triton needs the address of a Triton server")
         else:
             if self.repository is None:
-                raise ValueError("repository: engine onnxruntime needs the folder of a model repository")
+                raise ValueError(f"repository: engine {self.engine} needs the folder of a model repository")
             if self.triton_url is not None:
                 raise ValueError("triton_url: only engine triton uses it; add --engine triton")
+        if self.engine != "openvino" and self.openvino_cache is not None:
+            raise ValueError("openvino_cache: only engine openvino uses it")
         return self
 
     @model_validator(mode="after")

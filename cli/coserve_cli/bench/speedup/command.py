@@ -9,6 +9,8 @@ import typer
 
 from coserve_cli.divide import DatasetName
 
+ENGINES, PRECISIONS = ("onnxruntime", "openvino"), ("fp32", "fp16", "bf16", "int8")
+
 
 def speedup(
     network: Annotated[
@@ -28,6 +30,9 @@ def speedup(
     precisions: Annotated[
         str, typer.Option(metavar="P,…", help="fp32, fp16, bf16, int8; what cannot be had is said so.")
     ] = "fp32",
+    engines: Annotated[
+        str, typer.Option(metavar="E,…", help="onnxruntime, openvino; what cannot be had is said so.")
+    ] = "onnxruntime",
     dataset: Annotated[
         DatasetName, typer.Option(help="Sets classes and image size of networks with random weights.")
     ] = DatasetName.CIFAR10,
@@ -59,6 +64,7 @@ def speedup(
         raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
 
     from coserve_cli.bench.errors import BenchError
+    from coserve_cli.bench.output import write_whole
     from coserve_cli.bench.speedup.compare import Request, compare
     from coserve_cli.bench.speedup.measure import Limits
     from coserve_cli.bench.speedup.table import table
@@ -73,7 +79,8 @@ def speedup(
         repository=repository,
         splits=members,
         batch_sizes=sizes,
-        precisions=tuple(dict.fromkeys(precisions.split(","))),
+        precisions=_names(precisions, "--precisions", PRECISIONS),
+        engines=_names(engines, "--engines", ENGINES),
         dataset=dataset.value,
         gpus=gpu_numbers,
         limits=Limits(repeats, seconds),
@@ -83,15 +90,22 @@ def speedup(
             report = compare(request, progress)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         if output is not None:
-            partial = output.with_name(f".{output.name}.partial")
-            partial.write_text(f"{text}\n", "utf-8")
-            partial.rename(output)
+            write_whole(output, f"{text}\n")
         if plots is not None:
             from coserve_cli.bench.speedup.plots import draw
 
             for file in draw(report, plots):
                 typer.echo(f"wrote {file}", err=True)
     typer.echo(text if as_json else "\n".join(table(report)))
+
+
+def _names(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Distinct names of those known."""
+    names = tuple(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{option} {name!r}: known are {', '.join(known)}")
+    return names
 
 
 def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:

@@ -2,8 +2,9 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from coserve_cli.bench.errors import BenchError
@@ -13,7 +14,7 @@ from coserve_cli.bench.speedup.measure import Limits, measure
 from coserve_cli.bench.speedup.memory import measure_memory
 from coserve_cli.bench.speedup.peak import measure_peak
 from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
-from coserve_cli.bench.speedup.ways import Plan, plans
+from coserve_cli.bench.speedup.ways import OPENVINO, Plan, plans
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,6 +35,7 @@ class Request:
     splits: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     precisions: tuple[str, ...]
+    engines: tuple[str, ...]
     dataset: str
     gpus: tuple[int, ...]
     limits: Limits
@@ -49,14 +51,34 @@ def compare(request: Request, progress: Progress | None) -> Report:
     devices = find_devices(request.gpus)
     machine = describe_machine(devices)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
+        engines, missing = _engines(request)
         family = _family(request, Path(scratch), progress)
-        all_plans = [plan for division in family.divisions for plan in plans(division, devices)]
+        all_plans = [
+            plan
+            for engine in engines
+            for division in family.divisions
+            for plan in plans(division, engine, devices)
+        ]
         memory = _memory(all_plans, request.batch_sizes, progress)
         peak = measure_peak(devices)
         samples = asyncio.run(measure(all_plans, request.batch_sizes, request.limits, progress))
         again = measure_peak(devices)
     best = {what: max(peak[what], again[what]) for what in peak}
-    return make_report(family, machine, best, samples, memory)
+    return make_report(family, machine, best, samples, memory, missing)
+
+
+def _engines(request: Request) -> tuple[list[str], list[str]]:
+    """Those that can be had, and why others cannot."""
+    missing = []
+    if OPENVINO in request.engines:
+        if request.gpus:
+            missing.append(f"{OPENVINO}: it runs on cores, not on GPUs")
+        elif find_spec("openvino") is None:
+            missing.append(f"{OPENVINO}: it is not installed; coserve[openvino] has it")
+    engines = [engine for engine in request.engines if engine != OPENVINO or not missing]
+    if not engines:
+        raise BenchError("; ".join(missing))
+    return engines, missing
 
 
 def _family(request: Request, scratch: Path, progress: Progress | None) -> Family:
@@ -95,12 +117,11 @@ def _random_family(request: Request, scratch: Path, progress: Progress | None) -
 
 
 def _memory(
-    all_plans: list[Plan], batch_sizes: tuple[int, ...], progress: Progress | None
-) -> dict[tuple[str, str, int, int], float | None]:
+    all_plans: Sequence[Plan], batch_sizes: Sequence[int], progress: Progress | None
+) -> dict[Plan, dict[int, float | None]]:
     memory = {}
     for done, plan in enumerate(all_plans, start=1):
-        for size, mib in zip(batch_sizes, measure_memory(plan, batch_sizes), strict=True):
-            memory[plan.way, plan.division.precision, plan.division.split, size] = mib
+        memory[plan] = dict(zip(batch_sizes, measure_memory(plan, batch_sizes), strict=True))
         if progress is not None:
             progress("memory", done, len(all_plans))
     return memory

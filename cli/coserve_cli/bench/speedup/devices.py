@@ -6,7 +6,7 @@ import onnxruntime as ort
 
 from coserve_cli.bench.errors import BenchError
 from coserve_server.cores import Cores, usable_cores
-from coserve_server.engines.onnxruntime import ThreadBudget
+from coserve_server.engines.embedded.lanes import ThreadBudget
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Provider = tuple[str, dict[str, str]]

@@ -78,7 +78,10 @@ def _on_gpus(plan: Plan) -> Way:
         # No network spans several GPUs: each takes a part of the batch through all members.
         lanes = [Lane(f"gpu{index}", None) for index in range(devices.count)]
         return _on_lanes(
-            [[_on_gpu(member, devices, index, lane) for member in members] for index, lane in enumerate(lanes)]
+            [
+                [_on_gpu(member, devices, index, lane) for member in members]
+                for index, lane in enumerate(lanes)
+            ]
         )
     return _on_lanes(
         [[_on_gpu(member, devices, i, Lane(f"gpu-{i}", None)) for i, member in enumerate(members)]]

@@ -20,20 +20,16 @@ BAR = 0.8 / len(WAYS)
 
 
 def draw(report: Report, folder: Path) -> list[Path]:
-    """Write PNGs: `latency_<precision>.png`, and `accuracy.png` where accuracies are known.
+    """Write PNGs: `latency.png`, and `accuracy.png` where accuracies are known.
 
     Returns:
         the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    return [_save(figure, folder / name) for name, figure in _figures(report)]
-
-
-def _figures(report: Report) -> Iterator[tuple[str, Figure]]:
-    for precision in dict.fromkeys(row.precision for row in report.rows):
-        yield f"latency_{precision}.png", _latency(report, precision)
+    files = [_save(_latency(report), folder / "latency.png")]
     if all(network.top1 is not None for network in report.networks):
-        yield "accuracy.png", _accuracy(report)
+        files.append(_save(_accuracy(report), folder / "accuracy.png"))
+    return files
 
 
 def _save(figure: Figure, file: Path) -> Path:
@@ -43,18 +39,23 @@ def _save(figure: Figure, file: Path) -> Path:
     return partial.rename(file)
 
 
-def _latency(report: Report, precision: str) -> Figure:
-    """Bars of medians with quartiles by S, a panel per batch size; dashes where sharing would be perfect."""
-    sizes = sorted({row.batch_size for row in report.rows})
+def _latency(report: Report) -> Figure:
+    """Bars of medians with quartiles by S; a row of panels per engine and precision, one per batch size."""
+    runners, sizes, kind = report.runners, report.batch_sizes, str(report.machine["devices"])
     figure, panels = plt.subplots(
-        1, len(sizes), figsize=(1.5 + 4.5 * len(sizes), 4.5), layout="constrained", squeeze=False
+        len(runners),
+        len(sizes),
+        figsize=(1.5 + 4.5 * len(sizes), 0.5 + 4 * len(runners)),
+        layout="constrained",
+        squeeze=False,
     )
-    for axes, size in zip(panels[0], sizes, strict=True):
-        _bars(axes, report.of(precision, size), str(report.machine["devices"]))
-        axes.set_title(f"batches of {size}")
-    panels[0][0].set_ylabel("latency (ms)")
+    for row, (engine, precision) in zip(panels, runners, strict=True):
+        for axes, size in zip(row, sizes, strict=True):
+            _bars(axes, report.of(engine, precision, size), kind)
+            axes.set_title(f"{engine}, {precision}, batches of {size}")
+        row[0].set_ylabel("latency (ms)")
     panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.suptitle(_title(report, precision))
+    figure.suptitle(_title(report))
     return figure
 
 
@@ -66,11 +67,7 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
             continue
         places = [splits.index(row.split) + (index - len(WAYS) // 2) * BAR for row in of_way]
         medians = [row.ms.median for row in of_way]
-        spread = [
-            [row.ms.median - row.ms.q1 for row in of_way],
-            [row.ms.q3 - row.ms.median for row in of_way],
-        ]
-        axes.bar(places, medians, BAR * 0.9, yerr=spread, label=_label(way, kind), error_kw={"linewidth": 1})
+        axes.bar(places, medians, BAR * 0.9, yerr=_spread(of_way), label=_label(way, kind))
         starts, ends = ([place + side * BAR / 2 for place in places] for side in (-1, 1))
         lines = axes.hlines([row.floor_ms for row in of_way], starts, ends, "black", "dashed", linewidth=1)
     lines.set_label("perfectly shared")
@@ -80,41 +77,42 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
 
 
 def _accuracy(report: Report) -> Figure:
-    """Top-1 accuracy against latency at the smallest batch, a line per way through S."""
-    size = min(row.batch_size for row in report.rows)
-    kind = str(report.machine["devices"])
+    """Top-1 accuracy against latency at the smallest batch: a line per way through S."""
+    size, kind = report.batch_sizes[0], str(report.machine["devices"])
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     top1 = {(one.precision, one.split): 100 * (one.top1 or 0) for one in report.networks}
-    precisions = list(dict.fromkeys(row.precision for row in report.rows))
-    for precision in precisions:
-        for way in (ONE_DEVICE, ALL_DEVICES, CONCURRENT):
-            rows = [row for row in report.of(precision, size) if row.way == way]
-            if not rows:
-                continue
-            accuracies = [top1[precision, row.split] for row in rows]
-            spread = [
-                [row.ms.median - row.ms.q1 for row in rows],
-                [row.ms.q3 - row.ms.median for row in rows],
-            ]
-            label = _label(way, kind) + (f", {precision}" if len(precisions) > 1 else "")
-            axes.errorbar(
-                [row.ms.median for row in rows], accuracies, xerr=spread, marker="o", capsize=3, label=label
+    for engine, precision in report.runners:
+        for way, rows in _lines(report.of(engine, precision, size), kind):
+            medians, accuracies = (
+                [row.ms.median for row in rows],
+                [top1[precision, row.split] for row in rows],
             )
-            for row, accuracy in zip(rows, accuracies, strict=True):
-                axes.annotate(
-                    f"S={row.split}",
-                    (row.ms.median, accuracy),
-                    (5, 5),
-                    textcoords="offset points",
-                    fontsize=8,
-                )
+            label = way if len(report.runners) == 1 else f"{way}, {engine}, {precision}"
+            axes.errorbar(medians, accuracies, xerr=_spread(rows), marker="o", capsize=3, label=label)
+            for row, place in zip(rows, zip(medians, accuracies, strict=True), strict=True):
+                axes.annotate(f"S={row.split}", place, (5, 5), textcoords="offset points", fontsize=8)
     axes.set_xlabel(f"latency (ms), batches of {size}")
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    axes.set_title(_title(report, ", ".join(precisions)))
+    axes.set_title(_title(report))
     return figure
+
+
+def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[Row]]]:
+    """The paper compares members that have a device each with the large network on one."""
+    large = [row for row in rows if row.split == 1 and row.way == ONE_DEVICE]
+    for way in (ONE_DEVICE, ALL_DEVICES, CONCURRENT):
+        of_way = [row for row in rows if row.way == way]
+        if way == CONCURRENT and of_way:
+            yield f"concurrent; S=1 on one {DEVICE_NAMES[kind][0]}", large + of_way
+        elif of_way:
+            yield _label(way, kind), of_way
+
+
+def _spread(rows: list[Row]) -> list[list[float]]:
+    return [[row.ms.median - row.ms.q1 for row in rows], [row.ms.q3 - row.ms.median for row in rows]]
 
 
 def _label(way: str, kind: str) -> str:
@@ -128,6 +126,6 @@ def _label(way: str, kind: str) -> str:
     }[way]
 
 
-def _title(report: Report, precision: str) -> str:
+def _title(report: Report) -> str:
     machine = report.machine
-    return f"{report.network}, {precision}, {machine['count']} {machine['devices']} of {machine['processor']}"
+    return f"{report.network} on {machine['count']} {machine['devices']} of {machine['processor']}"

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from coserve_cli.bench.speedup.devices import Devices
 from coserve_cli.bench.speedup.family import Division, Family
 from coserve_cli.bench.speedup.measure import Samples
-from coserve_cli.bench.speedup.ways import ONE_DEVICE
+from coserve_cli.bench.speedup.ways import ONE_DEVICE, Plan
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ class Row:
         floor_ms: the members' time in turn on one device / `devices`: were sharing perfect.
     """
 
-    split: int
+    engine: str
     precision: str
     batch_size: int
+    split: int
     way: str
     devices: int
     repeats: int
@@ -121,9 +123,20 @@ class Report:
         report: Report = TypeAdapter(cls).validate_json(file.read_bytes())
         return report
 
-    def of(self, precision: str, batch_size: int) -> list[Row]:
+    @property
+    def runners(self) -> list[tuple[str, str]]:
+        """Engines and precisions; of each pair the speedups are its own."""
+        return list(dict.fromkeys((row.engine, row.precision) for row in self.rows))
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """In ascending order."""
+        return sorted({row.batch_size for row in self.rows})
+
+    def of(self, engine: str, precision: str, batch_size: int) -> list[Row]:
         """The rows that can be compared with each other."""
-        return [row for row in self.rows if (row.precision, row.batch_size) == (precision, batch_size)]
+        case = (engine, precision, batch_size)
+        return [row for row in self.rows if (row.engine, row.precision, row.batch_size) == case]
 
 
 def describe_machine(devices: Devices) -> dict[str, str | int | float]:
@@ -143,50 +156,56 @@ def make_report(
     machine: Mapping[str, str | int | float],
     peak: Mapping[str, float],
     samples: Sequence[Samples],
-    memory: Mapping[tuple[str, str, int, int], float | None],
+    memory: Mapping[Plan, Mapping[int, float | None]],
+    missing: Sequence[str],
 ) -> Report:
     """Put figures together.
 
     Args:
         peak: GFLOP/s of one device and of all.
-        memory: MiB by way, precision, split and batch size.
+        memory: MiB by plan and batch size.
+        missing: what could not be had, besides what the family lacks.
     """
-    alone = {
-        (one.plan.division.precision, one.plan.division.split, one.batch_size): float(
-            np.median(one.milliseconds)
-        )
-        for one in samples
-        if one.plan.way == ONE_DEVICE
-    }
+    alone = {_of(one): float(np.median(one.milliseconds)) for one in samples if one.plan.way == ONE_DEVICE}
     large = {division.precision: division for division in family.divisions if division.split == 1}
     rows = []
     for one in samples:
-        division, devices, size = one.plan.division, one.plan.devices_used, one.batch_size
-        ms = Quartiles.of(one.milliseconds)
-        of_large = alone[division.precision, 1, size]
-        in_turn = alone[division.precision, division.split, size]
-        gflops = 2 * division.multiply_adds * size / ms.median / 1e6
-        share = peak["one_device"] * devices if devices < one.plan.devices.count else peak["all_devices"]
+        plan, division, size = one.plan, one.plan.division, one.batch_size
+        devices, ms = plan.devices_used, Quartiles.of(one.milliseconds)
+        in_turn, of_large = alone[_of(one)], alone[_of(one)._replace(split=1)]
+        share = peak["one_device"] * devices if devices < plan.devices.count else peak["all_devices"]
         rows.append(
             Row(
-                split=division.split,
-                precision=division.precision,
-                batch_size=size,
-                way=one.plan.way,
+                *_of(one),
+                way=plan.way,
                 devices=devices,
                 repeats=len(one.milliseconds),
                 ms=ms,
                 images_per_s=1000 * size / ms.median,
                 overlap=Quartiles.of(one.overlaps),
-                peak_fraction=gflops / share,
-                memory_mib=memory[one.plan.way, division.precision, division.split, size],
+                peak_fraction=2 * division.multiply_adds * size / ms.median / 1e6 / share,
+                memory_mib=memory[plan][size],
                 speedup=of_large / ms.median,
                 ideal_speedup=devices * large[division.precision].multiply_adds / division.multiply_adds,
                 floor_ms=in_turn / devices,
             )
         )
     networks = tuple(map(Network.of, family.divisions))
-    return Report(family.network, machine, peak, networks, tuple(rows), family.missing)
+    return Report(family.network, machine, peak, networks, tuple(rows), (*missing, *family.missing))
+
+
+class _Case(NamedTuple):
+    """What is run, whatever the way."""
+
+    engine: str
+    precision: str
+    batch_size: int
+    split: int
+
+
+def _of(samples: Samples) -> _Case:
+    division = samples.plan.division
+    return _Case(samples.plan.engine, division.precision, samples.batch_size, division.split)
 
 
 def _processor() -> str:

@@ -1,6 +1,7 @@
 """A report as a table in the terminal."""
 
 from collections.abc import Iterator
+from itertools import product
 
 from coserve_cli.bench.speedup.report import Report, Row
 from coserve_cli.bench.speedup.ways import ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL, ONE_DEVICE
@@ -43,14 +44,14 @@ def table(report: Report) -> Iterator[str]:
             f"S={network.split} {network.precision}: {network.split} × {network.members[0]}, "
             f"{network.multiply_adds / 1e6:,.1f} M multiply-adds{accuracy}"
         )
-    for precision, size in dict.fromkeys((row.precision, row.batch_size) for row in report.rows):
+    for (engine, precision), size in product(report.runners, report.batch_sizes):
         yield ""
-        yield f"{precision}, batch {size}"
+        yield f"{engine}, {precision}, batch {size}"
         yield (
             f"{'S':>2}  {'way':<24}  {'median ms (quartiles)':>24}  {'images/s':>8}  {'overlap':>7}  "
             f"{'speedup':>7}  {'ideal':>5}  {'of it':>5}  {'floor ms':>8}  {'peak':>5}  {'MiB':>5}"
         )
-        for row in report.of(precision, size):
+        for row in report.of(engine, precision, size):
             yield _line(row, kind)
     for missing in report.missing:
         yield f"not measured: {missing}"

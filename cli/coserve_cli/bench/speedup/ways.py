@@ -15,8 +15,11 @@ from coserve_server.engines.base import Batch, MemberRun
 ONE_DEVICE, ALL_DEVICES, CONCURRENT = "one_device", "all_devices", "concurrent"
 FUSED, FUSED_PARALLEL = "fused", "fused_parallel"
 
+ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
+"""The engines that run networks in a process."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     """One way to run a division, not yet loaded; another process can be given it.
 
@@ -27,6 +30,7 @@ class Plan:
 
     way: str
     division: Division
+    engine: str
     devices: Devices
 
     @property
@@ -37,14 +41,16 @@ class Plan:
         return self.devices.used_by(self.division.split) if self.way == CONCURRENT else self.devices.count
 
 
-def plans(division: Division, devices: Devices) -> list[Plan]:
+def plans(division: Division, engine: str, devices: Devices) -> list[Plan]:
     """The ways there are: a network that is not divided has no members to run at once, or to fuse."""
     ways = [ONE_DEVICE]
     if devices.count > 1:
         ways.append(ALL_DEVICES)
     if division.split > 1:
-        ways += [CONCURRENT, FUSED] if devices.gpus else [CONCURRENT, FUSED, FUSED_PARALLEL]
-    return [Plan(way, division, devices) for way in ways]
+        ways += [CONCURRENT, FUSED]
+        if engine == ONNXRUNTIME and not devices.gpus:
+            ways.append(FUSED_PARALLEL)
+    return [Plan(way, division, engine, devices) for way in ways]
 
 
 @dataclass(frozen=True)

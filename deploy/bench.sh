@@ -1,10 +1,12 @@
 # Runs in the service `bench`: perf_analyzer against Triton's ensemble over gRPC, and the gateway over HTTP.
-set -eu
+set -u
+status=0
 measure() {
     echo "== $1"
     shift
     perf_analyzer -m "$MODEL" --concurrency-range "$CONCURRENCY" --measurement-interval "$INTERVAL_MS" \
-        --percentile=95 "$@"
+        --stability-percentage "$STABILITY" --percentile=95 "$@" || status=$?
 }
 measure "Triton's ensemble, gRPC" -u triton:8001 -i grpc
 measure "the gateway, HTTP" -u gateway:8000 -i http
+exit $status

@@ -3,15 +3,15 @@
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+import time
+from collections.abc import AsyncGenerator
+from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect
 
 from coserve_server.api.schemas import ClassifyRequest
 from coserve_server.errors import (
@@ -27,10 +27,11 @@ from coserve_server.images import EncodedImage
 from coserve_server.settings import Settings
 
 FIELD = "files"
+GRACE_S = 5
+"""Time that a body has before its bytes are counted against `min_upload_rate`."""
 SPARE_VALUES = 1000
 """Values that a JSON body may have beside its images or numbers."""
 
-T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -42,17 +43,15 @@ async def read_images(request: Request, settings: Settings) -> list[EncodedImage
     """
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        reading = _read_multipart(request, settings)
-    elif content_type == "application/json":
-        reading = _read_json(request, settings)
-    elif content_type.startswith("image/"):
-        reading = _read_raw(request, settings)
-    else:
-        raise UnsupportedTypeError(
-            f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
-            f"{FIELD!r}, image/*, or application/json"
-        )
-    return await _in_time(reading, settings)
+        return await _read_multipart(request, settings)
+    if content_type == "application/json":
+        return await _read_json(request, settings)
+    if content_type.startswith("image/"):
+        return await _read_raw(request, settings)
+    raise UnsupportedTypeError(
+        f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
+        f"{FIELD!r}, image/*, or application/json"
+    )
 
 
 async def read_body(request: Request, settings: Settings, max_bytes: int | None = None) -> bytes:
@@ -64,7 +63,7 @@ async def read_body(request: Request, settings: Settings, max_bytes: int | None 
     Raises:
         BadBodyError, BodyTooLargeError, UploadTimeoutError: nothing more of the body is read then.
     """
-    return await _in_time(_read_whole(request, max_bytes or settings.max_body_bytes), settings)
+    return await _read_whole(request, settings, max_bytes or settings.max_body_bytes)
 
 
 def parse_json(kind: type[M], body: bytes, max_values: int) -> M:
@@ -89,40 +88,51 @@ def parse_json(kind: type[M], body: bytes, max_values: int) -> M:
         raise InvalidParametersError(said) from error
 
 
-async def _in_time(reading: Coroutine[Any, Any, T], settings: Settings) -> T:
-    try:
-        return await asyncio.wait_for(reading, settings.upload_timeout_ms / 1000)
-    except asyncio.TimeoutError as error:
-        raise UploadTimeoutError(f"the body took longer than {settings.upload_timeout_ms:g} ms") from error
-
-
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body's pieces; stops when it turns out too large, whatever its Content-Length says."""
+async def _arriving(request: Request, settings: Settings, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body's pieces; stops when it turns out too large, whatever its Content-Length says, or too slow."""
     too_large = BodyTooLargeError(f"the body has more than the {max_bytes} bytes allowed")
     announced = request.headers.get("Content-Length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
-    received = 0
-    try:
-        async for piece in request.stream():
-            received += len(piece)
-            if received > max_bytes:
-                raise too_large
-            yield piece
-    except ClientDisconnect as error:
-        raise BadBodyError("the connection was closed before the body's end") from error
+    began, received, more = time.monotonic(), 0, True
+    while more:
+        left_s = began + _time_s(settings, received) - time.monotonic()
+        try:
+            # Not `request.stream`, which has an empty piece more to wait for.
+            message = await asyncio.wait_for(request.receive(), left_s)
+        except asyncio.TimeoutError as error:
+            raise UploadTimeoutError(_slowness(settings, received)) from error
+        if message["type"] == "http.disconnect":
+            raise BadBodyError("the connection was closed before the body's end")
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        received += len(piece)
+        if received > max_bytes:
+            raise too_large
+        yield piece
 
 
-async def _read_whole(request: Request, max_bytes: int) -> bytes:
-    return b"".join([piece async for piece in _limited(request, max_bytes)])
+def _time_s(settings: Settings, received: int) -> float:
+    """Within which the next piece must come, from the body's first on."""
+    longest, rate = settings.upload_timeout_ms / 1000, settings.min_upload_rate
+    return min(longest, GRACE_S + received / rate) if rate else longest
+
+
+def _slowness(settings: Settings, received: int) -> str:
+    if _time_s(settings, received) < settings.upload_timeout_ms / 1000:
+        return f"the body comes at less than {settings.min_upload_rate} bytes a second"
+    return f"the body took longer than {settings.upload_timeout_ms:g} ms"
+
+
+async def _read_whole(request: Request, settings: Settings, max_bytes: int) -> bytes:
+    return b"".join([piece async for piece in _arriving(request, settings, max_bytes)])
 
 
 async def _read_raw(request: Request, settings: Settings) -> list[EncodedImage]:
-    return [EncodedImage(await _read_whole(request, settings.max_body_bytes))]
+    return [EncodedImage(await _read_whole(request, settings, settings.max_body_bytes))]
 
 
 async def _read_json(request: Request, settings: Settings) -> list[EncodedImage]:
-    body = await _read_whole(request, settings.max_body_bytes)
+    body = await _read_whole(request, settings, settings.max_body_bytes)
     return await asyncio.to_thread(_decode_json, body, settings.max_images)
 
 
@@ -153,7 +163,7 @@ async def _read_multipart(request: Request, settings: Settings) -> list[EncodedI
     # Python has codecs that fail, or give what no answer can repeat, for any bytes.
     if charset.lower() != b"utf-8":
         raise BadBodyError("multipart body: the charset of its names must be utf-8")
-    stream = _limited(request, settings.max_body_bytes)
+    stream = _arriving(request, settings, settings.max_body_bytes)
     # One more than allowed, so that `Classifier` sees an excess of one and this parser only greater ones.
     parser = _Parser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
     # In memory, which the limit on bytes bounds, rather than on disk.

@@ -1,8 +1,7 @@
 """What serving asks of an engine."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,8 +65,11 @@ class Engine(Protocol):
     def batches(self, ensemble: Ensemble) -> bool:
         """Whether what runs the members makes batches of requests itself, and is best given each at once."""
 
-    def turn(self, ensemble: Ensemble) -> AbstractAsyncContextManager[None]:
-        """Have what the members run on to oneself; not asked for where the engine batches itself."""
+    def resource(self, ensemble: Ensemble) -> Hashable:
+        """What a batch of the ensemble has to itself while it runs; not asked for where the engine batches.
+
+        Of ensembles whose resources are equal one batch runs at a time.
+        """
 
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         """Hand the batch to every member that can take it, at once.

@@ -3,8 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Hashable, Mapping, Sequence
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
@@ -40,7 +39,6 @@ class EmbeddedEngine:
         """
         self.load_errors: Mapping[str, str] = {}
         self._load_member, self._cores, self._threads = load, cores, threads
-        self._turn = asyncio.Lock()
         self._generations: dict[int, Generation] = {}
         """By the identity of their ensembles, also those that only requests in progress still hold."""
         self._versions: dict[str, tuple[Ensemble, ...]] = {}
@@ -86,9 +84,9 @@ class EmbeddedEngine:
         """No."""
         return False
 
-    def turn(self, ensemble: Ensemble) -> AbstractAsyncContextManager[None]:
-        """Have the cores to oneself."""
-        return self._turn
+    def resource(self, ensemble: Ensemble) -> Hashable:
+        """The cores."""
+        return self._cores
 
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
@@ -122,10 +120,9 @@ class EmbeddedEngine:
         return bool(new or gone)
 
     async def close(self) -> None:
-        """Wait for the batch that runs, then end the threads and free the sessions."""
-        async with self._turn:
-            while self._generations:
-                self._generations.popitem()[1].close()
+        """End the threads and free the sessions; no batch may run any more."""
+        while self._generations:
+            self._generations.popitem()[1].close()
 
     def _members(self, ensemble: Ensemble) -> list[LoadedMember]:
         loaded = self._generations[id(ensemble.whole)].members

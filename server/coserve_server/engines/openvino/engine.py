@@ -85,9 +85,16 @@ class _CompiledMember(LoadedMember):
         try:
             tensor = ov.Tensor(np.ascontiguousarray(batch), shared_memory=True)
             self._request.set_tensor(self.member.input_name, tensor)
-            self._request.infer()
+            if len(batch) == 1:
+                self._request.infer()
+            else:
+                # Some 30 µs slower, but can be stopped between two layers.
+                self._request.start_async()
+                self._request.wait()
             logits: NDArray[np.float32] = self._request.get_tensor(self.member.output_name).data.copy()
             return logits
+        except RuntimeError as error:
+            raise RuntimeError(_reason(error)) from error
         finally:
             with self._guard:
                 self._running = None

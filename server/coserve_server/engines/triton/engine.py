@@ -4,8 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Hashable, Mapping, Sequence
 
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.triton.channel import metadata, open_channel
@@ -97,9 +96,9 @@ class TritonEngine:
         """Whether Triton batches the requests to every member."""
         return all(member.batches for member in ensemble.members)
 
-    def turn(self, ensemble: Ensemble) -> AbstractAsyncContextManager[None]:
-        """Nothing to wait for: Triton has its own queues."""
-        return nullcontext()
+    def resource(self, ensemble: Ensemble) -> Hashable:
+        """The ensemble itself: Triton has its own queues."""
+        return id(ensemble.whole), ensemble.name
 
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Send the batch to every member."""

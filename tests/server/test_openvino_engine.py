@@ -1,0 +1,241 @@
+"""The engine openvino against real ONNX members and ONNX Runtime; no assertion on how long anything takes."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.choice import embedded_engine
+from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.errors import EngineError, SettingsError
+from coserve_server.reload import Reloader
+from coserve_server.repository import read_repository
+from coserve_server.settings import load_settings
+from tests.server.onnx_repository import BUSY, add_version, write_repository
+
+T = TypeVar("T")
+TWO = Cores(2, None)
+
+
+def with_engine(
+    folder: Path,
+    use: Callable[[OpenVinoEngine], Awaitable[T]],
+    cores: Cores = TWO,
+    threads: int | None = None,
+    cache: Path | None = None,
+) -> T:
+    async def run() -> T:
+        engine = OpenVinoEngine(read_repository(folder), cores, threads, cache)
+        try:
+            return await asyncio.wait_for(use(engine), 60)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+async def infer(engine: OpenVinoEngine, batch: Batch) -> list[MemberRun]:
+    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(5000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it never came true")
+
+
+def images(count: int = 3, size: int = 8) -> Batch:
+    return np.random.default_rng(9).random((count, 3, size, size), np.float32)
+
+
+def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path) -> None:
+    write_repository(tmp_path, depth=3)
+
+    async def use(engine: OpenVinoEngine) -> list[tuple[Batch, list[MemberRun]]]:
+        batches = [images(3), images(1), images(8), images(3)[::-1]]
+        return [(batch, await infer(engine, batch)) for batch in batches]
+
+    answers = with_engine(tmp_path, use)
+    for index in range(2):
+        session = ort.InferenceSession(tmp_path / f"pair_member{index}/1/model.onnx")
+        for batch, runs in answers:
+            (expected,) = session.run(None, {"images": np.ascontiguousarray(batch)})
+            np.testing.assert_allclose(runs[index].logits, expected, atol=1e-4)
+            assert runs[index].start_ns < runs[index].end_ns
+
+
+@pytest.mark.parametrize(("threads", "members"), [(None, 2), (2, 2), (1, 1)])
+def test_any_number_of_threads_gives_the_same(tmp_path: Path, threads: int | None, members: int) -> None:
+    write_repository(tmp_path, members=members, channels=32, size=16)
+    batch = images(2, 16)
+    runs = with_engine(tmp_path, lambda engine: infer(engine, batch), TWO, threads)
+    for index, run in enumerate(runs):
+        session = ort.InferenceSession(tmp_path / f"pair_member{index}/1/model.onnx")
+        np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-4)
+
+
+def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    allowed = sorted(os.sched_getaffinity(0))
+    ids = (allowed[0], allowed[-1])
+
+    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[set[int]]]:
+        runs = await infer(engine, images())
+        return runs, [os.sched_getaffinity(task) for task in tasks() - before]
+
+    def tasks() -> set[int]:
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+    before = tasks()
+    runs, affinities = with_engine(tmp_path, use, Cores(2, ids))
+    assert [run.device for run in runs] == [f"cpu:{ids[0]}", f"cpu:{ids[1]}"]
+    for core in ids:
+        # The lane's thread, and the one that OpenVINO runs several images on.
+        assert affinities.count({core}) >= 2, affinities
+    assert sorted(os.sched_getaffinity(0)) == allowed, "the calling thread keeps its cores"
+
+
+def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[MemberRun]]:
+        return await infer(engine, images(size=9)), await infer(engine, images())
+
+    failed, answered = with_engine(tmp_path, use)
+    assert all(run.logits is None and run.error for run in failed)
+    assert all(run.error is None for run in answered)
+
+
+def test_a_cancelled_member_stops_between_two_layers_and_is_back(tmp_path: Path) -> None:
+    write_repository(tmp_path, depth=150, channels=64, size=24)
+    batch = images(8, 24)
+
+    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[MemberRun]]:
+        ensemble = engine.ensembles["pair"]
+        (generation,) = engine._generations.values()
+        member = generation.members[0]
+        before = await infer(engine, batch)
+        call = member.call()
+        run = asyncio.wrap_future(member.lane.submit(member.run, batch, call))
+        await until(lambda: member._running is call)  # type: ignore[attr-defined]
+        await asyncio.sleep(0.3)
+        call.stop()
+        assert (await run).error == "Caught exception: Infer Request was canceled"
+        hanging, sound = engine.start(ensemble, batch)
+        hanging.cancel()
+        assert (await sound).error is None
+        await until(lambda: len(engine.ready_members(ensemble)) == 2)
+        return before, await infer(engine, batch)
+
+    for before, after in zip(*with_engine(tmp_path, use), strict=True):
+        np.testing.assert_array_equal(before.logits, after.logits)
+
+
+def test_a_call_that_is_stopped_before_it_begins_does_not_run(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OpenVinoEngine) -> MemberRun:
+        (generation,) = engine._generations.values()
+        call = generation.members[0].call()
+        call.stop()
+        return generation.members[0].run(images(), call)
+
+    assert with_engine(tmp_path, use).error == "stopped before it began"
+
+
+def test_a_member_in_the_middle_of_a_layer_is_left_out_until_it_is_free(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={0: BUSY})
+
+    async def use(engine: OpenVinoEngine) -> None:
+        ensemble = engine.ensembles["pair"]
+        (generation,) = engine._generations.values()
+        busy, sound = engine.start(ensemble, images())
+        assert (await sound).error is None
+        await until(lambda: generation.members[0]._running is not None)  # type: ignore[attr-defined]
+        busy.cancel()
+        await asyncio.sleep(0)
+        first, second = await infer(engine, np.zeros_like(images()))
+        assert (first.error, second.error) == ("still busy with an earlier batch", None)
+        await until(lambda: len(engine.ready_members(ensemble)) == 2)
+        assert all(run.error is None for run in await infer(engine, np.zeros_like(images())))
+
+    with_engine(tmp_path, use)
+
+
+@pytest.mark.parametrize("content", [b"no network", None])
+def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> None:
+    write_repository(tmp_path)
+    file = tmp_path / "pair_member1/1/model.onnx"
+    file.write_bytes(file.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(EngineError) as caught:
+        OpenVinoEngine(read_repository(tmp_path), TWO)
+    assert str(caught.value).startswith(f"ensemble pair: member pair_member1 ({file}) cannot be loaded: ")
+    assert "\n" not in str(caught.value)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pair-")]
+
+
+def test_a_new_version_is_taken_over_while_it_serves(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[MemberRun]]:
+        reloader = Reloader(tmp_path, engine)
+        before = await infer(engine, images())
+        add_version(tmp_path, "pair", 2)
+        await reloader.refresh()
+        assert engine.ensembles["pair"].version == "2"
+        after = await infer(engine, images())
+        add_version(tmp_path, "pair", 3, cut_off=1)
+        await reloader.refresh()
+        assert "cannot be loaded" in engine.load_errors["pair"]
+        assert engine.ensembles["pair"].version == "2"
+        return before, after
+
+    for old, new in zip(*with_engine(tmp_path, use), strict=True):
+        assert old.logits is not None
+        assert new.logits is not None
+        assert not np.allclose(old.logits, new.logits)
+
+
+def test_compiled_networks_are_kept_and_a_damaged_one_is_made_again(tmp_path: Path) -> None:
+    folder, cache = write_repository(tmp_path / "models"), tmp_path / "cache"
+
+    def answers() -> list[MemberRun]:
+        return with_engine(folder, lambda engine: infer(engine, images()), cache=cache)
+
+    first = answers()
+    kept = sorted(cache.glob("*.blob"))
+    whole = [file.read_bytes() for file in kept]
+    assert len(kept) == 2
+    kept[0].write_bytes(whole[0][:100])
+    kept[1].write_bytes(b"")
+    for run, again in zip(first, answers(), strict=True):
+        np.testing.assert_array_equal(run.logits, again.logits)
+    assert [len(file.read_bytes()) for file in sorted(cache.glob("*.blob"))] == list(map(len, whole))
+    # Another network at the same path is not taken for the one that was kept.
+    file, other = (folder / f"pair_member{index}/1/model.onnx" for index in range(2))
+    status = file.stat()
+    file.write_bytes(other.read_bytes())
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    np.testing.assert_array_equal(answers()[0].logits, first[1].logits)
+
+
+def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
+    cores = Cores(2, tuple(sorted(os.sched_getaffinity(0)))[:2])
+    how = {"repository": tmp_path, "engine": "openvino", "pin_members": False, "member_threads": 2}
+    engine = embedded_engine(load_settings(**how), cores)
+    assert isinstance(engine, OpenVinoEngine)
+    assert (engine._cores, engine._threads) == (Cores(2, None), 2)
+    default = embedded_engine(load_settings(repository=tmp_path), cores)
+    assert (default._cores, default._threads) == (cores, None)
+    with pytest.raises(SettingsError, match="openvino_cache: only engine openvino uses it"):
+        load_settings(repository=tmp_path, openvino_cache=tmp_path)

@@ -91,8 +91,9 @@ def _on_gpus(plan: Plan) -> Way:
 def _on_gpu(member: Member, devices: Devices, index: int, lane: Lane) -> LoadedMember:
     name, provider_options = devices.provider(index)
     options = _options()
-    # Rather an error than a network that runs in part on the CPU.
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if name != CPU:
+        # Rather an error than a network that runs in part on the CPU.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = ort.InferenceSession(member.model_path, options, [(name, provider_options)])
     # ONNX Runtime's errors share no base class but Exception.

@@ -17,17 +17,21 @@ RUNS = 2
 
 
 def measure_memory(plan: Plan, batch_sizes: Sequence[int]) -> list[float | None]:
-    """Resident MiB, by batch size in ascending order, that a process of its own grows by to run a plan.
+    """MiB that a process of its own grows by to run a plan, by batch size in ascending order.
 
-    What it read before, Python and libraries, does not count. None where the system has no /proc.
+    Resident memory that is no file's: weights, activations and thread stacks, but not the libraries' code.
+    None where the system has no /proc.
     """
     if not STATM.exists():
         return [None] * len(batch_sizes)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return list(process.submit(_grown, plan, batch_sizes).result())
+    # Its processes begin with the libraries loaded, and with none of this one's threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(1, context) as process:
+        return list(process.submit(_growth, plan, batch_sizes).result())
 
 
-def _grown(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:
+def _growth(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:
     return asyncio.run(_run(plan, batch_sizes))
 
 
@@ -35,15 +39,16 @@ async def _run(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:
     before = _resident()
     way = load(plan)
     how = plan.division.ensemble.preprocessing
-    grown = []
+    growth = []
     for size in batch_sizes:
         for _ in range(RUNS):
             await way.run(np.zeros((size, 3, how.height, how.width), np.float32))
-        grown.append((_resident() - before) / 2**20)
+        growth.append((_resident() - before) / 2**20)
     await way.close()
-    return grown
+    return growth
 
 
 def _resident() -> int:
-    """Bytes; proc_pid_statm(5)."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that are no file's; proc_pid_statm(5)."""
+    _, resident, shared, *_ = STATM.read_text().split()
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

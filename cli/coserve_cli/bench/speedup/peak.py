@@ -11,7 +11,7 @@ from coserve_server.engines.embedded.lanes import Lane
 
 SIZES = {"cores": 1536, "streams": 8192, "gpus": 8192}
 """Of the square matrices: beyond the size from which the speed no longer grows."""
-RUNS = 8
+RUNS = 5
 
 
 def measure_peak(devices: Devices) -> dict[str, float]:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test test-slow lint bench perf-analyzer clean
+.PHONY: setup demo test test-slow test-compose lint bench perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -30,12 +30,15 @@ lint: $(VENV)/.all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.all  ## the whole suite but test-slow
+test: $(VENV)/.all  ## the whole suite but test-slow and test-compose
 	-$(MAKE) --no-print-directory perf-analyzer
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not compose"
 
 test-slow: $(VENV)/.all  ## every family of networks learns a hundred images: minutes
 	$(PYTEST) -m slow
+
+test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its own where none answers: minutes
+	tests/compose/run
 
 bench: $(VENV)/.all
 	$(BIN)/python benchmarks/member_overlap.py

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,16 +65,33 @@ class _Request:
         self.left = self.left[count:]
         self.shares.append(Share(run, slice(start, start + count)))
         run.waiting += 1
-        if len(self.left) == 0:
+        if len(self.left) == 0 and not self.placed.done():
             self.placed.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """End the waiting, unless it has ended."""
+        if not self.placed.done():
+            self.placed.set_exception(error)
 
 
 _Queue = deque[_Request]
 Ran = Callable[[Ensemble, BatchRun], None]
 
 
+@dataclass(eq=False)
+class _Resource:
+    """What one batch at a time has to itself: that batch, and the ensembles whose requests wait for it.
+
+    Attributes:
+        queues: by identity and name of their ensembles, in the order of their turns; none is empty.
+    """
+
+    running: BatchRun | None = None
+    queues: dict[tuple[int, str], tuple[Ensemble, _Queue]] = field(default_factory=dict)
+
+
 class Batcher:
-    """Hands an engine one batch per ensemble at a time, of as many images as are there and fit.
+    """Hands an engine one batch per resource at a time, of as many images as are there and fit.
 
     An idle engine is given what there is at once: nothing is gained by waiting for more. One that batches
     itself is given everything at once.
@@ -83,8 +100,7 @@ class Batcher:
     def __init__(self, engine: Engine, ran: Ran = lambda _ensemble, _run: None) -> None:
         """Batch for an engine; `ran` is told of every batch when its members have answered or been left."""
         self._engine, self._ran = engine, ran
-        self._queues: dict[tuple[int, str], _Queue] = {}
-        self._serving: set[asyncio.Task[None]] = set()
+        self._resources: dict[Hashable, _Resource] = {}
 
     async def start(self, ensemble: Ensemble, batch: Batch, expires: float) -> list[Share]:
         """Wait until the engine has all images, in one batch or several.
@@ -102,63 +118,72 @@ class Batcher:
             DeadlineError: the turn did not come in time.
         """
         loop = asyncio.get_running_loop()
+        late = DeadlineError(f"{ensemble.name} did not get its turn before the deadline")
         if expires <= loop.time():
-            raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline")
+            raise late
         request = _Request(batch, loop.create_future())
         if self._engine.batches(ensemble):
             while len(request.left):
                 self._run(ensemble, [request])
             return request.shares
-        queue = self._queue(ensemble)
-        queue.append(request)
+        self._enqueue(ensemble, request)
+        timer = loop.call_at(expires, request.fail, late)
         try:
-            await asyncio.wait((request.placed,), timeout=expires - loop.time())
-            if not request.placed.done():
-                raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline")
-            request.placed.result()
+            await request.placed
         except BaseException:
-            if request in queue:
-                queue.remove(request)
-            for share in request.shares:
-                share.run.leave()
+            self._forget(ensemble, request)
             raise
+        finally:
+            timer.cancel()
         return request.shares
 
-    async def close(self) -> None:
-        """Stop; requests that still wait are cancelled."""
-        for serving in self._serving:
-            serving.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+    def close(self) -> None:
+        """Cancel the requests that wait."""
+        for resource in self._resources.values():
+            for _, queue in resource.queues.values():
+                for request in queue:
+                    request.placed.cancel()
 
-    def _queue(self, ensemble: Ensemble) -> _Queue:
-        """The ensemble's queue, which is there, and served, while a request is in it."""
-        # By identity: an ensemble that was loaded again under its name is another one.
-        key = (id(ensemble.whole), ensemble.name)
-        if key not in self._queues:
-            self._queues[key] = deque()
-            serving = asyncio.create_task(self._serve(ensemble, key))
-            self._serving.add(serving)
-            serving.add_done_callback(self._serving.discard)
-        return self._queues[key]
+    def _enqueue(self, ensemble: Ensemble, request: _Request) -> None:
+        name = self._engine.resource(ensemble)
+        resource = self._resources.get(name)
+        if resource is None:
+            resource = self._resources[name] = _Resource()
+            # Not at once: requests that came together form a batch.
+            asyncio.get_running_loop().call_soon(self._advance, name)
+        resource.queues.setdefault(_key(ensemble), (ensemble, deque()))[1].append(request)
 
-    async def _serve(self, ensemble: Ensemble, key: tuple[int, str]) -> None:
-        queue = self._queues[key]
-        try:
-            # The request that made the queue is put into it before this runs.
-            while queue:
-                async with self._engine.turn(ensemble):
-                    if queue:
-                        run = self._run(ensemble, queue)
-                        while queue and len(queue[0].left) == 0:
-                            queue.popleft()
-                        await run.finished
-        except Exception as error:
-            for request in queue:
-                request.placed.set_exception(error)
-        finally:
-            del self._queues[key]
-            for request in queue:
-                request.placed.cancel()
+    def _forget(self, ensemble: Ensemble, request: _Request) -> None:
+        """A request wants no answer any more."""
+        resource = self._resources.get(self._engine.resource(ensemble), _Resource())
+        _, queue = resource.queues.get(_key(ensemble), (ensemble, _Queue()))
+        if request in queue:
+            queue.remove(request)
+            if not queue:
+                del resource.queues[_key(ensemble)]
+        for share in request.shares:
+            share.run.leave()
+
+    def _advance(self, name: Hashable) -> None:
+        """Run the next batch on a resource, or forget the resource where nothing waits for it."""
+        resource = self._resources[name]
+        resource.running = None
+        while resource.queues and resource.running is None:
+            key = next(iter(resource.queues))
+            ensemble, queue = resource.queues.pop(key)
+            try:
+                resource.running = run = self._run(ensemble, queue)
+            except Exception as error:
+                for request in queue:
+                    request.fail(error)
+                continue
+            while queue and len(queue[0].left) == 0:
+                queue.popleft()
+            if queue:
+                resource.queues[key] = (ensemble, queue)
+            run.finished.add_done_callback(lambda _: self._advance(name))
+        if resource.running is None:
+            del self._resources[name]
 
     def _run(self, ensemble: Ensemble, queue: Iterable[_Request]) -> BatchRun:
         """Give the engine as many images as fit, the first ones first; a request may be split."""
@@ -181,3 +206,8 @@ class Batcher:
             request.place(run, start, count)
             start += count
         return run
+
+
+def _key(ensemble: Ensemble) -> tuple[int, str]:
+    """By identity: an ensemble that was loaded again under its name is another one."""
+    return id(ensemble.whole), ensemble.name

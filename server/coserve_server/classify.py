@@ -223,7 +223,7 @@ class Classifier:
     async def close(self) -> None:
         """Free the engine and the threads."""
         self._preparation.close()
-        await self._batcher.close()
+        self._batcher.close()
         await self.engine.close()
 
     def _ran(self, ensemble: Ensemble, batch: BatchRun) -> None:

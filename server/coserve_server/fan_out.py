@@ -82,8 +82,8 @@ async def fan_out(batcher: Batcher, ensemble: Ensemble, batch: Batch, quorum: in
     record.asked_ns = asked = time.perf_counter_ns()
     shares = await batcher.start(ensemble, batch, expires)
     try:
-        futures = [member for share in shares for member in share.run.members]
-        await asyncio.wait(futures, timeout=max(0, expires - asyncio.get_running_loop().time()))
+        finished = [share.run.finished for share in shares]
+        await asyncio.wait(finished, timeout=max(0, expires - asyncio.get_running_loop().time()))
         chunks = [_chunk(share, len(ensemble.labels)) for share in shares]
     finally:
         for share in shares:

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,7 +50,6 @@ class FakeEngine:
         self.scripts = iter(scripts)
         self.given: list[Batch] = []
         self.futures: list[asyncio.Future[MemberRun]] = []
-        self.busy = False
         self.ready = True
         self.missing: str | None = None
         self.load_errors: dict[str, str] = {}
@@ -74,11 +72,8 @@ class FakeEngine:
     def batches(self, ensemble: Ensemble) -> bool:
         return False
 
-    @asynccontextmanager
-    async def turn(self, ensemble: Ensemble) -> AsyncIterator[None]:
-        if self.busy:
-            await asyncio.Event().wait()
-        yield
+    def resource(self, ensemble: Ensemble) -> str:
+        return "fake"
 
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         self.given.append(batch)

@@ -22,15 +22,11 @@ class HeldEngine(FakeEngine):
 
     def __init__(self, batching: bool = False) -> None:
         super().__init__(PAIR, OTHER)
-        self.lock = asyncio.Lock()
         self.batching = batching
         self.batches_given: list[tuple[str, list[float]]] = []
 
     def batches(self, ensemble: Ensemble) -> bool:
         return self.batching
-
-    def turn(self, ensemble: Ensemble) -> asyncio.Lock:  # type: ignore[override]
-        return self.lock
 
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         self.batches_given.append((ensemble.name, batch[:, 0, 0, 0].tolist()))
@@ -60,9 +56,8 @@ def with_batcher(use: Use, batching: bool = False) -> "list[tuple[str, list[floa
         await asyncio.wait_for(use(batcher, engine), 30)
         engine.answer()
         await settle()
-        assert not batcher._queues
-        assert not engine.lock.locked()
-        await batcher.close()
+        assert not batcher._resources
+        batcher.close()
         return engine
 
     return asyncio.run(go()).batches_given
@@ -109,13 +104,13 @@ def test_ensembles_take_turns() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         ask(batcher, 1)
         await settle()
-        ask(batcher, 2)
+        ask(batcher, 2, 3, 4, 5, 6)
         ask(batcher, 10, model=OTHER)
         for _ in range(4):
             await settle()
             engine.answer()
 
-    assert with_batcher(use) == [("pair", [1]), ("other", [10]), ("pair", [2])]
+    assert with_batcher(use) == [("pair", [1]), ("pair", [2, 3, 4, 5]), ("other", [10]), ("pair", [6])]
 
 
 def test_an_engine_that_batches_is_given_everything_at_once() -> None:
@@ -213,7 +208,7 @@ def test_closing_cancels_what_waits() -> None:
         await settle()
         waiting = ask(batcher, 2)
         await settle()
-        await batcher.close()
+        batcher.close()
         with suppress(asyncio.CancelledError):
             await waiting
         assert waiting.cancelled()

@@ -197,7 +197,10 @@ TRITON = {"engine": "triton", "triton_url": "a:1"}
     [
         ({}, "repository: engine onnxruntime needs the folder of a model repository"),
         ({"repository": "r", "port": 70000}, "port: Input should be less than or equal to 65535"),
-        ({"repository": "r", "engine": "magic"}, "engine: Input should be 'onnxruntime' or 'triton'"),
+        (
+            {"repository": "r", "engine": "magic"},
+            "engine: Input should be 'onnxruntime', 'openvino' or 'triton'",
+        ),
         ({"repository": "r", "min_members": 0}, "min_members: Input should be greater than or equal to 1"),
         ({"repository": "r", "combine": "votes"}, "combine: Input should be 'logits' or 'probabilities'"),
         ({"repository": "r", "triton_url": "a:1"}, "triton_url: only engine triton uses it"),

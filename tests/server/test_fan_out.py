@@ -103,7 +103,13 @@ def test_below_the_quorum_for_lack_of_time_is_a_deadline() -> None:
 
 
 def test_waiting_for_the_turn_ends_at_the_deadline() -> None:
-    engine = FakeEngine(ensemble())
-    engine.busy = True
-    with pytest.raises(DeadlineError, match="did not get its turn"):
-        fan(engine, seconds=0.05)
+    one, batch = ensemble(), np.zeros((1, 3, 4, 4), np.float32)
+    engine = FakeEngine(one, scripts=[[None, None]])
+
+    async def go() -> None:
+        batcher, now = Batcher(engine), asyncio.get_running_loop().time()
+        await batcher.start(one, batch, now + 30)
+        with pytest.raises(DeadlineError, match="did not get its turn"):
+            await fan_out(batcher, one, batch, 2, now + 0.05)
+
+    asyncio.run(go())

@@ -1,6 +1,7 @@
 """The embedded engine against real ONNX members; no assertion on how long anything takes."""
 
 import asyncio
+import math
 import os
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
@@ -12,6 +13,7 @@ import onnxruntime as ort
 import pytest
 
 from coserve_server.combine import combine
+from coserve_server.batching import Batcher
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
@@ -35,8 +37,7 @@ def with_engine(folder: Path, use: Callable[[OnnxRuntimeEngine], Awaitable[T]], 
 
 async def infer(engine: OnnxRuntimeEngine, name: str, batch: Batch) -> list[MemberRun]:
     ensemble = engine.ensembles[name]
-    async with engine.turn(ensemble):
-        return list(await asyncio.gather(*engine.start(ensemble, batch)))
+    return list(await asyncio.gather(*engine.start(ensemble, batch)))
 
 
 def images(count: int = 3) -> Batch:
@@ -99,11 +100,18 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
     write_repository(tmp_path, "single", members=1)
 
     async def both(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
-        names = ["pair", "single"] * 5
-        return list(await asyncio.gather(*(infer(engine, name, images()) for name in names)))
+        batcher = Batcher(engine)
+
+        async def run(name: str) -> list[MemberRun]:
+            (share,) = await batcher.start(engine.ensembles[name], images(), math.inf)
+            return list(await asyncio.gather(*share.run.members))
+
+        return list(await asyncio.gather(*map(run, ["pair", "single"] * 5)))
 
     batches = with_engine(tmp_path, both)
-    spans = sorted((min(r.start_ns for r in runs), max(r.end_ns for r in runs)) for runs in batches)
+    # Requests of one ensemble that wait together share a batch.
+    spans = sorted({(min(r.start_ns for r in runs), max(r.end_ns for r in runs)) for runs in batches})
+    assert len(spans) > 1
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 

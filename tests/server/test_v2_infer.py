@@ -123,7 +123,6 @@ def test_below_the_quorum() -> None:
 )
 def test_a_request_may_shorten_the_deadline(headers: dict[str, str], parameters: dict[str, int]) -> None:
     engine = FakeEngine(ensemble())
-    engine.busy = True
     content = document(binary=False, parameters=parameters)
     response = Server(engine).ask("POST", INFER, json=content, headers=headers)
     assert "did not get its turn before the deadline" in error(response, 504)

@@ -1,12 +1,14 @@
 PYTHON ?= python3
 PORT ?= 8000
+IMAGE ?= photo.jpg
 VENV := .venv
 BIN := $(VENV)/bin
+SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnext29_8x64d shipped
 # A file's tests share servers, so they stay together.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test test-slow test-compose lint bench perf-analyzer clean
+.PHONY: setup demo test test-slow test-compose lint bench bench-peers speedup force perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -43,10 +45,19 @@ test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its 
 bench: $(VENV)/.all
 	$(BIN)/python benchmarks/member_overlap.py
 
+speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md shows: a quarter of an hour in quiet
+	$(BIN)/python benchmarks/speedup_page.py
+
+benchmarks/speedup/shipped.json: force | $(VENV)/.all
+	$(BIN)/coserve bench speedup --repository model_repository --batch-sizes 1,4 --seconds 60 --output $@
+
+benchmarks/speedup/%.json: force | $(VENV)/.all
+	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 60 --output $@
+
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer
 
 .perf_analyzer/perf_analyzer: benchmarks/fetch_perf_analyzer.py | $(VENV)/.all
 	$(BIN)/python benchmarks/fetch_perf_analyzer.py .perf_analyzer
 
 clean:
-	rm -rf $(VENV) .perf_analyzer .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .perf_analyzer .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

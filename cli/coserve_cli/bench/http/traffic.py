@@ -128,8 +128,10 @@ class Traffic:
         run.latency.append((done - meant) * 1000)
         run.round_trip.append((done - sent) * 1000)
         run.late.append((sent - meant) * 1000)
-        run.degraded += bool(document.get("degraded"))
-        for name, ms in document.get("timings_ms", {}).items():
+        # Other servers' answers may be lists.
+        about = document if isinstance(document, dict) else {}
+        run.degraded += bool(about.get("degraded"))
+        for name, ms in about.get("timings_ms", {}).items():
             run.stages.setdefault(name, array("d")).append(ms)
 
     def _failed(self, meant: float, kind: str) -> None:
@@ -139,17 +141,17 @@ class Traffic:
             self.run.latency.append((clock() - meant) * 1000)
 
 
-def _document(reply: Reply) -> dict[str, Any] | None:
+def _document(reply: Reply) -> Any:
+    """The answer's JSON; None where it has none."""
     try:
-        document = json.loads(reply.body)
+        return json.loads(reply.body)
     except ValueError:
         return None
-    return document if isinstance(document, dict) else None
 
 
-def _kind(reply: Reply, document: dict[str, Any] | None) -> str:
+def _kind(reply: Reply, document: Any) -> str:
     """The status, and the problem document's type where there is one."""
     if reply.status == 200:
         return "200 not JSON"
-    name = str((document or {}).get("type", "")).rpartition("/")[2]
-    return f"{reply.status} {name}".rstrip()
+    kind = str(document.get("type", "")) if isinstance(document, dict) else ""
+    return f"{reply.status} {kind.rpartition('/')[2]}".rstrip()

@@ -1,0 +1,215 @@
+"""Coserve and other servers with the same ensemble, load generator and machine.
+
+Every round starts each server alone, checks that its logits are Coserve's, warms it up and applies all loads,
+so that whatever else the machine does meets all alike. All take images as multipart uploads and answer with
+the five most probable classes; access logs are off. Members run at once everywhere, with the same threads and
+options.
+
+    python benchmarks/peers/compare.py --image photo.jpg
+
+The first run installs the peers into `.peers/`. Writes `results.json` beside this file. Measure on a machine
+that does nothing else.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnxruntime as ort
+from servers import Running, Server, ServerError, servers
+
+from coserve_cli.bench.http.generator import Generator
+from coserve_cli.bench.http.images import EncodedImage, read_images
+from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
+from coserve_cli.bench.http.results import LoadResults
+from coserve_cli.bench.output import write_whole
+from coserve_server.cores import usable_cores
+from coserve_server.ensembles import Ensemble
+from coserve_server.repository import read_repository
+
+BOUNDARY = "coserve-peers"
+WARM_UP = ClosedLoop(8), Interval(0, 3)
+TOLERANCE = 1e-3
+"""Between logits."""
+
+
+class Measured:
+    """What one server gave, over all rounds."""
+
+    def __init__(self, server: Server, loads: list[Load]) -> None:
+        self.server = server
+        self.loads = [LoadResults(load) for load in loads]
+        self.memory_mib: list[float] = []
+        self.failure: str | None = None
+
+    def round(
+        self,
+        running: Running,
+        images: list[EncodedImage],
+        expected: list[dict[int, float]],
+        interval: Interval,
+    ) -> None:
+        """Check and measure it once.
+
+        Raises:
+            ServerError: its answers are not Coserve's.
+        """
+        for image, logits in zip(images, expected, strict=True):
+            check(image, running.ask(image.data), logits)
+        bodies = [multipart(running.server.upload, image) for image in images]
+        with Generator(Target(running.url, bodies)) as generator:
+            generator.run(*WARM_UP)
+            for load in self.loads:
+                run = generator.run(load.load, interval)
+                if run.stopped:
+                    raise KeyboardInterrupt
+                load.add(run)
+        self.memory_mib.append(running.memory_mib())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, or why there is nothing."""
+        about = {"server": self.server.name, "failure": self.failure}
+        if self.failure is not None:
+            return about
+        return {
+            **about,
+            "version": self.server.version(),
+            "memory_mib": round(median(self.memory_mib)),
+            "loads": [load.to_json() for load in self.loads],
+        }
+
+
+def check(image: EncodedImage, logits: dict[int, float], expected: dict[int, float]) -> None:
+    """Raise ServerError where an answer differs."""
+    if logits.keys() != expected.keys() or any(
+        abs(logits[index] - value) > TOLERANCE for index, value in expected.items()
+    ):
+        raise ServerError(f"answers {logits} for {image.name}, not {expected}")
+
+
+def multipart(upload: str, image: EncodedImage) -> tuple[str, bytes]:
+    """Content type and body of an upload of one file (RFC 7578)."""
+    head = (
+        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{upload}"; filename="image"\r\n'
+        f"Content-Type: {image.kind}\r\n\r\n"
+    )
+    body = head.encode() + image.data + f"\r\n--{BOUNDARY}--\r\n".encode()
+    return f"multipart/form-data; boundary={BOUNDARY}", body
+
+
+def describe(ensemble: Ensemble) -> dict[str, Any]:
+    """The ensemble for `ensemble.py`, with the threads that Coserve's engine would give its members."""
+    count = len(ensemble.members)
+    at_once = min(count, usable_cores().count)
+    return {
+        "files": [str(member.model_path.resolve()) for member in ensemble.members if member.model_path],
+        "weights": [member.weight for member in ensemble.members],
+        "at_once": at_once,
+        "threads": usable_cores().count // at_once,
+        "labels": ensemble.labels,
+        "temperature": ensemble.calibration.temperature(count),
+        "preprocessing": ensemble.preprocessing.model_dump(),
+    }
+
+
+def compare(
+    candidates: list[Measured],
+    ensemble: Ensemble,
+    images: list[EncodedImage],
+    rounds: int,
+    interval: Interval,
+) -> None:
+    """Measure all, in turn; Coserve, the first, gives the expected logits."""
+    expected: list[dict[int, float]] = []
+    with tempfile.TemporaryDirectory(prefix="cp-") as place:
+        description = Path(place, "ensemble.json")
+        description.write_text(json.dumps(describe(ensemble)))
+
+        def once(one: Measured) -> None:
+            one.server.install()
+            with (
+                # Short names: Ray's sockets lie in here, and their paths may have 107 bytes.
+                tempfile.TemporaryDirectory(dir=place, prefix="", ignore_cleanup_errors=True) as folder,
+                one.server.running(Path(folder), description, images[0].data) as running,
+            ):
+                expected.extend([] if expected else [running.ask(image.data) for image in images])
+                one.round(running, images, expected, interval)
+
+        for number in range(rounds):
+            for one in candidates:
+                if one.failure is None:
+                    print(f"round {number + 1} of {rounds}: {one.server.name}", file=sys.stderr)
+                    one.failure = failure_of(once, one)
+
+
+def failure_of(once: Callable[[Measured], None], one: Measured) -> str | None:
+    """Do it; why it failed, if it did."""
+    try:
+        once(one)
+    except ServerError as error:
+        return str(error)
+    return None
+
+
+def table(candidates: list[Measured]) -> None:
+    """Print the results, load by load."""
+    for index, load in enumerate(candidates[0].loads):
+        print(f"\n{load.load}")
+        print(f"{'':<10}  {'answers/s':>10}  {'p50 ms':>8}  {'p90 ms':>8}  {'p99 ms':>8}  {'failed':>6}")
+        for one in candidates:
+            if one.failure is None and one.loads[index].latency:
+                result = one.loads[index]
+                latencies = "  ".join(f"{result.latency.percentile(p):>8.2f}" for p in (50, 90, 99))
+                failed = sum(result.errors.values())
+                print(f"{one.server.name:<10}  {result.per_second:>10.1f}  {latencies}  {failed:>6}")
+    for one in candidates:
+        if one.failure is not None:
+            print(f"not measured: {one.server.name} {one.failure}")
+
+
+def main() -> None:
+    """Measure one ensemble of a repository in all servers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--model", default="wide_resnet10_4_s2")
+    parser.add_argument("--image", type=Path, action="append", required=True, help="a file or folder")
+    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32], help="closed loops")
+    parser.add_argument(
+        "--rate", type=float, nargs="*", default=[50], help="open loops, in requests a second"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3, help="per round and load")
+    parser.add_argument("--only", nargs="*", help="names of servers; the first is always Coserve")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
+    arguments = parser.parse_args()
+    ensemble = read_repository(arguments.repository)[arguments.model]
+    images = read_images(arguments.image)
+    loads: list[Load] = [*map(ClosedLoop, arguments.concurrency), *map(OpenLoop, arguments.rate)]
+    first, *others = servers(arguments.repository, arguments.model)
+    chosen = [first, *(one for one in others if not arguments.only or one.name in arguments.only)]
+    candidates = [Measured(server, loads) for server in chosen]
+    interval = Interval(0.5, arguments.seconds)
+    compare(candidates, ensemble, images, arguments.rounds, interval)
+    report = {
+        "model": arguments.model,
+        "images": len(images),
+        "image_bytes": round(sum(len(image.data) for image in images) / len(images)),
+        "cores": usable_cores().count,
+        "onnxruntime": ort.__version__,
+        "rounds": arguments.rounds,
+        "seconds": arguments.seconds,
+        "servers": [one.to_json() for one in candidates],
+    }
+    write_whole(arguments.output, json.dumps(report, indent=2) + "\n")
+    table(candidates)
+
+
+if __name__ == "__main__":
+    main()

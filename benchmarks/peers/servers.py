@@ -1,0 +1,203 @@
+"""The servers compared: how each is installed, started, asked and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psutil
+
+HERE = Path(__file__).parent
+ENVIRONMENTS = HERE.parents[1] / ".peers"
+START_S, STOP_S = 120, 20
+
+
+class ServerError(Exception):
+    """A server cannot be installed or started; the text says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One of those compared.
+
+    Attributes:
+        name: as its makers write it.
+        package: whose version is reported.
+        path, upload: where it takes images, and as which multipart field.
+        arguments: of its command, for a port.
+        requirements: what its environment needs; None for this environment.
+    """
+
+    name: str
+    package: str
+    path: str
+    upload: str
+    arguments: Callable[[int], list[str]]
+    requirements: Path | None = None
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Of its environment's programs."""
+        if self.requirements is None:
+            return Path(sys.executable).parent
+        return ENVIRONMENTS / self.requirements.stem.removeprefix("requirements-") / "bin"
+
+    def install(self) -> None:
+        """Make its environment, unless it is there as the requirements have it.
+
+        Raises:
+            ServerError: that failed.
+        """
+        if self.requirements is None:
+            return
+        wanted, stamp = self.requirements.read_text(), self.folder.parent / "installed.txt"
+        if stamp.is_file() and stamp.read_text() == wanted:
+            return
+        print(f"installing {self.name} into {self.folder.parent}", file=sys.stderr)
+        for command in (
+            [sys.executable, "-m", "venv", "--clear", str(self.folder.parent)],
+            [str(self.folder / "python"), "-m", "pip", "install", "-q", "-r", str(self.requirements)],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise ServerError(f"cannot be installed: {_last_line(done.stderr)}")
+        stamp.write_text(wanted)
+
+    def version(self) -> str:
+        """Of its package."""
+        script = f"from importlib.metadata import version; print(version({self.package!r}))"
+        return subprocess.check_output([self.folder / "python", "-c", script], text=True).strip()
+
+    @contextmanager
+    def running(self, folder: Path, ensemble: Path, image: bytes) -> Iterator["Running"]:
+        """Start it on a free port, wait for its first answer, and in the end stop all of its processes.
+
+        Args:
+            folder: for its log and temporary files.
+            ensemble: the description of what to serve.
+
+        Raises:
+            ServerError: it does not start.
+        """
+        port, log = _free_port(), folder / "log"
+        program, *arguments = self.arguments(port)
+        variables = {"ENSEMBLE": str(ensemble), "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [self.folder / program, *arguments],
+                cwd=HERE,
+                env={**os.environ, **variables, **self.variables},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        running = Running(self, f"http://127.0.0.1:{port}{self.path}", process)
+        try:
+            running.wait(image, log)
+            yield running
+        finally:
+            running.stop()
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs."""
+
+    server: Server
+    url: str
+    process: "subprocess.Popen[bytes]"
+
+    def wait(self, image: bytes, log: Path) -> None:
+        """Until it answers."""
+        ends = time.monotonic() + START_S
+        while time.monotonic() < ends:
+            if self.process.poll() is not None:
+                raise ServerError(f"ended while it started: {_last_line(log.read_text())}")
+            try:
+                self.ask(image)
+            except httpx.HTTPError:
+                time.sleep(0.2)
+            else:
+                return
+        raise ServerError(f"gave no answer within {START_S} s: {_last_line(log.read_text())}")
+
+    def ask(self, image: bytes) -> dict[int, float]:
+        """The logits of the most probable classes."""
+        files = {self.server.upload: ("image.jpg", image, "image/jpeg")}
+        reply = httpx.post(self.url, files=files, timeout=30, trust_env=False).raise_for_status().json()
+        first = reply[0] if isinstance(reply, list) else reply.get("results", [reply])[0]
+        return {one["class_id"]: one["logit"] for one in first["predictions"]}
+
+    def memory_mib(self) -> float:
+        """Memory that its processes would free."""
+        return float(sum(one.memory_full_info().uss for one in self._family()) / 2**20)
+
+    def stop(self) -> None:
+        """Ask it to stop, and end what is left of it."""
+        family = self._family()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, STOP_S)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, STOP_S)
+        self.process.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        try:
+            parent = psutil.Process(self.process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+def servers(repository: Path, model: str) -> list[Server]:
+    """Coserve and its peers."""
+
+    def peer(name: str, package: str, arguments: Callable[[int], list[str]], **variables: str) -> Server:
+        requirements = HERE / f"requirements-{package}.txt"
+        return Server(name, package, "/classify", "image", arguments, requirements, variables)
+
+    serve = ["coserve", "serve", "--repository", str(repository.resolve()), "--default-model", model]
+    return [
+        Server(
+            "Coserve",
+            "coserve",
+            "/v1/classify",
+            "files",
+            lambda port: [*serve, "--port", str(port)],
+            variables={"COSERVE_ACCESS_LOG": "false"},
+        ),
+        peer("FastAPI", "fastapi", lambda port: ["python", "with_fastapi.py", str(port)]),
+        peer("LitServe", "litserve", lambda port: ["python", "with_litserve.py", str(port)]),
+        peer(
+            "BentoML",
+            "bentoml",
+            lambda port: [*("bentoml", "serve", "with_bentoml:Classifier"), "--port", str(port)],
+            BENTOML_DO_NOT_TRACK="True",
+        ),
+        peer(
+            "Ray Serve",
+            "ray",
+            lambda port: ["python", "with_ray.py", str(port)],
+            RAY_USAGE_STATS_ENABLED="0",
+        ),
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")

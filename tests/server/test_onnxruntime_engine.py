@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from coserve_server.combine import combine
 from coserve_server.batching import Batcher
+from coserve_server.combine import combine
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
@@ -99,19 +99,20 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
     write_repository(tmp_path, "pair")
     write_repository(tmp_path, "single", members=1)
 
-    async def both(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
-        batcher = Batcher(engine)
+    async def both(engine: OnnxRuntimeEngine) -> list[tuple[int, int]]:
+        batcher, spans = Batcher(engine), list[tuple[int, int]]()
 
-        async def run(name: str) -> list[MemberRun]:
-            (share,) = await batcher.start(engine.ensembles[name], images(), math.inf)
-            return list(await asyncio.gather(*share.run.members))
+        async def ask(name: str) -> None:
+            for _ in range(5):
+                (share,) = await batcher.start(engine.ensembles[name], images(1), math.inf)
+                runs = await asyncio.gather(*share.run.members)
+                spans.append((min(run.start_ns for run in runs), max(run.end_ns for run in runs)))
 
-        return list(await asyncio.gather(*map(run, ["pair", "single"] * 5)))
+        await asyncio.gather(ask("pair"), ask("single"))
+        return spans
 
-    batches = with_engine(tmp_path, both)
-    # Requests of one ensemble that wait together share a batch.
-    spans = sorted({(min(r.start_ns for r in runs), max(r.end_ns for r in runs)) for runs in batches})
-    assert len(spans) > 1
+    spans = sorted(with_engine(tmp_path, both))
+    assert len(spans) == 10
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
 
 

@@ -7,6 +7,7 @@ ServerError
     + TlsError              a certificate or its key is not usable
     + RepositoryError       the model repository is broken
     + EngineError           a member cannot be loaded or does not fit its ensemble
+      + OutOfMemoryError    there is not enough memory to load it beside what is served
     + AddressError          the address cannot be listened on
     + TritonError           Triton's server is not installed or does not start
   x RequestError            one request cannot be answered
@@ -60,6 +61,10 @@ class RepositoryError(StartupError):
 
 class EngineError(StartupError):
     """A member cannot be loaded, or its tensors do not fit its ensemble."""
+
+
+class OutOfMemoryError(EngineError):
+    """There is not enough memory to load an ensemble beside what is served."""
 
 
 class AddressError(StartupError):

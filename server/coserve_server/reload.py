@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coserve_server.ensembles import Ensemble, Stamp
-from coserve_server.errors import EngineError, RepositoryError, UnknownModelError
+from coserve_server.errors import EngineError, OutOfMemoryError, RepositoryError, UnknownModelError
+from coserve_server.memory import available_bytes, loading_bytes
 from coserve_server.repository import Contents, read_contents, read_stamps
 
 if TYPE_CHECKING:
@@ -21,10 +23,15 @@ class Reloader:
 
     Each ensemble is taken over by itself, all of its members at once. Where that fails, what was served still
     is, the engine's `load_errors` say why, and the next change of the files is a new try.
+
+    Attributes:
+        outcomes: how often an ensemble, by its name, was `served` anew, `removed`, or left as it was because
+            that `failed`, or there was too little memory to try (`out-of-memory`).
     """
 
     def __init__(self, folder: Path, engine: "EmbeddedEngine") -> None:
         self._folder, self._engine = folder, engine
+        self.outcomes: Counter[tuple[str, str]] = Counter()
         self._unloaded: set[str] = set()
         self._one_at_a_time = asyncio.Lock()
 
@@ -96,16 +103,28 @@ class Reloader:
         except (RepositoryError, EngineError) as error:
             goes_on = "; what was served of it still is" if name in self._engine.ensembles else ""
             logger.error("%s cannot be loaded%s: %s", name, goes_on, error)
+            self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
             self._engine.load_errors = {**self._engine.load_errors, name: str(error)}
             return str(error)
         return None
 
     async def _replace(self, name: str, versions: Sequence[Ensemble]) -> None:
+        await asyncio.to_thread(self._check_memory, name, versions)
         if await self._engine.replace(name, versions):
+            self.outcomes[name, "served" if versions else "removed"] += 1
             numbers = ", ".join(ensemble.version for ensemble in versions)
             logger.info("%s: serving %s", name, f"version {numbers}" if numbers else "no version any more")
         errors = self._engine.load_errors
         self._engine.load_errors = {other: error for other, error in errors.items() if other != name}
+
+    def _check_memory(self, name: str, versions: Sequence[Ensemble]) -> None:
+        """Rather refuse what does not fit than have the kernel kill the server."""
+        served = self._engine.versions(name)
+        needed = sum(loading_bytes(version) for version in versions if version not in served)
+        if needed and needed > (available := available_bytes()):
+            raise OutOfMemoryError(
+                f"loading it takes about {needed >> 20} MiB, and {int(available) >> 20} MiB are available"
+            )
 
     def _look(self) -> frozenset[Stamp] | str:
         try:

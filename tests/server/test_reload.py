@@ -11,13 +11,18 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from prometheus_client import generate_latest
 
+from coserve_server import reload
+from coserve_server.classify import Classifier
 from coserve_server.cores import Cores
 from coserve_server.engines.base import MemberRun
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 from coserve_server.errors import RepositoryError, UnknownModelError
+from coserve_server.observability.exposition import registry
 from coserve_server.reload import Reloader
 from coserve_server.repository import check_unchanged, read_stamps, read_versions
+from coserve_server.settings import load_settings
 from tests.server.onnx_repository import add_version, read_config, write_config, write_repository
 
 T = TypeVar("T")
@@ -175,6 +180,57 @@ def test_what_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
         await reloader.refresh()
         assert engine.ensembles["pair"].version == "3"
         assert engine.load_errors == {}
+
+    with_reloader(tmp_path, use)
+
+
+def test_what_does_not_fit_into_memory_is_not_even_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_repository(tmp_path)
+    available = [100.0]
+    monkeypatch.setattr(reload, "available_bytes", lambda: available[0])
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        assert engine.ensembles == {}
+        available[0] = 2**40
+        await reloader.refresh()
+        before = engine.ensembles["pair"]
+        available[0] = 40 * 2**20
+        await reloader.refresh()
+        assert caplog.records[1:] == [], "what is served already needs no memory"
+        add_version(tmp_path, "pair", 2)
+        await reloader.refresh()
+        (record,) = caplog.records[1:]
+        assert record.getMessage() == (
+            "pair cannot be loaded; what was served of it still is: loading it takes about 64 MiB, "
+            "and 40 MiB are available"
+        )
+        assert engine.ensembles["pair"] is before
+        assert "40 MiB are available" in engine.load_errors["pair"]
+        with pytest.raises(RepositoryError, match="40 MiB are available"):
+            await reloader.load("pair")
+        available[0] = 2**40
+        await reloader.load("pair")
+        assert engine.ensembles["pair"].version == "2"
+        assert reloader.outcomes == {("pair", "out-of-memory"): 3, ("pair", "served"): 2}
+
+    with_reloader(tmp_path, use)
+
+
+def test_outcomes_are_counted(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        await reloader.refresh()
+        add_version(tmp_path, "pair", 2, cut_off=1)
+        await reloader.refresh()
+        await reloader.unload("pair")
+        core = Classifier(engine, load_settings(repository=tmp_path), cores=2)
+        assert core.metrics is not None
+        text = generate_latest(registry(core, core.metrics, reloader)).decode()
+        for outcome in ("served", "failed", "removed"):
+            assert f'coserve_model_reloads_total{{model="pair",outcome="{outcome}"}} 1.0' in text
 
     with_reloader(tmp_path, use)
 

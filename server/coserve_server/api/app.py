@@ -57,7 +57,7 @@ def create_app(
     )
     security.install(app, classifier.settings, keys)
     app.add_middleware(UnreadBodies)
-    observing.install(app, classifier, tracer)
+    observing.install(app, classifier, tracer, reloader)
     app.state.classifier, app.state.reloader = classifier, reloader
     app.include_router(v1.router)
     app.include_router(v2.router)

@@ -15,6 +15,7 @@ from coserve_server.classify import Classifier
 from coserve_server.observability.exposition import registry
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import REQUEST_ID, Record, begin
+from coserve_server.reload import Reloader
 
 if TYPE_CHECKING:
     from coserve_server.observability.tracing import Tracer
@@ -72,10 +73,10 @@ class Observe:
             _log(record, scope, status, (answered_ns - record.began_ns) / 1e6)
 
 
-def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None") -> None:
+def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", reloader: Reloader | None) -> None:
     """Watch the requests of the application, as its settings say."""
     if classifier.metrics is not None:
-        app.include_router(metrics.router(registry(classifier, classifier.metrics)))
+        app.include_router(metrics.router(registry(classifier, classifier.metrics, reloader)))
     app.add_middleware(
         Observe, metrics=classifier.metrics, tracer=tracer, access_log=classifier.settings.access_log
     )

@@ -19,14 +19,17 @@ from prometheus_client.utils import floatToGoString
 from coserve_server.classify import Classifier
 from coserve_server.ensembles import Ensemble
 from coserve_server.observability.metrics import Histogram, Metrics, ModelMetrics
+from coserve_server.reload import Reloader
 
 
-def registry(classifier: Classifier, metrics: Metrics) -> CollectorRegistry:
+def registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
     """A registry of its own for one server, with what its process and interpreter use."""
     own = CollectorRegistry()
     own.register(_Served(classifier))
     own.register(_Requests(metrics))
     own.register(_Models(metrics))
+    if reloader is not None:
+        own.register(_Reloads(reloader))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=own)
     return own
@@ -66,6 +69,20 @@ class _Served(Collector):
             for ensemble in self.core.engine.versions(model):
                 family.add_metric((model, ensemble.version), of(ensemble))
         return family
+
+
+class _Reloads(Collector):
+    """What became of changes of the repository."""
+
+    def __init__(self, reloader: Reloader) -> None:
+        self.reloader = reloader
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Changes of a model's files since the start, by what became of them."
+        reloads = CounterMetricFamily("coserve_model_reloads", text, labels=("model", "outcome"))
+        for labels, count in self.reloader.outcomes.items():
+            reloads.add_metric(labels, count)
+        yield reloads
 
 
 class _Requests(Collector):

@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+
+from coserve_server.memory import available_bytes, loading_bytes
+from coserve_server.repository import read_versions
+from tests.server.onnx_repository import write_repository
+from tests.server.test_cores import V2_MOUNT, system
+
+MIB = 2**20
+V1_MOUNT = "34 31 0:30 {root} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory"
+MEMINFO = {"proc/meminfo": "MemTotal:       8000000 kB\nMemAvailable:    1048576 kB\nSwapTotal: 0 kB"}
+
+
+def v2(folder: str, limit: str, used: int, cache: int = 0) -> dict[str, str]:
+    return {
+        f"sys/fs/cgroup{folder}/memory.max": limit,
+        f"sys/fs/cgroup{folder}/memory.current": str(used),
+        f"sys/fs/cgroup{folder}/memory.stat": f"anon 5\nfile 7\nactive_file {cache}\ninactive_file {cache}",
+    }
+
+
+def test_the_machine_says(tmp_path: Path) -> None:
+    assert available_bytes(tmp_path) == float("inf"), "nothing says"
+    assert available_bytes(system(tmp_path, "", "", MEMINFO)) == 1024 * MIB
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "cache", "left"),
+    [
+        (str(600 * MIB), 500 * MIB, 20 * MIB, 140 * MIB),
+        (str(600 * MIB), 700 * MIB, 0, 0),
+        ("max", 700 * MIB, 0, 1024 * MIB),
+        (str(9000 * MIB), 10 * MIB, 0, 1024 * MIB),
+    ],
+)
+def test_a_container_s_limit(tmp_path: Path, limit: str, used: int, cache: int, left: int) -> None:
+    files = MEMINFO | v2("", limit, used, cache)
+    assert available_bytes(system(tmp_path, V2_MOUNT.format(root="/"), "0::/", files)) == left
+
+
+def test_a_parent_s_limit(tmp_path: Path) -> None:
+    files = MEMINFO | v2("/a/b", "max", 1) | v2("/a", str(300 * MIB), 100 * MIB)
+    assert available_bytes(system(tmp_path, V2_MOUNT.format(root="/"), "0::/a/b", files)) == 200 * MIB
+
+
+def test_version_1(tmp_path: Path) -> None:
+    folder = "sys/fs/cgroup/memory"
+    files = MEMINFO | {
+        f"{folder}/memory.limit_in_bytes": str(500 * MIB),
+        f"{folder}/memory.usage_in_bytes": str(450 * MIB),
+        f"{folder}/memory.stat": f"active_file 2\ntotal_active_file {10 * MIB}\ntotal_inactive_file 0",
+    }
+    group = "5:cpu,cpuacct:/x\n3:memory:/docker/1f"
+    assert available_bytes(system(tmp_path, V1_MOUNT.format(root="/docker/1f"), group, files)) == 60 * MIB
+
+
+def test_this_machine_has_some() -> None:
+    assert 0 < available_bytes() < 2**60
+
+
+def test_what_loading_takes_grows_with_the_files(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    (pair,) = read_versions(tmp_path)["pair"]
+    files = sum(member.model_path.stat().st_size for member in pair.members if member.model_path)
+    assert loading_bytes(pair) == int(3.5 * files) + 2 * 32 * MIB

@@ -49,9 +49,11 @@ speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md sho
 	$(BIN)/python benchmarks/speedup_page.py
 
 benchmarks/speedup/shipped.json: force | $(VENV)/.all
+	mkdir -p $(@D)
 	$(BIN)/coserve bench speedup --repository model_repository --batch-sizes 1,4 --seconds 60 --output $@
 
 benchmarks/speedup/%.json: force | $(VENV)/.all
+	mkdir -p $(@D)
 	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 60 --output $@
 
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer

@@ -1,5 +1,7 @@
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,18 @@ from coserve_server.cores import usable_cores
 from coserve_training.networks import member_network
 from tests.server.onnx_repository import LABELS, network, write_repository
 
+ROOT = Path(__file__).parents[2]
 NETWORK = "wide_resnet10_2"
 WAYS = {"one_device", "all_devices", "concurrent", "fused", "fused_parallel"}
 
 
 def bench(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["bench", "speedup", *arguments])
+
+
+def speedup_page(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    script = str(ROOT / "benchmarks" / "speedup_page.py")
+    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +158,31 @@ def test_a_report_that_was_kept_gives_the_same_table_and_plots(
             assert image.format == "PNG"
             image.load()
     assert not (folder / "accuracy.png").exists(), "random weights have no accuracy"
+
+
+def test_the_page_has_the_figures_that_were_kept(
+    measured: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    kept = speedup_page("--check")
+    assert kept.returncode == 0, kept.stderr
+
+    values, folder = measured
+    results, page = tmp_path / "results", tmp_path / "performance.md"
+    results.mkdir()
+    (results / f"{NETWORK}.json").write_bytes((folder / "out.json").read_bytes())
+    page.write_text((ROOT / "docs" / "performance.md").read_text("utf-8"), "utf-8")
+    places = ("--results", str(results), "--page", str(page), "--plots", str(tmp_path / "images"))
+    assert speedup_page(*places).returncode == 0
+    assert speedup_page(*places, "--check").returncode == 0
+    concurrent = next(row for row in values["rows"] if row["way"] == "concurrent")
+    assert f"| concurrent | {concurrent['ms']['median']:.2f} (" in page.read_text("utf-8")
+    assert f"![Latency by S and batch size](images/{NETWORK}/latency.png)" in page.read_text("utf-8")
+    assert (tmp_path / "images" / NETWORK / "latency.png").is_file()
+
+    page.write_text(page.read_text("utf-8").replace("| concurrent | ", "| concurrent | 1"), "utf-8")
+    drifted = speedup_page(*places, "--check")
+    assert drifted.returncode == 1
+    assert "run speedup_page.py" in drifted.stderr
 
 
 def test_a_repository_with_accuracies_is_plotted(repository: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from coserve_cli.bench.speedup.loading import load
 from coserve_cli.bench.speedup.ways import Plan, Way, overlap
 from coserve_server.engines.base import Batch
 
-WARM_UP, BURST, LEAST_ROUNDS = 2, 4, 5
+WARM_UP, BURST, LEAST_ROUNDS = 1, 4, 5
 """Rounds discarded; runs timed per turn, after one that only fills the caches; rounds whatever they take."""
 
 Progress = Callable[[str, int, int], None]

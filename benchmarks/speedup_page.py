@@ -1,0 +1,138 @@
+"""Put the figures of `coserve bench speedup` into docs/performance.md: tables, and plots beside them.
+
+    python benchmarks/speedup_page.py            after `make speedup`, which ends with it
+    python benchmarks/speedup_page.py --check    fails where the page's tables are not those of the JSON files
+
+Between the page's two markers stands what this writes, and nothing else.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from coserve_cli.bench.speedup.report import Report, Row
+from coserve_cli.bench.speedup.table import describe
+from coserve_cli.bench.speedup.ways import ALL_DEVICES, CONCURRENT, ONE_DEVICE
+
+ROOT = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- begin: benchmarks/speedup_page.py -->", "<!-- end -->"
+Cells = list[str]
+
+
+def main() -> None:
+    """Read the command line, then write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/speedup")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
+    parser.add_argument("--plots", type=Path, default=ROOT / "docs/images/speedup")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    reports = {file.stem: Report.read(file) for file in sorted(arguments.results.glob("*.json"))}
+    page = arguments.page.read_text("utf-8")
+    images = {name: arguments.plots / name for name in reports}
+    wanted = replaced(page, "\n".join(section(reports, images, arguments.page.parent)))
+    if arguments.check:
+        sys.exit(
+            wanted != page and f"{arguments.page}: run {Path(__file__).name}, its figures are not the JSON's"
+        )
+    for name, report in reports.items():
+        from coserve_cli.bench.speedup.plots import draw
+
+        draw(report, images[name])
+    arguments.page.write_text(wanted, "utf-8")
+    print(f"wrote {arguments.page}: {', '.join(reports) or 'no figures yet'}")
+
+
+def replaced(page: str, figures: str) -> str:
+    """The page with other figures between its markers."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"the page lacks {BEGIN} or, after it, {END}")
+    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
+
+
+def section(reports: dict[str, Report], images: dict[str, Path], place: Path) -> Iterator[str]:
+    """Lines: all networks beside each other, then each of its own."""
+    if not reports:
+        return
+    yield from markdown(summary(reports))
+    for name, report in reports.items():
+        machine, peak = report.machine, report.peak_gflops
+        yield f"\n### {report.network}\n"
+        yield (
+            f"{machine['count']} {machine['devices']} of {machine['processor']}, ONNX Runtime "
+            f"{machine['onnxruntime']}, whose best is {peak['one_device']:.0f} GFLOP/s on one and "
+            f"{peak['all_devices']:.0f} on all. [The figures](../benchmarks/speedup/{name}.json).\n"
+        )
+        for one in report.networks:
+            accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"
+            members = f"{one.split} × {one.members[0]}, {one.multiply_adds / 1e6:,.0f} M multiply-adds"
+            yield f"- S={one.split} {one.precision}: {members}{accuracy}"
+        yield from (f"- not measured: {reason}" for reason in report.missing)
+        yield ""
+        yield from markdown(rows(report))
+        folder = images[name].relative_to(place) if images[name].is_relative_to(place) else images[name]
+        yield f"\n![Latency by S and batch size]({folder}/latency.png)"
+        if all(one.top1 is not None for one in report.networks):
+            yield f"\n![Accuracy against latency]({folder}/accuracy.png)"
+
+
+def summary(reports: dict[str, Report]) -> Iterator[Cells]:
+    """Concurrent members beside the large network, at each report's smallest batch."""
+    head = ["network", "S", "large, one device", "large, all devices", "concurrent", "overlap"]
+    yield [*head, "speedup over one device", "ideal", "reached", "over all devices"]
+    for report in reports.values():
+        for engine, precision in report.runners:
+            of = {(row.split, row.way): row for row in report.of(engine, precision, report.batch_sizes[0])}
+            one, everything = of[1, ONE_DEVICE], of.get((1, ALL_DEVICES), of[1, ONE_DEVICE])
+            for row in (row for (_, way), row in of.items() if way == CONCURRENT):
+                yield [
+                    *(f"{report.network}, {engine} {precision}", str(row.split)),
+                    *(f"{one.ms.median:.2f} ms", f"{everything.ms.median:.2f} ms", f"{row.ms.median:.2f} ms"),
+                    *(f"{row.overlap.median:.2f}", f"{row.speedup:.2f}", f"{row.ideal_speedup:.2f}"),
+                    *(
+                        f"{row.speedup / row.ideal_speedup:.0%}",
+                        f"{everything.ms.median / row.ms.median:.2f}",
+                    ),
+                ]
+
+
+def rows(report: Report) -> Iterator[Cells]:
+    """Everything that was measured of one network."""
+    head = ["engine", "batch", "S", "way", "median ms (quartiles)", "images/s", "overlap"]
+    yield [*head, "speedup", "ideal", "reached", "floor ms", "of the peak", "MiB"]
+    for (engine, precision), size in product(report.runners, report.batch_sizes):
+        for row in report.of(engine, precision, size):
+            way = describe(row.way, row.split, str(report.machine["devices"]))
+            yield [f"{engine} {precision}", str(size), str(row.split), way, *figures(row)]
+
+
+def figures(row: Row) -> Cells:
+    """What was measured of one way."""
+    ms, memory = row.ms, row.memory_mib
+    return [
+        f"{ms.median:.2f} ({ms.q1:.2f}–{ms.q3:.2f})",
+        f"{row.images_per_s:.0f}",
+        f"{row.overlap.median:.2f}",
+        f"{row.speedup:.2f}",
+        f"{row.ideal_speedup:.2f}",
+        f"{row.speedup / row.ideal_speedup:.0%}",
+        f"{row.floor_ms:.2f}",
+        f"{row.peak_fraction:.0%}",
+        "" if memory is None else f"{memory:.0f}",
+    ]
+
+
+def markdown(table: Iterator[Cells]) -> Iterator[str]:
+    """Lines of a table; its first row is the head."""
+    for index, cells in enumerate(table):
+        yield f"| {' | '.join(cells)} |"
+        if index == 0:
+            yield f"|{' --- |' * len(cells)}"
+
+
+if __name__ == "__main__":
+    main()

@@ -121,6 +121,26 @@ def test_a_model_that_cannot_be_loaded_is_named(repository: Path) -> None:
     with_engine(repository, use)
 
 
+def test_every_server_that_cannot_load_a_model_is_named(repository: Path) -> None:
+    write_repository(repository, "other")
+
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        for fake, reason in zip(fakes, ("no memory", "no backend"), strict=True):
+            fake.loaded -= {"pair", "pair_member0", "pair_member1"}
+            fake.reasons["pair_member1"] = reason
+        await until(lambda: "pair" not in engine.ensembles)
+        (fault,) = engine.faults()
+        one, other = (endpoint.address for endpoint in engine._endpoints)
+        assert fault == (
+            f"{one} has not loaded pair_member1: no memory; {other} has not loaded pair_member1: no backend"
+        )
+        absence = str(engine.absence("pair"))
+        assert absence.startswith(f"{one} has not loaded pair; {other} has not loaded pair; ")
+        assert absence.endswith(fault)
+
+    with_engine(repository, use, servers=2)
+
+
 def test_an_ensemble_of_another_kind_is_not_served(
     repository: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

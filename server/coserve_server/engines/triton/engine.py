@@ -61,14 +61,13 @@ class TritonEngine:
     def load_errors(self) -> Mapping[str, str]:
         """What servers say of models that they could not load."""
         known = {m.name for ensemble in self._ensembles.values() for m in ensemble.members}
-        return {
-            name: f"{endpoint.address} has not loaded {name}: {reason}"
-            for endpoint in self._endpoints
-            for name, reason in endpoint.missing.items()
-            if endpoint.error is None
-            and reason not in (UNLOADED, NOT_LOADED)
-            and name not in known | self._ensembles.keys()
-        }
+        errors: dict[str, list[str]] = {}
+        for endpoint in self._endpoints:
+            for name, reason in endpoint.missing.items():
+                broken = endpoint.error is None and reason not in (UNLOADED, NOT_LOADED)
+                if broken and name not in known | self._ensembles.keys():
+                    errors.setdefault(name, []).append(f"{endpoint.address} has not loaded {name}: {reason}")
+        return {name: "; ".join(said) for name, said in errors.items()}
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Members that some server which answers has loaded."""
@@ -83,10 +82,8 @@ class TritonEngine:
         """That no server has any ensemble, or that the one named is listed and not loaded."""
         if not self._ensembles:
             return self._nothing()
-        for endpoint in self._endpoints:
-            if name is not None and name in endpoint.missing:
-                return "; ".join([f"{endpoint.address} has not loaded {name}", *self.faults()])
-        return None
+        lacking = [f"{one.address} has not loaded {name}" for one in self._endpoints if name in one.missing]
+        return "; ".join([*lacking, *self.faults()]) if lacking else None
 
     def describe(self, ensemble: Ensemble) -> str:
         """The servers that have the ensemble."""

@@ -40,6 +40,7 @@ def main() -> None:
     for name, report in reports.items():
         from coserve_cli.bench.speedup.plots import draw
 
+        images[name].mkdir(parents=True, exist_ok=True)
         draw(report, images[name])
     arguments.page.write_text(wanted, "utf-8")
     print(f"wrote {arguments.page}: {', '.join(reports) or 'no figures yet'}")
@@ -61,11 +62,14 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
     yield from markdown(summary(reports))
     for name, report in reports.items():
         machine, peak = report.machine, report.peak_gflops
+        others = (
+            f"; other processes took {report.other_work:.2f} cores" if report.other_work is not None else ""
+        )
         yield f"\n### {report.network}\n"
         yield (
             f"{machine['count']} {machine['devices']} of {machine['processor']}, ONNX Runtime "
             f"{machine['onnxruntime']}, whose best is {peak['one_device']:.0f} GFLOP/s on one and "
-            f"{peak['all_devices']:.0f} on all. [The figures](../benchmarks/speedup/{name}.json).\n"
+            f"{peak['all_devices']:.0f} on all{others}. [The figures](../benchmarks/speedup/{name}.json).\n"
         )
         for one in report.networks:
             accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"

@@ -102,6 +102,7 @@ def test_every_way_is_measured_at_every_batch_size(measured: tuple[dict[str, Any
     assert report["machine"]["devices"] == "cores"
     assert report["machine"]["count"] == cores
     assert min(report["peak_gflops"].values()) > 0
+    assert report["other_work"] is None or report["other_work"] >= 0
     assert [one["members"] for one in report["networks"]] == [[NETWORK], ["wide_resnet10_1"] * 2]
 
 

@@ -29,6 +29,7 @@ def test_lists_every_verb() -> None:
     [
         ["--help"],
         ["bench", "perf-analyzer", "--help"],
+        ["bench", "speedup", "--help"],
         ["config", "show", "--help"],
         ["keys", "create", "--help"],
         *([verb, "--help"] for verb in VERBS),

@@ -86,6 +86,8 @@ def speedup(
         limits=Limits(repeats, seconds),
     )
     with one_line(BenchError, StartupError, TrainingError, ExportError, OSError):
+        if plots is not None:
+            plots.mkdir(parents=True, exist_ok=True)
         with progress_bars() as progress:
             report = compare(request, progress)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)

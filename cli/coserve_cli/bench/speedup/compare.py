@@ -12,11 +12,18 @@ from coserve_cli.bench.speedup.devices import find_devices
 from coserve_cli.bench.speedup.family import Family, read_family
 from coserve_cli.bench.speedup.measure import Limits, measure
 from coserve_cli.bench.speedup.memory import measure_memory
+from coserve_cli.bench.speedup.other_work import OtherWork
 from coserve_cli.bench.speedup.peak import measure_peak
 from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
 from coserve_cli.bench.speedup.ways import OPENVINO, Plan, plans
 
 Progress = Callable[[str, int, int], None]
+
+NOT_AT_RANDOM = {
+    "bf16": "coserve export writes no such networks",
+    "int8": "quantising takes images; use coserve export --precision int8, and give --repository",
+}
+"""Why random weights are not had in a precision."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,6 @@ def compare(request: Request, progress: Progress | None) -> Report:
         coserve_training.errors.TrainingError: nothing can be measured; the text says why.
     """
     devices = find_devices(request.gpus)
-    machine = describe_machine(devices)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
         engines, missing = _engines(request)
         family = _family(request, Path(scratch), progress)
@@ -61,10 +67,12 @@ def compare(request: Request, progress: Progress | None) -> Report:
         ]
         memory = _memory(all_plans, request.batch_sizes, progress)
         peak = measure_peak(devices)
+        other_work = OtherWork()
         samples = asyncio.run(measure(all_plans, request.batch_sizes, request.limits, progress))
+        others = other_work.cores()
         again = measure_peak(devices)
     best = {what: max(peak[what], again[what]) for what in peak}
-    return make_report(family, machine, best, samples, memory, missing)
+    return make_report(family, describe_machine(devices), others, best, samples, memory, missing)
 
 
 def _engines(request: Request) -> tuple[list[str], list[str]]:
@@ -102,7 +110,7 @@ def _random_family(request: Request, scratch: Path, progress: Progress | None) -
     assert request.network is not None
     there = [precision for precision in PRECISIONS if precision in request.precisions]
     absent = tuple(
-        f"{precision}: coserve export writes {', '.join(PRECISIONS)}"
+        f"{precision}: {NOT_AT_RANDOM[precision]}"
         for precision in request.precisions
         if precision not in there
     )

@@ -22,10 +22,12 @@ BAR = 0.8 / len(WAYS)
 def draw(report: Report, folder: Path) -> list[Path]:
     """Write PNGs: `latency.png`, and `accuracy.png` where accuracies are known.
 
+    Args:
+        folder: that exists.
+
     Returns:
         the files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = [_save(_latency(report), folder / "latency.png")]
     if all(network.top1 is not None for network in report.networks):
         files.append(_save(_accuracy(report), folder / "accuracy.png"))

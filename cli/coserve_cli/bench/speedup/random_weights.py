@@ -1,7 +1,6 @@
 """A network family exported with random weights: what any training of it would cost to run."""
 
 from collections.abc import Callable, Sequence
-from math import sqrt
 from pathlib import Path
 from typing import get_args
 
@@ -70,7 +69,7 @@ def export_family(
 
 
 def randomise(network: nn.Module, image_size: int) -> nn.Module:
-    """Give a fresh network batch norms and a classifier as training might leave them.
+    """Give a fresh network batch norms as training might leave them.
 
     Scales are drawn around 1, so that no branch vanishes; means and variances are those of activations for
     normally distributed images, so that these stay finite however deep the network is.
@@ -85,8 +84,6 @@ def randomise(network: nn.Module, image_size: int) -> nn.Module:
             module.reset_running_stats()
             # Averages over all batches, rather than forgets the first.
             module.momentum = None
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=1 / sqrt(module.in_features))
     with torch.no_grad():
         network.train()(torch.randn(SAMPLES, 3, image_size, image_size))
     return network.eval()

@@ -1,6 +1,5 @@
 """What was measured, as figures to keep: one row per way, division and batch size."""
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -98,12 +97,14 @@ class Report:
 
     Attributes:
         machine: what it was measured on.
+        other_work: cores that other processes took meanwhile; figures are worth something where it is near 0.
         peak_gflops: fp32, of one device and all.
         missing: what was asked for and could not be had.
     """
 
     network: str
-    machine: Mapping[str, str | int | float]
+    machine: Mapping[str, str | int]
+    other_work: float | None
     peak_gflops: Mapping[str, float]
     networks: tuple[Network, ...]
     rows: tuple[Row, ...]
@@ -139,21 +140,21 @@ class Report:
         return [row for row in self.rows if (row.engine, row.precision, row.batch_size) == case]
 
 
-def describe_machine(devices: Devices) -> dict[str, str | int | float]:
-    """Where figures come from: processor, devices, versions, and how busy it was before."""
+def describe_machine(devices: Devices) -> dict[str, str | int]:
+    """Where figures come from: processor, devices and versions."""
     return {
         "processor": _processor(),
         "devices": devices.kind,
         "count": devices.count,
         "onnxruntime": ort.__version__,
         "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
     }
 
 
 def make_report(
     family: Family,
-    machine: Mapping[str, str | int | float],
+    machine: Mapping[str, str | int],
+    other_work: float | None,
     peak: Mapping[str, float],
     samples: Sequence[Samples],
     memory: Mapping[Plan, Mapping[int, float | None]],
@@ -162,6 +163,8 @@ def make_report(
     """Put figures together.
 
     Args:
+        machine: of `describe_machine`.
+        other_work: cores of it that others took.
         peak: GFLOP/s of one device and of all.
         memory: MiB by plan and batch size.
         missing: what could not be had, besides what the family lacks.
@@ -191,7 +194,9 @@ def make_report(
             )
         )
     networks = tuple(map(Network.of, family.divisions))
-    return Report(family.network, machine, peak, networks, tuple(rows), (*missing, *family.missing))
+    return Report(
+        family.network, machine, other_work, peak, networks, tuple(rows), (*missing, *family.missing)
+    )
 
 
 class _Case(NamedTuple):

@@ -34,10 +34,9 @@ def table(report: Report) -> Iterator[str]:
         f"{report.network} on {machine['count']} {kind} of {machine['processor']}, "
         f"ONNX Runtime {machine['onnxruntime']}"
     )
-    yield (
-        f"peak {peak['one_device']:.0f} GFLOP/s on one, {peak['all_devices']:.0f} on all; "
-        f"load before {machine['load_before']}"
-    )
+    yield f"peak {peak['one_device']:.0f} GFLOP/s on one, {peak['all_devices']:.0f} on all"
+    if report.other_work is not None:
+        yield f"other processes took {report.other_work:.2f} cores meanwhile"
     for network in report.networks:
         accuracy = "" if network.top1 is None else f", top-1 {network.top1:.2%}"
         yield (

@@ -28,6 +28,7 @@ def test_lists_every_verb() -> None:
     "arguments",
     [
         ["--help"],
+        ["bench", "http", "--help"],
         ["bench", "perf-analyzer", "--help"],
         ["bench", "speedup", "--help"],
         ["config", "show", "--help"],

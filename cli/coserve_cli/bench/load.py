@@ -29,12 +29,14 @@ class Target:
     Attributes:
         address: `host:port`.
         protocol: `"grpc"` or `"http"`.
+        headers: `Name: value`, sent with every request.
     """
 
     address: str
     protocol: str
     model: str
     version: str = ""
+    headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ class PerfAnalyzer:
             *("--stability-percentage", "1000000", "--max-trials", str(WINDOWS)),
             *("-f", str(self._result(target))),
             *(("-x", target.version) if target.version else ()),
+            *(part for header in target.headers for part in ("-H", header)),
         ]
         libraries = [str(self._binary.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
         self._result(target).unlink(missing_ok=True)

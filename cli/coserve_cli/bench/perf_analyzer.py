@@ -39,6 +39,14 @@ def perf_analyzer(
     gateway: Annotated[
         str | None, typer.Option(metavar="HOST:PORT", help="Also a coserve server, over HTTP.")
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="COSERVE_API_KEY",
+            help="A key for the gateway; other users of this machine can read it while perf_analyzer runs.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="The ensemble; may be left out where there is one.")
     ] = None,
@@ -64,7 +72,8 @@ def perf_analyzer(
     levels = _levels(concurrency)
 
     from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.load import Load
+    from coserve_cli.bench.load import Load, Target
+    from coserve_cli.bench.output import write_whole
     from coserve_cli.bench.triton_target import connect
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
@@ -79,12 +88,12 @@ def perf_analyzer(
         connect(address, model) as ensemble,
         progress_bars() as progress,
     ):
-        results = _measure(ensemble, address, gateway, loads, binary, progress)
+        headers = (f"X-API-Key: {api_key}",) if api_key else ()
+        target = Target(gateway, "http", ensemble.name, headers=headers) if gateway else None
+        results = _measure(ensemble, address, target, loads, binary, progress)
         text = json.dumps(results.to_json(), indent=2)
         if output is not None:
-            partial = output.with_name(f".{output.name}.partial")
-            partial.write_text(f"{text}\n", "utf-8")
-            partial.rename(output)
+            write_whole(output, f"{text}\n")
     typer.echo(text if as_json else "\n".join(results.table()))
 
 
@@ -107,7 +116,7 @@ def _triton(repository: Path | None, address: str | None, model: str | None) -> 
 def _measure(
     ensemble: "TritonEnsemble",
     address: str,
-    gateway: str | None,
+    gateway: "Target | None",
     loads: "list[Load]",
     binary: Path | None,
     progress: Callable[[str, int, int], None] | None,
@@ -120,7 +129,7 @@ def _measure(
     rounds = [(ALONE, [member]) for member in members] + [(TOGETHER, members)]
     rounds.append((ENSEMBLE, [Target(address, "grpc", ensemble.name)]))
     if gateway is not None:
-        rounds.append((GATEWAY, [Target(gateway, "http", ensemble.name)]))
+        rounds.append((GATEWAY, [gateway]))
 
     measurements: list[Measurement] = []
     with PerfAnalyzer(binary, ensemble.input_name, ensemble.shape) as analyzer:

@@ -83,16 +83,16 @@ def http(
     from coserve_cli.bench.http.report import Report
     from coserve_cli.bench.http.results import LoadResults
     from coserve_cli.bench.http.table import table
-    from coserve_cli.bench.output import write_whole
+    from coserve_cli.bench.output import check_folder, write_whole
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
     from coserve_client import CoserveError
     from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
 
-    # Stopping on request gives the results so far, whoever asks.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with one_line(BenchError, CoserveError, StartupError, OSError):
+        if output is not None:
+            check_folder(output)
         images = read_images(image)
         reply = first_reply(url, api_key, cacert, model, images)
         report = Report(
@@ -108,6 +108,8 @@ def http(
             engine=_engine(repository, reply.model),
         )
         target = classification(url, api_key, cacert, reply.model, images, timeout)
+        # Stopping on request gives the results so far, whoever asks.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with Generator(target) as generator, progress_bars() as progress:
             report.measure(generator, progress)
         if not report.answered:

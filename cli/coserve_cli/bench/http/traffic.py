@@ -97,9 +97,13 @@ class Traffic:
         done = clock()
         if not connection.closed:
             self._idle.append(connection)
-        self.run.completed += reply.status == 200 and self.begins <= done < self.ends
-        if counts:
-            self._answered(meant, sent, done, reply)
+        document = _document(reply)
+        good = reply.status == 200 and document is not None
+        self.run.completed += good and self.begins <= done < self.ends
+        if counts and good:
+            self._answered(meant, sent, done, document)
+        elif counts:
+            self.run.errors[_kind(reply, document)] += 1
         return True
 
     def close(self) -> None:
@@ -119,12 +123,8 @@ class Traffic:
         except asyncio.TimeoutError as error:
             raise TimeoutError from error
 
-    def _answered(self, meant: float, sent: float, done: float, reply: Reply) -> None:
+    def _answered(self, meant: float, sent: float, done: float, document: Any) -> None:
         run = self.run
-        document = _document(reply)
-        if reply.status != 200 or document is None:
-            run.errors[_kind(reply, document)] += 1
-            return
         run.latency.append((done - meant) * 1000)
         run.round_trip.append((done - sent) * 1000)
         run.late.append((sent - meant) * 1000)

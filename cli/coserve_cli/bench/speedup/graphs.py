@@ -23,20 +23,28 @@ def multiply_adds(model: onnx.ModelProto) -> int:
     graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
-        # A free batch is 0 here, and one image is counted.
-        shapes[value.name] = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+        # What is free, as the batch is, is 0.
+        shapes[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
     total = 0
     for node in graph.node:
         if node.op_type not in WEIGHTS:
             continue
         weights, output = shapes.get(node.input[WEIGHTS[node.op_type]]), shapes.get(node.output[0])
-        if not weights or not output:
+        count = prod(output[1:]) * _terms(node.op_type, weights, output) if weights and output else 0
+        if not count:
             raise BenchError(f"the size of {node.op_type} {node.name or node.output[0]!r} is not known")
-        # Per pixel of each channel a convolution's kernel; else per output the inputs it sums.
-        channels_first = "Conv" in node.op_type
-        inputs = prod(weights[1:]) if channels_first else prod(weights) // output[-1]
-        total += prod(output[1:]) * inputs
+        total += count
     return total
+
+
+def _terms(operator: str, weights: Sequence[int], output: Sequence[int]) -> int:
+    """How many products each element of the output sums."""
+    if "Conv" in operator:
+        return prod(weights[1:])
+    if "MatMul" in operator:
+        return weights[-2]
+    # Gemm's weights may be transposed.
+    return prod(weights) // output[-1]
 
 
 def vanishing(model: onnx.ModelProto) -> Iterator[str]:

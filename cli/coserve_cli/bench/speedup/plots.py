@@ -81,7 +81,7 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
 def _accuracy(report: Report) -> Figure:
     """Top-1 accuracy against latency at the smallest batch: a line per way through S."""
     size, kind = report.batch_sizes[0], str(report.machine["devices"])
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     top1 = {(one.precision, one.split): 100 * (one.top1 or 0) for one in report.networks}
     for engine, precision in report.runners:
         for way, rows in _lines(report.of(engine, precision, size), kind):
@@ -97,7 +97,7 @@ def _accuracy(report: Report) -> Figure:
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     axes.set_title(_title(report))
     return figure
 

@@ -1,0 +1,133 @@
+"""Docker and Compose as the tests use them, and the images they need."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.compose.test_files import ROOT, defaults
+
+GATEWAY = "coserve-gateway:compose-test"
+STAND_INS = "COSERVE_STAND_INS"
+"""The variable that names the folder `stand_ins.py` filled, where images cannot be pulled."""
+
+
+def docker(*arguments: str, stdin: int | None = None) -> str:
+    """What the command prints; CalledProcessError has what it says of its failure."""
+    done = subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, stdin=stdin)
+    return done.stdout
+
+
+def inspect(name: str) -> dict[str, Any]:
+    (found,) = json.loads(docker("inspect", name))
+    return found
+
+
+def installed() -> list[tuple[str, ...]]:
+    """The Composes of this machine, one of each version."""
+    found = {}
+    for program in (("docker", "compose"), ("docker-compose",), ("docker-compose-v2",)):
+        if shutil.which(program[0]):
+            done = subprocess.run([*program, "version", "--short"], capture_output=True, text=True)
+            if done.returncode == 0:
+                found.setdefault(done.stdout.strip().removeprefix("v"), program)
+    return list(found.values())
+
+
+class Compose:
+    """A Compose, and a project of its own in a copy of the checkout."""
+
+    PROFILES = ("--profile", "embedded", "--profile", "observability", "--profile", "bench")
+
+    def __init__(self, program: tuple[str, ...], folder: Path, variables: Mapping[str, str]) -> None:
+        self.program, self.folder = program, folder
+        self.project = f"coserve-test-{os.getpid()}"
+        self.environment = {name: text for name, text in os.environ.items() if name not in defaults()}
+        self.environment |= {**variables, "COMPOSE_PROJECT_NAME": self.project}
+        listed = subprocess.check_output(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
+        )
+        for name in filter(None, listed.split("\0")):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_file():
+                shutil.copy(ROOT / name, target)
+        if STAND_INS in os.environ:
+            shutil.copytree(Path(os.environ[STAND_INS]) / "wheels", folder / "wheels")
+        # The containers' users are not this one.
+        subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
+
+    def __call__(self, *arguments: str) -> str:
+        """Run a command, and give what it prints."""
+        command = [*self.program, *arguments]
+        done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+        return done.stdout + done.stderr
+
+    def container(self, service: str) -> str:
+        """The id of a service's only container."""
+        labels = {"project": self.project, "service": service}
+        filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
+        return docker("container", "ls", "--all", "--quiet", "--no-trunc", *filters).strip()
+
+    def state(self, service: str) -> dict[str, Any]:
+        return inspect(self.container(service))["State"]
+
+
+@contextmanager
+def prepare_images() -> Iterator[None]:
+    """Have the images that the files name: here, or pulled, or else stand-ins, which are removed again."""
+    (base,) = re.findall("^ARG PYTHON_IMAGE=(.+)$", (ROOT / "server/Dockerfile").read_text(), re.MULTILINE)
+    named = {"root": base} | {
+        target: defaults()[f"COSERVE_{variable}_IMAGE"]
+        for target, variable in (("triton", "TRITON"), ("sdk", "SDK"), ("prometheus", "PROMETHEUS"))
+    }
+    with ExitStack() as stack:
+        missing = {target: name for target, name in named.items() if not _have(name)}
+        if missing:
+            folder = _stand_ins(stack)
+            root = "coserve-stand-in:root"
+            with (folder / "root.tar").open("rb") as archive:
+                docker("import", "--change", 'CMD ["python"]', "-", root, stdin=archive.fileno())
+            stack.callback(docker, "image", "rm", "--force", root, *missing.values())
+            for target, name in missing.items():
+                if target == "root":
+                    docker("tag", root, name)
+                else:
+                    file = str(ROOT / "tests/compose/stand_ins.Dockerfile")
+                    options = (
+                        "--build-arg",
+                        f"ROOT={root}",
+                        "--target",
+                        target,
+                        "--tag",
+                        name,
+                        "--file",
+                        file,
+                    )
+                    docker("build", *options, str(folder / "images"))
+        yield
+
+
+def _have(image: str) -> bool:
+    commands = [["docker", "image", "inspect", image]]
+    if STAND_INS not in os.environ:
+        commands.append(["docker", "pull", "--quiet", image])
+    return any(subprocess.run(command, capture_output=True).returncode == 0 for command in commands)
+
+
+def _stand_ins(stack: ExitStack) -> Path:
+    """The folder that `run` filled, or one that is filled now."""
+    if STAND_INS not in os.environ:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="coserve-stand-ins-"))
+        subprocess.run([sys.executable, ROOT / "tests/compose/stand_ins.py", folder], check=True)
+        os.environ[STAND_INS] = folder
+        stack.callback(os.environ.pop, STAND_INS)
+    return Path(os.environ[STAND_INS])

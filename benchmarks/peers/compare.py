@@ -3,7 +3,7 @@
 Every round starts each server alone, checks that its logits are Coserve's, warms it up and applies all loads,
 so that whatever else the machine does meets all alike. All take images as multipart uploads and answer with
 the five most probable classes; access logs are off. Members run at once everywhere, with the same threads and
-options.
+options. Each round also runs the ensemble directly in Coserve's engine, which no server can beat.
 
     python benchmarks/peers/compare.py --image photo.jpg
 
@@ -12,6 +12,7 @@ that does nothing else.
 """
 
 import argparse
+import asyncio
 import json
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 import onnxruntime as ort
 from servers import Running, Server, ServerError, servers
 
+from coserve_cli.bench.http.engine import RawEngine
 from coserve_cli.bench.http.generator import Generator
 from coserve_cli.bench.http.images import EncodedImage, read_images
 from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
@@ -119,6 +121,7 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
 
 def compare(
     candidates: list[Measured],
+    engine: RawEngine,
     ensemble: Ensemble,
     images: list[EncodedImage],
     rounds: int,
@@ -141,6 +144,7 @@ def compare(
                 one.round(running, images, expected, interval)
 
         for number in range(rounds):
+            asyncio.run(engine.measure(interval.seconds))
             for one in candidates:
                 if one.failure is None:
                     print(f"round {number + 1} of {rounds}: {one.server.name}", file=sys.stderr)
@@ -196,7 +200,8 @@ def main() -> None:
     chosen = [first, *(one for one in others if not arguments.only or one.name in arguments.only)]
     candidates = [Measured(server, loads) for server in chosen]
     interval = Interval(0.5, arguments.seconds)
-    compare(candidates, ensemble, images, arguments.rounds, interval)
+    engine = RawEngine(arguments.repository, arguments.model)
+    compare(candidates, engine, ensemble, images, arguments.rounds, interval)
     report = {
         "model": arguments.model,
         "images": len(images),
@@ -205,10 +210,12 @@ def main() -> None:
         "onnxruntime": ort.__version__,
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
+        "engine": engine.to_json(),
         "servers": [one.to_json() for one in candidates],
     }
     write_whole(arguments.output, json.dumps(report, indent=2) + "\n")
     table(candidates)
+    print(f"\nengine alone: p50 {engine.latency.percentile(50):.2f} ms, at best {engine.best:.1f} images/s")
 
 
 if __name__ == "__main__":

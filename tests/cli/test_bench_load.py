@@ -203,7 +203,7 @@ def test_overhead_is_the_round_trip_less_the_inference() -> None:
     run.stages = {name: type(run.latency)("d", [ms, ms]) for name, ms in TIMINGS.items()}
     results.add(run)
     assert results.overhead.mean == pytest.approx(21, rel=1e-3)
-    assert results.stages["network"].mean == pytest.approx(9, rel=1e-3)
+    assert results.stages["outside"].mean == pytest.approx(9, rel=1e-3)
     assert sum(stage.mean for name, stage in results.stages.items() if name != "total") == pytest.approx(
         25, rel=1e-3
     )

@@ -81,7 +81,7 @@ def test_closed_and_open_loops_and_the_engine(bench: Bench, server: Server, fold
         assert len(load["requests_per_s_by_round"]) == 2
         latency, stages = load["latency_ms"], load["stages_ms"]
         assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
-        assert list(stages) == [*STAGES, "other", "network", "total"]
+        assert list(stages) == [*STAGES, "other", "outside", "total"]
         parts = sum(stage["mean"] for name, stage in stages.items() if name != "total")
         assert parts + load["generator"]["late_ms"]["mean"] == pytest.approx(latency["mean"], rel=0.02)
         assert stages["inference"]["mean"] < load["round_trip_ms"]["mean"]
@@ -103,7 +103,7 @@ def test_the_table_and_answers_that_lack_members(bench: Bench, server: Server) -
     lines = done.stdout.splitlines()
     assert lines[0] == f"faulty version 1 at {server.url}: 1 image of 0.1 kB, 2 × 0.3 s per load"
     assert [line.split()[:2] for line in lines[2:4]] == [["load", "answers/s"], ["open,", "50/s"]]
-    assert lines[5].split() == ["mean", "ms", "late", *STAGES, "other", "network", "latency"]
+    assert lines[5].split() == ["mean", "ms", "late", *STAGES, "other", "outside", "latency"]
     assert lines[8].startswith("open, 50/s: ")
     assert lines[8].endswith(" answers lack members")
     assert lines[9].startswith("load generator: ")

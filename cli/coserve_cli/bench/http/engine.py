@@ -70,7 +70,8 @@ class RawEngine:
         """Seconds that each batch took through all members, one after another."""
         how = self._ensemble.preprocessing
         batch = np.zeros((size, 3, how.height, how.width), np.float32)
-        times, began = [], time.perf_counter()
+        times: list[float] = []
+        began = time.perf_counter()
         while not times or time.perf_counter() < began + seconds:
             before = time.perf_counter()
             await asyncio.gather(*self._engine.start(self._ensemble, batch))

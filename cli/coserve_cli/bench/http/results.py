@@ -72,7 +72,7 @@ class LoadResults:
         late: between the two.
         overhead: of an answer, the round trip less the server's `inference`.
         stages: of an answer, the server's own times, and what it does not tell: `other` is the rest of its
-            `total`, `network` the rest of the round trip: sending, receiving, connecting, the client.
+            `total`, `outside` the rest of the round trip.
     """
 
     def __init__(self, load: Load) -> None:
@@ -145,9 +145,9 @@ class LoadResults:
         known = [run.stages[name] for name in STAGES]
         total = run.stages[TOTAL]
         other = [whole - sum(parts) for whole, *parts in zip(total, *known, strict=True)]
-        network = [trip - whole for trip, whole in zip(run.round_trip, total, strict=True)]
-        named: Mapping[str, Iterable[float]] = {**run.stages, "other": other, "network": network}
-        for name in (*STAGES, "other", "network", TOTAL):
+        outside = [trip - whole for trip, whole in zip(run.round_trip, total, strict=True)]
+        named: Mapping[str, Iterable[float]] = {**run.stages, "other": other, "outside": outside}
+        for name in (*STAGES, "other", "outside", TOTAL):
             self.stages.setdefault(name, Distribution()).add(named[name])
         inference = run.stages["inference"]
         self.overhead.add(trip - model for trip, model in zip(run.round_trip, inference, strict=True))

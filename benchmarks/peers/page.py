@@ -1,0 +1,107 @@
+"""Put the figures of `compare.py` into docs/benchmark.md, between its two markers.
+
+python benchmarks/peers/page.py            after `make bench-peers`, which ends with it
+python benchmarks/peers/page.py --check    fails where the page's tables are not those of results.json
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from coserve_cli.bench.http.results import STAGES
+from coserve_cli.bench.output import write_whole
+
+HERE = Path(__file__).resolve().parent
+BEGIN, END = "<!-- begin: benchmarks/peers/page.py -->", "<!-- end -->"
+Results = dict[str, Any]
+
+
+def main() -> None:
+    """Read the command line, then write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--results", type=Path, default=HERE / "results.json")
+    parser.add_argument("--page", type=Path, default=HERE.parents[1] / "docs/benchmark.md")
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    page = arguments.page.read_text("utf-8")
+    wanted = replaced(page, "\n".join(section(json.loads(arguments.results.read_text("utf-8")))))
+    if arguments.check:
+        sys.exit(f"{arguments.page} lacks the newest figures: run {__file__}" if wanted != page else 0)
+    write_whole(arguments.page, wanted)
+
+
+def replaced(page: str, figures: str) -> str:
+    """The page with other figures between its markers."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise SystemExit(f"the page lacks {BEGIN} or, after it, {END}")
+    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+
+
+def section(results: Results) -> Iterator[str]:
+    """Lines: how it was measured, all servers, and where Coserve's time goes."""
+    engine, measured = results["engine"], [one for one in results["servers"] if one["failure"] is None]
+    best = max(engine["images_per_s"].values())
+    yield (
+        f"`{results['model']}`, {results['images']} images of {results['image_bytes'] / 1000:.1f} kB, "
+        f"{results['cores']} cores for server and load generator, ONNX Runtime {results['onnxruntime']}, "
+        f"{results['rounds']} rounds of {results['seconds']:g} s per load. The engine alone takes "
+        f"{engine['latency_ms']['p50']:.2f} ms for an image (p50), and gives {best:.0f} images a second in "
+        f"batches that suit it best."
+    )
+    for index, load in enumerate(measured[0]["loads"]):
+        yield f"\n{loop(load)}:\n"
+        yield from markdown(comparison(measured, index))
+    for one in results["servers"]:
+        if one["failure"] is not None:
+            yield f"\n{one['server']} was not measured: {one['failure']}"
+    yield "\nWhere Coserve's mean latency goes, in milliseconds:\n"
+    yield from markdown(breakdown(measured[0]["loads"]))
+
+
+def loop(load: Results) -> str:
+    """The load in words."""
+    if load["loop"] == "open":
+        return f"**Open loop**, {load['requested_per_s']:g} requests a second"
+    count = load["concurrency"]
+    return f"**Closed loop**, {count} request{'s' * (count > 1)} at a time"
+
+
+def comparison(servers: list[Results], index: int) -> Iterator[list[str]]:
+    """All servers under one load."""
+    yield ["", "answers/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed", "memory MiB"]
+    for server in servers:
+        load = server["loads"][index]
+        latency = load["latency_ms"] or {}
+        yield [
+            f"{server['server']} {server['version']}",
+            f"{load['requests_per_s']:.1f}",
+            *(f"{latency[name]:.2f}" if latency else "–" for name in ("p50", "p90", "p99", "max")),
+            str(sum(load["errors"].values())),
+            str(server["memory_mib"]),
+        ]
+
+
+def breakdown(loads: list[Results]) -> Iterator[list[str]]:
+    """The columns of a row add up to its last."""
+    names = [*STAGES, "other", "outside"]
+    yield ["load", "late", *names, "latency"]
+    for load in loads:
+        means = [load["generator"]["late_ms"]["mean"], *(load["stages_ms"][name]["mean"] for name in names)]
+        yield [load["load"], *(f"{mean:.2f}" for mean in [*means, load["latency_ms"]["mean"]])]
+
+
+def markdown(table: Iterator[list[str]]) -> Iterator[str]:
+    """Lines of a table; its first row is the head."""
+    for index, cells in enumerate(table):
+        yield f"| {' | '.join(cells)} |"
+        if index == 0:
+            yield f"|{' --- |' * len(cells)}"
+
+
+if __name__ == "__main__":
+    main()

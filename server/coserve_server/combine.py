@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 Mean = Literal["logits", "probabilities"]
 """What of the members is averaged."""
 
+TINY = float(np.finfo(np.float64).tiny)
+
 
 @dataclass(frozen=True)
 class Combined:
@@ -55,25 +57,30 @@ def combine(
     shares = weights / weights.sum()
     if mean == "probabilities":
         calibration = UNCALIBRATED
-    logarithms = _log_softmax(logits / calibration.temperature(1))
-    mixture = np.logaddexp.reduce(np.log(shares)[:, None, None] + logarithms, axis=0)
-    combined = np.einsum("s,snc->nc", shares, logits) if mean == "logits" else mixture
-    information = _entropy(mixture) - shares @ _entropy(logarithms)
-    calibrated = combined / calibration.temperature(len(logits))
+    members, logarithms = _softmax(logits / calibration.temperature(1))
+    if mean == "logits":
+        combined = np.einsum("s,snc->nc", shares, logits)
+    else:
+        combined = np.logaddexp.reduce(np.log(shares)[:, None, None] + logarithms, axis=0)
+    probabilities, own_logarithms = _softmax(combined / calibration.temperature(len(logits)))
+    mixture = np.einsum("s,snc->nc", shares, members)
+    # What is not possible has no share in an entropy, and no logarithm.
+    information = _entropy(mixture, np.log(np.maximum(mixture, TINY))) - shares @ _entropy(
+        members, logarithms
+    )
     return Combined(
         logits=combined,
-        probabilities=softmax(calibrated),
-        entropy=_entropy(_log_softmax(calibrated)),
+        probabilities=probabilities,
+        entropy=_entropy(probabilities, own_logarithms),
         # Rounding may leave a negative of the order of 1e-16.
         disagreement=np.maximum(information, 0),
-        member_probabilities=np.exp(logarithms),
+        member_probabilities=members,
     )
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
     """Probabilities along the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+    return _softmax(logits.astype(np.float64))[0]
 
 
 def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
@@ -81,11 +88,14 @@ def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     return np.argsort(-scores, kind="stable")[:k]
 
 
-def _log_softmax(logits: Floats) -> Floats:
-    """Logarithms of the probabilities along the last axis, finite also where these are 0."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
+def _softmax(logits: Floats) -> tuple[Floats, Floats]:
+    """Probabilities along the last axis, and their logarithms, finite also where these are 0."""
+    # The ufuncs' own reductions: of a few numbers, the methods' detour takes most of the time.
+    shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
+    exponentials = np.exp(shifted)
+    total = np.add.reduce(exponentials, axis=-1, keepdims=True)
+    return exponentials / total, shifted - np.log(total)
 
 
-def _entropy(logarithms: Floats) -> Floats:
-    return np.asarray(-(np.exp(logarithms) * logarithms).sum(axis=-1))
+def _entropy(probabilities: Floats, logarithms: Floats) -> Floats:
+    return np.asarray(-np.add.reduce(probabilities * logarithms, axis=-1))

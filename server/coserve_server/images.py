@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -107,11 +108,23 @@ def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArr
     if size != image.size:
         _check_pixels(size, max_pixels)
         image = image.resize(size, _INTERPOLATIONS[how.interpolation])
-    left, top = round((image.width - how.width) / 2), round((image.height - how.height) / 2)
-    image = image.crop((left, top, left + how.width, top + how.height))
-    pixels = np.asarray(image, dtype=np.float32) / 255
-    normalised = (pixels - np.array(how.mean, np.float32)) / np.array(how.std, np.float32)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+    if image.size != (how.width, how.height):
+        left, top = round((image.width - how.width) / 2), round((image.height - how.height) / 2)
+        image = image.crop((left, top, left + how.width, top + how.height))
+    scale, shift = _normalisation(how.mean, how.std)
+    tensor = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+    tensor *= scale
+    tensor += shift
+    return tensor
+
+
+@lru_cache
+def _normalisation(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What 8-bit channels are multiplied with, and what is added then, both `[3, 1, 1]`."""
+    scale, shift = 1 / (255 * np.array(std)), -np.array(mean) / np.array(std)
+    return scale.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
@@ -138,7 +151,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _grey16_to_rgb(image: Image.Image) -> Image.Image:

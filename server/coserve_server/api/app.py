@@ -61,6 +61,7 @@ def create_app(
     app.state.classifier, app.state.reloader = classifier, reloader
     app.include_router(v1.router)
     app.include_router(v2.router)
+    app.router.routes[:0] = [*v1.quick, *v2.quick]
     problems.install(app)
 
     @app.get("/healthz", tags=["health"])

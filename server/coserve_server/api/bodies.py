@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+import sys
 import time
 from collections.abc import AsyncGenerator
 from typing import TypeVar
@@ -25,6 +26,11 @@ from coserve_server.errors import (
 )
 from coserve_server.images import EncodedImage
 from coserve_server.settings import Settings
+
+if sys.version_info >= (3, 11):
+    from asyncio import timeout
+else:
+    from async_timeout import timeout
 
 FIELD = "files"
 GRACE_S = 5
@@ -99,7 +105,8 @@ async def _arriving(request: Request, settings: Settings, max_bytes: int) -> Asy
         left_s = began + _time_s(settings, received) - time.monotonic()
         try:
             # Not `request.stream`, which has an empty piece more to wait for.
-            message = await asyncio.wait_for(request.receive(), left_s)
+            async with timeout(left_s):
+                message = await request.receive()
         except asyncio.TimeoutError as error:
             raise UploadTimeoutError(_slowness(settings, received)) from error
         if message["type"] == "http.disconnect":

@@ -21,18 +21,41 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T |
     Args:
         request: one whose body has been read.
     """
-    working = asyncio.ensure_future(work)
+    watch = _Watch(request)
     try:
-        await asyncio.wait((working,), timeout=UNWATCHED_S)
-        if not working.done():
-            leaving = asyncio.ensure_future(_disconnect(request))
-            try:
-                await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                leaving.cancel()
-        return working.result() if working.done() else None
+        return await work
+    except asyncio.CancelledError:
+        if not watch.left:
+            raise
+        return None
     finally:
-        working.cancel()
+        watch.end()
+
+
+class _Watch:
+    """Cancels the task that made it when the client leaves. The work needs no task of its own then."""
+
+    def __init__(self, request: Request) -> None:
+        self.left = False
+        self._request, self._task = request, asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(UNWATCHED_S, self._begin)
+
+    def end(self) -> None:
+        """Watch no more."""
+        self._task = None
+        self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
+
+    def _begin(self) -> None:
+        self._watching = asyncio.ensure_future(_disconnect(self._request))
+        self._watching.add_done_callback(self._leave)
+
+    def _leave(self, watching: "asyncio.Task[None]") -> None:
+        if self._task is not None and not watching.cancelled() and watching.exception() is None:
+            self.left = True
+            self._task.cancel()
 
 
 async def _disconnect(request: Request) -> None:

@@ -11,6 +11,7 @@ from coserve_server.api.bodies import FIELD, read_images
 from coserve_server.api.dependencies import Core
 from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
 from coserve_server.api.problems import KINDS, responses
+from coserve_server.api.quick_route import QuickRoute
 from coserve_server.api.schemas import (
     ClassifyReply,
     ClassifyRequest,
@@ -71,6 +72,9 @@ async def classify(request: Request) -> Response:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         reply = classify_reply(answer, images, query.top_k, query.member_predictions)
     return Response(reply.model_dump_json(), media_type="application/json")
+
+
+quick = [QuickRoute("/v1/classify", classify, methods=["POST"])]
 
 
 @router.get("/models")

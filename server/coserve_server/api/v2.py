@@ -15,6 +15,7 @@ from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
 from coserve_server.api.dependencies import Core
 from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
+from coserve_server.api.quick_route import QuickRoute
 from coserve_server.api.v2_errors import RESPONSES
 from coserve_server.api.v2_models import (
     Live,
@@ -158,6 +159,14 @@ async def infer(request: Request, name: str) -> Response:
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
 
+async def _infer(request: Request) -> Response:
+    return await infer(request, request.path_params["name"])
+
+
+quick = [
+    QuickRoute(f"/v2/models/{{name}}{version}/infer", _infer, methods=["POST"])
+    for version in ("", "/versions/{version}")
+]
 router.include_router(v2_repository.router)
 router.include_router(models, prefix="/models/{name}")
 router.include_router(

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -15,6 +15,7 @@ from coserve_cli.errors import one_line
 
 if TYPE_CHECKING:
     from coserve_export.deployment import Deployment
+    from coserve_export.int8 import Int8
     from coserve_export.report import Report
 
 
@@ -42,6 +43,10 @@ def export(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
     precision: options.Precision = None,
+    calibration_data: options.CalibrationData = None,
+    calibration_images: options.CalibrationImages = None,
+    evaluation_data: options.EvaluationData = None,
+    max_accuracy_loss: options.MaxAccuracyLoss = None,
     checkpoint: options.Checkpoint = None,
     labels: options.Labels = None,
     mean: options.Mean = None,
@@ -68,7 +73,15 @@ def export(
     """
     from coserve_export.errors import DescriptionError, ExportError
 
-    for_runs = _given(precision=precision, checkpoint=checkpoint)
+    for_runs = _given(checkpoint=checkpoint)
+    if precision != options.NetworkPrecision.int8:
+        for_runs |= _given(precision=precision)
+    for_int8 = _given(
+        calibration_data=calibration_data,
+        calibration_images=calibration_images,
+        evaluation_data=evaluation_data,
+        max_accuracy_loss=max_accuracy_loss,
+    )
     for_files = _given(
         labels=labels,
         mean=mean,
@@ -100,6 +113,10 @@ def export(
         are_files = _are_files(sources)
         _refuse(for_runs if are_files else for_files, "ONNX files" if are_files else "a run")
         common = {"name": name, "overwrite": overwrite, "new_version": new_version} | of_every_model
+        if precision == options.NetworkPrecision.int8:
+            common["int8"] = _int8(**for_int8)
+        else:
+            _refuse(for_int8, "another --precision than int8")
         if for_triton:
             common["deployment"] = _deployment(**for_triton)
         write = _export_files if are_files else _export_run
@@ -113,6 +130,12 @@ def _refuse(misplaced: dict[str, Any], context: str) -> None:
     if misplaced:
         names = ", ".join(f"--{option.replace('_', '-')}" for option in misplaced)
         raise DescriptionError(f"{names} cannot be used with {context}")
+
+
+def _int8(calibration_data: Sequence[Path] = (), **options: Any) -> "Int8":
+    from coserve_export.int8 import Int8
+
+    return Int8(calibration_data, **options)
 
 
 def _deployment(
@@ -202,4 +225,9 @@ def _print(report: "Report", as_json: bool) -> None:
             line += f"  largest difference {parity.max_abs_difference:.1e}"
             line += f"  top-1 agreement {parity.top1_agreement:.2%} of {parity.images} images"
         typer.echo(line)
+    if (loss := report.loss) is not None:
+        typer.echo(
+            f"top-1 accuracy {loss.int8:.2%} of {loss.images} images, fp32 {loss.fp32:.2%}: "
+            f"{loss.points:+.2f} points lost"
+        )
     typer.echo(f"version {report.version} written to {report.repository}")

@@ -9,15 +9,17 @@ import typer
 
 from coserve_cli.checkpoint import Checkpoint as RunCheckpoint
 
+FOR_INT8 = "For --precision int8"
 FOR_RUNS, FOR_FILES, FOR_TRITON = "For a run", "For ONNX files", "How Triton runs the members"
 T = TypeVar("T")
 
 
-class RunPrecision(str, Enum):
+class NetworkPrecision(str, Enum):
     """Of weights and arithmetic."""
 
     fp32 = "fp32"
     fp16 = "fp16"
+    int8 = "int8"
 
 
 class ResizeInterpolation(str, Enum):
@@ -62,8 +64,32 @@ def _pairs(text: str) -> Any:
 
 
 Precision = Annotated[
-    RunPrecision | None,
-    typer.Option(help="Of weights and arithmetic; fp32 by default.", rich_help_panel=FOR_RUNS),
+    NetworkPrecision | None,
+    typer.Option(help="Of weights and arithmetic; fp32 by default, and of ONNX files as they are, or int8."),
+]
+CalibrationData = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Images like those to be served, in any form coserve train takes. Needed.",
+        rich_help_panel=FOR_INT8,
+    ),
+]
+CalibrationImages = Annotated[
+    int | None, typer.Option(min=1, help="Drawn from those; 512 by default.", rich_help_panel=FOR_INT8)
+]
+EvaluationData = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Images with a test split, to measure what accuracy is lost.", rich_help_panel=FOR_INT8
+    ),
+]
+MaxAccuracyLoss = Annotated[
+    float | None,
+    typer.Option(
+        metavar="POINTS",
+        help="Of top-1 accuracy, in percentage points; 0.3 by default.",
+        rich_help_panel=FOR_INT8,
+    ),
 ]
 Checkpoint = Annotated[RunCheckpoint | None, typer.Option(help="last by default.", rich_help_panel=FOR_RUNS)]
 

@@ -3,7 +3,8 @@
 ExportError
 ├── DescriptionError   a name, labels, weights or preprocessing that no repository can hold
 ├── NetworkError       a network or an ONNX file that cannot be served
-│   └── ParityError    an ONNX network whose logits differ from those of the network it came from
+│   ├── ParityError    an ONNX network whose logits differ from those of the network it came from
+│   └── AccuracyError  an int8 ensemble that is right less often than the one it came from
 └── RepositoryError    a repository that cannot be written, or already has the ensemble
 """
 
@@ -32,6 +33,10 @@ class ParityError(NetworkError):
     def __init__(self, subject: str, difference: float, limit: float, reason: str) -> None:
         super().__init__(f"{subject}: {reason}; nothing was written")
         self.subject, self.difference, self.limit = subject, difference, limit
+
+
+class AccuracyError(NetworkError):
+    """Quantising cost more top-1 accuracy than is allowed."""
 
 
 class RepositoryError(ExportError):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,6 +20,9 @@ from coserve_export.repository import check_free, write_ensemble
 from coserve_export.samples import read_samples
 from coserve_export.session import Session
 from coserve_export.versions import check_extends, write_version
+
+if TYPE_CHECKING:
+    from coserve_export.int8 import Int8
 
 BATCH_RELATIVE_LIMIT = 0.05
 """Of the largest logit; dynamic quantisation takes one scale for a batch, and so depends on it a little."""
@@ -42,6 +46,7 @@ def export_onnx(
     output: str | None = None,
     weights: Sequence[float] | None = None,
     samples: Path | None = None,
+    int8: "Int8 | None" = None,
     max_batch_size: int = 64,
     deployment: Deployment = DEFAULT_DEPLOYMENT,
     overwrite: bool = False,
@@ -63,6 +68,7 @@ def export_onnx(
         output: the logits' name, where the files have several outputs.
         weights: one positive number per member; by default all alike.
         samples: a folder of images to try the networks on; random ones by default.
+        int8: quantise the networks; None keeps them as they are.
         max_batch_size: of every model.
         deployment: how Triton runs the members.
         overwrite: replace an ensemble of the same name.
@@ -103,18 +109,28 @@ def export_onnx(
         logits.append(_run_checked(network, images, len(description.labels)))
     _check_mean(logits, weights)
 
-    progress(f"writing {name}")
     members = [Member(network.model, network.input, network.output) for network in networks]
-    provenance = _provenance(networks, len(images))
-    if new_version:
-        written = write_version(repository, description, members, provenance)
-    else:
-        written = write_ensemble(repository, description, members, provenance, overwrite)
     reports = [
         MemberReport(member_name, len(member.model))
         for member_name, member in zip(description.member_names, members, strict=True)
     ]
-    return Report(name, written, repository, reports, len(description.labels))
+    provenance = _provenance(networks, len(images))
+    parity = loss = None
+    if int8 is not None:
+        from coserve_export.int8 import quantise
+
+        quantised = quantise(members, description, int8, progress)
+        members, parity, loss = quantised.members, quantised.parity, quantised.loss
+        reports = quantised.reports(description.member_names)
+        opset = max(network.opset for network in networks)
+        provenance = quantised.provenance(provenance) | {"export": quantised.export | {"opset": opset}}
+
+    progress(f"writing {name}")
+    if new_version:
+        written = write_version(repository, description, members, provenance)
+    else:
+        written = write_ensemble(repository, description, members, provenance, overwrite)
+    return Report(name, written, repository, reports, len(description.labels), parity, loss)
 
 
 def _read_all(files: Sequence[Path], output: str | None, progress: Progress) -> list[OnnxFile]:

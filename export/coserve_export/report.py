@@ -1,7 +1,7 @@
 """What an export did, for the command line and for scripts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coserve_export.parity import Parity
@@ -11,8 +11,25 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class AccuracyLoss:
+    """Top-1 accuracy of the ensemble as fractions of `images`, before and after it was quantised."""
+
+    images: int
+    fp32: float
+    int8: float
+
+    @property
+    def points(self) -> float:
+        """What was lost, in percentage points; negative where accuracy was gained."""
+        return 100 * (self.fp32 - self.int8)
+
+
+@dataclass(frozen=True)
 class MemberReport:
-    """One member: its model's name, its ONNX file's size and how it compares with the trained network."""
+    """One member: its model's name, its ONNX file's size and how it compares with the trained network.
+
+    In int8 it is compared with the ONNX network in fp32.
+    """
 
     name: str
     bytes: int
@@ -21,7 +38,12 @@ class MemberReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A written ensemble; `parity` is None for ONNX files, which have no torch network to compare with."""
+    """A written ensemble.
+
+    Attributes:
+        parity: None for ONNX files kept as they are, which there is nothing to compare with.
+        loss: of accuracy by int8; None where it was not measured.
+    """
 
     name: str
     version: int
@@ -29,6 +51,7 @@ class Report:
     members: list[MemberReport]
     classes: int
     parity: Parity | None = None
+    loss: AccuracyLoss | None = None
 
     def to_json(self) -> dict[str, object]:
         """The same as a JSON object."""
@@ -40,7 +63,7 @@ class Report:
                 {"name": member.name, "bytes": member.bytes, **_parity_json(member.parity)}
                 for member in self.members
             ],
-            "ensemble": {"classes": self.classes, **_parity_json(self.parity)},
+            "ensemble": {"classes": self.classes, **_parity_json(self.parity), **_loss_json(self.loss)},
         }
 
 
@@ -52,3 +75,7 @@ def _parity_json(parity: Parity | None) -> dict[str, object]:
         "top1_agreement": parity.top1_agreement,
         "images": parity.images,
     }
+
+
+def _loss_json(loss: AccuracyLoss | None) -> dict[str, object]:
+    return {} if loss is None else {"accuracy_loss": asdict(loss)}

@@ -34,10 +34,11 @@ def _read(file: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DescriptionError(f"{file} cannot be decoded: {error}") from error
-    return np.asarray(_resize(image, preprocessing))
+    return np.asarray(resize(image, preprocessing))
 
 
-def _resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Bring an RGB image to the networks' input size, as serving does (docs/model-repository.md)."""
     height, width = preprocessing.height, preprocessing.width
     resampling = Image.Resampling[preprocessing.interpolation.upper()]
     if image.size == (width, height):

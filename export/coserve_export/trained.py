@@ -10,6 +10,7 @@ import torch
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError, on_one_line
+from coserve_export.int8 import Int8, quantise
 from coserve_export.mean_graph import mean_graph, mean_inputs
 from coserve_export.onnx_export import OPSET, export_network, to_fp16
 from coserve_export.parity import (
@@ -38,6 +39,7 @@ def export_run(
     *,
     name: str | None = None,
     precision: Precision = "fp32",
+    int8: Int8 | None = None,
     checkpoint: Checkpoint = "last",
     max_batch_size: int = 64,
     deployment: Deployment = DEFAULT_DEPLOYMENT,
@@ -52,6 +54,7 @@ def export_run(
         repository: Triton's model repository; made where it does not exist.
         name: of the ensemble; by default the network and the split, e.g. `wide_resnet16_8_s2`.
         precision: of weights and arithmetic; input and logits are fp32 always.
+        int8: quantise what was checked in fp32; None does not.
         checkpoint: the last epoch's or the best one's.
         max_batch_size: of every model.
         deployment: how Triton runs the members.
@@ -69,6 +72,7 @@ def export_run(
         repository,
         name=name,
         precision=precision,
+        int8=int8,
         max_batch_size=max_batch_size,
         deployment=deployment,
         overwrite=overwrite,
@@ -83,6 +87,7 @@ def export_networks(
     *,
     name: str | None = None,
     precision: Precision = "fp32",
+    int8: Int8 | None = None,
     max_batch_size: int = 64,
     deployment: Deployment = DEFAULT_DEPLOYMENT,
     overwrite: bool = False,
@@ -121,17 +126,23 @@ def export_networks(
         members.append(Member(model))
         reports.append(MemberReport(description.member_names[index], len(model), parity))
     ensemble_parity = _compare_mean(references, served, precision)
-
-    progress(f"writing {description.name}")
     provenance = run.provenance | {
         "export": _export_record(precision, ensemble_parity, reports),
         "coserve_version": version("coserve"),
     }
+    loss = None
+    if int8 is not None:
+        quantised = quantise(members, description, int8, progress)
+        members, ensemble_parity, loss = quantised.members, quantised.parity, quantised.loss
+        reports = quantised.reports(description.member_names)
+        provenance = quantised.provenance(provenance) | {"export": quantised.export | {"opset": OPSET}}
+
+    progress(f"writing {description.name}")
     if new_version:
         written = write_version(repository, description, members, provenance)
     else:
         written = write_ensemble(repository, description, members, provenance, overwrite)
-    return Report(description.name, written, repository, reports, len(run.labels), ensemble_parity)
+    return Report(description.name, written, repository, reports, len(run.labels), ensemble_parity, loss)
 
 
 def _samples(run: Run, preprocessing: Preprocessing) -> Images:

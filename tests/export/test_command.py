@@ -138,6 +138,8 @@ def test_files_do_not_need_torch() -> None:
         (["none.onnx"], "none.onnx does not exist"),
         (["{onnx}"], "ONNX files also need --name, --labels, --mean, --std"),
         (["{onnx}", "--precision", "fp16", *OWN], "--precision cannot be used with ONNX files"),
+        (["{onnx}", "--precision", "int8", "--labels", "{labels}", *OWN], "int8 needs --calibration-data"),
+        (["{onnx}", "--max-accuracy-loss", "1", *OWN], "cannot be used with another --precision than int8"),
         (["{onnx}", "{onnx}", "--labels", "{labels}", *OWN], "are the same network"),
         (["{onnx}", "--labels", "none.txt", *OWN], "none.txt cannot be read: No such file"),
         (["{onnx}", "--labels", "{onnx}", *OWN], "is not UTF-8 text"),
@@ -187,7 +189,7 @@ def test_errors_are_one_line(
     [
         ["--mean", "a,b,c"],
         ["--image-size", "bigxsmall"],
-        ["--precision", "int8"],
+        ["--precision", "int4"],
         ["--max-batch-size", "0"],
         ["--cuda", "use_tf32"],
     ],

@@ -1,0 +1,175 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from google.protobuf import text_format
+from onnx import numpy_helper
+from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from coserve_export.ensemble import Preprocessing
+from coserve_export.errors import AccuracyError, DescriptionError, ExportError, NetworkError, ParityError
+from coserve_export.existing import export_onnx
+from coserve_export.int8 import Int8
+from coserve_export.labelled import read_labelled
+from coserve_export.report import Report
+from coserve_export.trained import export_networks
+from coserve_training.run import Run
+
+LABELS = ["cat", "dog", "frog", "ship", "naïve plane"]
+SIZE, PER_CLASS = 8, 40
+Export = Callable[..., Report]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of one random colour each and some noise; what their classes are is chance."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(3)
+    for split in ("train", "test"):
+        for label in LABELS:
+            (folder / split / label).mkdir(parents=True)
+            for index in range(PER_CLASS):
+                pixels = random.integers(0, 200, (1, 1, 3)) + random.integers(0, 56, (SIZE, SIZE, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / label / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def export(tmp_path: Path, labels_file: Path) -> Export:
+    def run(*files: Path, **options: Any) -> Report:
+        values = {"name": "own", "mean": [0.5] * 3, "std": [0.25] * 3} | options
+        return export_onnx(files, labels_file, tmp_path / "repository", **values)
+
+    return run
+
+
+def provenance(repository: Path, name: str) -> dict[str, Any]:
+    config = text_format.Parse((repository / name / "config.pbtxt").read_text("utf-8"), ModelConfig())
+    return json.loads(config.parameters["provenance"].string_value)
+
+
+def test_a_run_in_int8(make_run: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
+    how = Int8([photos], [photos], max_accuracy_loss=100)
+    report = export_networks(make_run(), tmp_path, int8=how)
+    assert report.parity is not None
+    assert report.loss is not None
+    assert report.parity.images == 100, "half of the training images calibrate, the others compare"
+    for member in report.members:
+        model = onnx.load(tmp_path / f"{member.name}/1/model.onnx")
+        assert {entry.domain for entry in model.opset_import} == {""}, "what Triton's backend loads as it is"
+        values = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+        kernels = [value for value in values.values() if value.dtype == np.int8 and value.ndim == 4]
+        assert len(kernels) == 2
+        assert max(np.abs(kernel.astype(int)).max() for kernel in kernels) <= 64, "7 bits"
+        assert any(v.shape == (8,) for name, v in values.items() if name.endswith("_scale")), "per channel"
+        session = onnxruntime.InferenceSession(tmp_path / f"{member.name}/1/model.onnx")
+        images = np.random.default_rng(0).normal(size=(3, 3, SIZE, SIZE)).astype(np.float32)
+        (together,) = session.run(["logits"], {"images": images})
+        (alone,) = session.run(["logits"], {"images": images[:1]})
+        np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+    found = provenance(tmp_path, "tiny_s2")
+    record = found["export"]
+    assert (record["precision"], record["calibration_images"], record["opset"]) == ("int8", 100, 20)
+    assert record["accuracy_loss"] == {"images": 200, "fp32": report.loss.fp32, "int8": report.loss.int8}
+    assert found["accuracy"]["ensemble"]["top1"] == pytest.approx(report.loss.int8, abs=1e-6)
+    assert len(found["accuracy"]["subsets"]) == 3
+    assert set(found["calibration"]["temperatures"]) == {"1", "2"}
+
+
+def test_what_was_measured_in_fp32_is_not_claimed_of_int8(
+    make_run: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    run = make_run()
+    assert "accuracy" in run.provenance
+    report = export_networks(make_run(run.members[0]), tmp_path, name="one", int8=Int8([photos]))
+    assert report.loss is None
+    assert "accuracy_loss" not in str(report.to_json())
+    found = provenance(tmp_path, "one")
+    assert "accuracy" not in found
+    assert found["network"] == "tiny"
+
+
+def test_files_in_int8(make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    report = export(*files, int8=Int8([photos], calibration_images=20), weights=[1.0, 3.0])
+    assert report.parity is not None
+    assert (report.parity.images, len(report.members)) == (20, 2)
+    assert all(member.parity is not None for member in report.members)
+    record = provenance(tmp_path / "repository", "own")["export"]
+    assert (record["precision"], record["calibration_images"]) == ("int8", 20)
+    with pytest.raises(NetworkError, match="member 0: quantising needs ONNX opset 13, not 12"):
+        export(make_onnx("old.onnx", opset=12), name="old", int8=Int8([photos]))
+
+
+def test_too_much_accuracy_lost(
+    make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
+) -> None:
+    how = Int8([photos], [photos], max_accuracy_loss=-100)
+    with pytest.raises(AccuracyError, match=r"int8 is right on .* of 200 images, fp32 on .* points lost"):
+        export(make_onnx(), int8=how)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_network_that_8_bits_cannot_hold(
+    make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
+) -> None:
+    file = make_onnx()
+    model = onnx.load(file)
+    weights = numpy_helper.to_array(model.graph.initializer[0])
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(1 + 1e-4 * weights, "weights"))
+    onnx.save(model, file)
+    with pytest.raises(ParityError, match=r"member 0: int8 puts .* into another class than fp32"):
+        export(file, int8=Int8([photos]))
+    assert not (tmp_path / "repository").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("none", "none: no such file or folder"),
+        ("renamed", r"classes differ from the ensemble's: missing \['naïve plane'\], unknown \['jet'\]"),
+        ("train only", "no test split"),
+        ("damaged", "40 of 400 images cannot be decoded: .*; replace them$"),
+    ],
+)
+def test_images_that_cannot_be_used(
+    make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path, change: str, message: str
+) -> None:
+    folder = tmp_path / change
+    for label in LABELS if change != "none" else []:
+        for split in ("train", "test") if change != "train only" else ("train",):
+            (folder / split).mkdir(parents=True, exist_ok=True)
+            name = "jet" if change == "renamed" and label == LABELS[-1] else label
+            (folder / split / name).symlink_to(photos / split / label)
+    if change == "damaged":
+        (folder / "train" / "cat").unlink()
+        (folder / "train" / "cat").mkdir()
+        for index in range(PER_CLASS):
+            (folder / "train" / "cat" / f"{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(90))
+    with pytest.raises(ExportError, match=message):
+        export(make_onnx(), int8=Int8([folder], [folder]))
+    assert not (tmp_path / "repository").exists()
+
+
+def test_int8_needs_images() -> None:
+    with pytest.raises(DescriptionError, match="needs --calibration-data"):
+        Int8([])
+
+
+def test_classes_are_numbered_as_the_ensembles(photos: Path) -> None:
+    preprocessing = Preprocessing(6, 6, 8, "bilinear", [0.5] * 3, [0.25] * 3)
+    backwards = sorted(LABELS, reverse=True)
+    images = read_labelled([photos], ["test"], backwards, preprocessing)
+    for source, target in zip(images.sources, images.targets, strict=True):
+        assert Path(source.name).parent.name == backwards[target]
+    first, *_ = images.batches()
+    assert first.shape == (32, 3, 6, 6)
+    with Image.open(photos / images.sources[0].name) as image:
+        expected = preprocessing.normalise(np.asarray(image)[None, 1:7, 1:7])
+    np.testing.assert_array_equal(first[:1], expected)

@@ -7,6 +7,7 @@ import pytest
 
 from coserve_training.config import TrainConfig
 from coserve_training.errors import ConfigError, NetworkError
+from coserve_training.networks.densenet import DenseNetConfig
 from coserve_training.recipes import recipe_names, with_recipe
 
 NETWORKS = ["resnet110", "wide_resnet28_10", "resnext29_8x64d", "wide_resnet50_2"]
@@ -51,6 +52,13 @@ def test_an_impossible_split_is_refused_when_the_configuration_is_made(config: T
         replace(config, split=5)
 
 
+def test_only_families_that_can_train_in_less_memory(config: TrainConfig) -> None:
+    dense = replace(config, network="densenet100_12", memory_efficient=True)
+    assert dense.member_network() == DenseNetConfig(100, 8, memory_efficient=True)
+    with pytest.raises(NetworkError, match=r"^memory_efficient: resnet110 has no such mode; densenet… have$"):
+        replace(config, memory_efficient=True)
+
+
 def test_a_configuration_survives_json(config: TrainConfig) -> None:
     assert TrainConfig.from_json(json.loads(json.dumps(asdict(config)))) == config
     with pytest.raises(ConfigError, match="unknown configuration momentun"):
@@ -67,6 +75,8 @@ def test_resolution_grows_to_the_full_size(config: TrainConfig) -> None:
 def test_the_recipe_hash_tells_recipes_apart_and_ignores_what_was_divided(config: TrainConfig) -> None:
     same = replace(config, data=("elsewhere",), network="resnet20", split=1)
     assert same.recipe_hash == config.recipe_hash
+    dense = replace(config, network="densenet100_12")
+    assert replace(dense, memory_efficient=True).recipe_hash == dense.recipe_hash
     assert replace(config, seed=1).recipe_hash != config.recipe_hash
 
 

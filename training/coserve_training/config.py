@@ -62,6 +62,10 @@ class TrainConfig:
     skip_corrupt: Annotated[bool, Help(DATA, "Leave out images that cannot be read, rather than stop.")] = (
         False
     )
+    memory_efficient: Annotated[
+        bool,
+        Help(DATA, "Compute parts again rather than keep them, in less memory and more time (DenseNet)."),
+    ] = False
     initial: Annotated[str | None, Help(DATA, "Run folder to start from instead of random weights.")] = None
     seed: Annotated[int, Ge(0), Help(DATA, "Of weights, order and views.")] = 0
 
@@ -167,6 +171,7 @@ class TrainConfig:
             image_size=self.image_size,
             dropout=self.dropout,
             drop_path=self.drop_path,
+            memory_efficient=self.memory_efficient,
         )
 
     @property
@@ -198,8 +203,8 @@ class TrainConfig:
 
     @property
     def recipe_hash(self) -> str:
-        """12 hex digits over every value but what was divided and where data and initial weights lie."""
-        elsewhere = {"data", "initial", "network", "split"}
+        """12 hex digits over every value but what was divided, where things lie, and what changes nothing."""
+        elsewhere = {"data", "initial", "network", "split", "memory_efficient"}
         recipe = {k: v for k, v in asdict(self).items() if k not in elsewhere}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 

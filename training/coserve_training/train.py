@@ -103,14 +103,14 @@ def train(
 
 
 def check_resumable(folder: Path, config: TrainConfig) -> None:
-    """Check that `folder` holds a run of `config`; where the data lies may have changed.
+    """Check that `folder` holds a run of `config`; where data lies, and what changes no result, may differ.
 
     Raises:
         RunError: naming the first value that differs.
     """
     stored = Description.read(folder).config
     for name in TrainConfig.__dataclass_fields__:
-        if name != "data" and getattr(stored, name) != getattr(config, name):
+        if name not in ("data", "memory_efficient") and getattr(stored, name) != getattr(config, name):
             raise RunError(
                 f"{folder} was started with {name} {getattr(stored, name)}, not {getattr(config, name)}; "
                 "a resumed run keeps its configuration"

@@ -66,6 +66,7 @@ def member_network(
     image_size: int | None = None,
     dropout: float | None = None,
     drop_path: float | None = None,
+    memory_efficient: bool = False,
 ) -> NetworkConfig:
     """The configuration of one of the `split` members that the network called `name` is divided into.
 
@@ -77,15 +78,19 @@ def member_network(
         dropout: of the undivided network, in place of its family's; members have it divided by √S
             (paper, section III).
         drop_path: likewise.
+        memory_efficient: whether to train in less memory and more time.
 
     Raises:
-        NetworkError: for an unknown name or a split that no rule covers.
+        NetworkError: for an unknown name, a split that no rule covers, or a family that cannot train in less
+            memory.
     """
     if split < 1:
         raise NetworkError(f"split must be at least 1, not {split}")
     undivided = network(name)
     if image_size is not None:
         undivided = undivided.for_images(image_size)
+    if memory_efficient:
+        undivided = undivided.in_less_memory()
     return replace(
         undivided.divide(split),
         dropout=(undivided.dropout if dropout is None else dropout) / math.sqrt(split),

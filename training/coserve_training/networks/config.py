@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
+from coserve_training.errors import NetworkError
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(ABC):
@@ -43,6 +45,14 @@ class NetworkConfig(ABC):
     def for_images(self, size: int) -> "NetworkConfig":
         """The architecture for images of `size` pixels; most families have one for all sizes."""
         return self
+
+    def in_less_memory(self) -> "NetworkConfig":
+        """The architecture computing parts again in the backward pass rather than keep them.
+
+        Raises:
+            NetworkError: for a family that cannot.
+        """
+        raise NetworkError(f"memory_efficient: {self} has no such mode; densenet… have")
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:

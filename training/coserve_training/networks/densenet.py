@@ -153,6 +153,10 @@ class DenseNetConfig(NetworkConfig):
             raise NetworkError(f"{self}: split must be at most {self.growth**2}, not {split}")
         return replace(self, growth=growth)
 
+    def in_less_memory(self) -> "DenseNetConfig":
+        """Without the concatenations and what is computed of them kept."""
+        return replace(self, memory_efficient=True)
+
     def build(self, num_classes: int) -> DenseNet:
         """A network with fresh random weights."""
         return DenseNet(self, num_classes)

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -69,6 +70,14 @@ def repository(tmp_path: Path) -> Path:
         provenance = {"network": "tiny", "accuracy": accuracy}
         write_repository(tmp_path, name, members=members, channels=channels, provenance=provenance)
     return tmp_path
+
+
+class Calibration(CalibrationDataReader):
+    def __init__(self, images: np.ndarray) -> None:
+        self.batches = iter([{"images": images}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
 
 
 def multiply_adds_of(name: str, split: int) -> int:
@@ -254,6 +263,20 @@ def test_a_fused_graph_gives_the_weighted_mean() -> None:
     expected = np.average([run(member) for member in members], axis=0, weights=weights)
     np.testing.assert_allclose(run(fused), expected, rtol=1e-4, atol=1e-4)
     assert multiply_adds(fused) == sum(map(multiply_adds, members))
+
+
+def test_members_in_int8_cost_and_fuse_as_in_fp32(tmp_path: Path) -> None:
+    """Quantised as `coserve export --precision int8` does it."""
+    members = []
+    for seed in range(2):
+        files = tmp_path / f"fp32_{seed}.onnx", tmp_path / f"int8_{seed}.onnx"
+        onnx.save(network(seed, 8, 8, 1), files[0])
+        images = np.random.default_rng(seed).normal(size=(4, 3, 8, 8)).astype(np.float32)
+        quantize_static(*files, Calibration(images), quant_format=QuantFormat.QDQ, per_channel=True)
+        members.append(onnx.load(files[1]))
+        assert multiply_adds(members[-1]) == multiply_adds(network(seed, 8, 8, 1))
+        assert not list(vanishing(members[-1]))
+    assert multiply_adds(fuse(members, len(LABELS))) == sum(map(multiply_adds, members))
 
 
 def test_counts_grouped_convolutions_and_sees_zero_scales() -> None:

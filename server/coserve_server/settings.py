@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """What executes the members: `onnxruntime` or `openvino` in this process, or `triton`, Triton servers."""
     member_threads: int | None = Field(None, ge=1)
     """Threads of each member in this process; by default the cores are shared out evenly."""
+    max_batch_size: int | None = Field(None, ge=1)
+    """Images of one batch in this process, where the repository allows more."""
     pin_members: bool = True
     """Whether members in this process keep to cores of their own, where the process may use all it sees."""
     openvino_cache: Path | None = None

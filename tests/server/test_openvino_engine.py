@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +18,7 @@ from coserve_server.engines.embedded.choice import embedded_engine
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.reload import Reloader
-from coserve_server.repository import read_repository
+from coserve_server.repository import read_repository, read_versions
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import BUSY, add_version, write_repository
 
@@ -33,7 +34,7 @@ def with_engine(
     cache: Path | None = None,
 ) -> T:
     async def run() -> T:
-        engine = OpenVinoEngine(read_repository(folder), cores, threads, cache)
+        engine = OpenVinoEngine(read_repository(folder), cores, threads, cache=cache)
         try:
             return await asyncio.wait_for(use(engine), 60)
         finally:
@@ -46,12 +47,17 @@ async def infer(engine: OpenVinoEngine, batch: Batch) -> list[MemberRun]:
     return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(5000):
-        if condition():
+async def until_stuck(engine: OpenVinoEngine) -> None:
+    """Abandon batches until one has begun and goes on: a busy machine may be slow to begin."""
+    for _ in range(100):
+        hanging, sound = engine.start(engine.ensembles["pair"], images())
+        assert (await sound).error is None
+        await asyncio.sleep(0.3)
+        hanging.cancel()
+        await asyncio.sleep(0.1)
+        if len(engine.ready_members(engine.ensembles["pair"])) < 2:
             return
-        await asyncio.sleep(0.01)
-    pytest.fail("it never came true")
+    pytest.fail("no batch was begun")
 
 
 def images(count: int = 3, size: int = 8) -> Batch:
@@ -91,18 +97,27 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
 
     async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[set[int]]]:
         runs = await infer(engine, images())
-        return runs, [os.sched_getaffinity(task) for task in tasks() - before]
+        (generation,) = engine._generations.values()
+        return runs, [lane.submit(os.sched_getaffinity, 0).result() for lane in generation.lanes]
 
-    def tasks() -> set[int]:
-        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
-
-    before = tasks()
     runs, affinities = with_engine(tmp_path, use, Cores(2, ids))
     assert [run.device for run in runs] == [f"cpu:{ids[0]}", f"cpu:{ids[1]}"]
-    for core in ids:
-        # The lane's thread, and the one that OpenVINO runs several images on.
-        assert affinities.count({core}) >= 2, affinities
+    assert affinities == [{ids[0]}, {ids[1]}], "OpenVINO leaves the threads where they are"
     assert sorted(os.sched_getaffinity(0)) == allowed, "the calling thread keeps its cores"
+
+
+def test_a_member_of_one_thread_runs_on_its_lane(tmp_path: Path) -> None:
+    write_repository(tmp_path, depth=40, channels=64, size=32)
+
+    async def use(engine: OpenVinoEngine) -> list[float]:
+        (generation,) = engine._generations.values()
+        lane = generation.lanes[0]
+        before = lane.submit(time.thread_time).result()
+        run = await engine.start(engine.ensembles["pair"], images(8, 32))[0]
+        return [lane.submit(time.thread_time).result() - before, (run.end_ns - run.start_ns) / 1e9]
+
+    busy, took = with_engine(tmp_path, use, Cores(1, None))
+    assert busy > 0.1 * took, "a thread that waits for another spends nothing"
 
 
 def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path) -> None:
@@ -114,31 +129,6 @@ def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path)
     failed, answered = with_engine(tmp_path, use)
     assert all(run.logits is None and run.error for run in failed)
     assert all(run.error is None for run in answered)
-
-
-def test_a_cancelled_member_stops_between_two_layers_and_is_back(tmp_path: Path) -> None:
-    write_repository(tmp_path, depth=150, channels=64, size=24)
-    batch = images(8, 24)
-
-    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[MemberRun]]:
-        ensemble = engine.ensembles["pair"]
-        (generation,) = engine._generations.values()
-        member = generation.members[0]
-        before = await infer(engine, batch)
-        call = member.call()
-        run = asyncio.wrap_future(member.lane.submit(member.run, batch, call))
-        await until(lambda: member._running is call)  # type: ignore[attr-defined]
-        await asyncio.sleep(0.3)
-        call.stop()
-        assert (await run).error == "Caught exception: Infer Request was canceled"
-        hanging, sound = engine.start(ensemble, batch)
-        hanging.cancel()
-        assert (await sound).error is None
-        await until(lambda: len(engine.ready_members(ensemble)) == 2)
-        return before, await infer(engine, batch)
-
-    for before, after in zip(*with_engine(tmp_path, use), strict=True):
-        np.testing.assert_array_equal(before.logits, after.logits)
 
 
 def test_a_call_that_is_stopped_before_it_begins_does_not_run(tmp_path: Path) -> None:
@@ -153,20 +143,16 @@ def test_a_call_that_is_stopped_before_it_begins_does_not_run(tmp_path: Path) ->
     assert with_engine(tmp_path, use).error == "stopped before it began"
 
 
-def test_a_member_in_the_middle_of_a_layer_is_left_out_until_it_is_free(tmp_path: Path) -> None:
+def test_a_cancelled_member_is_left_out_until_it_is_free(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: BUSY})
 
     async def use(engine: OpenVinoEngine) -> None:
         ensemble = engine.ensembles["pair"]
-        (generation,) = engine._generations.values()
-        busy, sound = engine.start(ensemble, images())
-        assert (await sound).error is None
-        await until(lambda: generation.members[0]._running is not None)  # type: ignore[attr-defined]
-        busy.cancel()
-        await asyncio.sleep(0)
+        await until_stuck(engine)
         first, second = await infer(engine, np.zeros_like(images()))
         assert (first.error, second.error) == ("still busy with an earlier batch", None)
-        await until(lambda: len(engine.ready_members(ensemble)) == 2)
+        while len(engine.ready_members(ensemble)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
         assert all(run.error is None for run in await infer(engine, np.zeros_like(images())))
 
     with_engine(tmp_path, use)
@@ -235,6 +221,12 @@ def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
     engine = embedded_engine(load_settings(**how), cores)
     assert isinstance(engine, OpenVinoEngine)
     assert (engine._cores, engine._threads) == (Cores(2, None), 2)
+    limited = embedded_engine(load_settings(repository=tmp_path, max_batch_size=4), cores)
+    write_repository(tmp_path)
+    asyncio.run(limited.replace("pair", read_versions(tmp_path)["pair"]))
+    assert not asyncio.run(limited.replace("pair", read_versions(tmp_path)["pair"])), "nothing has changed"
+    assert limited.ensembles["pair"].max_batch_size == 4
+    asyncio.run(limited.close())
     default = embedded_engine(load_settings(repository=tmp_path), cores)
     assert (default._cores, default._threads) == (cores, None)
     with pytest.raises(SettingsError, match="openvino_cache: only engine openvino uses it"):

@@ -14,16 +14,16 @@ def embedded_engine(settings: Settings, cores: Cores) -> EmbeddedEngine:
     Raises:
         SettingsError: its library is not installed.
     """
-    threads = settings.member_threads
+    threads, batch = settings.member_threads, settings.max_batch_size
     if not settings.pin_members:
         cores = replace(cores, ids=None)
     if settings.engine == "onnxruntime":
         from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 
-        return OnnxRuntimeEngine({}, cores, threads)
+        return OnnxRuntimeEngine({}, cores, threads, batch)
     try:
         from coserve_server.engines.openvino import OpenVinoEngine
     except ImportError as error:
         fault = f"engine: openvino needs the extra openvino: pip install 'coserve[openvino]' ({error})"
         raise SettingsError([fault]) from error
-    return OpenVinoEngine({}, cores, threads, settings.openvino_cache)
+    return OpenVinoEngine({}, cores, threads, batch, settings.openvino_cache)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
@@ -26,24 +27,32 @@ class EmbeddedEngine:
     """
 
     def __init__(
-        self, load: Load, ensembles: Mapping[str, Ensemble], cores: Cores, threads: int | None = None
+        self,
+        load: Load,
+        ensembles: Mapping[str, Ensemble],
+        cores: Cores,
+        threads: int | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         """Load and warm every member.
 
         Args:
             load: how a library loads one member.
             threads: of each member; None shares the cores out evenly.
+            max_batch_size: of every ensemble that allows more.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble.
         """
         self.load_errors: Mapping[str, str] = {}
         self._load_member, self._cores, self._threads = load, cores, threads
+        self._max_batch_size = max_batch_size
         self._generations: dict[int, Generation] = {}
         """By the identity of their ensembles, also those that only requests in progress still hold."""
         self._versions: dict[str, tuple[Ensemble, ...]] = {}
         self._newest: dict[str, Ensemble] = {}
         for name, ensemble in ensembles.items():
+            ensemble = self._limited(ensemble)
             self._generations[id(ensemble)] = self._generation(ensemble)
             self._serve(name, (ensemble,))
 
@@ -107,7 +116,7 @@ class EmbeddedEngine:
         """
         served = self.versions(name)
         # Descriptions tell files by their times and sizes: equal ones need not be loaded again.
-        wanted = [next((old for old in served if old == one), one) for one in ensembles]
+        wanted = [next((old for old in served if old == one), one) for one in map(self._limited, ensembles)]
         new = [one for one in wanted if not any(one is old for old in served)]
         generations = await asyncio.to_thread(self._load, new, bool(served))
         self._generations.update(zip(map(id, new), generations, strict=True))
@@ -127,6 +136,11 @@ class EmbeddedEngine:
     def _members(self, ensemble: Ensemble) -> list[LoadedMember]:
         loaded = self._generations[id(ensemble.whole)].members
         return [one for one in loaded if one.member in ensemble.members]
+
+    def _limited(self, ensemble: Ensemble) -> Ensemble:
+        if self._max_batch_size is None or ensemble.max_batch_size <= self._max_batch_size:
+            return ensemble
+        return replace(ensemble, max_batch_size=self._max_batch_size)
 
     def _serve(self, name: str, versions: tuple[Ensemble, ...]) -> None:
         served = {**self._versions, name: versions}

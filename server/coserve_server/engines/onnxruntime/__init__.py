@@ -12,9 +12,15 @@ from coserve_server.ensembles import Ensemble
 class OnnxRuntimeEngine(EmbeddedEngine):
     """An embedded engine whose members are ONNX Runtime sessions."""
 
-    def __init__(self, ensembles: Mapping[str, Ensemble], cores: Cores, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        ensembles: Mapping[str, Ensemble],
+        cores: Cores,
+        threads: int | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
         """Load and warm every member; see `EmbeddedEngine`."""
-        super().__init__(load_member, ensembles, cores, threads)
+        super().__init__(load_member, ensembles, cores, threads, max_batch_size)
 
 
 __all__ = ["Lane", "OnnxRuntimeEngine", "ThreadBudget", "create_session"]

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,15 +11,14 @@ import numpy as np
 
 from coserve_server.admission import Admission
 from coserve_server.batching import Batcher, BatchRun
+from coserve_server.catalogue import Catalogue
 from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import (
     InvalidParametersError,
-    NoQuorumError,
     RequestError,
     TooManyImagesError,
-    UnknownModelError,
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
 from coserve_server.images import EncodedImage
@@ -69,93 +68,10 @@ class Classifier:
         self.engine, self.settings = engine, settings
         self.statistics = Statistics()
         self.metrics = Metrics() if settings.metrics else None
+        self.catalogue = Catalogue(engine, settings)
         self._batcher = Batcher(engine, self._ran)
         self._preparation = Preparation(cores, settings.max_pixels)
         self._admission = Admission(settings.max_requests, settings.deadline_ms / 1000)
-        self._draining = False
-
-    @property
-    def ensembles(self) -> Mapping[str, Ensemble]:
-        """What is served, by name."""
-        return self.engine.ensembles
-
-    def models(self) -> list[Ensemble]:
-        """What a request may name: every version of the ensembles and, where served, of single members."""
-        whole = [version for name in self.ensembles for version in self.engine.versions(name)]
-        if not self.settings.serve_members:
-            return whole
-        alone = [ensemble.alone(member) for ensemble in whole for member in ensemble.members]
-        known = {
-            (member.name, member.version): member for member in alone if member.name not in self.ensembles
-        }
-        return [*whole, *known.values()]
-
-    def versions(self, name: str) -> Sequence[Ensemble]:
-        """The versions of an ensemble, or of a member alone, that a request may name, newest last."""
-        if name in self.ensembles or not self.settings.serve_members:
-            return self.engine.versions(name)
-        return sorted(
-            (model for model in self.models() if model.name == name), key=lambda one: int(one.version)
-        )
-
-    def ensemble(self, name: str | None, version: str | None = None) -> Ensemble:
-        """The ensemble, or the member alone, of that name; with None the default, or the only ensemble.
-
-        Args:
-            version: None for the newest.
-
-        Raises:
-            UnknownModelError: there is none of that name, or it has no such version.
-            InvalidParametersError: no name, no default, and several are served.
-            NoQuorumError: there may be one, but the engine cannot run it just now.
-        """
-        served = self.ensembles
-        name = name if name is not None else self.settings.default_model
-        if name is None and len(served) == 1:
-            (name,) = served
-        if name is not None:
-            ensemble = None
-            if version is None and name in served:
-                ensemble = served[name]
-            elif versions := self.versions(name):
-                ensemble = _of_version(versions, version)
-            if ensemble is not None:
-                current().ensemble = ensemble
-                return ensemble
-        if reason := self.engine.absence(name):
-            raise NoQuorumError(reason)
-        if name is None:
-            raise InvalidParametersError(f"model: no name given and several are served; {self._choice()}")
-        raise UnknownModelError(f"model {name!r} is not served; {self._choice()}")
-
-    def quorum(self, ensemble: Ensemble) -> int:
-        """How many of the ensemble's members must answer."""
-        size = len(ensemble.members)
-        return min(self.settings.min_members or size, size)
-
-    def ready(self, ensemble: Ensemble) -> bool:
-        """Whether enough members can answer."""
-        return self.fault(ensemble) is None
-
-    def faults(self) -> list[str]:
-        """Why some ensemble cannot answer; empty where every one has its quorum."""
-        faults = list(self.engine.faults())
-        if self._draining:
-            faults.append("the server is stopping")
-        default = self.settings.default_model
-        if default is not None and default not in self.ensembles:
-            faults.append(f"default model {default!r} is not served; {self._choice()}")
-        for name in self.ensembles:
-            faults.extend(filter(None, map(self.fault, self.engine.versions(name))))
-        return faults
-
-    def fault(self, ensemble: Ensemble) -> str | None:
-        """Why an ensemble cannot answer; None while it has its quorum."""
-        ready = self.engine.ready_members(ensemble)
-        if len(ready) >= self.quorum(ensemble):
-            return None
-        missing = ", ".join(member.name for member in ensemble.members if member.name not in ready)
-        return f"{ensemble.name}: {self.quorum(ensemble)} members are needed, not ready: {missing}"
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
@@ -216,10 +132,6 @@ class Classifier:
         """Classification requests in progress."""
         return self._admission.in_progress
 
-    def drain(self) -> None:
-        """Count as not ready from now on; requests are still answered."""
-        self._draining = True
-
     async def close(self) -> None:
         """Free the engine and the threads."""
         self._preparation.close()
@@ -255,7 +167,7 @@ class Classifier:
         preprocess_ms: float,
     ) -> Classification:
         prepared = time.perf_counter_ns()
-        fan = await fan_out(self._batcher, ensemble, batch, self.quorum(ensemble), expires)
+        fan = await fan_out(self._batcher, ensemble, batch, self.catalogue.quorum(ensemble), expires)
         combining = time.perf_counter_ns()
         used = [index for index, member in enumerate(fan.members) if member.logits is not None]
         combined = _combine(ensemble, fan.members, used, self.settings.combine)
@@ -293,20 +205,6 @@ class Classifier:
             raise InvalidParametersError("the request has no image")
         if count > self.settings.max_images:
             raise TooManyImagesError(f"{count} images, more than the {self.settings.max_images} allowed")
-
-    def _choice(self) -> str:
-        return f"choose from {', '.join(self.ensembles) or 'nothing'}"
-
-
-def _of_version(versions: Sequence[Ensemble], version: str | None) -> Ensemble:
-    """The newest, or the one of that version."""
-    if version is None:
-        return versions[-1]
-    for model in versions:
-        if model.version == version:
-            return model
-    known = ", ".join(repr(model.version) for model in versions)
-    raise UnknownModelError(f"model {versions[-1].name!r} has no version {version!r}; it has {known}")
 
 
 def _combine(

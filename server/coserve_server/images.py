@@ -111,9 +111,9 @@ def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArr
     if image.size != (how.width, how.height):
         left, top = round((image.width - how.width) / 2), round((image.height - how.height) / 2)
         image = image.crop((left, top, left + how.width, top + how.height))
-    scale, shift = _normalisation(how.mean, how.std)
+    factor, shift = _normalisation(how.mean, how.std)
     tensor = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-    tensor *= scale
+    tensor *= factor
     tensor += shift
     return tensor
 
@@ -123,8 +123,8 @@ def _normalisation(
     mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What 8-bit channels are multiplied with, and what is added then, both `[3, 1, 1]`."""
-    scale, shift = 1 / (255 * np.array(std)), -np.array(mean) / np.array(std)
-    return scale.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
+    factor, shift = 1 / (255 * np.array(std)), -np.array(mean) / np.array(std)
+    return factor.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
 
 
 def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:

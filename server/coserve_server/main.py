@@ -77,7 +77,7 @@ async def _serve(
         config,
         settings.drain_delay_ms / 1000,
         started=lambda: announce(summary(classifier, address)),
-        draining=classifier.drain,
+        draining=classifier.catalogue.drain,
     )
     watching = None
     if reloader is not None and settings.repository_poll_ms:
@@ -151,13 +151,13 @@ def url(listener: socket.socket, scheme: str) -> str:
 def summary(classifier: Classifier, address: str) -> str:
     """What is served, what keeps the rest from being served, and a command to try it."""
     lines = [f"Coserve at {address} (API: {address}/docs)"]
-    for name, ensemble in classifier.ensembles.items():
+    for name, ensemble in classifier.catalogue.ensembles.items():
         default = " (default)" if name == classifier.settings.default_model else ""
         count, how = len(ensemble.members), classifier.engine.describe(ensemble)
         lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {how}")
-    lines.extend(f"  not ready: {fault}" for fault in classifier.faults())
-    needed = len(classifier.ensembles) > 1 and classifier.settings.default_model is None
-    query = f"?model={next(iter(classifier.ensembles))}" if needed else ""
+    lines.extend(f"  not ready: {fault}" for fault in classifier.catalogue.faults())
+    needed = len(classifier.catalogue.ensembles) > 1 and classifier.settings.default_model is None
+    query = f"?model={next(iter(classifier.catalogue.ensembles))}" if needed else ""
     key = "-H 'X-API-Key: YOUR_KEY' " if classifier.settings.api_keys_file else ""
     lines.append(f"  try: curl {key}-F files=@photo.jpg '{address}/v1/classify{query}'")
     return "\n".join(lines)

@@ -31,7 +31,7 @@ def classifier(engine: FakeEngine, **changes: Any) -> Classifier:
 def classify(core: Classifier, *images: EncodedImage) -> Classification:
     async def go() -> Classification:
         try:
-            return await core.classify(core.ensemble(None), images)
+            return await core.classify(core.catalogue.ensemble(None), images)
         finally:
             await core.close()
 
@@ -60,8 +60,8 @@ def test_a_degraded_answer_averages_the_members_that_answered() -> None:
 @pytest.mark.parametrize(("min_members", "quorum"), [(None, 3), (2, 2), (9, 3)])
 def test_quorum(min_members: int | None, quorum: int) -> None:
     core = classifier(FakeEngine(ensemble(members=3)), min_members=min_members)
-    assert core.quorum(core.ensemble("pair")) == quorum
-    assert core.ready(core.ensemble("pair"))
+    assert core.catalogue.quorum(core.catalogue.ensemble("pair")) == quorum
+    assert core.catalogue.ready(core.catalogue.ensemble("pair"))
 
 
 def test_a_bad_image_is_named() -> None:
@@ -89,14 +89,14 @@ def test_decoding_ends_at_the_deadline() -> None:
 
 def test_which_ensemble_answers() -> None:
     cat, dog = ensemble(name="cat"), ensemble(name="dog")
-    assert classifier(FakeEngine(cat)).ensemble(None) is cat
+    assert classifier(FakeEngine(cat)).catalogue.ensemble(None) is cat
     both = FakeEngine(cat, dog)
-    assert classifier(both).ensemble("dog") is dog
-    assert classifier(both, default_model="dog").ensemble(None) is dog
+    assert classifier(both).catalogue.ensemble("dog") is dog
+    assert classifier(both, default_model="dog").catalogue.ensemble(None) is dog
     with pytest.raises(errors.InvalidParametersError, match="choose from cat, dog"):
-        classifier(both).ensemble(None)
+        classifier(both).catalogue.ensemble(None)
     with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; choose from cat, dog"):
-        classifier(both).ensemble("cow")
+        classifier(both).catalogue.ensemble("cow")
 
 
 def test_an_ensemble_that_may_exist_is_not_unknown() -> None:
@@ -104,15 +104,15 @@ def test_an_ensemble_that_may_exist_is_not_unknown() -> None:
     engine.missing = "no server answers"
     for name in (None, "cow"):
         with pytest.raises(errors.NoQuorumError, match="no server answers"):
-            classifier(engine).ensemble(name)
+            classifier(engine).catalogue.ensemble(name)
 
 
 def test_what_keeps_ensembles_from_answering_is_named() -> None:
     engine = FakeEngine(ensemble())
     core = classifier(engine, default_model="cow")
-    assert core.faults() == ["default model 'cow' is not served; choose from pair"]
+    assert core.catalogue.faults() == ["default model 'cow' is not served; choose from pair"]
     engine.ready, engine.missing = False, "one has not loaded x"
-    assert core.faults() == [
+    assert core.catalogue.faults() == [
         "one has not loaded x",
         "default model 'cow' is not served; choose from pair",
         "pair: 2 members are needed, not ready: m0, m1",
@@ -162,7 +162,7 @@ def test_a_request_may_shorten_the_deadline(asked_ms: float | None, late: bool) 
 
     async def go() -> None:
         try:
-            await core.classify(core.ensemble(None), [EncodedImage(png())] * 2, asked_ms)
+            await core.classify(core.catalogue.ensemble(None), [EncodedImage(png())] * 2, asked_ms)
         finally:
             await core.close()
 

@@ -72,7 +72,7 @@ def create_app(
     @app.get("/readyz", tags=["health"], responses=problems.responses(problems.KINDS[NoQuorumError]))
     async def readyz() -> Status:
         """Whether every ensemble has its quorum of members."""
-        if faults := classifier.faults():
+        if faults := classifier.catalogue.faults():
             raise NoQuorumError("; ".join(faults))
         return Status(status="ready")
 

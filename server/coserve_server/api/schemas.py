@@ -156,9 +156,9 @@ def model(classifier: Classifier, ensemble: Ensemble) -> Model:
     return Model(
         name=ensemble.name,
         version=ensemble.version,
-        versions=[version.version for version in classifier.versions(ensemble.name)],
-        ready=classifier.ready(ensemble),
-        quorum=classifier.quorum(ensemble),
+        versions=[version.version for version in classifier.catalogue.versions(ensemble.name)],
+        ready=classifier.catalogue.ready(ensemble),
+        quorum=classifier.catalogue.quorum(ensemble),
         members=[member.name for member in ensemble.members],
         weights=[member.weight for member in ensemble.members],
         max_batch_size=ensemble.max_batch_size,

@@ -65,7 +65,7 @@ async def classify(request: Request) -> Response:
     core, query = parameters.core(request), parameters.query(request, ClassifyQuery)
     timeout_ms = parameters.timeout_ms(request)
     with core.admitted():
-        ensemble = core.ensemble(query.model, query.version)
+        ensemble = core.catalogue.ensemble(query.model, query.version)
         images = await read_images(request, core.settings)
         answer = await while_connected(request, core.classify(ensemble, images, timeout_ms))
         if answer is None:
@@ -82,9 +82,11 @@ async def models(core: Core) -> ModelList:
     """List the ensembles that are served."""
     return ModelList(
         default=core.settings.default_model,
-        models=[model(core, ensemble) for ensemble in core.ensembles.values()],
+        models=[model(core, ensemble) for ensemble in core.catalogue.ensembles.values()],
         not_served={
-            name: error for name, error in core.engine.load_errors.items() if name not in core.ensembles
+            name: error
+            for name, error in core.engine.load_errors.items()
+            if name not in core.catalogue.ensembles
         },
     )
 
@@ -100,4 +102,4 @@ async def models(core: Core) -> ModelList:
 )
 async def one_model(core: Core, name: str, version: str | None = None) -> Model:
     """Describe one ensemble, in its newest version or the one named."""
-    return model(core, core.ensemble(name, version))
+    return model(core, core.catalogue.ensemble(name, version))

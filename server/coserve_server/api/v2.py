@@ -60,7 +60,7 @@ _HEADERS = {
 
 
 async def _model(request: Request, core: Core, name: str) -> Ensemble:
-    return core.ensemble(name, request.path_params.get("version"))
+    return core.catalogue.ensemble(name, request.path_params.get("version"))
 
 
 Model = Annotated[Ensemble, Depends(_model)]
@@ -89,7 +89,7 @@ async def live() -> Live:
 @router.get("/health/ready", responses={503: {"model": Ready}})
 async def ready(core: Core, response: Response) -> Ready:
     """Whether every ensemble has its quorum of members."""
-    if faults := core.faults():
+    if faults := core.catalogue.faults():
         response.status_code = 503
     return Ready(ready=not faults)
 
@@ -97,22 +97,22 @@ async def ready(core: Core, response: Response) -> Ready:
 @router.get("/models/stats")
 async def all_statistics(core: Core) -> StatisticsList:
     """Say what every model has done since the start."""
-    counted = [statistics(model, core.statistics.of(model)) for model in core.models()]
+    counted = [statistics(model, core.statistics.of(model)) for model in core.catalogue.models()]
     return StatisticsList(model_stats=counted)
 
 
 @models.get("")
 async def model_metadata(core: Core, model: Model) -> ModelMetadata:
     """Describe a model's tensors."""
-    return metadata(model, [one.version for one in core.versions(model.name)])
+    return metadata(model, [one.version for one in core.catalogue.versions(model.name)])
 
 
 @models.get("/ready", responses={503: {"model": ModelReady}})
 async def model_ready(core: Core, model: Model, response: Response) -> ModelReady:
     """Whether a model has its quorum of members."""
-    if not core.ready(model):
+    if not core.catalogue.ready(model):
         response.status_code = 503
-    return ModelReady(name=model.name, ready=core.ready(model))
+    return ModelReady(name=model.name, ready=core.catalogue.ready(model))
 
 
 @models.get("/config")
@@ -135,7 +135,7 @@ async def model_statistics(core: Core, model: Model) -> StatisticsList:
 async def infer(request: Request, name: str) -> Response:
     """Give the averaged logits of preprocessed images."""
     core, timeout_ms = parameters.core(request), parameters.timeout_ms(request)
-    model = core.ensemble(name, request.path_params.get("version"))
+    model = core.catalogue.ensemble(name, request.path_params.get("version"))
     header_length, encoding = (request.headers.get(header) for header in _HEADERS)
     with core.admitted():
         body = await read_body(request, core.settings)

@@ -73,11 +73,14 @@ Control = Annotated[Reloader, Depends(_reloader)]
 async def index(request: Request, core: Core) -> list[RepositoryModel]:
     """List the models that a request may name, and those that could not be loaded."""
     asked = await _read(request, core, IndexRequest)
-    served = [_listed(core, model.name, model.version, core.fault(model)) for model in core.models()]
+    served = [
+        _listed(core, model.name, model.version, core.catalogue.fault(model))
+        for model in core.catalogue.models()
+    ]
     broken = [
         _listed(core, name, "", error)
         for name, error in core.engine.load_errors.items()
-        if name not in core.ensembles
+        if name not in core.catalogue.ensembles
     ]
     return [model for model in (*served, *broken) if model.state == "READY" or not asked.ready]
 

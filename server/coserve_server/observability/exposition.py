@@ -51,8 +51,8 @@ class _Served(Collector):
         limit = core.settings.max_requests
         yield GaugeMetricFamily("coserve_requests_limit", "The setting max_requests.", limit)
         yield self._gauge("info", "1 for every version that is served.", lambda _: 1)
-        yield self._gauge("ready", "1 where its quorum of members is ready, else 0.", core.ready)
-        yield self._gauge("quorum", "Members that must answer.", core.quorum)
+        yield self._gauge("ready", "1 where its quorum of members is ready, else 0.", core.catalogue.ready)
+        yield self._gauge("quorum", "Members that must answer.", core.catalogue.quorum)
         yield self._gauge("members", "Members it has.", lambda ensemble: len(ensemble.members))
         yield self._gauge(
             "members_ready", "Members that can answer.", lambda one: len(core.engine.ready_members(one))
@@ -65,7 +65,7 @@ class _Served(Collector):
 
     def _gauge(self, name: str, text: str, of: Callable[[Ensemble], float]) -> Metric:
         family = GaugeMetricFamily(f"coserve_model_{name}", text, labels=("model", "version"))
-        for model in self.core.ensembles:
+        for model in self.core.catalogue.ensembles:
             for ensemble in self.core.engine.versions(model):
                 family.add_metric((model, ensemble.version), of(ensemble))
         return family

@@ -5,7 +5,7 @@ measure() {
     echo "== $1"
     shift
     perf_analyzer -m "$MODEL" --concurrency-range "$CONCURRENCY" --measurement-interval "$INTERVAL_MS" \
-        --stability-percentage "$STABILITY" --percentile=95 "$@" || status=$?
+        --stability-percentage "$STABILITY" --input-data zero --percentile=95 "$@" || status=$?
 }
 measure "Triton's ensemble, gRPC" -u triton:8001 -i grpc
 measure "the gateway, HTTP" -u gateway:8000 -i http

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from coserve_server.observability.tracing import Tracer
 
 SHUTDOWN_MARGIN_S = 2
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop's thread keeps the interpreter from one that needs it: Python's own 5 ms are as
+long as an inference, after which a member's thread needs it for some microseconds."""
 
 
 def run(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -45,6 +48,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
         StartupError: the address, a certificate, the keys, the repository or a member is not usable.
     """
     logs.configure(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     tracer = _tracer(settings)
     tls = server_context(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None

@@ -4,9 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
-
-from coserve_server.engines.base import MemberRun
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +36,7 @@ class Lane:
 
     def __init__(self, name: str, pinned: tuple[int, ...] | None) -> None:
         self._thread = ThreadPoolExecutor(1, name)
-        self._abandoned: set[Future[MemberRun]] = set()
+        self._abandoned: set[Future[Any]] = set()
         self.device = "cpu"
         if pinned:
             self._thread.submit(os.sched_setaffinity, 0, pinned).result()
@@ -53,7 +51,7 @@ class Lane:
         """Whether it is still at a run that nobody waits for: a thread cannot be killed."""
         return bool(self._abandoned)
 
-    def abandon(self, run: Future[MemberRun]) -> None:
+    def abandon(self, run: Future[Any]) -> None:
         """Note that nobody waits for a run any more."""
         self._abandoned.add(run)
         run.add_done_callback(self._abandoned.discard)

@@ -44,12 +44,18 @@ class LoadedMember(ABC):
         """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
         if self.lane.stuck:
             return self._left_out()
-        call = self.call()
-        run = self.lane.submit(self.run, batch, call)
-        future = asyncio.wrap_future(run)
+        call, loop = self.call(), asyncio.get_running_loop()
+        future: asyncio.Future[MemberRun] = loop.create_future()
+
+        def tell(run: MemberRun) -> None:
+            if not future.done():
+                future.set_result(run)
+
+        # Not `asyncio.wrap_future`, whose way back to the event loop is longer.
+        run = self.lane.submit(lambda: loop.call_soon_threadsafe(tell, self.run(batch, call)))
 
         def abandon(_: asyncio.Future[MemberRun]) -> None:
-            if future.cancelled():
+            if future.cancelled() and not run.cancel():
                 call.stop()
                 self.lane.abandon(run)
 

@@ -1,6 +1,7 @@
 """The same ensemble without a gateway: run directly by the embedded engine, on the same cores."""
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from statistics import median
@@ -35,6 +36,8 @@ class RawEngine:
         ensembles = read_repository(repository)
         if name not in ensembles:
             raise BenchError(f"{repository} has no ensemble {name}, only {', '.join(ensembles)}")
+        # Members that Ctrl-C stops would be reported as failed.
+        logging.getLogger("coserve_server").addHandler(logging.NullHandler())
         self._ensemble = ensembles[name]
         self._engine = OnnxRuntimeEngine({name: self._ensemble}, usable_cores())
         self.latency = Distribution()
@@ -43,21 +46,19 @@ class RawEngine:
 
     @property
     def best(self) -> float:
-        """Images a second at the batch size that suits it best, median over the rounds."""
+        """Images a second at the batch size that suits it best: median over the rounds, at least one."""
         return max(map(median, self.per_second.values()))
 
     async def measure(self, seconds: float) -> None:
-        """One round: so many seconds of single images, and as many of larger batches in all."""
-        others = seconds / max(len(self.per_second) - 1, 1)
-        for size, rates in self.per_second.items():
-            times = await self._times(size, seconds if size == 1 else others)
-            rates.append(size * len(times) / sum(times))
-            if size == 1:
-                self.latency.add(took * 1000 for took in times)
+        """One round: so many seconds of single images, and as many of larger batches in all.
 
-    async def close(self) -> None:
-        """Free the members."""
-        await self._engine.close()
+        One that is cut short counts for nothing.
+        """
+        others = seconds / max(len(self.per_second) - 1, 1)
+        times = {size: await self._times(size, seconds if size == 1 else others) for size in self.per_second}
+        for size, took in times.items():
+            self.per_second[size].append(size * len(took) / sum(took))
+        self.latency.add(one * 1000 for one in times[1])
 
     def to_json(self) -> dict[str, Any]:
         """What was measured."""

@@ -35,6 +35,7 @@ class Generator:
 
     def __exit__(self, *_: object) -> None:
         self._pipe.close()
+        self._process.terminate()
         self._process.join()
 
     def run(self, load: Load, interval: Interval) -> Run:

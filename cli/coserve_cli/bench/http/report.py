@@ -77,7 +77,7 @@ class Report:
     def added_ms(self) -> float | None:
         """What the median gains over the engine's where one image after another is sent; None if unknown."""
         alone = next((one for one in self.loads if one.load == ClosedLoop(1) and one.round_trip), None)
-        if self.engine is None or alone is None or not self.engine.latency:
+        if self.engine is None or not self.engine.latency or alone is None:
             return None
         return alone.latency.percentile(50) - self.engine.latency.percentile(50)
 
@@ -86,14 +86,14 @@ class Report:
 
         The load generator's processor time is taken off: it is what clients on another machine would get.
         """
-        if self.engine is None or not self.engine.best or not isinstance(load.load, ClosedLoop):
+        if self.engine is None or not self.engine.latency or not isinstance(load.load, ClosedLoop):
             return None
         return load.per_second_without_generator(self.cores) / self.engine.best
 
     def to_json(self) -> dict[str, Any]:
         """Everything."""
         engine = None
-        if self.engine is not None:
+        if self.engine is not None and self.engine.latency:
             shares = {str(load.load): self.of_engine(load) for load in self.loads}
             engine = {
                 **self.engine.to_json(),

@@ -23,12 +23,15 @@ class Distribution:
 
     def __init__(self, values_ms: Iterable[float] = ()) -> None:
         self._histogram = HdrHistogram(1, LONGEST_US, DIGITS)
+        self._sum_us = 0
         self.add(values_ms)
 
     def add(self, values_ms: Iterable[float]) -> None:
         """Record values; negative ones count as 0."""
         for value in values_ms:
-            self._histogram.record_value(min(max(round(value * 1000), 0), LONGEST_US))
+            value_us = min(max(round(value * 1000), 0), LONGEST_US)
+            self._histogram.record_value(value_us)
+            self._sum_us += value_us
 
     def __bool__(self) -> bool:
         return self.count > 0
@@ -41,7 +44,7 @@ class Distribution:
     @property
     def mean(self) -> float:
         """In milliseconds."""
-        return float(self._histogram.get_mean_value()) / 1000
+        return self._sum_us / self.count / 1000 if self.count else 0.0
 
     @property
     def max(self) -> float:

@@ -1,38 +1,78 @@
-"""Entry point of the `coserve` command; each verb imports its component only when called."""
+"""Entry point of the `coserve` command; a verb's module is imported only when that verb is called."""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from coserve_cli import (
-    bench,
-    classify,
-    config,
-    divide,
-    evaluate,
-    export,
-    keys,
-    networks,
-    serve,
-    train,
-    triton,
-)
+VERBS = {
+    "divide": "Show parameters and multiply-adds of a network and of the ensemble it is divided into.",
+    "networks": "List examples of every family of networks, with their parameters and multiply-adds.",
+    "train": "Divide a network, train its members together, and leave a run folder behind.",
+    "evaluate": "Score an ensemble and its members: accuracy, likelihood, calibration, disagreement.",
+    "export": "Write an ensemble into a Triton model repository, once its networks have passed their checks.",
+    "tune": "Find the engine, the ensemble, the threads and the batch size that serve best on this machine.",
+    "serve": "Serve ensembles over HTTP: those of a model repository, or what Triton servers have loaded.",
+    "classify": "Classify images with a running server.",
+    "triton": "Run a Triton server, from the wheel nvidia-pytriton, until it is told to stop.",
+    "bench": "Measure what is served.",
+    "config": "Explain, show and check the server's settings.",
+    "keys": "Make, list and revoke the API keys that a server asks for.",
+}
+"""Every verb has a module of its name, with a function of that name, or an `app` of several."""
+
+
+class Modules(Mapping[str, Any]):
+    """The verbs as commands, each made when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in VERBS:
+            raise KeyError(name)
+        module = import_module(f"coserve_cli.{name}")
+        if hasattr(module, "app"):
+            return typer.main.get_group(module.app)
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(getattr(module, name))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
+class Verbs(TyperGroup):
+    """Lists the verbs without importing them."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = Modules()  # type: ignore[assignment]  # nothing changes them
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give help where no verb is given; Typer's `no_args_is_help` counts on Rich for that."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help as plain text: importing Rich would take as long as everything else."""
+        super(TyperGroup, self).format_help(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of verbs."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
 
 app = typer.Typer(
     name="coserve",
-    help="Divide an image classifier into a co-trained ensemble and serve its members concurrently.",
-    no_args_is_help=True,
+    cls=Verbs,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (
-    divide.divide,
-    networks.networks,
-    train.train,
-    evaluate.evaluate,
-    export.export,
-    serve.serve,
-    classify.classify,
-    triton.triton,
-):
-    app.command()(verb)
-for verbs in (bench.app, config.app, keys.app):
-    app.add_typer(verbs)
+
+
+@app.callback()
+def coserve() -> None:
+    """Divide an image classifier into a co-trained ensemble and serve its members concurrently."""

@@ -119,7 +119,7 @@ def _plain(hint: Any) -> Any:
     return alternatives[0] if type(None) in get_args(hint) else hint
 
 
-_signature = inspect.signature(train)
+_signature, _added = inspect.signature(train), _options()
 _fixed = [p for p in _signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-train.__signature__ = _signature.replace(parameters=[*_fixed, *_options()])  # type: ignore[attr-defined]
-train.__annotations__ |= {option.name: option.annotation for option in _options()}
+train.__signature__ = _signature.replace(parameters=[*_fixed, *_added])  # type: ignore[attr-defined]
+train.__annotations__ |= {option.name: option.annotation for option in _added}

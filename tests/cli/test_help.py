@@ -4,9 +4,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from coserve_cli.main import app
+from coserve_cli.main import VERBS, Modules, app
 
-VERBS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 HEAVY = {"torch", "lightning", "fastapi", "onnxruntime", "onnx", "tritonclient", "httpx", "numpy", "PIL"}
 
 
@@ -20,8 +19,32 @@ def test_every_verb_explains_itself(verb: str) -> None:
 def test_lists_every_verb() -> None:
     result = CliRunner().invoke(app, ["-h"])
     assert result.exit_code == 0
-    assert len(VERBS) >= 6
-    assert all(verb in result.stdout for verb in VERBS)
+    assert CliRunner().invoke(app, []).stdout == result.stdout
+    words = " ".join(result.stdout.split())
+    for verb, summary in VERBS.items():
+        assert f" {verb} {summary}" in words
+        described = str(Modules()[verb].help).split("\n\n")[0].replace("\n", " ")
+        # The one is to fit on two lines, the other may say more.
+        assert described.split()[:3] == summary.split()[:3]
+
+
+def test_a_verb_that_is_misspelt_is_guessed() -> None:
+    result = CliRunner().invoke(app, ["tran"])
+    assert result.exit_code == 2
+    assert "Did you mean 'train', 'triton'?" in result.stderr
+
+
+def test_the_list_of_verbs_imports_none_of_them() -> None:
+    script = (
+        "import sys\n"
+        "from coserve_cli.main import app\n"
+        "app(['--help'], standalone_mode=False)\n"
+        "print('imported:', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    modules = set(done.stdout.rpartition("imported: ")[2].split())
+    assert not modules & {f"coserve_cli.{verb}" for verb in VERBS}
+    assert "rich" not in modules
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def breakdown(loads: list[Results]) -> Iterator[list[str]]:
     names = [*STAGES, "other", "outside"]
     yield ["load", "late", *names, "latency"]
     for load in loads:
-        means = [load["generator"]["late_ms"]["mean"], *(load["stages_ms"][name]["mean"] for name in names)]
-        yield [load["load"], *(f"{mean:.2f}" for mean in [*means, load["latency_ms"]["mean"]])]
+        parts = [load["generator"]["late_ms"]["mean"], *(load["stages_ms"][name]["mean"] for name in names)]
+        yield [load["load"], *(f"{mean:.2f}" for mean in (*parts, sum(parts)))]
 
 
 def markdown(table: Iterator[list[str]]) -> Iterator[str]:

@@ -156,6 +156,16 @@ def test_what_times_out_counts_with_the_time_waited() -> None:
     assert results.round_trip.count == 0
 
 
+def test_what_waits_too_long_for_a_connection_times_out_unsent() -> None:
+    """The only connection is busy for the first, who times out too; nobody waits longer than that."""
+    asked = []
+    with serving(lambda: asked.append(1) or b"") as url:
+        results = measure(url, OpenLoop(100, connections=1), seconds=0.2, timeout_s=0.4)
+    assert set(results.errors) == {"timeout"}
+    assert len(asked) < results.errors["timeout"]
+    assert results.latency.percentile(1) >= 399
+
+
 def test_nobody_listens() -> None:
     with serving(lambda: OK) as url:
         pass

@@ -15,7 +15,7 @@ class Target:
         headers: of every request.
         bodies: sent in turn, each with its content type.
         cacert: PEM file of the authorities that may certify an HTTPS server; None for the usual ones.
-        timeout_s: how long to wait for an answer.
+        timeout_s: how long to wait for an answer, from when the request was meant to be sent.
     """
 
     url: str

@@ -37,12 +37,12 @@ def _figures(load: LoadResults) -> list[str]:
 
 
 def _breakdown(loads: list[LoadResults], width: int) -> Iterator[str]:
-    """Where the mean latency goes: the columns add up."""
+    """Where the answers' mean latency goes: the columns add up."""
     names = [name for name in loads[0].stages if name != "total"]
     yield _row("mean ms", ("late", *names, "latency"), width)
     for load in loads:
-        means = [load.late.mean, *(load.stages[name].mean for name in names), load.latency.mean]
-        yield _row(str(load.load), [f"{mean:.2f}" for mean in means], width)
+        parts = [load.late.mean, *(load.stages[name].mean for name in names)]
+        yield _row(str(load.load), [f"{mean:.2f}" for mean in (*parts, sum(parts))], width)
 
 
 def _notes(report: Report) -> Iterator[str]:

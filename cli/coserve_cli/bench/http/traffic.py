@@ -82,14 +82,15 @@ class Traffic:
         """Send the next request and record what comes of it; False where no connection can be made."""
         sent = clock()
         counts = self.begins <= meant < self.ends
+        patience = meant + self._timeout_s - sent
         try:
-            connection = await self._connection()
+            connection = await self._connection(patience)
         except OSError as error:
             if counts:
                 self._failed(meant, "timeout" if isinstance(error, TimeoutError) else "cannot connect")
             return False
         try:
-            reply = await connection.ask(next(self._requests), self._timeout_s)
+            reply = await connection.ask(next(self._requests), patience)
         except OSError as error:
             if counts:
                 self._failed(meant, "timeout" if isinstance(error, TimeoutError) else "connection broken")
@@ -111,14 +112,20 @@ class Traffic:
         for connection in self._idle:
             connection.close()
 
-    async def _connection(self) -> Connection:
-        """The one used last, so that those a server closes for idleness are never asked; else a new one."""
+    async def _connection(self, patience: float) -> Connection:
+        """The one used last, so that those a server closes for idleness are never asked; else a new one.
+
+        Raises:
+            OSError: there is none; TimeoutError: there is none within `patience` seconds.
+        """
+        if patience <= 0:
+            raise TimeoutError
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed:
                 return connection
         try:
-            return await asyncio.wait_for(Connection.open(self._address), self._timeout_s)
+            return await asyncio.wait_for(Connection.open(self._address), patience)
         # Not an OSError before Python 3.11.
         except asyncio.TimeoutError as error:
             raise TimeoutError from error

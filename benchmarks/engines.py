@@ -1,0 +1,142 @@
+"""How fast can this machine run the shipped ensembles, and how near to its peak is each engine?
+
+Every ensemble of the repository is quantised to int8 into a temporary folder. Then engines x precisions x
+pinned or not x batch sizes are timed, all in turn, round after round; members share the cores evenly.
+
+    python benchmarks/engines.py --calibration-data cifar10-train.zip --evaluation-data cifar10-test.zip
+
+ratio        images per second over those of the baseline: onnxruntime, fp32, pinned, at the same batch size.
+of_peak      arithmetic per second, two operations per multiply-add, over the fp32 peak of all cores, which a
+             large matrix product reaches; int8 may go beyond 1.
+floor_ms     the multiply-adds of a batch at that peak.
+
+Writes `engines.json` beside this file. A few minutes; measure on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from coserve_cli.bench.speedup.devices import Devices
+from coserve_cli.bench.speedup.peak import measure_peak
+from coserve_cli.progress import progress_bars
+from coserve_export.existing import export_onnx
+from coserve_export.int8 import Int8
+from coserve_server.cores import usable_cores
+from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.ensembles import Ensemble
+from coserve_server.repository import read_repository
+from coserve_server.tuning import Candidate, Measured, installed_engines, measure
+
+BATCH_SIZES = (1, 8, 32)
+
+
+def quantised(
+    ensembles: Sequence[Ensemble], source: Path, target: Path, how: Int8
+) -> dict[str, dict[str, Any]]:
+    """Write every ensemble in int8; gives what that did to its accuracy, by name."""
+    losses = {}
+    for ensemble in ensembles:
+        pre = ensemble.preprocessing
+        report = export_onnx(
+            [member.model_path for member in ensemble.members if member.model_path],
+            source / ensemble.name / "labels.txt",
+            target,
+            name=ensemble.name,
+            mean=pre.mean,
+            std=pre.std,
+            resize_size=pre.resize_size,
+            interpolation=pre.interpolation,
+            int8=how,
+        )
+        losses[ensemble.name] = report.to_json()["ensemble"]
+        print(f"{ensemble.name} in int8: {losses[ensemble.name]}")
+    return losses
+
+
+def row(one: Measured, baseline: Measured, precision: str, multiply_adds: int, peak: float) -> dict[str, Any]:
+    """One line of the result."""
+    way = one.candidate
+    return {
+        "engine": way.engine,
+        "precision": precision,
+        "pinned": way.pinned,
+        "batch_size": one.batch_size,
+        "batch_ms": round(one.batch_ms, 3),
+        "images_per_s": round(one.images_per_s, 1),
+        "ratio": round(one.images_per_s / baseline.images_per_s, 3),
+        "of_peak": round(2e-9 * multiply_adds * one.images_per_s / peak, 3),
+    }
+
+
+def main() -> None:
+    """Measure every ensemble of a repository."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--calibration-data", type=Path, required=True)
+    parser.add_argument("--evaluation-data", type=Path, help="to measure what accuracy int8 loses")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=0.2, help="per candidate, batch size and round")
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+
+    cores = usable_cores()
+    peak = measure_peak(Devices(cores))["all_devices"]
+    fp32 = read_repository(arguments.repository)
+    evaluation = [arguments.evaluation_data] if arguments.evaluation_data else []
+    how = Int8([arguments.calibration_data], evaluation, max_accuracy_loss=100)
+    with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
+        losses = quantised(list(fp32.values()), arguments.repository, Path(folder), how)
+        int8 = read_repository(Path(folder))
+        ways = {
+            Candidate(
+                engine, ensemble, ThreadBudget.share(len(ensemble.members), cores.count).threads, pinned
+            ): (precision)
+            for precision, ensembles in (("fp32", fp32), ("int8", int8))
+            for ensemble in ensembles.values()
+            for engine in installed_engines()
+            for pinned in ([True, False] if cores.ids else [False])
+        }
+        measured = measure(list(ways), cores, BATCH_SIZES, arguments.rounds, arguments.seconds, progress)
+
+    results = {}
+    for name, ensemble in fp32.items():
+        multiply_adds = ensemble.provenance["multiply_adds"]
+        found = [one for one in measured if one.candidate.ensemble.name == name]
+        # The first candidate of each ensemble is the baseline.
+        baselines = {one.batch_size: one for one in reversed(found) if one.candidate is found[0].candidate}
+        rows = [
+            row(one, baselines[one.batch_size], ways[one.candidate], multiply_adds, peak) for one in found
+        ]
+        floor = {size: round(2e-6 * multiply_adds * size / peak, 3) for size in BATCH_SIZES}
+        results[name] = {
+            "int8": losses[name],
+            "multiply_adds": multiply_adds,
+            "floor_ms": floor,
+            "rows": rows,
+        }
+        print(f"{name}: floor {floor} ms")
+        for line in rows:
+            print("  " + "  ".join(f"{key} {value}" for key, value in line.items()))
+    report = {
+        "machine": {
+            "processor": platform.machine(),
+            "cores": cores.count,
+            "peak_fp32_gflops": round(peak, 1),
+        },
+        "versions": {name: version(name) for name in installed_engines()},
+        "rounds": arguments.rounds,
+        "ensembles": results,
+    }
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -240,6 +240,16 @@ def test_refuses_what_is_not_there(repository: Path, arguments: list[str], error
     assert result.stderr.count("\n") == 1
 
 
+def test_refuses_what_cannot_be_compared(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    alone = write_repository(tmp_path_factory.mktemp("alone"), "pair", provenance={"network": "tiny"})
+    assert "tiny in fp32 lacks S=1" in bench("--repository", str(alone)).stderr
+    write_repository(repository, "other", provenance={"network": "odd"})
+    assert "choose with --network: odd, tiny" in bench("--repository", str(repository)).stderr
+    write_repository(repository, "twin", provenance={"network": "tiny"})
+    twins = bench("--repository", str(repository), "--network", "tiny")
+    assert "pair and twin are both S=2 in fp32 of tiny" in twins.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["--splits", "0"], ["--batch-sizes", "a"], ["--engines", "tvm"], ["--precisions", "fp4"]],

@@ -20,7 +20,7 @@ class Division:
     Attributes:
         split: S; 1 is the large network itself.
         ensemble: what is served.
-        fused: its members as one network.
+        fused: its members as one network; of a single member the ensemble itself.
         multiply_adds: of one image through all members.
     """
 
@@ -123,18 +123,15 @@ def _division(split: int, precision: str, ensemble: Ensemble, scratch: Path) -> 
                 "its branches vanish, and its speed would say nothing; measure trained weights, or give "
                 "--network without --repository for random ones"
             )
-    weights = [member.weight for member in ensemble.members]
-    fused = fuse(models, len(ensemble.labels), weights)
-    file = scratch / f"{ensemble.name}_fused.onnx"
-    onnx.save(fused, file)
+    fused = ensemble if split == 1 else _fused(ensemble, models, scratch / f"{ensemble.name}_fused.onnx")
+    return Division(split, precision, ensemble, fused, sum(map(multiply_adds, models)))
+
+
+def _fused(ensemble: Ensemble, models: list[onnx.ModelProto], file: Path) -> Ensemble:
+    """An ensemble of one network, written to a file."""
+    onnx.save(fuse(models, len(ensemble.labels), [member.weight for member in ensemble.members]), file)
     whole = replace(ensemble.members[0], input_name=IMAGES, output_name=LOGITS, weight=1.0, model_path=file)
-    return Division(
-        split,
-        precision,
-        ensemble,
-        replace(ensemble, name=f"{ensemble.name}_fused", members=(whole,)),
-        sum(map(multiply_adds, models)),
-    )
+    return replace(ensemble, name=f"{ensemble.name}_fused", members=(whole,))
 
 
 def _load(ensemble: Ensemble, member: Member) -> onnx.ModelProto:
@@ -142,8 +139,9 @@ def _load(ensemble: Ensemble, member: Member) -> onnx.ModelProto:
     assert member.model_path is not None
     model = onnx.load(member.model_path)
     how = ensemble.preprocessing
-    for dim, size in zip(
-        model.graph.input[0].type.tensor_type.shape.dim[1:], (3, how.height, how.width), strict=True
-    ):
-        dim.dim_value = size
+    shape = model.graph.input[0].type.tensor_type.shape
+    del shape.dim[:]
+    shape.dim.add(dim_param="batch")
+    for size in (3, how.height, how.width):
+        shape.dim.add(dim_value=size)
     return model

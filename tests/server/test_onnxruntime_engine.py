@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
@@ -189,6 +190,9 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
         return any(lane.stuck for lane in lanes)
 
     assert with_engine(tmp_path, leave), "it was still running after the engine had closed"
+    for thread in threading.enumerate():
+        if thread.name.startswith("pair-"):
+            thread.join(60)
 
 
 def test_no_member_is_ready_after_closing(tmp_path: Path) -> None:

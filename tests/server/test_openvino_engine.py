@@ -68,7 +68,8 @@ def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path)
     write_repository(tmp_path, depth=3)
 
     async def use(engine: OpenVinoEngine) -> list[tuple[Batch, list[MemberRun]]]:
-        batches = [images(3), images(1), images(8), images(3)[::-1]]
+        batches = [images(3), images(1), images(8), images(3)[::-1], images(2)]
+        batches[-1].flags.writeable = False
         return [(batch, await infer(engine, batch)) for batch in batches]
 
     answers = with_engine(tmp_path, use)

@@ -88,7 +88,8 @@ class _Call:
     def infer(self, batch: Batch) -> NDArray[np.float32]:
         if self._stopped:
             raise RuntimeError("stopped before it began")
-        tensor = ov.Tensor(np.ascontiguousarray(batch), shared_memory=True)
+        # OpenVINO takes no memory that is read-only, as a request's body is.
+        tensor = ov.Tensor(np.require(batch, requirements="CW"), shared_memory=True)
         try:
             self._request.set_tensor(self._member.input_name, tensor)
             self._request.infer()

@@ -198,10 +198,15 @@ def test_the_page_has_the_figures_that_were_kept(
 def test_a_repository_with_accuracies_is_plotted(repository: Path, tmp_path: Path) -> None:
     result = bench(
         *("--repository", str(repository), "--splits", "1,2,4", "--repeats", "1", "--seconds", "0"),
-        *("--plots", str(tmp_path / "plots"), "--json"),
+        *("--plots", str(tmp_path / "plots"), "--json", "--engines", "onnxruntime,openvino"),
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
+    ways = {(row["engine"], row["split"], row["way"]) for row in report["rows"]}
+    fused = {(engine, 2, "fused") for engine in ("onnxruntime", "openvino")}
+    assert fused | {("onnxruntime", 2, "fused_parallel")} <= ways
+    assert ("openvino", 2, "fused_parallel") not in ways, "that is ONNX Runtime's"
+    assert report["machine"]["openvino_computes_fp32_in"] in ("fp32", "bf16")
     assert report["network"] == "tiny"
     assert [one["top1"] for one in report["networks"]] == [0.6, 0.7]
     assert [text.partition(":")[0] for text in report["missing"]] == ["fp32, S=4"]

@@ -20,7 +20,7 @@ from coserve_cli.bench.speedup.ways import OPENVINO, Plan, plans
 Progress = Callable[[str, int, int], None]
 
 NOT_AT_RANDOM = {
-    "bf16": "coserve export writes no such networks",
+    "bf16": "coserve export writes no such networks; OpenVINO computes in it where the processor can",
     "int8": "quantising takes images; use coserve export --precision int8, and give --repository",
 }
 """Why random weights are not had in a precision."""
@@ -72,7 +72,7 @@ def compare(request: Request, progress: Progress | None) -> Report:
         others = other_work.cores()
         again = measure_peak(devices)
     best = {what: max(peak[what], again[what]) for what in peak}
-    return make_report(family, describe_machine(devices), others, best, samples, memory, missing)
+    return make_report(family, describe_machine(devices, engines), others, best, samples, memory, missing)
 
 
 def _engines(request: Request) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from coserve_cli.bench.speedup.devices import Devices
 from coserve_cli.bench.speedup.family import Division, Family
 from coserve_cli.bench.speedup.measure import Samples
-from coserve_cli.bench.speedup.ways import ONE_DEVICE, Plan
+from coserve_cli.bench.speedup.ways import ONE_DEVICE, OPENVINO, Plan
 
 
 @dataclass(frozen=True)
@@ -140,15 +141,23 @@ class Report:
         return [row for row in self.rows if (row.engine, row.precision, row.batch_size) == case]
 
 
-def describe_machine(devices: Devices) -> dict[str, str | int]:
+def describe_machine(devices: Devices, engines: Sequence[str]) -> dict[str, str | int]:
     """Where figures come from: processor, devices and versions."""
-    return {
+    machine: dict[str, str | int] = {
         "processor": _processor(),
         "devices": devices.kind,
         "count": devices.count,
-        "onnxruntime": ort.__version__,
         "python": platform.python_version(),
+        "onnxruntime": ort.__version__,
     }
+    if OPENVINO in engines:
+        import openvino as ov
+
+        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        machine["openvino"] = version("openvino")
+        # It chooses so itself, where the processor has the instructions.
+        machine["openvino_computes_fp32_in"] = "bf16" if "BF16" in capabilities else "fp32"
+    return machine
 
 
 def make_report(

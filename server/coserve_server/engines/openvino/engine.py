@@ -89,7 +89,7 @@ class _Call:
         if self._stopped:
             raise RuntimeError("stopped before it began")
         # OpenVINO takes no memory that is read-only, as a request's body is.
-        tensor = ov.Tensor(np.require(batch, requirements="CW"), shared_memory=True)
+        tensor = ov.Tensor(np.require(batch, requirements=["C", "W"]), shared_memory=True)
         try:
             self._request.set_tensor(self._member.input_name, tensor)
             self._request.infer()

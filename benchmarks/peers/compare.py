@@ -24,14 +24,17 @@ from typing import Any
 import onnxruntime as ort
 from servers import Running, Server, ServerError, servers
 
+from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.http.engine import RawEngine
 from coserve_cli.bench.http.generator import Generator
 from coserve_cli.bench.http.images import EncodedImage, read_images
 from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
 from coserve_cli.bench.http.results import LoadResults
 from coserve_cli.bench.output import write_whole
+from coserve_client import CoserveError
 from coserve_server.cores import usable_cores
 from coserve_server.ensembles import Ensemble
+from coserve_server.errors import StartupError
 from coserve_server.repository import read_repository
 
 BOUNDARY = "coserve-peers"
@@ -193,14 +196,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of servers; the first is always Coserve")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
     arguments = parser.parse_args()
-    ensemble = read_repository(arguments.repository)[arguments.model]
     images = read_images(arguments.image)
+    engine = RawEngine(arguments.repository, arguments.model)
+    ensemble = read_repository(arguments.repository)[arguments.model]
     loads: list[Load] = [*map(ClosedLoop, arguments.concurrency), *map(OpenLoop, arguments.rate)]
     first, *others = servers(arguments.repository, arguments.model)
     chosen = [first, *(one for one in others if not arguments.only or one.name in arguments.only)]
     candidates = [Measured(server, loads) for server in chosen]
     interval = Interval(0.5, arguments.seconds)
-    engine = RawEngine(arguments.repository, arguments.model)
     compare(candidates, engine, ensemble, images, arguments.rounds, interval)
     report = {
         "model": arguments.model,
@@ -221,5 +224,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except (BenchError, CoserveError, StartupError) as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: everything that was started is stopped too, and nothing was written")

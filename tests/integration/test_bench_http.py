@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,12 @@ def test_what_cannot_be_measured_is_one_line(
 )
 def test_options_that_cannot_be(server: Server, options: list[str]) -> None:
     assert refused("--image", "images", *options, url=server.url).exit_code == 2
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "hdrh", None)
+    done = refused("--image", "images", url="http://127.0.0.1:1")
+    assert (done.exit_code, done.stderr) == (1, "error: hdrh not installed: pip install 'coserve[bench]'\n")
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

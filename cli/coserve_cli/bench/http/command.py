@@ -2,6 +2,7 @@
 
 import json
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,7 @@ def http(
     Ctrl-C gives the results so far. Needs the extra bench, and server for --repository.
     """
     loads = _loads(concurrency, rate, connections)
+    _check_installed()
 
     from coserve_cli.bench.errors import BenchError
     from coserve_cli.bench.http.gateway import classification, first_reply
@@ -120,6 +122,13 @@ def http(
     typer.echo(text if as_json else "\n".join(table(report)))
     if not report.complete:
         raise typer.Exit(INTERRUPTED)
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("hdrh", "httptools", "httpx", "uvloop") if find_spec(name) is None]
+    if missing:
+        typer.echo(f"error: {', '.join(missing)} not installed: pip install 'coserve[bench]'", err=True)
+        raise typer.Exit(1)
 
 
 def _engine(repository: Path | None, model: str) -> "RawEngine | None":

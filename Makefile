@@ -56,6 +56,10 @@ benchmarks/speedup/%.json: force | $(VENV)/.all
 	mkdir -p $(@D)
 	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 60 --output $@
 
+bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER: minutes
+	$(BIN)/python benchmarks/peers/compare.py --image $(IMAGE)
+	$(BIN)/python benchmarks/peers/page.py
+
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer
 
 .perf_analyzer/perf_analyzer: benchmarks/fetch_perf_analyzer.py | $(VENV)/.all

@@ -107,6 +107,14 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
     assert sorted(os.sched_getaffinity(0)) == allowed, "the calling thread keeps its cores"
 
 
+def test_members_that_share_a_pool_of_threads_are_not_pinned(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    runs = with_engine(tmp_path, lambda engine: infer(engine, images()), Cores(4, (*cores, *cores)))
+    assert [run.device for run in runs] == ["cpu", "cpu"]
+    assert all(run.error is None for run in runs)
+
+
 def test_a_member_of_one_thread_runs_on_its_lane(tmp_path: Path) -> None:
     write_repository(tmp_path, depth=40, channels=64, size=32)
 

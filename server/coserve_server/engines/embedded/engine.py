@@ -9,6 +9,7 @@ from dataclasses import replace
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.generation import Generation
+from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.ensembles import Ensemble
 from coserve_server.repository import check_unchanged
@@ -148,7 +149,13 @@ class EmbeddedEngine:
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
     def _generation(self, ensemble: Ensemble, succeeds: bool = False) -> Generation:
-        return Generation(ensemble, self._load_member, self._cores, self._threads, succeeds)
+        budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._threads)
+        cores = self._cores.ids if self._pins(budget) else None
+        return Generation(ensemble, self._load_member, budget, cores, succeeds)
+
+    def _pins(self, budget: ThreadBudget) -> bool:
+        """Whether the library's threads stay on the cores of the lane that loads a member."""
+        return True
 
     def _load(self, ensembles: Sequence[Ensemble], succeed: bool) -> list[Generation]:
         """Load all or none."""

@@ -4,7 +4,6 @@ from concurrent.futures import TimeoutError
 
 import numpy as np
 
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
@@ -21,22 +20,27 @@ class Generation:
     """
 
     def __init__(
-        self, ensemble: Ensemble, load: Load, cores: Cores, threads: int | None = None, succeeds: bool = False
+        self,
+        ensemble: Ensemble,
+        load: Load,
+        budget: ThreadBudget,
+        cores: tuple[int, ...] | None,
+        succeeds: bool = False,
     ) -> None:
         """Load and warm every member.
 
         Args:
-            threads: of each member; None shares the cores out evenly.
+            budget: its share of the cores.
+            cores: the numbers of those that the lanes are pinned to, in turn; None pins none.
             succeeds: whether it is to take another's place, which is better than members that give NaN.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
         """
-        self.budget = ThreadBudget.share(len(ensemble.members), cores.count, threads)
-        size = self.budget.threads
+        self.budget, size = budget, budget.threads
         self.lanes = [
-            Lane(f"{ensemble.name}-{i}", cores.ids and cores.ids[i * size : (i + 1) * size])
-            for i in range(self.budget.lanes)
+            Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size])
+            for i in range(budget.lanes)
         ]
         self.members: list[LoadedMember] = []
         try:

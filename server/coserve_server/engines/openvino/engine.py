@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.engine import EmbeddedEngine
-from coserve_server.engines.embedded.lanes import Lane
+from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles import Ensemble, Member
 
@@ -41,6 +41,10 @@ class OpenVinoEngine(EmbeddedEngine):
         if cache is not None:
             self._core.set_property({"CACHE_DIR": str(cache)})
         super().__init__(self._load_one, ensembles, cores, threads, max_batch_size)
+
+    def _pins(self, budget: ThreadBudget) -> bool:
+        """Members of several threads share a pool, whose threads would stay where they first worked."""
+        return budget.threads == 1 or budget.lanes == 1
 
     def _load_one(self, ensemble: Ensemble, member: Member, lane: Lane, threads: int) -> LoadedMember:
         """Compile a member; see `embedded.members.Load`."""

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import COSERVE, StartTriton, Triton
+from tests.integration.perf_analyzer import perf_analyzer
 from tests.server.onnx_repository import read_config, write_config, write_repository
-
-BINARY = Path(__file__).parents[2] / ".perf_analyzer" / "perf_analyzer"
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +31,7 @@ def server(triton: StartTriton, repository: Path) -> Triton:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    if sys.version_info < (3, 13):
-        assert BINARY.exists(), "run make perf-analyzer"
-    elif not BINARY.exists():
-        pytest.skip("perf_analyzer's libraries come with nvidia-pytriton, which this Python does not have")
+    perf_analyzer()
 
     def run(*options: object) -> subprocess.CompletedProcess[str]:
         command = [COSERVE, "bench", "perf-analyzer", *map(str, options)]
@@ -55,7 +50,7 @@ def test_members_together_the_ensemble_and_a_server_over_http(
         "--gateway",
         server.http,
         "--binary",
-        BINARY,
+        perf_analyzer(),
         "--concurrency",
         "1:3:2",
     ]
@@ -102,7 +97,8 @@ def test_members_together_the_ensemble_and_a_server_over_http(
 def test_it_starts_a_server_for_a_repository(
     bench: Callable[..., subprocess.CompletedProcess[str]], repository: Path
 ) -> None:
-    options = ["--repository", repository, "--model", "pair", "--binary", BINARY, "--concurrency", "2"]
+    options = ["--repository", repository, "--model", "pair"]
+    options += ["--binary", perf_analyzer(), "--concurrency", "2"]
     done = bench(*options, "--requests", 20)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -131,7 +127,7 @@ def test_it_starts_a_server_for_a_repository(
 def test_what_cannot_be_measured_is_one_line(
     bench: Callable[..., subprocess.CompletedProcess[str]], server: Triton, options: list[str], message: str
 ) -> None:
-    places = {"grpc": server.grpc, "binary": str(BINARY)}
+    places = {"grpc": server.grpc, "binary": str(perf_analyzer())}
     arguments = [option.format(**places) for option in options]
     done = bench(*arguments, "--concurrency", "1", "--requests", "5")
     assert (done.returncode, done.stdout) == (1, "")
@@ -141,7 +137,7 @@ def test_what_cannot_be_measured_is_one_line(
 
 
 def test_stopping_leaves_nothing_behind(server: Triton, tmp_path: Path) -> None:
-    command = [COSERVE, "bench", "perf-analyzer", "--triton", server.grpc, "--binary", BINARY]
+    command = [COSERVE, "bench", "perf-analyzer", "--triton", server.grpc, "--binary", perf_analyzer()]
     process = subprocess.Popen(
         [*command, "--requests", "1000000"],
         env=os.environ | {"TMPDIR": str(tmp_path)},

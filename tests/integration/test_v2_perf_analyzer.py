@@ -3,16 +3,15 @@
 import csv
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.integration.conftest import Serve, Server
+from tests.integration.perf_analyzer import perf_analyzer
 from tests.server.onnx_repository import write_repository
 
-FOLDER = Path(__file__).parents[2] / ".perf_analyzer"
 Analyze = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -23,15 +22,11 @@ def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
 
 @pytest.fixture
 def analyze(server: Server) -> Analyze:
-    binary = FOLDER / "perf_analyzer"
-    if sys.version_info < (3, 13):
-        assert binary.exists(), "run make perf-analyzer"
-    elif not binary.exists():
-        pytest.skip("perf_analyzer's libraries come with nvidia-pytriton, which this Python does not have")
+    binary = perf_analyzer()
 
     def run(*options: object) -> "subprocess.CompletedProcess[str]":
         command = [binary, "-u", server.url.removeprefix("http://"), "-i", "http", *map(str, options)]
-        environment = os.environ | {"LD_LIBRARY_PATH": str(FOLDER / "lib")}
+        environment = os.environ | {"LD_LIBRARY_PATH": str(binary.with_name("lib"))}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
     return run

@@ -11,8 +11,8 @@ import pytest
 import tritonclient.http as triton_http
 
 from tests.integration.conftest import COSERVE, Serve, Server, StartTriton, Triton
+from tests.integration.perf_analyzer import perf_analyzer
 from tests.integration.test_v2_clients import IMAGES, tensor
-from tests.integration.test_v2_perf_analyzer import FOLDER
 from tests.server.onnx_repository import read_config, write_config, write_repository
 
 Client = triton_http.InferenceServerClient
@@ -114,7 +114,7 @@ def test_statistics_have_the_same_fields(clients: list[Client]) -> None:
 
 def test_the_benchmark_measures_triton_and_what_stands_before_it(server: Triton, gateway: Server) -> None:
     command = [COSERVE, "bench", "perf-analyzer", "--triton", server.grpc, "--model", "pair", "--json"]
-    command += ["--gateway", gateway.url.removeprefix("http://"), "--binary", FOLDER / "perf_analyzer"]
+    command += ["--gateway", gateway.url.removeprefix("http://"), "--binary", perf_analyzer()]
     done = subprocess.run(
         [*command, "--concurrency", "2", "--requests", "20"], capture_output=True, text=True, timeout=240
     )

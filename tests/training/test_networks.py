@@ -119,13 +119,21 @@ def natural_images(count: int, size: int) -> Tensor:
     return (images - images.mean()) / images.std()
 
 
-@pytest.mark.slow
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small take several times longer on several threads that others keep busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(("name", "split", "size"), [
     ("resnet11", 4, 8), ("se_resnet11", 4, 8), ("resnext11_4x4d", 4, 8), ("wide_resnet10_1", 1, 8),
     ("wide_resnet50_2", 4, 32), ("densenet16_12", 1, 8), ("pyramidnet11_16", 1, 8),
     ("shake_resnet8_2x96d", 8, 8), ("efficientnet_b0", 4, 8),
 ])  # fmt: skip
-@pytest.mark.usefixtures("shallow_imagenet")
+@pytest.mark.usefixtures("shallow_imagenet", "one_thread")
 def test_every_family_learns_a_hundred_images_by_heart(name: str, split: int, size: int) -> None:
     torch.manual_seed(0)
     images, targets = natural_images(100, size), torch.arange(100) % 10

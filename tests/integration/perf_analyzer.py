@@ -1,0 +1,21 @@
+"""NVIDIA's load generator, which `make test` fetches."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / ".perf_analyzer"
+
+
+def perf_analyzer() -> Path:
+    """The program; without it a test fails, or is skipped where it cannot be had."""
+    binary, missing = FOLDER / "perf_analyzer", FOLDER / "missing.txt"
+    if not binary.exists():
+        reason = missing.read_text() if missing.exists() else "no .perf_analyzer; run make perf-analyzer"
+        if sys.version_info >= (3, 13):
+            pytest.skip("perf_analyzer needs libraries of nvidia-pytriton, which this Python does not have")
+        if reason.startswith("offline"):
+            pytest.skip(reason)
+        pytest.fail(reason)
+    return binary

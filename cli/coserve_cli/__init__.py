@@ -1,1 +1,6 @@
 """The `coserve` command: one thin module per verb."""
+
+import os
+
+# ONNX Runtime's official builds for Linux send usage data since 1.29; it reads this when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
@@ -48,6 +49,25 @@ def images(count: int = 3) -> Batch:
 def directly(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)[0]
+
+
+@pytest.mark.skipif(
+    not hasattr(ort, "set_default_logger_callback"), reason="this ONNX Runtime only writes to standard error"
+)
+def test_warnings_of_onnxruntime_are_in_the_log_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_repository(tmp_path)
+    path = tmp_path / "pair_member1/1/model.onnx"
+    model = onnx.load(path)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "nobody"))
+    onnx.save(model, path)
+    for _ in range(2):
+        with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(f"ONNX Runtime: {path}: Removing initializer 'nobody'")
+    assert "nobody" not in capfd.readouterr().err, "and nowhere else"
 
 
 def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:

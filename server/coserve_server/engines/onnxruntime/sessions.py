@@ -1,5 +1,8 @@
 """A member's network as ONNX Runtime runs it."""
 
+import functools
+import logging
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -10,8 +13,28 @@ from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import check_tensors, first_line, misfit
 from coserve_server.ensembles import Ensemble, Member
 
-FATAL = 4
-"""ONNX Runtime's number of that severity."""
+logger = logging.getLogger(__name__)
+
+WARNING, FATAL = 2, 4
+"""ONNX Runtime's numbers of severities."""
+
+
+def _forward(severity: int, _category: str, member: str, _place: str, message: str) -> None:
+    """Put a warning into the server's log; errors come as exceptions anyway."""
+    if severity == WARNING:
+        _warn(member, message)
+
+
+@functools.lru_cache(1000)
+def _warn(member: str, message: str) -> None:
+    """Each once: some would come again with every batch."""
+    logger.warning("ONNX Runtime: %s: %s", member, message)
+
+
+# Older versions can only write to standard error, past the server's log, or be silent.
+_FORWARDS = hasattr(ort, "set_default_logger_callback")
+if _FORWARDS:
+    ort.set_default_logger_callback(_forward, WARNING)
 
 
 class LoadedMember(members.LoadedMember):
@@ -53,8 +76,8 @@ def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.Infe
         EngineError: it cannot be loaded, or lacks a tensor its ensemble names.
     """
     options = ort.SessionOptions()
-    # It would write to standard error past the server's log; its errors come as exceptions.
-    options.log_severity_level = FATAL
+    options.log_severity_level = WARNING if _FORWARDS else FATAL
+    options.logid = str(member.model_path)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A pool that spins while it waits takes the cores from the member that runs beside it.

@@ -1,9 +1,7 @@
 """`coserve export`."""
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +10,7 @@ import typer
 
 from coserve_cli import export_options as options
 from coserve_cli.errors import one_line
+from coserve_cli.progress import status_line
 
 if TYPE_CHECKING:
     from coserve_export.deployment import Deployment
@@ -184,7 +183,7 @@ def _export_run(sources: list[Path], repository: Path, options: dict[str, Any]) 
     from coserve_export.trained import export_run
     from coserve_training.errors import TrainingError
 
-    with one_line(TrainingError), _progress() as progress:
+    with one_line(TrainingError), status_line() as progress:
         return export_run(sources[0], repository, progress=progress, **options)
 
 
@@ -196,20 +195,8 @@ def _export_files(sources: list[Path], repository: Path, options: dict[str, Any]
     missing = ", ".join(f"--{option}" for option in needed if options.get(option) is None)
     if missing:
         raise DescriptionError(f"ONNX files also need {missing}")
-    with _progress() as progress:
+    with status_line() as progress:
         return export_onnx(sources, repository=repository, progress=progress, **options)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """A line that says what is being done, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("checking") as status:
-        yield status.update
 
 
 def _print(report: "Report", as_json: bool) -> None:

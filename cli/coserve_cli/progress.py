@@ -1,4 +1,4 @@
-"""Progress bars on stderr, shown only where stderr is a terminal."""
+"""Progress on stderr, shown only where stderr is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -30,3 +30,15 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
                 bar.stop()
 
         yield update
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """Yield a function to tell what is being done."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("checking") as status:
+        yield status.update

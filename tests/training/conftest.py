@@ -33,6 +33,19 @@ def randomise(network: nn.Module, images: Tensor) -> None:
 
 
 @pytest.fixture(scope="session")
+def makes_logits() -> Callable[..., None]:
+    """Images of `size` pixels become finite logits of seven classes."""
+
+    def check(network: nn.Module, size: int) -> None:
+        with torch.inference_mode():
+            logits = network.eval()(torch.randn(2, 3, size, size))
+        assert logits.shape == (2, 7)
+        assert torch.isfinite(logits).all()
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def onnx_difference() -> Callable[..., float]:
     """The largest difference of a randomised network's logits between torch and ONNX Runtime."""
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -240,3 +242,12 @@ def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
     assert (default._cores, default._threads) == (cores, None)
     with pytest.raises(SettingsError, match="openvino_cache: only engine openvino uses it"):
         load_settings(repository=tmp_path, openvino_cache=tmp_path)
+
+
+def test_nothing_is_reported(tmp_path: Path) -> None:
+    code = (
+        "import sys; import coserve_server.engines.openvino; "
+        "sys.exit(any(name.startswith('openvino_telemetry.') for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"HOME": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == [], "its own files for that are not there either"

@@ -69,7 +69,7 @@ class Compose:
         command = [*self.program, *arguments]
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-        return done.stdout + done.stderr
+        return done.stdout
 
     def container(self, service: str) -> str:
         """The id of a service's only container."""

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import matplotlib.cbook
 import pytest
+import yaml
 
 from coserve_client import Client, UnavailableError
 from tests.compose.engine import GATEWAY, STAND_INS, Compose, docker, inspect, installed, prepare_images
@@ -87,6 +88,15 @@ def test_the_gateway_starts_once_triton_is_healthy(system: Compose) -> None:
     healthy = min(check["End"] for check in checks if check["ExitCode"] == 0)
     assert system.state("gateway")["StartedAt"] > healthy[:19]
     until(lambda: system.state("gateway")["Health"]["Status"] == "healthy", "healthy")
+
+
+def test_gpus_are_reserved_by_the_second_file(system: Compose) -> None:
+    files = ("--file", "docker-compose.yml", "--file", "docker-compose.gpu.yml")
+    services = yaml.safe_load(system(*files, "config"))["services"]
+    (device,) = services["triton"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert device["count"] in ("all", -1)
+    assert "deploy" not in services["gateway"]
 
 
 def test_only_loopback_is_published(system: Compose) -> None:

@@ -152,7 +152,7 @@ def test_what_times_out_counts_with_the_time_waited() -> None:
         results = measure(url, OpenLoop(50), seconds=0.4, timeout_s=0.3)
     assert set(results.errors) == {"timeout"}
     assert results.latency.count == results.errors["timeout"]
-    assert results.latency.percentile(1) >= 300
+    assert results.latency.percentile(1) >= 299
     assert results.round_trip.count == 0
 
 

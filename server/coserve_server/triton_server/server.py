@@ -18,6 +18,16 @@ from coserve_server.triton_server.installation import Installation, find_install
 from coserve_server.triton_server.staging import EXIT_TIMEOUT_S, Staging
 
 POLL_S = 0.05
+STARTS = 3
+"""How often Triton is started in all where it ends as `_LockLostError` says."""
+LOCK_LOST = "boost::interprocess::lock_exception"
+
+
+class _LockLostError(TritonError):
+    """Triton gave up while loading, as its Python backend does where a lock is not had within a second.
+
+    That tells of a machine with too much to do, not of the models.
+    """
 
 
 @dataclass(frozen=True)
@@ -119,9 +129,34 @@ def run_triton(
     installation = find_installation()
     ports = _bindable(host, ports)
     with ExitStack() as stack:
+        for left in reversed(range(STARTS)):
+            try:
+                running = _running(
+                    installation, repository.resolve(), log, host, ports, start_timeout_s, arguments
+                )
+                server = stack.enter_context(running)
+                break
+            except _LockLostError as error:
+                if not left:
+                    raise
+                log(f"{error}; starting it again")
+        yield server
+
+
+@contextmanager
+def _running(
+    installation: Installation,
+    repository: Path,
+    log: Callable[[str], None],
+    host: str,
+    ports: Ports,
+    start_timeout_s: float,
+    arguments: Sequence[str],
+) -> Iterator[TritonServer]:
+    with ExitStack() as stack:
         try:
             staging = stack.enter_context(Staging(installation))
-            options = _options(staging, repository.resolve(), host, ports)
+            options = _options(staging, repository, host, ports)
             process = _start([str(installation.server), *options, *arguments], installation)
         except OSError as error:
             raise TritonError(f"Triton cannot be started: {error}") from error
@@ -192,7 +227,8 @@ def _wait_until_it_serves(server: TritonServer, output: "_Output", timeout_s: fl
     deadline = time.monotonic() + timeout_s
     while not server.serves():
         if server.process.poll() is not None:
-            raise TritonError(f"Triton {ending(server.process)}: {output.reason()}")
+            reason = f"Triton {ending(server.process)}: {output.reason()}"
+            raise _LockLostError(reason) if output.lock_lost else TritonError(reason)
         if time.monotonic() > deadline:
             raise TritonError(f"Triton did not load its models within {timeout_s:g} seconds")
         time.sleep(POLL_S)
@@ -208,6 +244,7 @@ class _Output:
         self._process, self._log = process, log
         self._models: list[str] = []
         self._last = "its log says why"
+        self.lock_lost = False
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def __enter__(self) -> "_Output":
@@ -230,6 +267,7 @@ class _Output:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._log(line.rstrip("\n"))
+            self.lock_lost |= LOCK_LOST in line
             found = self.ERROR.match(line.rstrip())
             if found and found["model"]:
                 # Without the Python traceback, and on one line.

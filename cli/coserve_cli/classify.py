@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from coserve_cli.errors import one_line
+from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -32,28 +33,10 @@ def classify(
             help="Image files, folders searched for them, or - for standard input.",
         ),
     ],
-    url: Annotated[
-        str, typer.Option(envvar="COSERVE_URL", help="The server's address.")
-    ] = "http://127.0.0.1:8000",
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="COSERVE_API_KEY",
-            help="A key, where the server asks for one; other users of this machine can read it here, so "
-            "rather set the variable.",
-            show_default=False,
-        ),
-    ] = None,
-    cacert: Annotated[
-        Path | None,
-        typer.Option(
-            help="PEM file of the authorities that may certify an HTTPS server.",
-            show_default="the usual ones",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The ensemble to ask; may be left out where the server has a default.")
-    ] = None,
+    url: Url = URL,
+    api_key: ApiKey = None,
+    cacert: CaCert = None,
+    model: Model = None,
     model_version: Annotated[
         str | None, typer.Option(help="Version of the ensemble.", show_default="the newest")
     ] = None,

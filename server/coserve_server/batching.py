@@ -32,6 +32,11 @@ class BatchRun:
     finished: asyncio.Future[Any]
     waiting: int = 0
 
+    @property
+    def unfinished(self) -> int:
+        """Members that have neither answered nor been left."""
+        return sum(not member.done() for member in self.members)
+
     def outcomes(self) -> list[MemberRun | None]:
         """What the members did, once they are finished; None of one that was left or has a bug."""
         return [None if one.cancelled() or one.exception() else one.result() for one in self.members]
@@ -80,21 +85,25 @@ Ran = Callable[[Ensemble, BatchRun], None]
 
 @dataclass(eq=False)
 class _Resource:
-    """What one batch at a time has to itself: that batch, and the ensembles whose requests wait for it.
+    """What batches have to themselves: those that run, and the ensembles whose requests wait for it.
 
     Attributes:
+        running: at most two batches, the older one first.
+        user: of the ensemble that they are of.
         queues: by identity and name of their ensembles, in the order of their turns; none is empty.
     """
 
-    running: BatchRun | None = None
+    running: list[BatchRun] = field(default_factory=list)
+    user: tuple[int, str] | None = None
     queues: dict[tuple[int, str], tuple[Ensemble, _Queue]] = field(default_factory=dict)
 
 
 class Batcher:
     """Hands an engine one batch per resource at a time, of as many images as are there and fit.
 
-    An idle engine is given what there is at once: nothing is gained by waiting for more. One that batches
-    itself is given everything at once.
+    An idle engine is given what there is at once: nothing is gained by waiting for more. An ensemble's next
+    batch begins when the first of its lanes is idle, so that no core waits for the slowest member. An engine
+    that batches itself is given everything at once.
     """
 
     def __init__(self, engine: Engine, ran: Ran = lambda _ensemble, _run: None) -> None:
@@ -146,12 +155,12 @@ class Batcher:
 
     def _enqueue(self, ensemble: Ensemble, request: _Request) -> None:
         name = self._engine.resource(ensemble)
-        resource = self._resources.get(name)
-        if resource is None:
-            resource = self._resources[name] = _Resource()
+        idle = name not in self._resources
+        resource = self._resources.setdefault(name, _Resource())
+        resource.queues.setdefault(_key(ensemble), (ensemble, deque()))[1].append(request)
+        if idle or (resource.running and self._may_start(resource)):
             # Not at once: requests that came together form a batch.
             asyncio.get_running_loop().call_soon(self._advance, name)
-        resource.queues.setdefault(_key(ensemble), (ensemble, deque()))[1].append(request)
 
     def _forget(self, ensemble: Ensemble, request: _Request) -> None:
         """A request wants no answer any more."""
@@ -165,25 +174,39 @@ class Batcher:
             share.run.leave()
 
     def _advance(self, name: Hashable) -> None:
-        """Run the next batch on a resource, or forget the resource where nothing waits for it."""
-        resource = self._resources[name]
-        resource.running = None
-        while resource.queues and resource.running is None:
+        """Run what may run on a resource, or forget the resource where nothing waits for it."""
+        resource = self._resources.get(name)
+        if resource is None:
+            return
+        resource.running = [run for run in resource.running if run.unfinished]
+        while resource.queues and self._may_start(resource):
             key = next(iter(resource.queues))
             ensemble, queue = resource.queues.pop(key)
             try:
-                resource.running = run = self._run(ensemble, queue)
+                run = self._run(ensemble, queue)
             except Exception as error:
                 for request in queue:
                     request.fail(error)
                 continue
+            resource.running.append(run)
+            resource.user = key
             while queue and len(queue[0].left) == 0:
                 queue.popleft()
             if queue:
                 resource.queues[key] = (ensemble, queue)
-            run.finished.add_done_callback(lambda _: self._advance(name))
-        if resource.running is None:
+            for member in run.members:
+                member.add_done_callback(lambda _: self._advance(name))
+        if not resource.running:
             del self._resources[name]
+
+    def _may_start(self, resource: _Resource) -> bool:
+        """Whether the next batch of those that wait may be given to the engine."""
+        if not resource.running:
+            return True
+        key, (ensemble, _) = next(iter(resource.queues.items()))
+        if len(resource.running) > 1 or resource.user != key:
+            return False
+        return resource.running[0].unfinished < self._engine.lanes(ensemble)
 
     def _run(self, ensemble: Ensemble, queue: Iterable[_Request]) -> BatchRun:
         """Give the engine as many images as fit, the first ones first; a request may be split."""

@@ -75,6 +75,9 @@ class FakeEngine:
     def resource(self, ensemble: Ensemble) -> str:
         return "fake"
 
+    def lanes(self, ensemble: Ensemble) -> int:
+        return min(2, len(ensemble.members))
+
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         self.given.append(batch)
         futures = []

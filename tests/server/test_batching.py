@@ -15,13 +15,14 @@ from coserve_server.errors import DeadlineError
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 PAIR, OTHER = ensemble(max_batch_size=4), ensemble(name="other", max_batch_size=4)
+FOUR = ensemble(members=4, name="four", max_batch_size=4)
 
 
 class HeldEngine(FakeEngine):
     """Holds every batch until it is told to answer; one batch has the turn at a time."""
 
     def __init__(self, batching: bool = False) -> None:
-        super().__init__(PAIR, OTHER)
+        super().__init__(PAIR, OTHER, FOUR)
         self.batching = batching
         self.batches_given: list[tuple[str, list[float]]] = []
 
@@ -34,8 +35,9 @@ class HeldEngine(FakeEngine):
         self.futures.extend(futures)
         return futures
 
-    def answer(self) -> None:
-        for future in self.futures:
+    def answer(self, first: int | None = None) -> None:
+        """Have members that were asked answer: all, or the `first` of them."""
+        for future in self.futures[:first]:
             if not future.done():
                 future.set_result(run(0, 1, [1, 2]))
 
@@ -111,6 +113,58 @@ def test_ensembles_take_turns() -> None:
             engine.answer()
 
     assert with_batcher(use) == [("pair", [1]), ("pair", [2, 3, 4, 5]), ("other", [10]), ("pair", [6])]
+
+
+def test_the_next_batch_begins_when_the_first_lane_is_idle_and_no_third_one() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        await settle()
+        ask(batcher, 2)
+        await settle()
+        assert len(engine.batches_given) == 1, "both lanes are busy"
+        engine.answer(first=1)
+        await settle()
+        assert len(engine.batches_given) == 2
+        ask(batcher, 3)
+        engine.answer(first=1)
+        engine.futures[2].set_result(run(0, 1, [1, 2]))
+        await settle()
+        assert len(engine.batches_given) == 2, "the second lane still has the first batch"
+        engine.answer(first=2)
+        await settle()
+
+    assert with_batcher(use) == [("pair", [1]), ("pair", [2]), ("pair", [3])]
+
+
+def test_lanes_of_two_members_each_are_idle_when_one_member_is_left() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1, model=FOUR)
+        await settle()
+        ask(batcher, 2, model=FOUR)
+        engine.answer(first=2)
+        await settle()
+        assert len(engine.batches_given) == 1
+        engine.answer(first=3)
+        await settle()
+        assert len(engine.batches_given) == 2
+
+    assert with_batcher(use) == [("four", [1]), ("four", [2])]
+
+
+def test_another_ensemble_waits_for_the_slowest_member() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1)
+        await settle()
+        ask(batcher, 2, model=OTHER)
+        ask(batcher, 3)
+        engine.answer(first=1)
+        await settle()
+        assert len(engine.batches_given) == 1, "its lanes are others, on the same cores"
+        for _ in range(2):
+            engine.answer()
+            await settle()
+
+    assert with_batcher(use) == [("pair", [1]), ("other", [2]), ("pair", [3])]
 
 
 def test_an_engine_that_batches_is_given_everything_at_once() -> None:

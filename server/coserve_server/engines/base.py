@@ -68,8 +68,12 @@ class Engine(Protocol):
     def resource(self, ensemble: Ensemble) -> Hashable:
         """What a batch of the ensemble has to itself while it runs; not asked for where the engine batches.
 
-        Of ensembles whose resources are equal one batch runs at a time.
+        Of ensembles whose resources are equal one batch runs at a time; only an ensemble's own next batch may
+        begin while one ends.
         """
+
+    def lanes(self, ensemble: Ensemble) -> int:
+        """How many of the ensemble's members run at once."""
 
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         """Hand the batch to every member that can take it, at once.

@@ -98,6 +98,10 @@ class EmbeddedEngine:
         """The cores."""
         return self._cores
 
+    def lanes(self, ensemble: Ensemble) -> int:
+        """Members that share the cores at a time."""
+        return min(len(ensemble.members), self._generations[id(ensemble.whole)].budget.lanes)
+
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
         # Nothing else between the submissions: the members are to start together.

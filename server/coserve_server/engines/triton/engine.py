@@ -97,6 +97,10 @@ class TritonEngine:
         """The ensemble itself: Triton has its own queues."""
         return id(ensemble.whole), ensemble.name
 
+    def lanes(self, ensemble: Ensemble) -> int:
+        """All members, each a model with instances of its own."""
+        return len(ensemble.members)
+
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Send the batch to every member."""
         hosts = self._hosts(ensemble)

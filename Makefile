@@ -55,7 +55,7 @@ benchmarks/speedup/%.json: force | $(VENV)/.all
 
 bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER: minutes
 	$(BIN)/python benchmarks/peers/compare.py --image $(IMAGE)
-	$(BIN)/python benchmarks/peers/page.py
+	$(BIN)/python benchmarks/peers_page.py
 
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer
 

@@ -7,8 +7,8 @@ options. Each round also runs the ensemble directly in Coserve's engine, which n
 
     python benchmarks/peers/compare.py --image photo.jpg
 
-The first run installs the peers into `.peers/`. Writes `results.json` beside this file. Measure on a machine
-that does nothing else.
+The first run installs the peers into `.peers/`. Writes a file named like the model into `results/`. Measure on
+a machine that does nothing else.
 """
 
 import argparse
@@ -187,15 +187,16 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--model", default="wide_resnet10_4_s2")
     parser.add_argument("--image", type=Path, action="append", required=True, help="a file or folder")
-    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32], help="closed loops")
+    parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128], help="closed loops")
     parser.add_argument(
         "--rate", type=float, nargs="*", default=[50], help="open loops, in requests a second"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="per round and load")
     parser.add_argument("--only", nargs="*", help="names of servers; the first is always Coserve")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results.json"))
+    parser.add_argument("--output", type=Path, help="by default in results/, beside this file")
     arguments = parser.parse_args()
+    output = arguments.output or Path(__file__).with_name("results") / f"{arguments.model}.json"
     images = read_images(arguments.image)
     engine = RawEngine(arguments.repository, arguments.model)
     ensemble = read_repository(arguments.repository)[arguments.model]
@@ -216,7 +217,7 @@ def main() -> None:
         "engine": engine.to_json(),
         "servers": [one.to_json() for one in candidates],
     }
-    write_whole(arguments.output, json.dumps(report, indent=2) + "\n")
+    write_whole(output, json.dumps(report, indent=2) + "\n")
     table(candidates)
     print(f"\nengine alone: p50 {engine.latency.percentile(50):.2f} ms, at best {engine.best:.1f} images/s")
 

@@ -1,53 +1,42 @@
-"""Put the figures of `compare.py` into docs/benchmark.md, between its two markers.
+"""Put the figures of `peers/compare.py` into docs/benchmark.md.
 
-python benchmarks/peers/page.py            after `make bench-peers`, which ends with it
-python benchmarks/peers/page.py --check    fails where the page's tables are not those of results.json
+python benchmarks/peers_page.py            after `make bench-peers`, which ends with it
+python benchmarks/peers_page.py --check    fails where the page's tables are not those of the JSON files
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coserve_cli.bench.http.results import STAGES
-from coserve_cli.bench.output import write_whole
+from marked_page import markdown, update
 
-HERE = Path(__file__).resolve().parent
-BEGIN, END = "<!-- begin: benchmarks/peers/page.py -->", "<!-- end -->"
+from coserve_cli.bench.http.results import STAGES
+
+ROOT = Path(__file__).resolve().parent.parent
 Results = dict[str, Any]
 
 
 def main() -> None:
     """Read the command line, then write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--results", type=Path, default=HERE / "results.json")
-    parser.add_argument("--page", type=Path, default=HERE.parents[1] / "docs/benchmark.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/peers/results")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmark.md")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    page = arguments.page.read_text("utf-8")
-    wanted = replaced(page, "\n".join(section(json.loads(arguments.results.read_text("utf-8")))))
-    if arguments.check:
-        sys.exit(f"{arguments.page} lacks the newest figures: run {__file__}" if wanted != page else 0)
-    write_whole(arguments.page, wanted)
-
-
-def replaced(page: str, figures: str) -> str:
-    """The page with other figures between its markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"the page lacks {BEGIN} or, after it, {END}")
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{after}"
+    results = [json.loads(file.read_text("utf-8")) for file in sorted(arguments.results.glob("*.json"))]
+    sections = "\n\n".join("\n".join(section(one)) for one in results)
+    update(arguments.page, "benchmarks/peers_page.py", [sections], arguments.check)
 
 
 def section(results: Results) -> Iterator[str]:
     """Lines: how it was measured, all servers, and where Coserve's time goes."""
     engine, measured = results["engine"], [one for one in results["servers"] if one["failure"] is None]
     best = max(engine["images_per_s"].values())
+    yield f"### {results['model']}\n"
     yield (
-        f"`{results['model']}`, {results['images']} images of {results['image_bytes'] / 1000:.1f} kB, "
+        f"{results['images']} images of {results['image_bytes'] / 1000:.1f} kB, "
         f"{results['cores']} cores for server and load generator, ONNX Runtime {results['onnxruntime']}, "
         f"{results['rounds']} rounds of {results['seconds']:g} s per load. The engine alone takes "
         f"{engine['latency_ms']['p50']:.2f} ms for an image (p50), and gives {best:.0f} images a second in "
@@ -93,14 +82,6 @@ def breakdown(loads: list[Results]) -> Iterator[list[str]]:
     for load in loads:
         parts = [load["generator"]["late_ms"]["mean"], *(load["stages_ms"][name]["mean"] for name in names)]
         yield [load["load"], *(f"{mean:.2f}" for mean in (*parts, sum(parts)))]
-
-
-def markdown(table: Iterator[list[str]]) -> Iterator[str]:
-    """Lines of a table; its first row is the head."""
-    for index, cells in enumerate(table):
-        yield f"| {' | '.join(cells)} |"
-        if index == 0:
-            yield f"|{' --- |' * len(cells)}"
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ test: $(VENV)/.all  ## the whole suite but test-compose
 test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its own where none answers: minutes
 	tests/compose/run
 
-bench: $(VENV)/.all
-	$(BIN)/python benchmarks/member_overlap.py
+bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
+	$(BIN)/coserve bench speedup --repository model_repository
 
 speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md shows: a quarter of an hour in quiet
 	$(BIN)/python benchmarks/speedup_page.py

@@ -7,8 +7,8 @@ options. Each round also runs the ensemble directly in Coserve's engine, which n
 
     python benchmarks/peers/compare.py --image photo.jpg
 
-The first run installs the peers into `.peers/`. Writes a file named like the model into `results/`. Measure on
-a machine that does nothing else.
+The first run installs the peers into `.peers/`. Writes a file named like the model into `results/`. Measure
+on a machine that does nothing else.
 """
 
 import argparse

@@ -1,0 +1,232 @@
+"""Does the gateway answer right, and keep nothing, under everything at once for half an hour?
+
+A copy of the repository is served by `coserve serve` with its usual limits, and for `--minutes`
+
+- clients classify in every form of `/v1` and `/v2`, one image or many, with all ensembles;
+- others send the tests' hostile images, bodies and requests, upload slowly, stall, read slowly, and leave in
+  the middle of a request or of its answer; health and metrics are scraped;
+- the networks of one ensemble after another are replaced, by a new version or in place, meanwhile;
+- now and then more requests come at once than are allowed: then, and only then, 503 is a right answer.
+
+Logits must be those of a state of the ensemble's files that was served while the request was in progress, as
+ONNX Runtime alone gives them. The server's memory, threads and open files are read all along.
+
+    python benchmarks/soak.py
+
+Writes `soak.json` beside this file; ends with status 1 where an answer was wrong or none of those expected.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+
+sys.path.append(str(Path(__file__).parents[1]))
+from soak_clients import Clients
+from soak_hostile import Hostile
+from soak_models import Models, photographs
+
+from coserve_cli.progress import progress_bars
+from coserve_server.cores import usable_cores
+
+WARM_UP_S = 120
+"""At most a quarter of the time; what the server takes until then is not counted as growth."""
+
+
+class Sample(NamedTuple):
+    """What the server holds after so many seconds."""
+
+    seconds: float
+    memory_mb: float
+    threads: int
+    open_files: int
+
+
+@contextlib.contextmanager
+def gateway(
+    repository: Path, model: str, deadline_ms: float, log: Path
+) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Serve the repository, what goes wrong being logged; gives the port and the process."""
+    with log.open("w") as errors:
+        server = subprocess.Popen(
+            [
+                *(str(Path(sys.executable).with_name("coserve")), "serve", "--repository", str(repository)),
+                *("--default-model", model, "--port", "0", "--deadline-ms", str(deadline_ms)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "COSERVE_LOG_LEVEL": "error"},
+        )
+    assert server.stdout is not None
+    try:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", next(iter(server.stdout), ""))
+        if found is None:
+            raise RuntimeError(f"the gateway did not start: {log.read_text()}")
+        yield int(found[1]), server
+    finally:
+        server.terminate()
+        server.wait(60)
+        server.stdout.close()
+
+
+class Soak:
+    """All clients on one server, whose resources are sampled."""
+
+    def __init__(self, arguments: argparse.Namespace, clients: Clients, pid: int) -> None:
+        self.arguments, self.clients, self.process = arguments, clients, psutil.Process(pid)
+        self.hostile, self.samples = Hostile(clients), list[Sample]()
+        self.began, self.seconds = time.monotonic(), arguments.minutes * 60
+
+    def sample(self) -> Sample:
+        """What the server holds now."""
+        with self.process.oneshot():
+            memory = self.process.memory_info().rss / 1e6
+            threads, files = self.process.num_threads(), self.process.num_fds()
+        return Sample(round(time.monotonic() - self.began, 1), round(memory, 1), threads, files)
+
+    async def watch(self, every_s: float) -> None:
+        """Sample the server, and show on a terminal how far it is."""
+        with progress_bars() as show:
+            while (done := time.monotonic() - self.began) < self.seconds:
+                self.samples.append(self.sample())
+                if show:
+                    show("soak", int(done), int(self.seconds))
+                await asyncio.sleep(min(every_s, self.seconds - done))
+            if show:
+                show("soak", int(self.seconds), int(self.seconds))
+
+    async def reload(self) -> None:
+        """Replace one ensemble after another, in one way and the other."""
+        turns = zip(
+            itertools.cycle(self.clients.models.members), itertools.cycle((False, True)), strict=False
+        )
+        for name, in_place in turns:
+            await asyncio.sleep(self.arguments.reload_seconds)
+            if time.monotonic() - self.began >= self.seconds:
+                return
+            kind = "reload in place" if in_place else "reload of a new version"
+            await self.clients.attempt(kind, self.clients.reload(name, in_place))
+
+    async def burst(self) -> None:
+        """Ask for too much now and then."""
+        while True:
+            await asyncio.sleep(self.arguments.burst_seconds)
+            if time.monotonic() - self.began >= self.seconds:
+                return
+            await self.hostile.burst()
+
+    async def run(self) -> None:
+        """Ask until the time is over."""
+        asking, own = self.clients, self.hostile
+        self.clients.ends = self.began + self.seconds
+        many: list[tuple[int, Callable[[], Any], float]] = [
+            (self.arguments.clients, asking.good, 0.15),
+            (2, own.attack, 0.2),
+            (4, own.rude, 0.5),
+            (1, asking.scrape, 0.5),
+        ]
+        await asyncio.gather(
+            *(asking.repeat(action, pause_s) for count, action, pause_s in many for _ in range(count)),
+            *(self.reload(), self.burst(), self.watch(self.arguments.sample_seconds)),
+        )
+        await asking.http.aclose()
+
+    def resources(self) -> dict[str, Any]:
+        """Medians of the first and last fifth after the warm-up, and the trend of the memory."""
+        after = min(WARM_UP_S, self.seconds / 4)
+        steady = [one for one in self.samples if one.seconds >= after]
+        fifth = max(1, len(steady) // 5)
+        first, last = (
+            {name: statistics.median(getattr(one, name) for one in part) for name in Sample._fields[1:]}
+            for part in (steady[:fifth], steady[-fifth:])
+        )
+        line = np.polyfit([one.seconds / 3600 for one in steady], [one.memory_mb for one in steady], 1)
+        return {
+            "warm_up_s": after,
+            "start": first,
+            "end": last,
+            "most": {name: max(getattr(one, name) for one in steady) for name in Sample._fields[1:]},
+            "memory_slope_mb_per_hour": round(float(line[0]), 1),
+            "memory_mb_all_along": [one.memory_mb for one in self.samples],
+        }
+
+
+def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Serve a copy of the repository in the folder, have it asked, and say what came of it."""
+    repository, log = folder / "models", folder / "log"
+    shutil.copytree(arguments.repository, repository)
+    images = photographs(24)
+    models = Models(repository, images)
+    with gateway(repository, next(iter(models.members)), arguments.deadline_ms, log) as (port, server):
+
+        async def run() -> Soak:
+            whole = Soak(arguments, Clients(port, models, images), server.pid)
+            await whole.run()
+            return whole
+
+        whole = asyncio.run(run())
+        # Idle connections are closed by then.
+        time.sleep(7)
+        idle = whole.sample()
+    clients = whole.clients
+    if server.returncode or "Traceback" in log.read_text():
+        clients.failures.append(f"server: status {server.returncode}: {log.read_text()[-2000:]}")
+        clients.counts["server"]["unexpected"] += 1
+    total: Counter[str] = sum(clients.counts.values(), Counter())
+    return {
+        "minutes": arguments.minutes,
+        "deadline_ms": arguments.deadline_ms,
+        "cores": usable_cores().count,
+        "onnxruntime": ort.__version__,
+        "total": dict(total),
+        "kinds": {kind: dict(clients.counts[kind]) for kind in sorted(clients.counts)},
+        "failures": clients.failures[:20],
+        **whole.resources(),
+        "afterwards": idle._asdict(),
+    }
+
+
+def main() -> None:
+    """Soak one repository."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--clients", type=int, default=8, help="who ask well, one request after another")
+    parser.add_argument("--reload-seconds", type=float, default=90, help="between two changes of the files")
+    parser.add_argument("--burst-seconds", type=float, default=60, help="between two bursts")
+    parser.add_argument(
+        "--deadline-ms", type=float, default=10_000, help="longer where others have the cores"
+    )
+    parser.add_argument("--sample-seconds", type=float, default=10)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report = soak(arguments, Path(folder))
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in report.items() if not key.endswith("along")}, indent=2))
+    if report["total"].get("wrong", 0) + report["total"].get("unexpected", 0):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

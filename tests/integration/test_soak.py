@@ -1,0 +1,108 @@
+"""The soak test itself: a few seconds of it on a real server, and that it notices what it is there for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.server.hostile_images import encoded
+from tests.server.onnx_repository import write_repository
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+import soak_clients  # noqa: E402
+from soak_models import Models  # noqa: E402
+
+IMAGES = [encoded((9, 9)), encoded((30, 20), "JPEG")]
+OPTIONS = ("--minutes", "0.1", "--reload-seconds", "1", "--burst-seconds", "2.5", "--sample-seconds", "0.5")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    write_repository(tmp_path, "pair")
+    return Models(tmp_path, IMAGES)
+
+
+def soak(folder: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    script, slow = str(ROOT / "benchmarks" / "soak.py"), ("--deadline-ms", "60000")
+    command = [script, "--repository", str(folder), "--output", str(output), *OPTIONS, *slow, *options]
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+
+
+def reply(version: str, logits: np.ndarray, **changes: Any) -> httpx.Response:
+    """An answer of `/v1/classify` with these logits, `[images, classes]`."""
+    results = [
+        {"predictions": [{"class_id": int(c), "logit": float(row[c])} for c in np.argsort(row)[::-1]]}
+        for row in logits
+    ]
+    return httpx.Response(200, json={"version": version, "degraded": False, "results": results} | changes)
+
+
+def test_a_sound_server_passes(tmp_path: Path) -> None:
+    ended = soak(ROOT / "model_repository", tmp_path / "out.json")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stderr == "", "a bar is for terminals"
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert set(report["total"]) == {"ok", "refused", "overloaded", "left"}
+    assert not report["failures"]
+    kinds = report["kinds"]
+    assert sum(kinds.get(form, {}).get("ok", 0) for form in soak_clients.FORMS) > 5
+    assert kinds["burst"]["overloaded"] > 0
+    assert kinds["reload of a new version"]["ok"] > 0
+    for when in ("start", "end", "most"):
+        assert report[when]["memory_mb"] > 50
+        assert report[when]["threads"] > 1
+    assert report["afterwards"]["open_files"] < report["most"]["open_files"]
+
+
+def test_other_networks_than_those_it_knows_fail(tmp_path: Path, models: Models) -> None:
+    """Weights that its own mean, which is a plain one, does not have."""
+    config = models.folder / "pair" / "config.pbtxt"
+    config.write_text(config.read_text() + 'parameters { key: "weights" value { string_value: "[1, 3]" } }\n')
+    ended = soak(models.folder, tmp_path / "out.json", "--reload-seconds", "60")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["total"]["wrong"] > 5
+    assert "WrongAnswerError: version 1, degraded False" in report["failures"][0]
+
+
+def test_only_what_was_served_meanwhile_is_right(models: Models) -> None:
+    clients = soak_clients.Clients(1, models, IMAGES)
+    (old,) = models.allowed["pair"]
+    assert clients.check("v1 file", reply("1", old.logits[[1]]), [1], models.allowed["pair"]) == old
+    wrong = [
+        reply("1", old.logits[[0]]),
+        reply("2", old.logits[[1]]),
+        reply("1", old.logits[[1]], degraded=True),
+        reply("1", old.logits[[1, 1]]),
+    ]
+    for answer in wrong:
+        with pytest.raises(soak_clients.WrongAnswerError):
+            clients.check("v1 file", answer, [1], models.allowed["pair"])
+    with pytest.raises(soak_clients.UnexpectedError, match="503"):
+        clients.check("v1 file", httpx.Response(503), [1], models.allowed["pair"])
+
+
+def test_changed_files_are_an_ensemble_s_only_answer_once_served(tmp_path: Path) -> None:
+    write_repository(tmp_path, "pair")
+    write_repository(tmp_path / "more", "other", channels=6)
+    for model in (tmp_path / "more").iterdir():
+        model.rename(tmp_path / model.name)
+    (tmp_path / "more").rmdir()
+    models = Models(tmp_path, IMAGES)
+    (old,) = models.allowed["pair"]
+    new = models.change("pair", in_place=False)
+    assert (new.version, models.allowed["pair"]) == ("2", (old, new))
+    assert np.abs(new.logits - old.logits).max() > soak_clients.TOLERANCE
+    models.settle("pair")
+    assert models.allowed["pair"] == (new,)
+    assert not (tmp_path / "pair_member0" / "1").exists()
+    # Read anew, the files say the same.
+    (read,) = Models(tmp_path, IMAGES).allowed["pair"]
+    assert read.version == "2"
+    np.testing.assert_allclose(read.logits, new.logits)

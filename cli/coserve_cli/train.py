@@ -33,6 +33,12 @@ def train(
     ] = False,
     devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes, on each node.")] = 1,
     nodes: Annotated[int, typer.Option(min=1, help="Machines, each started with this command.")] = 1,
+    place_members: Annotated[
+        bool,
+        typer.Option(
+            "--place-members", help="Train one member on each device, rather than a share of every batch."
+        ),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode images; by default one per core.")
     ] = None,
@@ -65,6 +71,7 @@ def train(
                 resume=resume,
                 devices=devices,
                 nodes=nodes,
+                place_members=place_members,
                 workers=workers,
                 tensorboard=tensorboard,
                 report=lambda line: typer.echo(line, err=as_json),

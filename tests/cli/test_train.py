@@ -107,6 +107,10 @@ def test_broken_input_ends_with_one_line_that_names_it(image_folder: Path, tmp_p
             ["--data", data, "--network", "resnet20", "--start-size", 64],
             "start_size must be at most image_size",
         ),
+        (
+            ["--data", data, "--network", "wide_resnet10_1", "--split", 2, "--place-members"],
+            "to place 2 members on a device each, devices × nodes must be 2, not 1",
+        ),
         (["--resume"], "not a run folder"),
     ]
     for arguments, message in cases:

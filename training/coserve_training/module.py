@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,24 +14,44 @@ from coserve_training.config import TrainConfig
 from coserve_training.data import to_pixels
 from coserve_training.loss import co_training_loss, warmed_up
 from coserve_training.optimise import learning_rate_factor, make_optimizer
+from coserve_training.placement import everyones
+
+VIEW, MIXUP, FORWARD = range(3)
+"""What is drawn for a batch."""
 
 Batch = tuple[Tensor, Tensor]
 """Images `[N, H, W, 3]` uint8, or each member's crops of them `[S, N, H, W, 3]`, and classes `[N]` int64."""
 
 
 class CoTraining(L.LightningModule):
-    """S members with different initial weights that learn from labels and from each other."""
+    """S members with different initial weights that learn from labels and from each other.
+
+    Args:
+        config: the recipe.
+        num_classes: C.
+        mean: of each channel, of pixels in [0, 1].
+        std: likewise.
+        placed: the member that this process trains, where the others are trained in processes of their own
+            (placement.py); None trains all here.
+    """
 
     def __init__(
-        self, config: TrainConfig, num_classes: int, mean: Sequence[float], std: Sequence[float]
+        self,
+        config: TrainConfig,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        placed: int | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.num_classes = config, num_classes
+        self.config, self.num_classes, self.placed = config, num_classes, placed
         member = config.member_network()
-        self.members = nn.ModuleList(
-            member.build(num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            for _ in range(config.split)
-        )
+        self.members = nn.ModuleDict()
+        for index in range(config.split):
+            # Built even where it is not kept: the next one's weights are drawn after it.
+            network = member.build(num_classes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            if placed in (None, index):
+                self.members[str(index)] = network
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.train_loss, self.train_top1 = MeanMetric(), MeanMetric()
@@ -41,24 +62,39 @@ class CoTraining(L.LightningModule):
         normalised = (pixels - self.mean) / self.std  # type: ignore[operator]
         return normalised.contiguous(memory_format=torch.channels_last)
 
-    def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """One normalised `[N, 3, H, W]` view per member to logits `[S, N, C]`."""
-        return torch.stack([member(view) for member, view in zip(self.members, views, strict=True)])
+    def forward(self, views: Sequence[Tensor], step: int = 0) -> Tensor:
+        """One normalised `[N, 3, H, W]` view for each member here to the logits `[S, N, C]` of all.
+
+        Args:
+            views: of the members here, in their order.
+            step: in the epoch; what networks draw in training depends on it.
+        """
+        logits = []
+        for (index, member), view in zip(self.members.items(), views, strict=True):
+            self._seed(FORWARD, step, int(index))
+            logits.append(member(view))
+        return torch.stack(logits) if self.placed is None else everyones(torch.stack(logits))
 
     def on_train_epoch_start(self) -> None:
-        """Seed by epoch, so that a resumed run sees the views that an unbroken one would have seen."""
-        torch.manual_seed((self.config.seed * 1_000_003 + self.current_epoch) * 1009 + self.global_rank)
+        """Views of this epoch's size."""
         self.views = Views(self.config, self.config.size_at(self.current_epoch), self.device)
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def _seed(self, what: int, step: int, member: int = 0) -> None:
+        """Let what is drawn next depend on what it is for alone, be the run resumed or its members placed."""
+        share = self.global_rank if self.placed is None else 0
+        key = [self.config.seed, self.current_epoch, share, what, step, member]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
         """Loss of one batch."""
         config, targets = self.config, batch[1]
         # Half precision would move the grid that views are sampled at by whole pixels.
         with torch.autocast(self.device.type, enabled=False):
-            views = self._views(batch[0])
+            views = self._views(batch[0], step)
             if config.mixup:
+                self._seed(MIXUP, step)
                 views, targets = mix_up(views, targets, self.num_classes, config.mixup)
-        logits = self(views)
+        logits = self(views, step)
         weight = warmed_up(
             config.co_training_weight, self._epoch_now(), config.resolved_co_training_warmup_epochs
         )
@@ -71,14 +107,15 @@ class CoTraining(L.LightningModule):
         self.log("train_top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
         return loss
 
-    def _views(self, images: Tensor) -> list[Tensor]:
-        """A view for each member, of shared images `[N, H, W, 3]` or of its own crops `[S, N, H, W, 3]`."""
-        size, members = self.config.size_at(self.current_epoch), len(self.members)
-        crops = [resized(to_pixels(crop), size) for crop in (images if images.ndim == 5 else images[None])]
-        return [
-            self.views.holes(self.normalise(self.views.colours(crop)))
-            for crop in crops * (members // len(crops))
-        ]
+    def _views(self, images: Tensor, step: int) -> list[Tensor]:
+        """A view for each member here, of images `[N, H, W, 3]` or of its crops in `[S, N, H, W, 3]`."""
+        size, views = self.config.size_at(self.current_epoch), []
+        shared = None if images.ndim == 5 else resized(to_pixels(images), size)
+        for member in map(int, self.members):
+            self._seed(VIEW, step, member)
+            crop = resized(to_pixels(images[member]), size) if shared is None else shared
+            views.append(self.views.holes(self.normalise(self.views.colours(crop))))
+        return views
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Cross-entropy and accuracy of the averaged logits; the latter chooses the best checkpoint.

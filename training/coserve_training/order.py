@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 
 class BatchOrder(Sampler[torch.Tensor]):
-    """Indices of this process's share of each batch: shuffled by `seed`, or in order without one.
+    """Indices of this process's share of each batch, one of `processes`: shuffled by `seed`, or in order.
 
     When shuffled, the order depends on seed and epoch alone, so that a resumed run goes on alike, and the
     processes together see the very batches that one would see. A last batch that is not full is left out
@@ -27,7 +27,7 @@ class BatchOrder(Sampler[torch.Tensor]):
         return self.images // self.batch_size if self.seed is not None else -(-self.images // self.batch_size)
 
     def __iter__(self) -> Iterator[torch.Tensor]:
-        rank = dist.get_rank() if dist.is_initialized() else 0
+        rank = dist.get_rank() % self.processes if dist.is_initialized() else 0
         order = torch.arange(self.images)
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

@@ -35,6 +35,7 @@ def train(
     resume: bool = False,
     devices: int = 1,
     nodes: int = 1,
+    place_members: bool = False,
     workers: int | None = None,
     tensorboard: bool = False,
     report: Callable[[str], None] = print,
@@ -50,6 +51,7 @@ def train(
         resume: go on from `last.ckpt`.
         devices: GPUs of each node, or processes where there is no GPU; they share each batch.
         nodes: machines; each is started by hand or by a cluster that Lightning knows.
+        place_members: train each member in a process of its own, on whole batches; changes no result.
         workers: processes that decode images for each device; by default the cores are shared out.
         tensorboard: also log the metrics for TensorBoard, to `tensorboard/` in the run folder.
         report: told one line per epoch.
@@ -59,14 +61,15 @@ def train(
         The evaluation; None in all processes but the first.
 
     Raises:
-        ConfigError: for a batch that the devices cannot share, or a precision or logger that is not here.
+        ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
+            precision or logger that is not here.
         DataError: for images that cannot be used, before anything is written.
         RunError: when the folder holds a run already or cannot be written, or `resume` finds none or another
             configuration.
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
     last = folder / "last.ckpt"
-    trainer = make_trainer(config, folder, report, devices, nodes, tensorboard)
+    trainer = make_trainer(config, folder, report, devices, nodes, place_members, tensorboard)
     first = trainer.is_global_zero
     if not first:
         report, progress = _silent, None
@@ -87,10 +90,11 @@ def train(
         if first:
             _start(folder, description, test)
     L.seed_everything(config.seed, verbose=False)
-    module = CoTraining(config, len(dataset.labels), description.mean, description.std)
+    placed = trainer.global_rank if place_members else None
+    module = CoTraining(config, len(dataset.labels), description.mean, description.std, placed)
     if initial is not None:
-        for member, start in zip(module.members, initial.members, strict=True):
-            member.load_state_dict(start.state_dict())
+        for index, member in module.members.items():
+            member.load_state_dict(initial.members[int(index)].state_dict())
     _fit(trainer, module, training, test, last if last.exists() else None)
     if not first:
         return None
@@ -190,9 +194,10 @@ def _dataset_name(path: Path) -> str:
 def _fit(
     trainer: L.Trainer, module: CoTraining, training: Split, test: Split, checkpoint: Path | None
 ) -> None:
-    config, processes = module.config, trainer.world_size
-    in_training = BatchOrder(len(training), config.batch_size, config.seed, processes)
-    in_testing = BatchOrder(len(test), config.batch_size, None, processes)
+    config = module.config
+    sharing = trainer.world_size if module.placed is None else 1
+    in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing)
+    in_testing = BatchOrder(len(test), config.batch_size, None, sharing)
     with quiet():
         try:
             trainer.fit(

@@ -25,6 +25,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from coserve_training.batch_norm_sync import SharedBatchNorm
 from coserve_training.config import Precision, TrainConfig
 from coserve_training.errors import ConfigError
+from coserve_training.placement import MemberPerProcess
 from coserve_training.run import write_atomically
 
 
@@ -34,15 +35,19 @@ def make_trainer(
     report: Callable[[str], None],
     devices: int,
     nodes: int,
+    place_members: bool,
     tensorboard: bool,
 ) -> L.Trainer:
     """Lightning's loop as a recipe needs it.
 
     Raises:
-        ConfigError: for a batch that the devices cannot share, or a precision or logger that is not here.
+        ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
+            precision or logger that is not here.
     """
     processes, gpu = devices * nodes, torch.cuda.is_available()
-    if config.batch_size % processes:
+    if place_members:
+        _check_placement(config, processes)
+    elif config.batch_size % processes:
         raise ConfigError(
             f"batch_size must be a multiple of the {processes} devices, not {config.batch_size}"
         )
@@ -61,7 +66,8 @@ def make_trainer(
     bar = sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
-    shared = config.sync_batch_norm and processes > 1
+    # A placed member sees whole batches: there is nothing to share.
+    shared = config.sync_batch_norm and processes > 1 and not place_members
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     with quiet():
@@ -69,7 +75,7 @@ def make_trainer(
             accelerator="gpu" if gpu else "cpu",
             devices=devices,
             num_nodes=nodes,
-            strategy="ddp" if processes > 1 else "auto",
+            strategy=MemberPerProcess() if place_members else "ddp" if processes > 1 else "auto",
             sync_batchnorm=shared and gpu,
             plugins=[SharedBatchNorm()] if shared and not gpu else None,
             max_epochs=config.epochs,
@@ -81,6 +87,18 @@ def make_trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+        )
+
+
+def _check_placement(config: TrainConfig, processes: int) -> None:
+    if processes != config.split:
+        raise ConfigError(
+            f"to place {config.split} members on a device each, devices × nodes must be {config.split}, "
+            f"not {processes}"
+        )
+    if config.precision == "fp16":
+        raise ConfigError(
+            "members cannot be placed with precision fp16, whose scale depends on all; choose fp32 or bf16"
         )
 
 

@@ -1,0 +1,22 @@
+"""Train with placed members and copy the run folder after the first epoch: FOLDER COPY CONFIG.
+
+A script of its own, since Lightning starts the program again for every further process.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from coserve_training.config import TrainConfig
+from coserve_training.train import train
+
+if __name__ == "__main__":
+    folder, copy = map(Path, sys.argv[1:3])
+    config = TrainConfig.from_json(json.loads(sys.argv[3]))
+
+    def copy_once(line: str) -> None:
+        if not copy.exists():
+            shutil.copytree(folder, copy)
+
+    train(config, folder, devices=config.split, place_members=True, report=copy_once)

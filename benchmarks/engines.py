@@ -1,7 +1,8 @@
 """How fast can this machine run the shipped ensembles, and how near to its peak is each engine?
 
 Every ensemble of the repository is quantised to int8 into a temporary folder. Then engines x precisions x
-pinned or not x batch sizes are timed, all in turn, round after round; members share the cores evenly.
+pinned or not x batch sizes are timed, all in turn, round after round; members share the cores evenly. In bf16
+OpenVINO computes the networks of fp32, where the processor can.
 
     python benchmarks/engines.py --calibration-data cifar10-train.zip --evaluation-data cifar10-test.zip
 
@@ -9,6 +10,8 @@ ratio        images per second over those of the baseline: onnxruntime, fp32, pi
 of_peak      arithmetic per second, two operations per multiply-add, over the fp32 peak of all cores, which a
              large matrix product reaches; int8 may go beyond 1.
 floor_ms     the multiply-adds of a batch at that peak.
+top1         the share of right first answers through each engine in each precision, on the evaluation data;
+             without it what the exports recorded.
 
 Writes `engines.json` beside this file. A few minutes; measure on a machine that does nothing else.
 """
@@ -18,6 +21,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,13 +29,13 @@ from typing import Any
 from coserve_cli.bench.speedup.devices import Devices
 from coserve_cli.bench.speedup.peak import measure_peak
 from coserve_cli.progress import progress_bars
+from coserve_cli.tune import read_evaluation
 from coserve_export.existing import export_onnx
 from coserve_export.int8 import Int8
-from coserve_server.cores import usable_cores
-from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.cores import Cores, usable_cores
 from coserve_server.ensembles import Ensemble
 from coserve_server.repository import read_repository
-from coserve_server.tuning import Candidate, Measured, installed_engines, measure
+from coserve_server.tuning import Candidate, Measured, installed_engines, measure, measure_top1, variants
 
 BATCH_SIZES = (1, 8, 32)
 
@@ -59,13 +63,22 @@ def quantised(
     return losses
 
 
-def row(one: Measured, baseline: Measured, precision: str, multiply_adds: int, peak: float) -> dict[str, Any]:
+def pinned_or_not(ways: Sequence[Candidate], cores: Cores) -> list[Candidate]:
+    """Each of these pinned and not, where the process may pin."""
+    return [
+        replace(way, choice=replace(way.choice, pinned=pinned))
+        for way in ways
+        for pinned in ([True, False] if cores.ids else [False])
+    ]
+
+
+def row(one: Measured, baseline: Measured, multiply_adds: int, peak: float) -> dict[str, Any]:
     """One line of the result."""
     way = one.candidate
     return {
-        "engine": way.engine,
-        "precision": precision,
-        "pinned": way.pinned,
+        "engine": way.choice.engine,
+        "precision": way.precision,
+        "pinned": way.choice.pinned,
         "batch_size": one.batch_size,
         "batch_ms": round(one.batch_ms, 3),
         "images_per_s": round(one.images_per_s, 1),
@@ -81,7 +94,7 @@ def main() -> None:
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--calibration-data", type=Path, required=True)
-    parser.add_argument("--evaluation-data", type=Path, help="to measure what accuracy int8 loses")
+    parser.add_argument("--evaluation-data", type=Path, help="to measure what accuracy is lost")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.2, help="per candidate, batch size and round")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -94,17 +107,12 @@ def main() -> None:
     how = Int8([arguments.calibration_data], evaluation, max_accuracy_loss=100)
     with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
         losses = quantised(list(fp32.values()), arguments.repository, Path(folder), how)
-        int8 = read_repository(Path(folder))
-        ways = {
-            Candidate(
-                engine, ensemble, ThreadBudget.share(len(ensemble.members), cores.count).threads, pinned
-            ): (precision)
-            for precision, ensembles in (("fp32", fp32), ("int8", int8))
-            for ensemble in ensembles.values()
-            for engine in installed_engines()
-            for pinned in ([True, False] if cores.ids else [False])
-        }
-        measured = measure(list(ways), cores, BATCH_SIZES, arguments.rounds, arguments.seconds, progress)
+        ensembles = [*fp32.values(), *read_repository(Path(folder)).values()]
+        ways = variants(ensembles, installed_engines())
+        if evaluation:
+            ways = measure_top1(ways, cores, read_evaluation(evaluation, ensembles[0]), progress)
+        every = pinned_or_not(ways, cores)
+        measured = measure(every, cores, BATCH_SIZES, arguments.rounds, arguments.seconds, progress)
 
     results = {}
     for name, ensemble in fp32.items():
@@ -112,12 +120,13 @@ def main() -> None:
         found = [one for one in measured if one.candidate.ensemble.name == name]
         # The first candidate of each ensemble is the baseline.
         baselines = {one.batch_size: one for one in reversed(found) if one.candidate is found[0].candidate}
-        rows = [
-            row(one, baselines[one.batch_size], ways[one.candidate], multiply_adds, peak) for one in found
-        ]
+        rows = [row(one, baselines[one.batch_size], multiply_adds, peak) for one in found]
         floor = {size: round(2e-6 * multiply_adds * size / peak, 3) for size in BATCH_SIZES}
         results[name] = {
             "int8": losses[name],
+            "top1": {
+                f"{way.choice.engine} {way.precision}": way.top1 for way in ways if way.ensemble.name == name
+            },
             "multiply_adds": multiply_adds,
             "floor_ms": floor,
             "rows": rows,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from coserve_server.tuning import Measured
+    from coserve_server.ensembles import Ensemble
+    from coserve_server.tuning import Evaluation, Measured
 
 
 class Goal(str, Enum):
@@ -33,9 +34,19 @@ def tune(
         float,
         typer.Option(
             metavar="POINTS",
-            help="Of top-1 accuracy against the first model, as the repository says was measured.",
+            help="Of top-1 accuracy against the first model, as measured on the evaluation data, else as the "
+            "repository says.",
         ),
     ] = 0.3,
+    evaluation_data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Images with a test split, in any form coserve train takes, to measure accuracy on; "
+            "repeatable. Needed for bf16, whose accuracy no export records.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[
         list[str] | None,
         typer.Option(help="Engine to try; repeatable, by default those installed.", show_default=False),
@@ -50,25 +61,37 @@ def tune(
 ) -> None:
     """Find the engine, the ensemble, the threads and the batch size that serve best on this machine.
 
-    All candidates are loaded, and measured in turn. Run it on a machine that does nothing else.
+    With openvino, networks of fp32 are also computed in bf16 where the processor can. All candidates are
+    loaded, and measured in turn. Run it on a machine that does nothing else.
     """
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
+    from coserve_export.errors import ExportError
     from coserve_server.cores import usable_cores
     from coserve_server.errors import SettingsError, StartupError
     from coserve_server.repository import read_repository
-    from coserve_server.tuning import best, candidates, comparable, installed_engines, measure
+    from coserve_server.tuning import (
+        best,
+        candidates,
+        comparable,
+        installed_engines,
+        measure,
+        measure_top1,
+        variants,
+    )
 
     cores = usable_cores()
-    with one_line(StartupError), progress_bars() as progress:
+    with one_line(StartupError, ExportError), progress_bars() as progress:
         if output is not None and output.exists() and not overwrite:
             raise SettingsError([f"{output} exists; --overwrite replaces it"])
         served = read_repository(repository)
         if unknown := [name for name in model if name not in served]:
             raise SettingsError([f"{', '.join(unknown)} is not in {repository}; it has {', '.join(served)}"])
-        ensembles, left_out = comparable([served[name] for name in model], max_accuracy_loss)
-        ways = candidates(ensembles, engine or installed_engines(), cores)
-        measured = measure(ways, cores, rounds=rounds, progress=progress)
+        ways = variants([served[name] for name in model], engine or installed_engines())
+        if evaluation_data:
+            ways = measure_top1(ways, cores, read_evaluation(evaluation_data, served[model[0]]), progress)
+        ways, left_out = comparable(ways, max_accuracy_loss)
+        measured = measure(candidates(ways, cores), cores, rounds=rounds, progress=progress)
         chosen = best(measured, goal.value)
         settings = _settings(repository, chosen)
         if output is not None:
@@ -84,16 +107,34 @@ def tune(
         typer.echo(f"written to {output}; coserve serve --config {output}")
 
 
+def read_evaluation(paths: list[Path], ensemble: "Ensemble") -> "Evaluation":
+    """Labelled images of a test split, as the ensemble's networks take them.
+
+    Raises:
+        coserve_export.errors.ExportError: there are no such images, or they are of other classes; also later,
+            where an image of a batch cannot be decoded.
+    """
+    from coserve_export.ensemble import Preprocessing
+    from coserve_export.labelled import read_labelled
+    from coserve_server.tuning import Evaluation
+
+    preprocessing = Preprocessing.from_json(ensemble.preprocessing.model_dump())
+    images = read_labelled(paths, ["test"], ensemble.labels, preprocessing)
+    return Evaluation(images.batches(), images.targets)
+
+
 def _settings(repository: Path, chosen: "Measured") -> dict[str, Any]:
     """As `coserve serve` reads them."""
-    way = chosen.candidate
+    way, choice = chosen.candidate, chosen.candidate.choice
     settings: dict[str, Any] = {
         "repository": str(repository),
         "default_model": way.ensemble.name,
-        "engine": way.engine,
-        "member_threads": way.threads,
-        "pin_members": way.pinned,
+        "engine": choice.engine,
+        "member_threads": choice.threads,
+        "pin_members": choice.pinned,
     }
+    if choice.engine == "openvino":
+        settings["openvino_precision"] = choice.precision
     # Batches of one would leave nothing for many requests at once to share.
     return settings if chosen.batch_size == 1 else settings | {"max_batch_size": chosen.batch_size}
 
@@ -119,9 +160,11 @@ def _row(one: "Measured") -> dict[str, Any]:
     way = one.candidate
     return {
         "model": way.ensemble.name,
-        "engine": way.engine,
-        "threads": way.threads,
-        "pinned": way.pinned,
+        "engine": way.choice.engine,
+        "precision": way.precision,
+        "top1": way.top1,
+        "threads": way.choice.threads,
+        "pinned": way.choice.pinned,
         "batch_size": one.batch_size,
         "batch_ms": round(one.batch_ms, 3),
         "images_per_s": round(one.images_per_s, 1),
@@ -131,15 +174,17 @@ def _row(one: "Measured") -> dict[str, Any]:
 def _print(measured: list["Measured"], chosen: "Measured", left_out: dict[str, str]) -> None:
     """One line for each candidate: an image alone, and its best batch size."""
     names = max(len(one.candidate.ensemble.name) for one in measured)
-    typer.echo(f"{'model':{names}}  engine       threads  pinned  1 image    best")
+    typer.echo(f"{'model':{names}}  engine       precision   top-1  threads  pinned  1 image    best")
     for way in dict.fromkeys(one.candidate for one in measured):
         found = [one for one in measured if one.candidate == way]
         alone = next(f"{one.batch_ms:6.2f} ms" for one in found if one.batch_size == 1)
         top = max(found, key=lambda one: one.images_per_s)
-        pinned = "yes" if way.pinned else "no"
+        pinned = "yes" if way.choice.pinned else "no"
+        accuracy = "" if way.top1 is None else f"{way.top1:.2%}"
         typer.echo(
-            f"{way.ensemble.name:{names}}  {way.engine:11}  {way.threads:7}  {pinned:6}  "
-            f"{alone}  {top.images_per_s:.0f} images/s in batches of {top.batch_size}"
+            f"{way.ensemble.name:{names}}  {way.choice.engine:11}  {way.precision:9}  {accuracy:>6}  "
+            f"{way.choice.threads:7}  {pinned:6}  {alone}  "
+            f"{top.images_per_s:.0f} images/s in batches of {top.batch_size}"
             f"{'  <- chosen' if way == chosen.candidate else ''}"
         )
     for name, reason in left_out.items():

@@ -27,6 +27,9 @@ from pydantic_settings import (
 from coserve_server.combine import Mean
 from coserve_server.errors import SettingsError
 
+Precision = Literal["fp32", "bf16"]
+"""What networks in fp32 are computed in."""
+
 MAX_PIXELS = 89_478_485
 """From here on Pillow itself suspects a decompression bomb."""
 
@@ -71,6 +74,8 @@ class Settings(BaseSettings):
     """Whether members in this process keep to cores of their own, where the process may use all it sees."""
     openvino_cache: Path | None = None
     """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
+    openvino_precision: Precision = "fp32"
+    """What the engine `openvino` computes networks of fp32 in; `bf16` is for processors that have it."""
     host: str = "127.0.0.1"
     """Address to listen on. One that other machines reach needs `api_keys_file`, `tls_client_authorities` or
     `allow_public`."""
@@ -189,8 +194,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"repository: engine {self.engine} needs the folder of a model repository")
             if self.triton_url is not None:
                 raise ValueError("triton_url: only engine triton uses it; add --engine triton")
-        if self.engine != "openvino" and self.openvino_cache is not None:
-            raise ValueError("openvino_cache: only engine openvino uses it")
+        if self.engine != "openvino":
+            if self.openvino_cache is not None:
+                raise ValueError("openvino_cache: only engine openvino uses it")
+            if self.openvino_precision != "fp32":
+                raise ValueError("openvino_precision: only engine openvino uses it")
         return self
 
     @model_validator(mode="after")

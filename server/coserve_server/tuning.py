@@ -4,15 +4,19 @@ import asyncio
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from coserve_server.combine import combine
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch
-from coserve_server.engines.embedded.choice import create_engine
+from coserve_server.engines.embedded.choice import Choice, create_engine, precisions
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.ensembles import Ensemble
@@ -29,12 +33,39 @@ TIE = 0.03
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One way to serve."""
+    """One way to serve.
 
-    engine: str
+    Attributes:
+        top1: the share of first answers that are right; None where nobody measured it.
+    """
+
     ensemble: Ensemble
-    threads: int
-    pinned: bool
+    choice: Choice
+    top1: float | None = None
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: that of the networks, or what those of fp32 are computed in."""
+        own = network_precision(self.ensemble)
+        return self.choice.precision if own == "fp32" else own
+
+    @property
+    def name(self) -> str:
+        """What its answers depend on, in words."""
+        return f"{self.ensemble.name} in {self.precision} with {self.choice.engine}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Images whose classes are known.
+
+    Attributes:
+        batches: as the networks take them.
+        targets: class indices of all, `[N]`.
+    """
+
+    batches: Iterable[Batch]
+    targets: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,54 +82,80 @@ class Measured:
         return 1000 * self.batch_size / self.batch_ms
 
 
+def network_precision(ensemble: Ensemble) -> str:
+    """That in which the members were exported; where nobody recorded it, they count as fp32."""
+    return str(ensemble.provenance.get("export", {}).get("precision", "fp32"))
+
+
 def installed_engines() -> list[str]:
     """Engines of this process whose library is there."""
     return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
 
 
-def comparable(
-    ensembles: Sequence[Ensemble], max_accuracy_loss: float
-) -> tuple[list[Ensemble], dict[str, str]]:
-    """Those that may take the place of the first, and why the others may not.
-
-    Args:
-        max_accuracy_loss: of top-1 accuracy as measured, in percentage points.
+def variants(ensembles: Sequence[Ensemble], engines: Sequence[str]) -> list[Candidate]:
+    """Every ensemble in every engine and precision, with the default threads, and what was measured before.
 
     Raises:
-        SettingsError: one has other classes or takes other images than the first.
-    """
-    first, *others = ensembles
-    reference = _top1(first)
-    kept, left_out = [first], {}
-    for other in others:
-        if (other.labels, other.preprocessing) != (first.labels, first.preprocessing):
-            raise SettingsError([f"{other.name} has other classes or preprocessing than {first.name}"])
-        accuracy = _top1(other)
-        if reference is None or accuracy is None:
-            unknown = first.name if reference is None else other.name
-            left_out[other.name] = f"nobody measured the accuracy of {unknown}"
-        elif 100 * (reference - accuracy) > max_accuracy_loss:
-            lost = 100 * (reference - accuracy)
-            left_out[other.name] = f"{lost:.2f} points less accurate than {first.name}"
-        else:
-            kept.append(other)
-    return kept, left_out
-
-
-def candidates(ensembles: Sequence[Ensemble], engines: Sequence[str], cores: Cores) -> list[Candidate]:
-    """Every way to serve the ensembles, the default way first.
-
-    Raises:
-        SettingsError: an engine is none of `ENGINES`.
+        SettingsError: an engine is none of `ENGINES`, or an ensemble has other classes or takes other images
+            than the first.
     """
     for engine in engines:
         if engine not in ENGINES:
             raise SettingsError([f"engine: {engine!r} is none of {', '.join(ENGINES)}"])
+    first, *others = ensembles
+    for other in others:
+        if (other.labels, other.preprocessing) != (first.labels, first.preprocessing):
+            raise SettingsError([f"{other.name} has other classes or preprocessing than {first.name}"])
+    found = []
+    for ensemble, engine in product(ensembles, engines):
+        members = len(ensemble.members)
+        found.append(Candidate(ensemble, Choice(engine), ensemble.accuracy.top1(range(members), members)))
+        if network_precision(ensemble) == "fp32" and "bf16" in precisions(engine):
+            # The recorded accuracy is that of the networks as they were exported.
+            found.append(Candidate(ensemble, Choice(engine, precision="bf16")))
+    return found
+
+
+def measure_top1(
+    ways: Sequence[Candidate], cores: Cores, evaluation: Evaluation, progress: Progress | None = None
+) -> list[Candidate]:
+    """The same candidates with their accuracy on these images.
+
+    Raises:
+        EngineError: a candidate cannot be loaded.
+        SettingsError: it cannot be run.
+    """
+    return asyncio.run(_measure_top1(ways, cores, evaluation, progress))
+
+
+def comparable(ways: Sequence[Candidate], max_accuracy_loss: float) -> tuple[list[Candidate], dict[str, str]]:
+    """Those that may take the place of the first, and why the others may not, by name.
+
+    Args:
+        max_accuracy_loss: of top-1 accuracy, in percentage points.
+    """
+    first, *others = ways
+    kept, left_out = [first], {}
+    for other in others:
+        if first.top1 is not None and other.top1 is not None:
+            lost = 100 * (first.top1 - other.top1)
+            if lost > max_accuracy_loss:
+                left_out[other.name] = f"{lost:.2f} points less accurate than {first.name}"
+                continue
+        elif (other.ensemble, other.precision) != (first.ensemble, first.precision):
+            unknown = first if first.top1 is None else other
+            left_out[other.name] = f"nobody measured the accuracy of {unknown.name}; give --evaluation-data"
+            continue
+        kept.append(other)
+    return kept, left_out
+
+
+def candidates(ways: Sequence[Candidate], cores: Cores) -> list[Candidate]:
+    """Every number of threads, pinned or not, for each of these; the default first."""
     return [
-        Candidate(engine, ensemble, threads, pinned)
-        for ensemble in ensembles
-        for engine in engines
-        for threads in _threads(len(ensemble.members), cores.count)
+        replace(way, choice=replace(way.choice, threads=threads, pinned=pinned))
+        for way in ways
+        for threads in _threads(len(way.ensemble.members), cores.count)
         for pinned in ([True, False] if cores.ids else [False])
     ]
 
@@ -136,6 +193,22 @@ def best(measured: Sequence[Measured], goal: Goal) -> Measured:
     return next(one for one in measured if one.images_per_s >= least)
 
 
+async def _measure_top1(
+    ways: Sequence[Candidate], cores: Cores, evaluation: Evaluation, progress: Progress | None
+) -> list[Candidate]:
+    right, done = [0] * len(ways), 0
+    async with _loaded(ways, cores, progress) as engines:
+        for batch in evaluation.batches:
+            targets = evaluation.targets[done : done + len(batch)]
+            for index, (way, engine) in enumerate(zip(ways, engines, strict=True)):
+                answers = await _answers(engine, way.ensemble, batch)
+                right[index] += int(np.sum(answers == targets))
+            done += len(batch)
+            if progress is not None:
+                progress("measuring accuracy", done, len(evaluation.targets))
+    return [replace(way, top1=count / done) for way, count in zip(ways, right, strict=True)]
+
+
 async def _measure(
     ways: Sequence[Candidate],
     cores: Cores,
@@ -144,13 +217,8 @@ async def _measure(
     seconds: float,
     progress: Progress | None,
 ) -> list[Measured]:
-    engines: list[EmbeddedEngine] = []
     times: dict[tuple[int, int], list[float]] = {}
-    try:
-        for index, way in enumerate(ways):
-            engines.append(await _load(way, cores))
-            if progress is not None:
-                progress("loading", index + 1, len(ways))
+    async with _loaded(ways, cores, progress) as engines:
         for done in range(rounds):
             for index, way in enumerate(ways):
                 for size in batch_sizes:
@@ -161,16 +229,24 @@ async def _measure(
                         times.setdefault((index, size), []).extend(found)
                 if progress is not None:
                     progress("measuring", done * len(ways) + index + 1, rounds * len(ways))
-    finally:
-        for engine in engines:
-            await engine.close()
     return [Measured(ways[index], size, statistics.median(found)) for (index, size), found in times.items()]
 
 
-async def _load(way: Candidate, cores: Cores) -> EmbeddedEngine:
-    engine = create_engine(way.engine, cores, way.threads, way.pinned)
-    await engine.replace(way.ensemble.name, [way.ensemble])
-    return engine
+@asynccontextmanager
+async def _loaded(
+    ways: Sequence[Candidate], cores: Cores, progress: Progress | None
+) -> AsyncIterator[list[EmbeddedEngine]]:
+    """An engine for each candidate, closed in the end."""
+    engines: list[EmbeddedEngine] = []
+    try:
+        for way in ways:
+            engines.append(create_engine(way.choice, cores, {way.ensemble.name: way.ensemble}))
+            if progress is not None:
+                progress("loading", len(engines), len(ways))
+        yield engines
+    finally:
+        for engine in engines:
+            await engine.close()
 
 
 async def _times(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch, seconds: float) -> list[float]:
@@ -180,12 +256,28 @@ async def _times(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch, secon
     ends = time.perf_counter() + seconds
     while len(taken) < 3 or time.perf_counter() < ends:
         began = time.perf_counter()
-        runs = await asyncio.gather(*engine.start(ensemble, batch))
+        await _run(engine, ensemble, batch)
         taken.append((time.perf_counter() - began) * 1000)
-        for run in runs:
-            if run.error is not None:
-                raise SettingsError([f"{ensemble.name} cannot be measured: {run.error}"])
     return taken[1:]
+
+
+async def _answers(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> NDArray[np.intp]:
+    """Classes that the members' mean puts first, `[N]`."""
+    weights = np.array([member.weight for member in ensemble.members])
+    size = ensemble.max_batch_size
+    parts = [await _run(engine, ensemble, batch[i : i + size]) for i in range(0, len(batch), size)]
+    classes: NDArray[np.intp] = combine(np.concatenate(parts, axis=1), weights).logits.argmax(axis=1)
+    return classes
+
+
+async def _run(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> list[NDArray[np.float32]]:
+    """Logits `[N, C]` of every member."""
+    logits = []
+    for run in await asyncio.gather(*engine.start(ensemble, batch)):
+        if run.logits is None:
+            raise SettingsError([f"{ensemble.name} cannot be measured: {run.error}"])
+        logits.append(run.logits)
+    return logits
 
 
 def _images(ensemble: Ensemble, size: int) -> Batch:
@@ -196,7 +288,3 @@ def _images(ensemble: Ensemble, size: int) -> Batch:
 def _threads(members: int, cores: int) -> list[int]:
     """Of each member: its even share, then one, then all cores."""
     return list(dict.fromkeys((ThreadBudget.share(members, cores).threads, 1, cores)))
-
-
-def _top1(ensemble: Ensemble) -> float | None:
-    return ensemble.accuracy.top1(range(len(ensemble.members)), len(ensemble.members))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from coserve_server.engines.embedded.choice import precisions
 from tests.integration.conftest import Serve, Server
-from tests.integration.gateway import LIME, RED, classify, logits, member_logits
+from tests.integration.gateway import LIME, RED, classify, logits, member_logits, refused
 from tests.integration.load import until
 from tests.server.onnx_repository import add_version, write_repository
 
@@ -28,6 +29,22 @@ def test_images(server: Server, repository: Path) -> None:
         members = member_logits(repository, "pair", colour)
         np.testing.assert_allclose(logits(reply, index), members[0] / 4 + members[1] * 3 / 4, atol=1e-4)
     assert all(member["device"].startswith("cpu") for member in reply["members"])
+
+
+def test_bf16_where_the_processor_has_it(serve: Serve, repository: Path, tmp_path: Path) -> None:
+    if "bf16" not in precisions("openvino"):
+        config = tmp_path / "coserve.toml"
+        config.write_text('openvino_precision = "bf16"')
+        line = refused("--config", config, "--repository", repository, "--engine", "openvino")
+        assert line == "error: settings: openvino_precision: this processor does not compute in bf16"
+        return
+    own = serve(repository, "--engine", "openvino", openvino_precision="bf16")
+    members = member_logits(repository, "pair", (1, 0, 0))
+    expected = members[0] / 4 + members[1] * 3 / 4
+    found = logits(classify(own, RED).json(), 0)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert np.abs(found - expected).max() > 1e-4, "that is not fp32"
+    assert own.stop() == 0
 
 
 def test_tensors_whose_memory_is_the_requests_own(server: Server, repository: Path) -> None:

@@ -240,8 +240,9 @@ def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
     asyncio.run(limited.close())
     default = embedded_engine(load_settings(repository=tmp_path), cores)
     assert (default._cores, default._threads) == (cores, None)
-    with pytest.raises(SettingsError, match="openvino_cache: only engine openvino uses it"):
-        load_settings(repository=tmp_path, openvino_cache=tmp_path)
+    for setting, value in (("openvino_cache", tmp_path), ("openvino_precision", "bf16")):
+        with pytest.raises(SettingsError, match=f"{setting}: only engine openvino uses it"):
+            load_settings(repository=tmp_path, **{setting: value})
 
 
 def test_nothing_is_reported(tmp_path: Path) -> None:

@@ -3,22 +3,32 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 
 from coserve_server.cores import Cores
+from coserve_server.engines.embedded.choice import Choice, precisions
+from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import SettingsError
 from coserve_server.repository import read_repository
+from coserve_server.settings import Precision
 from coserve_server.tuning import (
     Candidate,
+    Evaluation,
     Measured,
     best,
     candidates,
     comparable,
     installed_engines,
     measure,
+    measure_top1,
+    variants,
 )
 from tests.server.onnx_repository import FAILS, write_repository
+
+BOTH = ["onnxruntime", "openvino"]
 
 
 def repository(folder: Path, **top1: float | None) -> dict[str, Ensemble]:
@@ -28,33 +38,99 @@ def repository(folder: Path, **top1: float | None) -> dict[str, Ensemble]:
     return read_repository(folder)
 
 
+def has(monkeypatch: pytest.MonkeyPatch, *found: Precision) -> None:
+    """Have OpenVINO say that the processor computes in these."""
+    monkeypatch.setattr(OpenVinoEngine, "precisions", staticmethod(lambda: list(found)))
+
+
+def test_every_ensemble_engine_and_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_repository(tmp_path, "quantised", provenance={"export": {"precision": "int8"}})
+    found = repository(tmp_path, pair=0.9)
+    ensembles = [found["pair"], found["quantised"]]
+    has(monkeypatch, "fp32", "bf16")
+    assert [(way.name, way.top1) for way in variants(ensembles, BOTH)] == [
+        ("pair in fp32 with onnxruntime", 0.9),
+        ("pair in fp32 with openvino", 0.9),
+        ("pair in bf16 with openvino", None),
+        ("quantised in int8 with onnxruntime", None),
+        ("quantised in int8 with openvino", None),
+    ]
+    has(monkeypatch, "fp32")
+    assert [way.precision for way in variants(ensembles, BOTH)] == ["fp32", "fp32", "int8", "int8"]
+    other = replace(found["pair"], name="other", labels=("a", "b", "c", "d"))
+    with pytest.raises(SettingsError, match="other has other classes or preprocessing than pair"):
+        variants([found["pair"], other], BOTH)
+    with pytest.raises(SettingsError, match="engine: 'tvm' is none of onnxruntime, openvino"):
+        variants(ensembles, ["tvm"])
+
+
 def test_only_what_is_accurate_enough_may_take_its_place(tmp_path: Path) -> None:
     found = repository(tmp_path, first=0.9, near=0.8975, far=0.896, better=0.91, unknown=None)
-    kept, left_out = comparable([found[n] for n in ("first", "near", "far", "better", "unknown")], 0.3)
-    assert [one.name for one in kept] == ["first", "near", "better"]
+    ways = variants([found[n] for n in ("first", "near", "far", "better", "unknown")], ["onnxruntime"])
+    kept, left_out = comparable(ways, 0.3)
+    assert [one.ensemble.name for one in kept] == ["first", "near", "better"]
+    far, unknown = (f"{name} in fp32 with onnxruntime" for name in ("far", "unknown"))
     assert left_out == {
-        "far": "0.40 points less accurate than first",
-        "unknown": "nobody measured the accuracy of unknown",
+        far: "0.40 points less accurate than first in fp32 with onnxruntime",
+        unknown: f"nobody measured the accuracy of {unknown}; give --evaluation-data",
     }
-    other = replace(found["near"], labels=("a", "b", "c", "d"))
-    with pytest.raises(SettingsError, match="near has other classes or preprocessing than first"):
-        comparable([found["first"], other], 0.3)
+
+
+def test_bf16_needs_a_measured_accuracy_and_fp32_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has(monkeypatch, "fp32", "bf16")
+    (pair,) = repository(tmp_path, pair=None).values()
+    default, openvino, bf16 = ways = variants([pair], BOTH)
+    kept, left_out = comparable(ways, 0.3)
+    assert kept == [default, openvino]
+    unknown = "nobody measured the accuracy of pair in fp32 with onnxruntime; give --evaluation-data"
+    assert left_out == {bf16.name: unknown}
+    measured = [replace(default, top1=0.9), replace(openvino, top1=0.9), replace(bf16, top1=0.898)]
+    assert comparable(measured, 0.3) == (measured, {})
+    assert comparable(measured, 0.1)[0] == measured[:2]
+    has(monkeypatch, "fp32")
+    with pytest.raises(SettingsError, match="this processor does not compute in bf16"):
+        measure_top1([bf16], Cores(2, None), Evaluation([], np.zeros(0, np.int64)))
+
+
+def test_accuracy_is_that_of_the_answers_through_the_engine(tmp_path: Path) -> None:
+    write_repository(tmp_path, "pair", weights=[1.0, 3.0], max_batch_size=4)
+    (pair,) = read_repository(tmp_path).values()
+    images = np.random.default_rng(1).normal(size=(20, 3, 8, 8)).astype(np.float32)
+    files = [tmp_path / f"pair_member{index}/1/model.onnx" for index in range(2)]
+    logits = [ort.InferenceSession(file).run(None, {"images": images})[0] for file in files]
+    mean = logits[0] / 4 + logits[1] * 3 / 4
+    targets = mean.argmax(axis=1)
+    # Where two classes are nearly equal, bf16 may answer the other.
+    first, second = np.sort(mean)[:, -1], np.sort(mean)[:, -2]
+    assert np.sum(first - second > 0.1) > 15
+    near = first - second <= 0.1
+    targets[:5] = (targets[:5] + 1) % 4
+    told: list[tuple[str, int, int]] = []
+    evaluation = Evaluation(iter([images[:16], images[16:]]), targets)
+    found = measure_top1(variants([pair], BOTH), Cores(2, None), evaluation, lambda *step: told.append(step))
+    assert [way.precision for way in found] == ["fp32", *precisions("openvino")]
+    assert [way.top1 for way in found[:2]] == [0.75, 0.75]
+    for way in found[2:]:
+        assert way.top1 == pytest.approx(0.75, abs=near.mean())
+    assert told[-2:] == [("measuring accuracy", 16, 20), ("measuring accuracy", 20, 20)]
 
 
 def test_every_way_to_serve_and_the_default_first(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    ways = candidates([ensemble], ["onnxruntime", "openvino"], Cores(4, (0, 1, 2, 3)))
-    told = [(way.engine, way.threads, way.pinned) for way in ways]
+    ways = candidates([Candidate(ensemble, Choice(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3)))
+    told = [(way.choice.engine, way.choice.threads, way.choice.pinned) for way in ways]
     assert told[:6] == [("onnxruntime", t, p) for t in (2, 1, 4) for p in (True, False)]
     assert len(told) == 12
-    assert [(way.threads, way.pinned) for way in candidates([ensemble], ["onnxruntime"], Cores(1, None))] == [
-        (1, False)
-    ]
+    alone = Candidate(ensemble, Choice("openvino", precision="bf16"), 0.9)
+    (way,) = candidates([alone], Cores(1, None))
+    assert (way.choice, way.top1) == (Choice("openvino", 1, False, "bf16"), 0.9)
 
 
 def test_the_best_by_either_goal_and_the_earlier_of_equals(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    first, second = (Candidate("onnxruntime", ensemble, threads, True) for threads in (1, 2))
+    first, second = (Candidate(ensemble, Choice("onnxruntime", threads)) for threads in (1, 2))
     measured = [Measured(first, 1, 2.0), Measured(first, 4, 6.1), Measured(first, 8, 12.0)]
     assert best([*measured, Measured(second, 1, 1.96)], "latency") is measured[0], "2 % are noise"
     assert best([*measured, Measured(second, 1, 1.8)], "latency").candidate is second
@@ -65,7 +141,7 @@ def test_the_best_by_either_goal_and_the_earlier_of_equals(tmp_path: Path) -> No
 def test_candidates_are_measured_in_turn(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     assert installed_engines() == ["onnxruntime", "openvino"]
-    ways = candidates([ensemble], installed_engines(), Cores(2, None))
+    ways = candidates(variants([ensemble], installed_engines()), Cores(2, None))
     told: list[tuple[str, int, int]] = []
     found = measure(ways, Cores(2, None), (1, 4, 8), 2, 0.01, lambda *step: told.append(step))
     assert [(one.candidate, one.batch_size) for one in found] == [
@@ -79,4 +155,4 @@ def test_a_candidate_that_fails_is_named(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={1: FAILS})
     ensemble = read_repository(tmp_path)["pair"]
     with pytest.raises(SettingsError, match=r"pair cannot be measured: .*Gather"):
-        measure([Candidate("onnxruntime", ensemble, 1, False)], Cores(2, None), (1,), 1, 0.01)
+        measure([Candidate(ensemble, Choice("onnxruntime", 1))], Cores(2, None), (1,), 1, 0.01)

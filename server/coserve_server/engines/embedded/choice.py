@@ -1,52 +1,83 @@
-"""Which engine runs members in this process; only the chosen one's library is imported."""
+"""Which engine runs members in this process, and how; only the chosen one's library is imported."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coserve_server.cores import Cores
 from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.ensembles import Ensemble
 from coserve_server.errors import SettingsError
-from coserve_server.settings import Settings
+from coserve_server.settings import Precision, Settings
+
+if TYPE_CHECKING:
+    from coserve_server.engines.openvino import OpenVinoEngine
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine `onnxruntime` or `openvino`, and how it runs members; all as the settings have it."""
+
+    engine: str
+    threads: int | None = None
+    pinned: bool = True
+    precision: Precision = "fp32"
+    max_batch_size: int | None = None
+    cache: Path | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Choice":
+        """What the settings say."""
+        return cls(
+            settings.engine,
+            settings.member_threads,
+            settings.pin_members,
+            settings.openvino_precision,
+            settings.max_batch_size,
+            settings.openvino_cache,
+        )
 
 
 def embedded_engine(settings: Settings, cores: Cores) -> EmbeddedEngine:
     """The engine that the settings name, with nothing loaded.
 
     Raises:
-        SettingsError: its library is not installed.
+        SettingsError: its library is not installed, or the processor does not compute in its precision.
     """
-    return create_engine(
-        settings.engine,
-        cores,
-        settings.member_threads,
-        settings.pin_members,
-        settings.max_batch_size,
-        settings.openvino_cache,
-    )
+    return create_engine(Choice.of(settings), cores, {})
 
 
-def create_engine(
-    name: str,
-    cores: Cores,
-    threads: int | None = None,
-    pinned: bool = True,
-    max_batch_size: int | None = None,
-    openvino_cache: Path | None = None,
-) -> EmbeddedEngine:
-    """The engine `onnxruntime` or `openvino`, with nothing loaded; the other arguments as the settings.
+def create_engine(choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble]) -> EmbeddedEngine:
+    """An engine with these ensembles loaded.
+
+    Raises:
+        SettingsError: its library is not installed, or the processor does not compute in its precision.
+        EngineError: a member cannot be loaded, or does not fit its ensemble.
+    """
+    if not choice.pinned:
+        cores = replace(cores, ids=None)
+    limits = choice.threads, choice.max_batch_size
+    if choice.engine == "openvino":
+        return _openvino()(ensembles, cores, *limits, choice.precision, choice.cache)
+    from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(ensembles, cores, *limits)
+
+
+def precisions(engine: str) -> list[Precision]:
+    """What the engine computes networks of fp32 in on this processor, fp32 first.
 
     Raises:
         SettingsError: its library is not installed.
     """
-    if not pinned:
-        cores = replace(cores, ids=None)
-    if name == "onnxruntime":
-        from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+    return _openvino().precisions() if engine == "openvino" else ["fp32"]
 
-        return OnnxRuntimeEngine({}, cores, threads, max_batch_size)
+
+def _openvino() -> "type[OpenVinoEngine]":
     try:
         from coserve_server.engines.openvino import OpenVinoEngine
     except ImportError as error:
         fault = f"engine: openvino needs the extra openvino: pip install 'coserve[openvino]' ({error})"
         raise SettingsError([fault]) from error
-    return OpenVinoEngine({}, cores, threads, max_batch_size, openvino_cache)
+    return OpenVinoEngine

@@ -17,6 +17,11 @@ from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles import Ensemble, Member
+from coserve_server.errors import SettingsError
+from coserve_server.settings import Precision
+
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+"""OpenVINO's names; left to itself, it computes in bf16 wherever the processor can."""
 
 
 class OpenVinoEngine(EmbeddedEngine):
@@ -28,19 +33,32 @@ class OpenVinoEngine(EmbeddedEngine):
         cores: Cores,
         threads: int | None = None,
         max_batch_size: int | None = None,
+        precision: Precision = "fp32",
         cache: Path | None = None,
     ) -> None:
         """Load and warm every member; see `EmbeddedEngine`.
 
         Args:
+            precision: what networks of fp32 are computed in; layers that are quantised stay so.
             cache: folder in which OpenVINO keeps what it compiled, made where it does not exist.
+
+        Raises:
+            SettingsError: the processor does not compute in that precision.
         """
-        self._core = ov.Core()
+        if precision not in self.precisions():
+            raise SettingsError([f"openvino_precision: this processor does not compute in {precision}"])
+        self._core, self._precision = ov.Core(), precision
         # A network's file may be overwritten while it is served.
         self._core.set_property({"ENABLE_MMAP": False})
         if cache is not None:
             self._core.set_property({"CACHE_DIR": str(cache)})
         super().__init__(self._load_one, ensembles, cores, threads, max_batch_size)
+
+    @staticmethod
+    def precisions() -> list[Precision]:
+        """What this processor computes in, as OpenVINO says; fp32 first."""
+        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return [precision for precision in HINTS if precision.upper() in capabilities]
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Members of several threads share a pool, whose threads would stay where they first worked."""
@@ -51,7 +69,7 @@ class OpenVinoEngine(EmbeddedEngine):
         try:
             # Read first: what OpenVINO keeps of a path alone may be that of the file that was there before.
             network = self._core.read_model(str(member.model_path))
-            model = self._core.compile_model(network, "CPU", options(threads))
+            model = self._core.compile_model(network, "CPU", options(threads, self._precision))
         # OpenVINO's errors share no base class but Exception.
         except Exception as error:
             raise misfit(ensemble, member, f"cannot be loaded: {_reason(error)}") from error
@@ -59,9 +77,10 @@ class OpenVinoEngine(EmbeddedEngine):
         return _CompiledMember(member, model, lane)
 
 
-def options(threads: int) -> dict[str, object]:
+def options(threads: int, precision: Precision) -> dict[str, object]:
     """How a member is compiled that runs on so many threads."""
     return {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # The lane's thread is where it should be; OpenVINO would put every member on the same cores.

@@ -1,0 +1,111 @@
+"""The engine openvino computes in what was chosen, whatever the processor could do besides."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+
+from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.choice import Choice, embedded_engine, precisions
+from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.errors import SettingsError
+from coserve_server.repository import read_repository
+from coserve_server.settings import Precision, load_settings
+from tests.server.onnx_repository import write_repository
+
+T = TypeVar("T")
+TWO = Cores(2, None)
+IMAGES = np.random.default_rng(9).random((8, 3, 8, 8), np.float32)
+
+
+class Calibration(CalibrationDataReader):
+    def __init__(self) -> None:
+        self.batches = iter([{"images": IMAGES}])
+
+    def get_next(self) -> dict[str, Batch] | None:
+        return next(self.batches, None)
+
+
+def with_engine(
+    folder: Path,
+    use: Callable[[OpenVinoEngine], Awaitable[T]],
+    precision: Precision,
+    cache: Path | None = None,
+) -> T:
+    async def run() -> T:
+        engine = OpenVinoEngine(read_repository(folder), TWO, precision=precision, cache=cache)
+        try:
+            return await asyncio.wait_for(use(engine), 60)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+async def infer(engine: OpenVinoEngine) -> list[MemberRun]:
+    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], IMAGES)))
+
+
+async def convolutions(engine: OpenVinoEngine) -> list[str]:
+    """What the first member's are computed in, as OpenVINO says of what it compiled."""
+    (generation,) = engine._generations.values()
+    graph = generation.members[0]._request.get_compiled_model().get_runtime_model()
+    layers = [node.get_rt_info() for node in graph.get_ops()]
+    return [info["runtimePrecision"] for info in layers if info["layerType"] == "Convolution"]
+
+
+def test_logits_are_those_of_the_precision_and_what_is_kept_is_not_mixed_up(tmp_path: Path) -> None:
+    folder, cache = write_repository(tmp_path / "models", depth=3), tmp_path / "cache"
+
+    def differences(precision: Precision) -> list[float]:
+        """From ONNX Runtime's logits, the largest of each member."""
+        runs = with_engine(folder, infer, precision, cache)
+        sessions = (ort.InferenceSession(folder / f"pair_member{i}/1/model.onnx") for i in range(2))
+        logits = (session.run(None, {"images": IMAGES})[0] for session in sessions)
+        return [float(np.abs(run.logits - own).max()) for run, own in zip(runs, logits, strict=True)]
+
+    assert max(differences("fp32")) < 1e-4
+    if "bf16" in precisions("openvino"):
+        found = differences("bf16")
+        assert min(found) > 1e-4, "8 bits of significand give other logits than 24"
+        assert max(found) < 0.1
+        assert max(differences("fp32")) < 1e-4, "what was compiled for bf16 is not taken for it"
+    else:
+        with pytest.raises(SettingsError, match="this processor does not compute in bf16"):
+            differences("bf16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "int8", "computed"),
+    [("fp32", False, "f32"), ("fp32", True, "u8"), ("bf16", False, "bf16"), ("bf16", True, "u8")],
+)
+def test_what_is_quantised_stays_so(tmp_path: Path, precision: Precision, int8: bool, computed: str) -> None:
+    if precision not in precisions("openvino"):
+        pytest.skip(f"this processor does not compute in {precision}")
+    write_repository(tmp_path, depth=2, channels=16)
+    if int8:
+        file = tmp_path / "pair_member0/1/model.onnx"
+        quantize_static(file, file, Calibration(), quant_format=QuantFormat.QDQ, per_channel=True)
+    assert with_engine(tmp_path, convolutions, precision) == [computed, computed]
+
+
+def test_a_precision_that_the_processor_lacks_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(repository=tmp_path, engine="openvino", openvino_precision="bf16")
+    assert Choice.of(settings).precision == "bf16"
+    monkeypatch.setattr(OpenVinoEngine, "precisions", staticmethod(lambda: ["fp32"]))
+    with pytest.raises(SettingsError) as caught:
+        embedded_engine(settings, TWO)
+    assert caught.value.faults == ["openvino_precision: this processor does not compute in bf16"]
+
+
+def test_onnxruntime_computes_in_fp32() -> None:
+    assert precisions("onnxruntime") == ["fp32"]
+    assert precisions("openvino")[0] == "fp32"

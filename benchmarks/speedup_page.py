@@ -80,7 +80,7 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
         yield from markdown(rows(report))
         folder = images[name].relative_to(place) if images[name].is_relative_to(place) else images[name]
         yield f"\n![Latency by S and batch size]({folder}/latency.png)"
-        if all(one.top1 is not None for one in report.networks):
+        if report.top1:
             yield f"\n![Accuracy against latency]({folder}/accuracy.png)"
 
 

@@ -28,7 +28,12 @@ def speedup(
     ] = "1,2,4",
     batch_sizes: Annotated[str, typer.Option(metavar="N,…", help="Images per batch.")] = "1",
     precisions: Annotated[
-        str, typer.Option(metavar="P,…", help="fp32, fp16, bf16, int8; what cannot be had is said so.")
+        str,
+        typer.Option(
+            metavar="P,…",
+            help="fp32, fp16, bf16, int8; what cannot be had is said so. For bf16, openvino computes the "
+            "networks of fp32 in it.",
+        ),
     ] = "fp32",
     engines: Annotated[
         str, typer.Option(metavar="E,…", help="onnxruntime, openvino; what cannot be had is said so.")

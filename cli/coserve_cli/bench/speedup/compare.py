@@ -9,21 +9,26 @@ from pathlib import Path
 
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.devices import find_devices
-from coserve_cli.bench.speedup.family import Family, read_family
+from coserve_cli.bench.speedup.family import BF16, Family, exported_in, read_family
 from coserve_cli.bench.speedup.measure import Limits, measure
 from coserve_cli.bench.speedup.memory import measure_memory
 from coserve_cli.bench.speedup.other_work import OtherWork
 from coserve_cli.bench.speedup.peak import measure_peak
 from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
-from coserve_cli.bench.speedup.ways import OPENVINO, Plan, plans
+from coserve_cli.bench.speedup.ways import ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_server.engines.embedded.choice import precisions
 
 Progress = Callable[[str, int, int], None]
 
 NOT_AT_RANDOM = {
-    "bf16": "coserve export writes no such networks; OpenVINO computes in it where the processor can",
     "int8": "quantising takes images; use coserve export --precision int8, and give --repository",
 }
 """Why random weights are not had in a precision."""
+NO_BF16 = {
+    ONNXRUNTIME: "it does not compute networks in bf16; openvino does where the processor can",
+    OPENVINO: "this processor does not compute in bf16",
+}
+"""Why an engine has none."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ def compare(request: Request, progress: Progress | None) -> Report:
     devices = find_devices(request.gpus)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
         engines, missing = _engines(request)
+        there, lacking = _precisions(request, engines)
+        request, missing = replace(request, precisions=there), missing + lacking
         family = _family(request, Path(scratch), progress)
         all_plans = [
             plan
@@ -89,6 +96,19 @@ def _engines(request: Request) -> tuple[list[str], list[str]]:
     return engines, missing
 
 
+def _precisions(request: Request, engines: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Those that some engine computes in, and why others do not."""
+    if BF16 not in request.precisions:
+        return request.precisions, []
+    missing = [f"{BF16}, {engine}: {NO_BF16[engine]}" for engine in engines if BF16 not in precisions(engine)]
+    if len(missing) < len(engines):
+        return request.precisions, missing
+    there = tuple(precision for precision in request.precisions if precision != BF16)
+    if not there:
+        raise BenchError("; ".join(missing))
+    return there, missing
+
+
 def _family(request: Request, scratch: Path, progress: Progress | None) -> Family:
     repository = request.repository
     if repository is not None:
@@ -108,17 +128,14 @@ def _random_family(request: Request, scratch: Path, progress: Progress | None) -
     from coserve_cli.bench.speedup.random_weights import PRECISIONS, export_family
 
     assert request.network is not None
-    there = [precision for precision in PRECISIONS if precision in request.precisions]
-    absent = tuple(
-        f"{precision}: {NOT_AT_RANDOM[precision]}"
-        for precision in request.precisions
-        if precision not in there
-    )
+    there = [precision for precision in request.precisions if precision not in NOT_AT_RANDOM]
+    absent = tuple(f"{name}: {NOT_AT_RANDOM[name]}" for name in request.precisions if name in NOT_AT_RANDOM)
     if not there:
         raise BenchError("; ".join(absent))
+    exported = [precision for precision in PRECISIONS if precision in map(exported_in, there)]
     repository, splits = scratch / "repository", sorted({1, *request.splits})
     export_family(
-        repository, request.network, splits, there, request.dataset, max(request.batch_sizes), progress
+        repository, request.network, splits, exported, request.dataset, max(request.batch_sizes), progress
     )
     family = read_family(repository, request.network, splits, there, scratch)
     return replace(family, missing=absent)

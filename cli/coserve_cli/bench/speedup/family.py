@@ -11,6 +11,10 @@ from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
 from coserve_export.ensemble import IMAGES, LOGITS
 from coserve_server.ensembles import Ensemble, Member
 from coserve_server.repository import read_repository
+from coserve_server.tuning import network_precision
+
+BF16 = "bf16"
+"""No network is exported in it: those of fp32 are computed in it."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,7 @@ class Division:
 
     Attributes:
         split: S; 1 is the large network itself.
+        precision: of the networks, or `BF16`.
         ensemble: what is served.
         fused: its members as one network; of a single member the ensemble itself.
         multiply_adds: of one image through all members.
@@ -32,7 +37,9 @@ class Division:
 
     @property
     def top1(self) -> float | None:
-        """Accuracy of the members' mean as it was measured after training, a fraction."""
+        """Accuracy of the members' mean as it was measured after training, a fraction; in bf16 none was."""
+        if self.precision == BF16:
+            return None
         top1: float | None = self.ensemble.provenance.get("accuracy", {}).get("ensemble", {}).get("top1")
         return top1
 
@@ -50,6 +57,11 @@ class Family:
     missing: tuple[str, ...]
 
 
+def exported_in(precision: str) -> str:
+    """The precision of the networks that are measured in this one."""
+    return "fp32" if precision == BF16 else precision
+
+
 def read_family(
     repository: Path, network: str | None, splits: Sequence[int], precisions: Sequence[str], scratch: Path
 ) -> Family:
@@ -58,7 +70,7 @@ def read_family(
     Args:
         network: its name in their provenance; may lack where they are all of one.
         splits: those wanted, besides 1.
-        precisions: likewise.
+        precisions: likewise; bf16 takes the ensembles in fp32.
         scratch: a folder for fused networks.
 
     Raises:
@@ -76,10 +88,11 @@ def read_family(
     splits = sorted({1, *splits})
     divisions, missing = [], []
     for precision in precisions:
-        there = [split for split in splits if (precision, split) in found]
+        exported = exported_in(precision)
+        there = [split for split in splits if (exported, split) in found]
         if there and there[0] != 1:
             raise BenchError(f"{repository}: {network} in {precision} lacks S=1, the one to compare with")
-        divisions += [_division(split, precision, found[precision, split], scratch) for split in there]
+        divisions += [_division(split, precision, found[exported, split], scratch) for split in there]
         absent = ", ".join(f"S={split}" for split in splits if split not in there)
         if absent:
             missing.append(f"{precision}, {absent}: {repository} has no such ensemble of {network}")
@@ -93,7 +106,7 @@ def _by_precision_and_split(
 ) -> dict[tuple[str, int], Ensemble]:
     found: dict[tuple[str, int], Ensemble] = {}
     for ensemble in ensembles:
-        key = (_precision(ensemble), len(ensemble.members))
+        key = (network_precision(ensemble), len(ensemble.members))
         if _network(ensemble) != network:
             continue
         if key in found:
@@ -108,10 +121,6 @@ def _by_precision_and_split(
 def _network(ensemble: Ensemble) -> str:
     """Of the undivided network; networks that came as ONNX files name none."""
     return str(ensemble.provenance.get("network", "of unknown name"))
-
-
-def _precision(ensemble: Ensemble) -> str:
-    return str(ensemble.provenance.get("export", {}).get("precision", "fp32"))
 
 
 def _division(split: int, precision: str, ensemble: Ensemble, scratch: Path) -> Division:

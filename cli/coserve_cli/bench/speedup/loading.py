@@ -8,17 +8,18 @@ import onnxruntime as ort
 
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.devices import CPU, Devices
+from coserve_cli.bench.speedup.family import BF16
 from coserve_cli.bench.speedup.ways import (
     ALL_DEVICES,
     FUSED,
     FUSED_PARALLEL,
     ONE_DEVICE,
-    OPENVINO,
     Plan,
     Way,
 )
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.onnxruntime.sessions import LoadedMember
 from coserve_server.ensembles import Ensemble, Member
@@ -39,19 +40,16 @@ def load(plan: Plan) -> Way:
     if plan.way == FUSED_PARALLEL:
         return _branches_at_once(division.fused, ThreadBudget.share(division.split, cores.count), cores)
     if plan.way == ONE_DEVICE:
-        return _served(plan.engine, division.ensemble, plan.devices.one_core, 1)
+        return _served(plan, division.ensemble, plan.devices.one_core, 1)
     if plan.way == ALL_DEVICES:
-        return _served(plan.engine, division.ensemble, cores, cores.count)
-    return _served(plan.engine, division.fused if plan.way == FUSED else division.ensemble, cores)
+        return _served(plan, division.ensemble, cores, cores.count)
+    return _served(plan, division.fused if plan.way == FUSED else division.ensemble, cores)
 
 
-def _served(engine_name: str, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> Way:
+def _served(plan: Plan, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> Way:
     """As the server runs it: where a member has as many threads as there are cores, members take turns."""
-    if engine_name == OPENVINO:
-        from coserve_server.engines.openvino import OpenVinoEngine as Engine
-    else:
-        from coserve_server.engines.onnxruntime import OnnxRuntimeEngine as Engine  # type: ignore[assignment]
-    engine = Engine({ensemble.name: ensemble}, cores, threads)
+    choice = Choice(plan.engine, threads, precision="bf16" if plan.division.precision == BF16 else "fp32")
+    engine = create_engine(choice, cores, {ensemble.name: ensemble})
     return Way(lambda batch: [engine.start(ensemble, batch)], engine.close)
 
 

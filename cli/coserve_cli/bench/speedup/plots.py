@@ -29,7 +29,7 @@ def draw(report: Report, folder: Path) -> list[Path]:
         the files.
     """
     files = [_save(_latency(report), folder / "latency.png")]
-    if all(network.top1 is not None for network in report.networks):
+    if report.top1:
         files.append(_save(_accuracy(report), folder / "accuracy.png"))
     return files
 
@@ -79,17 +79,18 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
 
 
 def _accuracy(report: Report) -> Figure:
-    """Top-1 accuracy against latency at the smallest batch: a line per way through S."""
+    """Top-1 accuracy, where it is known, against latency at the smallest batch: a line per way through S."""
     size, kind = report.batch_sizes[0], str(report.machine["devices"])
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    top1 = {(one.precision, one.split): 100 * (one.top1 or 0) for one in report.networks}
-    for engine, precision in report.runners:
+    top1 = report.top1
+    runners = [(engine, precision) for engine, precision in report.runners if (precision, 1) in top1]
+    for engine, precision in runners:
         for way, rows in _lines(report.of(engine, precision, size), kind):
             medians, accuracies = (
                 [row.ms.median for row in rows],
-                [top1[precision, row.split] for row in rows],
+                [100 * top1[precision, row.split] for row in rows],
             )
-            label = way if len(report.runners) == 1 else f"{way}, {engine}, {precision}"
+            label = way if len(runners) == 1 else f"{way}, {engine}, {precision}"
             axes.errorbar(medians, accuracies, xerr=_spread(rows), marker="o", capsize=3, label=label)
             for row, place in zip(rows, zip(medians, accuracies, strict=True), strict=True):
                 axes.annotate(f"S={row.split}", place, (5, 5), textcoords="offset points", fontsize=8)

@@ -135,6 +135,16 @@ class Report:
         """In ascending order."""
         return sorted({row.batch_size for row in self.rows})
 
+    @property
+    def top1(self) -> dict[tuple[str, int], float]:
+        """Accuracies by precision and split, of the precisions in which that of every network is known."""
+        unknown = {one.precision for one in self.networks if one.top1 is None}
+        return {
+            (one.precision, one.split): one.top1
+            for one in self.networks
+            if one.top1 is not None and one.precision not in unknown
+        }
+
     def of(self, engine: str, precision: str, batch_size: int) -> list[Row]:
         """The rows that can be compared with each other."""
         case = (engine, precision, batch_size)
@@ -151,12 +161,7 @@ def describe_machine(devices: Devices, engines: Sequence[str]) -> dict[str, str 
         "onnxruntime": ort.__version__,
     }
     if OPENVINO in engines:
-        import openvino as ov
-
-        capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         machine["openvino"] = version("openvino")
-        # It chooses so itself, where the processor has the instructions.
-        machine["openvino_computes_fp32_in"] = "bf16" if "BF16" in capabilities else "fp32"
     return machine
 
 

@@ -36,7 +36,7 @@ def table(report: Report) -> Iterator[str]:
     )
     yield f"peak {peak['one_device']:.0f} GFLOP/s on one, {peak['all_devices']:.0f} on all"
     if "openvino" in machine:
-        yield f"OpenVINO {machine['openvino']}, fp32 computed in {machine['openvino_computes_fp32_in']}"
+        yield f"OpenVINO {machine['openvino']}"
     if report.other_work is not None:
         yield f"other processes took {report.other_work:.2f} cores meanwhile"
     for network in report.networks:

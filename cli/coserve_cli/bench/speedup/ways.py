@@ -9,7 +9,7 @@ import numpy as np
 
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.devices import Devices
-from coserve_cli.bench.speedup.family import Division
+from coserve_cli.bench.speedup.family import BF16, Division
 from coserve_server.engines.base import Batch, MemberRun
 
 ONE_DEVICE, ALL_DEVICES, CONCURRENT = "one_device", "all_devices", "concurrent"
@@ -42,7 +42,12 @@ class Plan:
 
 
 def plans(division: Division, engine: str, devices: Devices) -> list[Plan]:
-    """The ways there are: a network that is not divided has no members to run at once, or to fuse."""
+    """The ways there are: a network that is not divided has no members to run at once, or to fuse.
+
+    None for bf16 but in openvino, which alone computes in it.
+    """
+    if division.precision == BF16 and engine != OPENVINO:
+        return []
     ways = [ONE_DEVICE]
     if devices.count > 1:
         ways.append(ALL_DEVICES)

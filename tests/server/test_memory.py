@@ -1,3 +1,6 @@
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,23 @@ def test_what_loading_takes_grows_with_the_files(tmp_path: Path) -> None:
     (pair,) = read_versions(tmp_path)["pair"]
     files = sum(member.model_path.stat().st_size for member in pair.members if member.model_path)
     assert loading_bytes(pair) == int(3.5 * files) + 2 * 32 * MIB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such arenas")
+def test_threads_share_two_arenas() -> None:
+    program = """
+import ctypes, threading
+from coserve_server.memory import share_arenas
+share_arenas()
+together = threading.Barrier(20)
+def allocate():
+    together.wait()
+    kept = [bytes(5000) for _ in range(100)]
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+ctypes.CDLL(None).malloc_stats()
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    assert said.count("Arena ") == 2, said

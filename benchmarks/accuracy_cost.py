@@ -1,8 +1,8 @@
-"""Accuracy against multiply-adds of every ensemble in a model repository, as more of its members answer.
+"""Accuracy against multiply-adds of every ensemble in a model repository: one line per number of members, S.
 
-One line per ensemble: top-1 accuracy of the averaged logits of k = 1 … S members (mean over the subsets of
-that size, bars from the worst to the best) at k members' multiply-adds, all from the provenance that
-`coserve evaluate --calibrate` measured. An undivided network is a single point.
+A line joins the whole ensembles of several networks. Thin ones lead to them from fewer of their members: mean
+over the subsets of that size, bars from the worst to the best. All figures are those of the provenance, which
+`coserve evaluate --calibrate` measured.
 
     python benchmarks/accuracy_cost.py --repository model_repository --output docs/images/accuracy_cost.png
 """
@@ -30,18 +30,25 @@ def accuracy_by_members(ensemble: Ensemble) -> dict[int, list[float]]:
 
 
 def plot(ensembles: list[Ensemble], output: Path) -> None:
-    """Draw one line per ensemble into a PNG."""
+    """Draw one line per number of members into a PNG."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    by_split: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for ensemble in ensembles:
         provenance, by_size = ensemble.provenance, accuracy_by_members(ensemble)
+        split = provenance["split"]
         cost = [size * provenance["member_multiply_adds"] / 1e6 for size in by_size]
         means = [sum(values) / len(values) for values in by_size.values()]
         bars = [
             [mean - min(values) for mean, values in zip(means, by_size.values(), strict=True)],
             [max(values) - mean for mean, values in zip(means, by_size.values(), strict=True)],
         ]
-        label = f"S = {provenance['split']}: {provenance['split']} × {provenance['member_networks'][0]}"
-        axes.errorbar(cost, means, yerr=bars, marker="o", capsize=3, label=label)
+        axes.errorbar(cost, means, bars, color=colour(split), linewidth=0.8, linestyle=":", capsize=2)
+        axes.annotate(
+            provenance["network"], (cost[-1], means[-1]), (-5, 5), textcoords="offset points", size=7
+        )
+        by_split[split].append((cost[-1], means[-1]))
+    for split, points in sorted(by_split.items()):
+        axes.plot(*zip(*sorted(points), strict=True), marker="o", color=colour(split), label=f"S = {split}")
     images = ensembles[0].provenance["accuracy"]["images"]
     axes.set_xlabel("multiply-adds of the members that answer (millions)")
     axes.set_ylabel(f"top-1 accuracy on {images:,} test images (%)")
@@ -49,6 +56,11 @@ def plot(ensembles: list[Ensemble], output: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(output, dpi=120)
+
+
+def colour(split: int) -> str:
+    """The same for every network."""
+    return f"C{split.bit_length() - 1}"
 
 
 def main() -> None:

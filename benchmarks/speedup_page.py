@@ -7,17 +7,17 @@ Between the page's two markers stands what this writes, and nothing else.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+
+from marked_page import markdown, update
 
 from coserve_cli.bench.speedup.report import Report, Row
 from coserve_cli.bench.speedup.table import describe
 from coserve_cli.bench.speedup.ways import ALL_DEVICES, CONCURRENT, ONE_DEVICE
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- begin: benchmarks/speedup_page.py -->", "<!-- end -->"
 Cells = list[str]
 
 
@@ -30,29 +30,17 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     reports = {file.stem: Report.read(file) for file in sorted(arguments.results.glob("*.json"))}
-    page = arguments.page.read_text("utf-8")
     images = {name: arguments.plots / name for name in reports}
-    wanted = replaced(page, "\n".join(section(reports, images, arguments.page.parent)))
+    lines = list(section(reports, images, arguments.page.parent))
+    update(arguments.page, "benchmarks/speedup_page.py", lines, arguments.check)
     if arguments.check:
-        sys.exit(
-            wanted != page and f"{arguments.page}: run {Path(__file__).name}, its figures are not the JSON's"
-        )
+        return
     for name, report in reports.items():
         from coserve_cli.bench.speedup.plots import draw
 
         images[name].mkdir(parents=True, exist_ok=True)
         draw(report, images[name])
-    arguments.page.write_text(wanted, "utf-8")
     print(f"wrote {arguments.page}: {', '.join(reports) or 'no figures yet'}")
-
-
-def replaced(page: str, figures: str) -> str:
-    """The page with other figures between its markers."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"the page lacks {BEGIN} or, after it, {END}")
-    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
 
 
 def section(reports: dict[str, Report], images: dict[str, Path], place: Path) -> Iterator[str]:
@@ -128,14 +116,6 @@ def figures(row: Row) -> Cells:
         f"{row.peak_fraction:.0%}",
         "" if memory is None else f"{memory:.0f}",
     ]
-
-
-def markdown(table: Iterator[Cells]) -> Iterator[str]:
-    """Lines of a table; its first row is the head."""
-    for index, cells in enumerate(table):
-        yield f"| {' | '.join(cells)} |"
-        if index == 0:
-            yield f"|{' --- |' * len(cells)}"
 
 
 if __name__ == "__main__":

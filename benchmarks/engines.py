@@ -88,11 +88,12 @@ def row(one: Measured, baseline: Measured, multiply_adds: int, peak: float) -> d
 
 
 def main() -> None:
-    """Measure every ensemble of a repository."""
+    """Measure the ensembles of a repository."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--model", action="append", help="an ensemble of it; repeatable, by default all")
     parser.add_argument("--calibration-data", type=Path, required=True)
     parser.add_argument("--evaluation-data", type=Path, help="to measure what accuracy is lost")
     parser.add_argument("--rounds", type=int, default=7)
@@ -102,7 +103,8 @@ def main() -> None:
 
     cores = usable_cores()
     peak = measure_peak(Devices(cores))["all_devices"]
-    fp32 = read_repository(arguments.repository)
+    served = read_repository(arguments.repository)
+    fp32 = {name: served[name] for name in arguments.model or served}
     evaluation = [arguments.evaluation_data] if arguments.evaluation_data else []
     how = Int8([arguments.calibration_data], evaluation, max_accuracy_loss=100)
     with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:

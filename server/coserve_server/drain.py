@@ -48,6 +48,7 @@ class DrainingServer(uvicorn.Server):
             # Not by the default action, which the first process of a container does not have.
             os._exit(128 + sig)
         self._closes = time.monotonic() + (self._delay_s if sig == signal.SIGTERM else 0)
+        self._close_connections()
         self._draining()
 
     async def on_tick(self, counter: int) -> bool:
@@ -55,7 +56,13 @@ class DrainingServer(uvicorn.Server):
         if self._closes is not None and time.monotonic() >= self._closes:
             self.should_exit = True
         ends = await super().on_tick(counter)
-        headers = self.server_state.default_headers
-        if self._closes is not None and CLOSE not in headers:
-            self.server_state.default_headers = [*headers, CLOSE]
+        if self._closes is not None:
+            # Once a second uvicorn makes these headers anew.
+            self._close_connections()
         return ends
+
+    def _close_connections(self) -> None:
+        """After their next answer, which says so."""
+        headers = self.server_state.default_headers
+        if CLOSE not in headers:
+            self.server_state.default_headers = [*headers, CLOSE]

@@ -20,7 +20,7 @@ from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
 from coserve_server.key_ring import KeyRing
-from coserve_server.memory import share_arenas
+from coserve_server.memory import return_freed_memory
 from coserve_server.observability import logs
 from coserve_server.reload import Reloader
 from coserve_server.settings import Settings
@@ -51,7 +51,7 @@ def run(settings: Settings, announce: Callable[[str], None]) -> None:
     """
     logs.configure(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    share_arenas()
+    return_freed_memory()
     tracer = _tracer(settings)
     tls = server_context(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None

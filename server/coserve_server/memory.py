@@ -14,19 +14,27 @@ to 263 MB (WideResNet-28-10, ResNet-50, EfficientNet-B3, WideResNet-50-2) is 2.4
 BYTES_PER_MEMBER = 32 * 2**20
 """And of the smallest networks, whose threads and buffers outweigh their weights, 24 to 63 MB."""
 
-ARENAS = 2
-M_ARENA_MAX = -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": (M_ARENA_MAX, 2),
+    "MALLOC_MMAP_THRESHOLD_": (M_MMAP_THRESHOLD, 2**20),
+    "MALLOC_TRIM_THRESHOLD_": (M_TRIM_THRESHOLD, 4 * 2**20),
+}
+"""Parameters of mallopt(3) and their values, by the variables that set them too."""
 
 
-def share_arenas() -> None:
-    """Have all threads allocate from two arenas, where the C library is glibc; before threads are started.
+def return_freed_memory() -> None:
+    """Have what is freed go back to the system, where the C library is glibc; before threads are started.
 
-    By itself it makes up to eight per core, and each keeps what its threads freed. `MALLOC_ARENA_MAX` in the
-    environment goes before (mallopt(3)).
+    By itself glibc makes up to eight arenas per core, each of which keeps what its threads freed; and once a
+    large block was freed, later ones come from there too. Half an hour of mixed load and reloads cost 250 MB.
+    A variable in the environment goes before the value here.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt(M_ARENA_MAX, ARENAS)
+    if mallopt is not None:
+        for variable, (parameter, value) in FREED_MEMORY.items():
+            if variable not in os.environ:
+                mallopt(parameter, value)
 
 
 def loading_bytes(ensemble: Ensemble) -> int:

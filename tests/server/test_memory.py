@@ -73,8 +73,8 @@ def test_what_loading_takes_grows_with_the_files(tmp_path: Path) -> None:
 def test_threads_share_two_arenas() -> None:
     program = """
 import ctypes, threading
-from coserve_server.memory import share_arenas
-share_arenas()
+from coserve_server.memory import return_freed_memory
+return_freed_memory()
 together = threading.Barrier(20)
 def allocate():
     together.wait()

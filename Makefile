@@ -42,16 +42,16 @@ test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its 
 bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
 	$(BIN)/coserve bench speedup --repository model_repository
 
-speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md shows: a quarter of an hour in quiet
+speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md shows: ten minutes in quiet
 	$(BIN)/python benchmarks/speedup_page.py
 
 benchmarks/speedup/shipped.json: force | $(VENV)/.all
 	mkdir -p $(@D)
-	$(BIN)/coserve bench speedup --repository model_repository --batch-sizes 1,4 --seconds 60 --output $@
+	$(BIN)/coserve bench speedup --repository model_repository --batch-sizes 1,4 --seconds 30 --output $@
 
 benchmarks/speedup/%.json: force | $(VENV)/.all
 	mkdir -p $(@D)
-	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 60 --output $@
+	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 30 --output $@
 
 bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER: minutes
 	$(BIN)/python benchmarks/peers/compare.py --image $(IMAGE)

@@ -173,7 +173,8 @@ def servers(repository: Path, model: str) -> list[Server]:
             "/v1/classify",
             "files",
             lambda port: [*serve, "--port", str(port)],
-            variables={"COSERVE_ACCESS_LOG": "false"},
+            # The others have no bound on the requests that wait.
+            variables={"COSERVE_ACCESS_LOG": "false", "COSERVE_MAX_REQUESTS": "1000"},
         ),
         peer("FastAPI", "fastapi", lambda port: ["python", "with_fastapi.py", str(port)]),
         peer("LitServe", "litserve", lambda port: ["python", "with_litserve.py", str(port)]),

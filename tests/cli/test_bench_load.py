@@ -160,7 +160,8 @@ def test_what_waits_too_long_for_a_connection_times_out_unsent() -> None:
     """The only connection is busy for the first, who times out too; nobody waits longer than that."""
     asked = []
     with serving(lambda: asked.append(1) or b"") as url:
-        results = measure(url, OpenLoop(100, connections=1), seconds=0.2, timeout_s=0.4)
+        # A millisecond apart on average, so that many are late together when the connection is free again.
+        results = measure(url, OpenLoop(1000, connections=1), seconds=0.2, timeout_s=0.4)
     assert set(results.errors) == {"timeout"}
     assert len(asked) < results.errors["timeout"]
     assert results.latency.percentile(1) >= 399

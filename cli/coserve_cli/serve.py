@@ -23,6 +23,14 @@ def serve(
             show_default="onnxruntime",
         ),
     ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N[,N]",
+            help="GPUs on which engine onnxruntime places members in turn, each on a stream of its own.",
+            show_default="the cores",
+        ),
+    ] = None,
     triton_url: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +103,7 @@ def serve(
             config,
             repository=repository,
             engine=engine,
+            gpus=gpus,
             triton_url=triton_url,
             host=host,
             port=port,

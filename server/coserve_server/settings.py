@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     """Images of one batch in this process, where the repository allows more."""
     pin_members: bool = True
     """Whether members in this process keep to cores of their own, where the process may use all it sees."""
+    gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_split)] = ()
+    """Numbers, separated by commas, of the GPUs that the engine `onnxruntime` places members on, in turn; by
+    default they run on the cores."""
     openvino_cache: Path | None = None
     """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
     openvino_precision: Precision = "fp32"
@@ -194,6 +197,10 @@ class Settings(BaseSettings):
                 raise ValueError(f"repository: engine {self.engine} needs the folder of a model repository")
             if self.triton_url is not None:
                 raise ValueError("triton_url: only engine triton uses it; add --engine triton")
+        if self.engine != "onnxruntime" and self.gpus:
+            raise ValueError("gpus: only engine onnxruntime uses them")
+        if self.gpus and self.member_threads is not None:
+            raise ValueError("member_threads: members on gpus take no share of the cores")
         if self.engine != "openvino":
             if self.openvino_cache is not None:
                 raise ValueError("openvino_cache: only engine openvino uses it")

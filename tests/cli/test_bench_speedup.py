@@ -15,8 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from coserve_cli.bench.speedup import devices as speedup_devices
-from coserve_cli.bench.speedup.devices import CPU, Devices
+from coserve_cli.bench.speedup.devices import Devices
 from coserve_cli.bench.speedup.family import Division, read_family
 from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
 from coserve_cli.bench.speedup.loading import load
@@ -34,6 +33,7 @@ from coserve_cli.bench.speedup.ways import (
 )
 from coserve_cli.main import app
 from coserve_server.cores import usable_cores
+from coserve_server.engines.onnxruntime import gpus
 from coserve_training.networks import member_network
 from tests.server.onnx_repository import LABELS, network, write_repository
 
@@ -238,7 +238,7 @@ def test_refuses_weights_that_make_branches_vanish(repository: Path) -> None:
     ],
 )
 def test_refuses_what_is_not_there(repository: Path, arguments: list[str], error: str) -> None:
-    if "--gpus" in arguments and speedup_devices.CUDA in ort.get_available_providers():
+    if "--gpus" in arguments and gpus.CUDA in ort.get_available_providers():
         pytest.skip("there may be GPUs")
     result = bench("--repository", str(repository), "--splits", "1,2", *arguments)
     assert result.exit_code == 1
@@ -271,7 +271,7 @@ def test_a_fused_graph_gives_the_weighted_mean() -> None:
     images = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
 
     def run(model: onnx.ModelProto) -> np.ndarray:
-        session = ort.InferenceSession(model.SerializeToString(), providers=[CPU])
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         return np.asarray(session.run(["logits"], {"images": images})[0])
 
     fused = fuse(members, len(LABELS), weights)
@@ -315,14 +315,15 @@ def test_counts_grouped_convolutions_and_sees_zero_scales() -> None:
     assert list(vanishing(model)) == ["scale"]
 
 
-@pytest.mark.parametrize("gpus", [(0,), (0, 1)], ids=["streams", "several"])
+@pytest.mark.parametrize("numbers", [(0,), (0, 1)], ids=["streams", "several"])
 def test_ways_on_gpus_give_whole_answers(
-    gpus: tuple[int, ...], repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    numbers: tuple[int, ...], repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What runs where on GPUs, with ONNX Runtime's CPU provider in place of CUDA's."""
-    monkeypatch.setattr(Devices, "provider", lambda self, index: (CPU, {}))
+    monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
+    monkeypatch.setattr(gpus, "DEVICE", "cpu")
     family = read_family(repository, "tiny", [2], ["fp32"], tmp_path)
-    devices = Devices(usable_cores(), gpus)
+    devices = Devices(usable_cores(), numbers)
     batch = np.zeros((3, 3, 8, 8), np.float32)
 
     async def images_of(way: str, division: Division) -> int:
@@ -334,7 +335,7 @@ def test_ways_on_gpus_give_whole_answers(
         return sum(len(run.logits) for run in runs if run.logits is not None)
 
     large, pair = family.divisions
-    several = len(gpus) > 1
+    several = len(numbers) > 1
     for division, ways in (
         (large, [ONE_DEVICE, ALL_DEVICES]),
         (pair, [ONE_DEVICE, ALL_DEVICES, CONCURRENT, FUSED]),

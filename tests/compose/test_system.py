@@ -92,11 +92,14 @@ def test_the_gateway_starts_once_triton_is_healthy(system: Compose) -> None:
 
 def test_gpus_are_reserved_by_the_second_file(system: Compose) -> None:
     files = ("--file", "docker-compose.yml", "--file", "docker-compose.gpu.yml")
-    services = yaml.safe_load(system(*files, "config"))["services"]
-    (device,) = services["triton"]["deploy"]["resources"]["reservations"]["devices"]
-    assert device["capabilities"] == ["gpu"]
-    assert device["count"] in ("all", -1)
+    services = yaml.safe_load(system(*files, "--profile", "embedded", "config"))["services"]
+    for name in ("triton", "embedded"):
+        (device,) = services[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        assert device["count"] in ("all", -1)
     assert "deploy" not in services["gateway"]
+    assert services["embedded"]["image"] != services["gateway"]["image"]
+    assert services["embedded"]["environment"]["COSERVE_GPUS"] == "0"
 
 
 def test_only_loopback_is_published(system: Compose) -> None:

@@ -2,15 +2,9 @@
 
 from dataclasses import dataclass
 
-import onnxruntime as ort
-
-from coserve_cli.bench.errors import BenchError
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.embedded.lanes import ThreadBudget
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-Provider = tuple[str, dict[str, str]]
-"""Name and options of an execution provider."""
+from coserve_server.engines.onnxruntime.gpus import check_gpus
 
 
 @dataclass(frozen=True)
@@ -47,23 +41,13 @@ class Devices:
             return budget.lanes * budget.threads
         return members if self.kind == "streams" else min(members, len(self.gpus))
 
-    def provider(self, index: int) -> Provider:
-        """The execution provider of the `index`-th network of those that run at once."""
-        if not self.gpus:
-            return CPU, {}
-        return CUDA, {"device_id": str(self.gpus[index % len(self.gpus)])}
-
 
 def find_devices(gpus: tuple[int, ...]) -> Devices:
     """The cores this process may use, or GPUs of these numbers.
 
     Raises:
-        BenchError: this ONNX Runtime runs nothing on GPUs.
+        coserve_server.errors.SettingsError: this ONNX Runtime runs nothing on GPUs.
     """
-    available = ort.get_available_providers()
-    if gpus and CUDA not in available:
-        raise BenchError(
-            f"this ONNX Runtime has no {CUDA}, only {', '.join(available)}: install coserve[gpu] where there "
-            "are GPUs, or leave out --gpus"
-        )
+    if gpus:
+        check_gpus()
     return Devices(usable_cores(), gpus)

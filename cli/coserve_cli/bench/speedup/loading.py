@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.speedup.devices import CPU, Devices
 from coserve_cli.bench.speedup.family import BF16
 from coserve_cli.bench.speedup.ways import (
     ALL_DEVICES,
+    CONCURRENT,
     FUSED,
     FUSED_PARALLEL,
     ONE_DEVICE,
@@ -21,8 +20,11 @@ from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
-from coserve_server.engines.onnxruntime.sessions import LoadedMember
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.engines.embedded.members import LoadedMember
+from coserve_server.engines.onnxruntime import sessions
+from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_device
+from coserve_server.ensembles import Ensemble
+from coserve_server.settings import Precision
 
 FATAL = 4
 """ONNX Runtime's number of that severity: its errors come as exceptions."""
@@ -32,7 +34,7 @@ def load(plan: Plan) -> Way:
     """Load the networks of a plan, ready to answer.
 
     Raises:
-        coserve_server.errors.EngineError, BenchError: one cannot be loaded.
+        coserve_server.errors.EngineError: one cannot be loaded.
     """
     if plan.devices.gpus:
         return _on_gpus(plan)
@@ -48,7 +50,8 @@ def load(plan: Plan) -> Way:
 
 def _served(plan: Plan, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> Way:
     """As the server runs it: where a member has as many threads as there are cores, members take turns."""
-    choice = Choice(plan.engine, threads, precision="bf16" if plan.division.precision == BF16 else "fp32")
+    precision: Precision = "bf16" if plan.division.precision == BF16 else "fp32"
+    choice = Choice(plan.engine, threads, precision=precision, gpus=plan.devices.gpus)
     engine = create_engine(choice, cores, {ensemble.name: ensemble})
     return Way(lambda batch: [engine.start(ensemble, batch)], engine.close)
 
@@ -61,44 +64,21 @@ def _branches_at_once(fused: Ensemble, budget: ThreadBudget, cores: Cores) -> Wa
     options.inter_op_num_threads, options.intra_op_num_threads = budget.lanes, budget.threads
     lane = Lane(f"{fused.name}-parallel", cores.ids)
     # A session's own threads inherit the cores of the thread that creates it.
-    session = lane.submit(ort.InferenceSession, member.model_path, options, [CPU]).result()
-    return _on_lanes([[LoadedMember(member, session, lane)]])
+    session = lane.submit(ort.InferenceSession, member.model_path, options, [sessions.CPU]).result()
+    return _on_lanes([[sessions.LoadedMember(member, session, lane)]])
 
 
 def _on_gpus(plan: Plan) -> Way:
-    """A session per member and GPU; those of one lane run in turn, those of several each on a stream."""
-    devices = plan.devices
-    members = plan.division.fused.members if plan.way == FUSED else plan.division.ensemble.members
-    if plan.way in (ONE_DEVICE, FUSED):
-        lane = Lane("gpu", None)
-        return _on_lanes([[_on_gpu(member, devices, 0, lane) for member in members]])
-    if plan.way == ALL_DEVICES:
-        # No network spans several GPUs: each takes a part of the batch through all members.
-        lanes = [Lane(f"gpu{index}", None) for index in range(devices.count)]
-        return _on_lanes(
-            [
-                [_on_gpu(member, devices, index, lane) for member in members]
-                for index, lane in enumerate(lanes)
-            ]
-        )
-    return _on_lanes(
-        [[_on_gpu(member, devices, i, Lane(f"gpu-{i}", None)) for i, member in enumerate(members)]]
-    )
-
-
-def _on_gpu(member: Member, devices: Devices, index: int, lane: Lane) -> LoadedMember:
-    name, provider_options = devices.provider(index)
-    options = _options()
-    if name != CPU:
-        # Rather an error than a network that runs in part on the CPU.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    try:
-        session = ort.InferenceSession(member.model_path, options, [(name, provider_options)])
-    # ONNX Runtime's errors share no base class but Exception.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(f"{member.name} cannot be loaded by {name}: {reason}") from error
-    return LoadedMember(member, session, lane)
+    """As the server runs members at once; others in turn on one GPU, or on each with a part of the batch."""
+    division, gpus = plan.division, plan.devices.gpus
+    if plan.way == CONCURRENT:
+        return _served(plan, division.ensemble, plan.devices.cores)
+    ensemble = division.fused if plan.way == FUSED else division.ensemble
+    load_member = GpuLoader(gpus)
+    # No network spans several GPUs.
+    used = gpus if plan.way == ALL_DEVICES else gpus[:1]
+    lanes = [Lane(f"gpu{gpu}", device=gpu_device(gpu)) for gpu in used]
+    return _on_lanes([[load_member(ensemble, member, lane) for member in ensemble.members] for lane in lanes])
 
 
 def _options() -> ort.SessionOptions:

@@ -8,6 +8,8 @@ from onnx import TensorProto, helper
 
 from coserve_cli.bench.speedup.devices import Devices
 from coserve_server.engines.embedded.lanes import Lane
+from coserve_server.engines.onnxruntime import gpus
+from coserve_server.engines.onnxruntime.sessions import CPU
 
 SIZES = {"cores": 1536, "streams": 8192, "gpus": 8192}
 """Of the square matrices: beyond the size from which the speed no longer grows."""
@@ -39,8 +41,9 @@ def _best(devices: Devices, threads: int) -> float:
     size = SIZES[devices.kind]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    session = ort.InferenceSession(_product(size), options, [devices.provider(0)])
-    where = ("cuda", devices.gpus[0]) if devices.gpus else ("cpu", 0)
+    provider = gpus.provider(devices.gpus[0]) if devices.gpus else CPU
+    session = ort.InferenceSession(_product(size), options, [provider], enable_fallback=0)
+    where = (gpus.DEVICE, devices.gpus[0]) if devices.gpus else ("cpu", 0)
     # Bound to the device, so that no copy is timed.
     binding = session.io_binding()
     values = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)

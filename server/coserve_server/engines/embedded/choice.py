@@ -25,6 +25,7 @@ class Choice:
     precision: Precision = "fp32"
     max_batch_size: int | None = None
     cache: Path | None = None
+    gpus: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> "Choice":
@@ -36,6 +37,7 @@ class Choice:
             settings.openvino_precision,
             settings.max_batch_size,
             settings.openvino_cache,
+            settings.gpus,
         )
 
 
@@ -43,7 +45,8 @@ def embedded_engine(settings: Settings, cores: Cores) -> EmbeddedEngine:
     """The engine that the settings name, with nothing loaded.
 
     Raises:
-        SettingsError: its library is not installed, or the processor does not compute in its precision.
+        SettingsError: its library is not installed, or cannot use the GPUs, or the processor does not compute
+            in its precision.
     """
     return create_engine(Choice.of(settings), cores, {})
 
@@ -52,7 +55,7 @@ def create_engine(choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble
     """An engine with these ensembles loaded.
 
     Raises:
-        SettingsError: its library is not installed, or the processor does not compute in its precision.
+        SettingsError: as of `embedded_engine`.
         EngineError: a member cannot be loaded, or does not fit its ensemble.
     """
     if not choice.pinned:
@@ -62,7 +65,7 @@ def create_engine(choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble
         return _openvino()(ensembles, cores, *limits, choice.precision, choice.cache)
     from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(ensembles, cores, *limits)
+    return OnnxRuntimeEngine(ensembles, cores, *limits, choice.gpus)
 
 
 def precisions(engine: str) -> list[Precision]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.generation import Generation
-from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.ensembles import Ensemble
 from coserve_server.repository import check_unchanged
@@ -20,7 +20,7 @@ COLLECT_S = 60
 
 
 class EmbeddedEngine:
-    """Runs members on threads of this process. The cores belong to one batch of one ensemble at a time.
+    """Runs members on threads of this process. The devices belong to one batch of one ensemble at a time.
 
     Attributes:
         load_errors: why the newest files of a model are not what is served, by name; whoever calls `replace`
@@ -84,10 +84,9 @@ class EmbeddedEngine:
 
     def describe(self, ensemble: Ensemble) -> str:
         """The ensemble's thread budget, and the devices of its lanes."""
-        loaded = self._generations[id(ensemble.whole)]
-        lanes, threads = loaded.budget.lanes, loaded.budget.threads
-        devices = ", ".join(lane.device for lane in loaded.lanes)
-        share = f"{lanes} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
+        lanes = self._generations[id(ensemble.whole)].lanes
+        threads, devices = lanes[0].threads, ", ".join(lane.device for lane in lanes)
+        share = f"{len(lanes)} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
         return f"{share} ({self._cores.count} cores usable)"
 
     def batches(self, ensemble: Ensemble) -> bool:
@@ -95,12 +94,12 @@ class EmbeddedEngine:
         return False
 
     def resource(self, ensemble: Ensemble) -> Hashable:
-        """The cores."""
+        """The devices: all that the engine has."""
         return self._cores
 
     def lanes(self, ensemble: Ensemble) -> int:
-        """Members that share the cores at a time."""
-        return min(len(ensemble.members), self._generations[id(ensemble.whole)].budget.lanes)
+        """Members that run at a time."""
+        return min(len(ensemble.members), len(self._generations[id(ensemble.whole)].lanes))
 
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
@@ -153,9 +152,16 @@ class EmbeddedEngine:
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
     def _generation(self, ensemble: Ensemble, succeeds: bool = False) -> Generation:
+        return Generation(ensemble, self._load_member, self._new_lanes(ensemble), succeeds)
+
+    def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
+        """What the members are to run on, in turn: shares of the cores."""
         budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._threads)
-        cores = self._cores.ids if self._pins(budget) else None
-        return Generation(ensemble, self._load_member, budget, cores, succeeds)
+        cores, size = self._cores.ids if self._pins(budget) else None, budget.threads
+        return [
+            Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size], size)
+            for i in range(budget.lanes)
+        ]
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Whether the library's threads stay on the cores of the lane that loads a member."""

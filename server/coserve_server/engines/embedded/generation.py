@@ -1,11 +1,12 @@
 """One version of an ensemble as it is loaded: all of its members, warm."""
 
+from collections.abc import Sequence
 from concurrent.futures import TimeoutError
 
 import numpy as np
 
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
+from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
 from coserve_server.ensembles import Ensemble
 
@@ -14,40 +15,28 @@ WARM_UP_S = 120
 
 
 class Generation:
-    """An ensemble's members and the lanes they run on; member i always runs on the same lane.
+    """An ensemble's members and the lanes they run on, in turn; each member always runs on the same one.
 
     It does not refer to the ensemble: that lives as long as requests hold it, and this as long as that.
     """
 
-    def __init__(
-        self,
-        ensemble: Ensemble,
-        load: Load,
-        budget: ThreadBudget,
-        cores: tuple[int, ...] | None,
-        succeeds: bool = False,
-    ) -> None:
+    def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane], succeeds: bool = False) -> None:
         """Load and warm every member.
 
         Args:
-            budget: its share of the cores.
-            cores: the numbers of those that the lanes are pinned to, in turn; None pins none.
+            lanes: its own from now on.
             succeeds: whether it is to take another's place, which is better than members that give NaN.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
         """
-        self.budget, size = budget, budget.threads
-        self.lanes = [
-            Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size])
-            for i in range(budget.lanes)
-        ]
+        self.lanes = lanes
         self.members: list[LoadedMember] = []
         try:
             for index, member in enumerate(ensemble.members):
-                lane = self.lanes[index % len(self.lanes)]
+                lane = lanes[index % len(lanes)]
                 # A session's own threads inherit the cores of the thread that creates it.
-                self.members.append(lane.submit(load, ensemble, member, lane, size).result())
+                self.members.append(lane.submit(load, ensemble, member, lane).result())
             self._warm_up(ensemble, succeeds)
         except BaseException:
             self.close()

@@ -32,12 +32,19 @@ class ThreadBudget:
 
 
 class Lane:
-    """A thread that runs members one after another, on cores of its own where `pinned` names them."""
+    """A thread that runs members one after another, on cores of its own where `pinned` names them.
 
-    def __init__(self, name: str, pinned: tuple[int, ...] | None) -> None:
+    Attributes:
+        threads: on which a library may run a member, this one among them.
+        device: where members run, for users.
+    """
+
+    def __init__(
+        self, name: str, pinned: tuple[int, ...] | None = None, threads: int = 1, device: str = "cpu"
+    ) -> None:
         self._thread = ThreadPoolExecutor(1, name)
         self._abandoned: set[Future[Any]] = set()
-        self.device = "cpu"
+        self.threads, self.device = threads, device
         if pinned:
             self._thread.submit(os.sched_setaffinity, 0, pinned).result()
             self.device = f"cpu:{','.join(map(str, pinned))}"

@@ -82,8 +82,8 @@ class LoadedMember(ABC):
         return MemberRun(start, time.perf_counter_ns(), device, logits)
 
 
-Load = Callable[[Ensemble, Member, Lane, int], LoadedMember]
-"""Loads a member that is to run on a lane with so many threads; called on the lane's own thread.
+Load = Callable[[Ensemble, Member, Lane], LoadedMember]
+"""Loads a member that is to run on a lane; called on the lane's own thread.
 
 Raises EngineError where it cannot be loaded, or lacks a tensor its ensemble names."""
 

@@ -1,10 +1,11 @@
-"""Runs every member in this process: one ONNX Runtime session and, where cores allow, one thread each."""
+"""Runs every member in this process: one ONNX Runtime session each, on cores or GPUs of its own."""
 
 from collections.abc import Mapping
 
 from coserve_server.cores import Cores
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
+from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_lanes
 from coserve_server.engines.onnxruntime.sessions import create_session, load_member
 from coserve_server.ensembles import Ensemble
 
@@ -18,9 +19,28 @@ class OnnxRuntimeEngine(EmbeddedEngine):
         cores: Cores,
         threads: int | None = None,
         max_batch_size: int | None = None,
+        gpus: tuple[int, ...] = (),
     ) -> None:
-        """Load and warm every member; see `EmbeddedEngine`."""
-        super().__init__(load_member, ensembles, cores, threads, max_batch_size)
+        """Load and warm every member; see `EmbeddedEngine`.
+
+        Args:
+            gpus: numbers of those that the members are placed on in turn; none: they run on the cores.
+
+        Raises:
+            SettingsError: this ONNX Runtime runs nothing on GPUs.
+        """
+        self._gpus = gpus
+        load = GpuLoader(gpus) if gpus else load_member
+        super().__init__(load, ensembles, cores, threads, max_batch_size)
+
+    def describe(self, ensemble: Ensemble) -> str:
+        """Where the ensemble's members run."""
+        if not self._gpus:
+            return super().describe(ensemble)
+        return f"at once, on streams of their own of GPU {', '.join(map(str, self._gpus))}"
+
+    def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
+        return gpu_lanes(ensemble, self._gpus) if self._gpus else super()._new_lanes(ensemble)
 
 
 __all__ = ["Lane", "OnnxRuntimeEngine", "ThreadBudget", "create_session"]

@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 WARNING, FATAL = 2, 4
 """ONNX Runtime's numbers of severities."""
 
+Provider = tuple[str, dict[str, str]]
+"""Name and options of an execution provider."""
+
+CPU: Provider = ("CPUExecutionProvider", {})
+
 
 def _forward(severity: int, _category: str, member: str, _place: str, message: str) -> None:
     """Put a warning into the server's log; errors come as exceptions anyway."""
@@ -64,13 +69,15 @@ class _Call:
         self._options.terminate = True
 
 
-def load_member(ensemble: Ensemble, member: Member, lane: Lane, threads: int) -> LoadedMember:
-    """Load a member; see `embedded.members.Load`."""
-    return LoadedMember(member, create_session(ensemble, member, threads), lane)
+def load_member(ensemble: Ensemble, member: Member, lane: Lane) -> LoadedMember:
+    """Load a member for the CPU; see `embedded.members.Load`."""
+    return LoadedMember(member, create_session(ensemble, member, lane.threads), lane)
 
 
-def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.InferenceSession:
-    """Load a network on the CPU; with one thread it runs on the thread that calls it.
+def create_session(
+    ensemble: Ensemble, member: Member, threads: int, provider: Provider = CPU
+) -> ort.InferenceSession:
+    """Load a network; with one thread, what runs on the CPU runs on the thread that calls it.
 
     Raises:
         EngineError: it cannot be loaded, or lacks a tensor its ensemble names.
@@ -83,10 +90,13 @@ def create_session(ensemble: Ensemble, member: Member, threads: int) -> ort.Infe
     # A pool that spins while it waits takes the cores from the member that runs beside it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        session = ort.InferenceSession(member.model_path, options, providers=["CPUExecutionProvider"])
+        # Rather an error than a network that runs elsewhere than it was told to.
+        session = ort.InferenceSession(member.model_path, options, [provider], enable_fallback=0)
     # ONNX Runtime's errors share no base class but Exception.
     except Exception as error:
         raise misfit(ensemble, member, f"cannot be loaded: {first_line(error)}") from error
+    if session.get_providers()[0] != provider[0]:
+        raise misfit(ensemble, member, f"cannot be run by {provider[0]}; the log has ONNX Runtime's reason")
     inputs = {tensor.name: tensor.type for tensor in session.get_inputs()}
     outputs = {tensor.name: tensor.type for tensor in session.get_outputs()}
     check_tensors(ensemble, member, inputs, outputs, "tensor(float)")

@@ -64,12 +64,12 @@ class OpenVinoEngine(EmbeddedEngine):
         """Members of several threads share a pool, whose threads would stay where they first worked."""
         return budget.threads == 1 or budget.lanes == 1
 
-    def _load_one(self, ensemble: Ensemble, member: Member, lane: Lane, threads: int) -> LoadedMember:
+    def _load_one(self, ensemble: Ensemble, member: Member, lane: Lane) -> LoadedMember:
         """Compile a member; see `embedded.members.Load`."""
         try:
             # Read first: what OpenVINO keeps of a path alone may be that of the file that was there before.
             network = self._core.read_model(str(member.model_path))
-            model = self._core.compile_model(network, "CPU", options(threads, self._precision))
+            model = self._core.compile_model(network, "CPU", options(lane.threads, self._precision))
         # OpenVINO's errors share no base class but Exception.
         except Exception as error:
             raise misfit(ensemble, member, f"cannot be loaded: {_reason(error)}") from error

@@ -1,0 +1,127 @@
+"""Members on NVIDIA's GPUs: each session has a CUDA stream of its own, so those on one GPU run at once.
+
+Provider: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
+"""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from coserve_server.engines.base import Batch
+from coserve_server.engines.embedded import members
+from coserve_server.engines.embedded.lanes import Lane
+from coserve_server.engines.onnxruntime.sessions import Provider, create_session
+from coserve_server.ensembles import Ensemble, Member
+from coserve_server.errors import SettingsError
+
+CUDA, DEVICE = "CUDAExecutionProvider", "cuda"
+"""ONNX Runtime's names of the provider and of its kind of device."""
+
+
+def check_gpus() -> None:
+    """Require an ONNX Runtime that runs networks on GPUs.
+
+    Raises:
+        SettingsError: this one does not.
+    """
+    available = ort.get_available_providers()
+    if CUDA not in available:
+        fault = (
+            f"gpus: this ONNX Runtime has no {CUDA}, only {', '.join(available)}: install "
+            "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime"
+        )
+        raise SettingsError([fault])
+    # CUDA's libraries may come from PyPI, where the system's loader does not look.
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+
+
+def provider(gpu: int) -> Provider:
+    """The execution provider for the GPU of that number."""
+    return CUDA, {"device_id": str(gpu)}
+
+
+def gpu_device(gpu: int) -> str:
+    """What replies call the GPU of that number."""
+    return f"{DEVICE}:{gpu}"
+
+
+def gpu_lanes(ensemble: Ensemble, gpus: Sequence[int]) -> list[Lane]:
+    """One per member; of several GPUs the members take turns."""
+    return [
+        Lane(f"{ensemble.name}-{i}", device=gpu_device(gpus[i % len(gpus)]))
+        for i in range(len(ensemble.members))
+    ]
+
+
+class Upload:
+    """A batch's copy on one GPU, which all members there read: the first that needs it makes it."""
+
+    def __init__(self, gpu: int) -> None:
+        self._gpu, self._making = gpu, threading.Lock()
+        self._batch: Batch | None = None
+        self._copy: ort.OrtValue | None = None
+
+    def of(self, batch: Batch) -> ort.OrtValue:
+        """The copy; kept until another batch's takes its place."""
+        with self._making:
+            if self._copy is None or self._batch is not batch:
+                images = np.ascontiguousarray(batch)
+                self._copy = ort.OrtValue.ortvalue_from_numpy(images, DEVICE, self._gpu)
+                self._batch = batch
+            return self._copy
+
+
+class GpuMember(members.LoadedMember):
+    """A member whose session runs on a GPU, and the lane that waits for it."""
+
+    def __init__(self, member: Member, session: ort.InferenceSession, lane: Lane, upload: Upload) -> None:
+        super().__init__(member, lane)
+        self._binding, self._upload = session.io_binding(), upload
+        self._session = session
+
+    def call(self) -> "_Call":
+        """Prepare a run."""
+        return _Call(self.member, self._session, self._binding, self._upload)
+
+
+class _Call:
+    def __init__(
+        self, member: Member, session: ort.InferenceSession, binding: ort.IOBinding, upload: Upload
+    ) -> None:
+        self._member, self._session, self._binding, self._upload = member, session, binding, upload
+        self._options = ort.RunOptions()
+
+    def infer(self, batch: Batch) -> NDArray[np.float32]:
+        self._binding.bind_ortvalue_input(self._member.input_name, self._upload.of(batch))
+        # Bound anew each time: the last run's output has that batch's size.
+        self._binding.bind_output(self._member.output_name, "cpu")
+        self._session.run_with_iobinding(self._binding, self._options)
+        logits: NDArray[np.float32]
+        (logits,) = self._binding.copy_outputs_to_cpu()
+        return logits
+
+    def stop(self) -> None:
+        self._options.terminate = True
+
+
+class GpuLoader:
+    """Loads members onto the GPUs that their lanes name."""
+
+    def __init__(self, gpus: Sequence[int]) -> None:
+        """Of these numbers.
+
+        Raises:
+            SettingsError: this ONNX Runtime runs nothing on GPUs.
+        """
+        check_gpus()
+        self._gpus = {gpu_device(gpu): (gpu, Upload(gpu)) for gpu in gpus}
+
+    def __call__(self, ensemble: Ensemble, member: Member, lane: Lane) -> GpuMember:
+        """Load a member; see `embedded.members.Load`."""
+        gpu, upload = self._gpus[lane.device]
+        session = create_session(ensemble, member, lane.threads, provider(gpu))
+        return GpuMember(member, session, lane, upload)

@@ -1,0 +1,148 @@
+"""Members on GPUs; where ONNX Runtime has no CUDA provider, with its CPU provider in that one's place."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.choice import embedded_engine
+from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session, gpus
+from coserve_server.errors import EngineError, SettingsError
+from coserve_server.repository import read_repository
+from coserve_server.settings import load_settings
+from tests.server.onnx_repository import FAILS, HANGS, write_repository
+
+T = TypeVar("T")
+CUDA = "CUDAExecutionProvider"
+HAS_CUDA = CUDA in ort.get_available_providers()
+
+
+@pytest.fixture
+def numbers(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
+    """GPUs to use: one where there are real ones, of which there may be no more."""
+    if HAS_CUDA:
+        return (0,)
+    monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
+    monkeypatch.setattr(gpus, "DEVICE", "cpu")
+    return (0, 1)
+
+
+def with_engine(
+    folder: Path, numbers: tuple[int, ...], use: Callable[[OnnxRuntimeEngine], Awaitable[T]]
+) -> T:
+    async def run() -> T:
+        engine = OnnxRuntimeEngine(read_repository(folder), Cores(1, None), gpus=numbers)
+        try:
+            return await asyncio.wait_for(use(engine), 60)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+async def infer(engine: OnnxRuntimeEngine, batch: Batch) -> list[MemberRun]:
+    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
+
+
+def images(count: int) -> Batch:
+    return np.random.default_rng(count).random((count, 3, 8, 8), np.float32)
+
+
+def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    write_repository(tmp_path, members=3)
+
+    async def use(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
+        ensemble = engine.ensembles["pair"]
+        assert engine.lanes(ensemble) == 3, "however few cores there are"
+        assert engine.describe(ensemble).endswith(f"of GPU {', '.join(map(str, numbers))}")
+        # Other sizes and layouts, and read-only memory as of a request's body.
+        reversed_images = np.ascontiguousarray(images(2)[:, ::-1])[:, ::-1]
+        reversed_images.flags.writeable = False
+        return [await infer(engine, batch) for batch in (images(3), images(1), reversed_images)]
+
+    batches = with_engine(tmp_path, numbers, use)
+    for runs, batch in zip(batches, (images(3), images(1), images(2)), strict=True):
+        for index, run in enumerate(runs):
+            path = tmp_path / f"pair_member{index}/1/model.onnx"
+            session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+            np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-3)
+            assert run.device == f"{gpus.DEVICE}:{numbers[index % len(numbers)]}"
+            assert run.error is None
+
+
+def test_members_on_one_gpu_share_an_upload(
+    tmp_path: Path, numbers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_repository(tmp_path, members=4)
+    uploads: Counter[int] = Counter()
+    upload = ort.OrtValue.ortvalue_from_numpy
+
+    def counted(array: np.ndarray, device: str, number: int) -> Any:
+        uploads[number] += 1
+        return upload(array, device, number)
+
+    async def use(engine: OnnxRuntimeEngine) -> None:
+        monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", counted)
+        for count in (1, 2, 2):
+            await infer(engine, images(count))
+
+    with_engine(tmp_path, numbers, use)
+    assert uploads == dict.fromkeys(numbers, 3)
+
+
+def test_a_fault_is_its_member_s_alone(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    write_repository(tmp_path, members=2, faults={1: FAILS})
+    sound, failed = with_engine(tmp_path, numbers, lambda engine: infer(engine, images(1)))
+    assert sound.logits is not None
+    assert failed.logits is None
+    assert failed.error
+
+
+def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    write_repository(tmp_path, members=2, faults={1: HANGS})
+
+    async def use(engine: OnnxRuntimeEngine) -> None:
+        ensemble = engine.ensembles["pair"]
+        sound, hanging = engine.start(ensemble, images(1))
+        assert (await sound).logits is not None
+        hanging.cancel()
+        while len(engine.ready_members(ensemble)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+    with_engine(tmp_path, numbers, use)
+
+
+@pytest.mark.skipif(HAS_CUDA, reason="there may be GPUs")
+def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    settings = load_settings(repository=tmp_path, gpus="0, 1")
+    assert settings.gpus == (0, 1)
+    with pytest.raises(SettingsError, match=r"gpus: this ONNX Runtime has no CUDA.*onnxruntime-gpu\[cuda"):
+        embedded_engine(settings, Cores(2, None))
+    ensemble = read_repository(tmp_path)["pair"]
+    with (
+        pytest.raises(EngineError, match=r"pair_member0 .* cannot be run by CUDAExecutionProvider"),
+        pytest.warns(UserWarning, match=CUDA),
+    ):
+        create_session(ensemble, ensemble.members[0], 1, gpus.provider(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"gpus": "0", "engine": "openvino"}, "gpus: only engine onnxruntime uses them"),
+        ({"gpus": "0", "member_threads": 2}, "member_threads: members on gpus take no share"),
+        ({"gpus": "0,x"}, "gpus: Input should be a valid integer"),
+        ({"gpus": "-1"}, "gpus: Input should be greater than or equal to 0"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], fault: str) -> None:
+    with pytest.raises(SettingsError, match=fault):
+        load_settings(repository=tmp_path, **settings)

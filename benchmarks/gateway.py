@@ -16,21 +16,18 @@ Writes `gateway.json` beside this file. Measure on a machine that does nothing e
 
 import argparse
 import asyncio
-import contextlib
 import json
-import os
 import re
 import resource
 import statistics
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from served import serving
 
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
@@ -141,28 +138,6 @@ def processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@contextlib.contextmanager
-def gateway(repository: Path, model: str) -> Iterator[int]:
-    """Serve the repository; gives the port."""
-    command = ["serve", "--repository", str(repository), "--default-model", model, "--port", "0"]
-    server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("coserve")), *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**os.environ, "COSERVE_ACCESS_LOG": "false"},
-    )
-    try:
-        assert server.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", next(iter(server.stdout), ""))
-        if found is None:
-            raise RuntimeError("the gateway did not start")
-        yield int(found[1])
-    finally:
-        server.terminate()
-        server.wait()
-
-
 async def measure(arguments: argparse.Namespace, ensemble: Ensemble, port: int) -> dict[str, Any]:
     """Measure both in rounds, in turn."""
     cores, image = usable_cores(), arguments.image.read_bytes()
@@ -215,7 +190,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     ensemble = read_repository(arguments.repository)[arguments.model]
-    with gateway(arguments.repository, arguments.model) as port:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        serving(arguments.repository, arguments.model, Path(folder) / "log", COSERVE_ACCESS_LOG="false") as (
+            port,
+            _,
+        ),
+    ):
         result = asyncio.run(measure(arguments, ensemble, port))
     report = {
         "model": arguments.model,

@@ -18,19 +18,15 @@ Writes `soak.json` beside this file; ends with status 1 where an answer was wron
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import json
-import os
-import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +35,7 @@ import onnxruntime as ort
 import psutil
 
 sys.path.append(str(Path(__file__).parents[1]))
+from served import serving
 from soak_clients import Clients
 from soak_hostile import Hostile
 from soak_models import Models, photographs
@@ -57,34 +54,6 @@ class Sample(NamedTuple):
     memory_mb: float
     threads: int
     open_files: int
-
-
-@contextlib.contextmanager
-def gateway(
-    repository: Path, model: str, deadline_ms: float, log: Path
-) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Serve the repository, what goes wrong being logged; gives the port and the process."""
-    with log.open("w") as errors:
-        server = subprocess.Popen(
-            [
-                *(str(Path(sys.executable).with_name("coserve")), "serve", "--repository", str(repository)),
-                *("--default-model", model, "--port", "0", "--deadline-ms", str(deadline_ms)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, "COSERVE_LOG_LEVEL": "error"},
-        )
-    assert server.stdout is not None
-    try:
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", next(iter(server.stdout), ""))
-        if found is None:
-            raise RuntimeError(f"the gateway did not start: {log.read_text()}")
-        yield int(found[1]), server
-    finally:
-        server.terminate()
-        server.wait(60)
-        server.stdout.close()
 
 
 class Soak:
@@ -175,7 +144,9 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     shutil.copytree(arguments.repository, repository)
     images = photographs(24)
     models = Models(repository, images)
-    with gateway(repository, next(iter(models.members)), arguments.deadline_ms, log) as (port, server):
+    default = next(iter(models.members))
+    options = ("--deadline-ms", str(arguments.deadline_ms))
+    with serving(repository, default, log, *options, COSERVE_LOG_LEVEL="error") as (port, server):
 
         async def run() -> Soak:
             whole = Soak(arguments, Clients(port, models, images), server.pid)

@@ -3,7 +3,8 @@ PORT ?= 8000
 IMAGE ?= photo.jpg
 VENV := .venv
 BIN := $(VENV)/bin
-SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnext29_8x64d shipped
+SHIPPED := wide_resnet10_4
+SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnet164 resnext29_8x64d $(SHIPPED)
 # A file's tests share servers, so they stay together.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -45,9 +46,9 @@ bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
 speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md shows: ten minutes in quiet
 	$(BIN)/python benchmarks/speedup_page.py
 
-benchmarks/speedup/shipped.json: force | $(VENV)/.all
+$(SHIPPED:%=benchmarks/speedup/%.json): benchmarks/speedup/%.json: force | $(VENV)/.all
 	mkdir -p $(@D)
-	$(BIN)/coserve bench speedup --repository model_repository --batch-sizes 1,4 --seconds 30 --output $@
+	$(BIN)/coserve bench speedup --repository model_repository --network $* --batch-sizes 1,4 --seconds 30 --output $@
 
 benchmarks/speedup/%.json: force | $(VENV)/.all
 	mkdir -p $(@D)

@@ -1,6 +1,7 @@
 """The soak test itself: a few seconds of it on a real server, and that it notices what it is there for."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +29,23 @@ def models(tmp_path: Path) -> Models:
     return Models(tmp_path, IMAGES)
 
 
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Two ensembles, so that each has networks to change to, whose batches take longer than asking does."""
+    folder = tmp_path / "models"
+    write_repository(folder, "pair", size=32, depth=12, channels=48)
+    write_repository(tmp_path / "more", "other", size=32, depth=12, channels=40)
+    for model in (tmp_path / "more").iterdir():
+        model.rename(folder / model.name)
+    return folder
+
+
 def soak(folder: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
     script, slow = str(ROOT / "benchmarks" / "soak.py"), ("--deadline-ms", "60000")
     command = [script, "--repository", str(folder), "--output", str(output), *OPTIONS, *slow, *options]
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
+    # The soak ends when its last upload that stalls is refused, by default after a minute.
+    soon = {**os.environ, "COSERVE_UPLOAD_TIMEOUT_MS": "6000"}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=soon, check=False)
 
 
 def reply(version: str, logits: np.ndarray, **changes: Any) -> httpx.Response:
@@ -43,8 +57,8 @@ def reply(version: str, logits: np.ndarray, **changes: Any) -> httpx.Response:
     return httpx.Response(200, json={"version": version, "degraded": False, "results": results} | changes)
 
 
-def test_a_sound_server_passes(tmp_path: Path) -> None:
-    ended = soak(ROOT / "model_repository", tmp_path / "out.json")
+def test_a_sound_server_passes(repository: Path, tmp_path: Path) -> None:
+    ended = soak(repository, tmp_path / "out.json")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stderr == "", "a bar is for terminals"
     report = json.loads((tmp_path / "out.json").read_text())
@@ -89,21 +103,16 @@ def test_only_what_was_served_meanwhile_is_right(models: Models) -> None:
         clients.check("v1 file", httpx.Response(503), [1], models.allowed["pair"])
 
 
-def test_changed_files_are_an_ensemble_s_only_answer_once_served(tmp_path: Path) -> None:
-    write_repository(tmp_path, "pair")
-    write_repository(tmp_path / "more", "other", channels=6)
-    for model in (tmp_path / "more").iterdir():
-        model.rename(tmp_path / model.name)
-    (tmp_path / "more").rmdir()
-    models = Models(tmp_path, IMAGES)
+def test_changed_files_are_an_ensemble_s_only_answer_once_served(repository: Path) -> None:
+    models = Models(repository, IMAGES)
     (old,) = models.allowed["pair"]
     new = models.change("pair", in_place=False)
     assert (new.version, models.allowed["pair"]) == ("2", (old, new))
     assert np.abs(new.logits - old.logits).max() > soak_clients.TOLERANCE
     models.settle("pair")
     assert models.allowed["pair"] == (new,)
-    assert not (tmp_path / "pair_member0" / "1").exists()
+    assert not (repository / "pair_member0" / "1").exists()
     # Read anew, the files say the same.
-    (read,) = Models(tmp_path, IMAGES).allowed["pair"]
+    (read,) = Models(repository, IMAGES).allowed["pair"]
     assert read.version == "2"
     np.testing.assert_allclose(read.logits, new.logits)

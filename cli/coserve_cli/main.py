@@ -23,6 +23,22 @@ VERBS = {
 }
 """Every verb has a module of its name, with a function of that name, or an `app` of several."""
 
+EXTRAS = {
+    "divide": "train",
+    "networks": "train",
+    "train": "train",
+    "evaluate": "train",
+    "export": "export",
+    "tune": "server,export",
+    "serve": "server",
+    "classify": "client",
+    "triton": "server,triton",
+    "bench": "server,export,bench",
+    "config": "server",
+    "keys": "server",
+}
+"""Of the distribution, that a verb may need."""
+
 
 class Modules(Mapping[str, Any]):
     """The verbs as commands, each made when it is asked for."""
@@ -54,6 +70,20 @@ class Verbs(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give help where no verb is given; Typer's `no_args_is_help` counts on Rich for that."""
         return super().parse_args(ctx, args or ["--help"])
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb; where it lacks a library, say which extras have it."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            verb = ctx.invoked_subcommand
+            if verb not in EXTRAS or error.name is None or error.name.startswith("coserve"):
+                raise
+            install = f"pip install 'coserve[{EXTRAS[verb]}]'"
+            typer.echo(
+                f"error: coserve {verb} needs {error.name}, which is not installed: {install}", err=True
+            )
+            raise typer.Exit(1) from error
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help as plain text: importing Rich would take as long as everything else."""

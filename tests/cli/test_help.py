@@ -4,7 +4,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from coserve_cli.main import VERBS, Modules, app
+from coserve_cli.main import EXTRAS, VERBS, Modules, app
 
 HEAVY = {"torch", "lightning", "fastapi", "onnxruntime", "onnx", "tritonclient", "httpx", "numpy", "PIL"}
 
@@ -71,3 +71,27 @@ def test_help_imports_no_component(arguments: list[str]) -> None:
     modules = set(done.stdout.rpartition("imported: ")[2].split())
     assert "coserve_cli.main" in modules
     assert not modules & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("library", "arguments", "extras"),
+    [
+        ("torch", ["divide", "wide_resnet10_4", "--split", "2"], "train"),
+        ("httpx", ["classify", "cat.jpg"], "client"),
+        ("onnx", ["bench", "speedup", "--network", "wide_resnet10_4"], "server,export,bench"),
+    ],
+)
+def test_a_verb_that_lacks_a_library_names_the_extra(library: str, arguments: list[str], extras: str) -> None:
+    script = (
+        f"import sys\nsys.modules[{library!r}] = None\nfrom coserve_cli.main import app\napp({arguments})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    wanted = f"needs {library}, which is not installed: pip install 'coserve[{extras}]'"
+    assert done.stderr == f"error: coserve {arguments[0]} {wanted}\n"
+
+
+def test_every_verb_knows_its_extras() -> None:
+    extras = {"train", "export", "server", "client", "triton", "bench"}
+    assert set(EXTRAS) == set(VERBS)
+    assert {extra for names in EXTRAS.values() for extra in names.split(",")} == extras

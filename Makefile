@@ -3,7 +3,7 @@ PORT ?= 8000
 IMAGE ?= photo.jpg
 VENV := .venv
 BIN := $(VENV)/bin
-SHIPPED := wide_resnet10_4
+SHIPPED := wide_resnet10_4 wide_resnet16_4
 SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnet164 resnext29_8x64d $(SHIPPED)
 # A file's tests share servers, so they stay together.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
@@ -25,7 +25,7 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## serve the shipped ensembles
-	$(BIN)/coserve serve --repository model_repository --default-model wide_resnet10_4_s2 --port $(PORT)
+	$(BIN)/coserve serve --repository model_repository --default-model wide_resnet16_4_s2 --port $(PORT)
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .
@@ -41,7 +41,7 @@ test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its 
 	tests/compose/run
 
 bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
-	$(BIN)/coserve bench speedup --repository model_repository
+	$(BIN)/coserve bench speedup --repository model_repository --network wide_resnet16_4
 
 speedup: $(SPEEDUP:%=benchmarks/speedup/%.json)  ## what docs/performance.md shows: ten minutes in quiet
 	$(BIN)/python benchmarks/speedup_page.py

@@ -23,7 +23,7 @@ from tests.compose.test_files import expressions
 pytestmark = pytest.mark.compose
 
 GATEWAY_URL, EMBEDDED_URL, PROMETHEUS_URL = (f"http://127.0.0.1:{port}" for port in (18000, 18010, 19090))
-MODEL = "wide_resnet10_4_s2"
+MODEL = "wide_resnet16_4_s2"
 
 
 def photographs() -> list[Path]:

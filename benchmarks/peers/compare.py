@@ -185,7 +185,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--model", default="wide_resnet10_4_s2")
+    parser.add_argument("--model", default="wide_resnet16_4_s2")
     parser.add_argument("--image", type=Path, action="append", required=True, help="a file or folder")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128], help="closed loops")
     parser.add_argument(

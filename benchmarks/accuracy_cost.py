@@ -44,7 +44,12 @@ def plot(ensembles: list[Ensemble], output: Path) -> None:
         ]
         axes.errorbar(cost, means, bars, color=colour(split), linewidth=0.8, linestyle=":", capsize=2)
         axes.annotate(
-            provenance["network"], (cost[-1], means[-1]), (-5, 5), textcoords="offset points", size=7
+            provenance["network"],
+            (cost[-1], means[-1]),
+            (-6, 4),
+            textcoords="offset points",
+            size=7,
+            ha="right",
         )
         by_split[split].append((cost[-1], means[-1]))
     for split, points in sorted(by_split.items()):

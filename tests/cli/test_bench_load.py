@@ -152,7 +152,7 @@ def test_what_times_out_counts_with_the_time_waited() -> None:
         results = measure(url, OpenLoop(50), seconds=0.4, timeout_s=0.3)
     assert set(results.errors) == {"timeout"}
     assert results.latency.count == results.errors["timeout"]
-    assert results.latency.percentile(1) >= 299
+    assert results.latency.percentile(1) > 295
     assert results.round_trip.count == 0
 
 
@@ -164,7 +164,8 @@ def test_what_waits_too_long_for_a_connection_times_out_unsent() -> None:
         results = measure(url, OpenLoop(1000, connections=1), seconds=0.2, timeout_s=0.4)
     assert set(results.errors) == {"timeout"}
     assert len(asked) < results.errors["timeout"]
-    assert results.latency.percentile(1) >= 399
+    # uvloop counts whole milliseconds, the histogram rounds.
+    assert results.latency.percentile(1) > 395
 
 
 def test_nobody_listens() -> None:

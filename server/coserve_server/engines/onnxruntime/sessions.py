@@ -89,14 +89,16 @@ def create_session(
     options.inter_op_num_threads = 1
     # A pool that spins while it waits takes the cores from the member that runs beside it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    on_cpu = provider[0] == CPU[0]
+    if not on_cpu:
+        # Rather an error than a network that runs in part on the CPU.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        # Rather an error than a network that runs elsewhere than it was told to.
         session = ort.InferenceSession(member.model_path, options, [provider], enable_fallback=0)
     # ONNX Runtime's errors share no base class but Exception.
     except Exception as error:
-        raise misfit(ensemble, member, f"cannot be loaded: {first_line(error)}") from error
-    if session.get_providers()[0] != provider[0]:
-        raise misfit(ensemble, member, f"cannot be run by {provider[0]}; the log has ONNX Runtime's reason")
+        fault = "cannot be loaded" if on_cpu else f"cannot be run by {provider[0]} alone"
+        raise misfit(ensemble, member, f"{fault}: {first_line(error)}") from error
     inputs = {tensor.name: tensor.type for tensor in session.get_inputs()}
     outputs = {tensor.name: tensor.type for tensor in session.get_outputs()}
     check_tensors(ensemble, member, inputs, outputs, "tensor(float)")

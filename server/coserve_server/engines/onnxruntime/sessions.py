@@ -41,6 +41,11 @@ _FORWARDS = hasattr(ort, "set_default_logger_callback")
 if _FORWARDS:
     ort.set_default_logger_callback(_forward, WARNING)
 
+# One arena for all sessions: of arenas of their own each keeps what its largest batch took, used or not.
+ort.create_and_register_allocator(
+    ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT), None
+)
+
 
 class LoadedMember(members.LoadedMember):
     """A member, its session, and the lane that runs it."""
@@ -89,6 +94,9 @@ def create_session(
     options.inter_op_num_threads = 1
     # A pool that spins while it waits takes the cores from the member that runs beside it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    # Weights outlive batches: between these in the arena they would leave gaps when they are freed.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     on_cpu = provider[0] == CPU[0]
     if not on_cpu:
         # Rather an error than a network that runs in part on the CPU.

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_split)] = ()
     """Numbers, separated by commas, of the GPUs that the engine `onnxruntime` places members on, in turn; by
     default they run on the cores."""
+    cuda_graphs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)] = ()
+    """Sizes, separated by commas, of the batches that members on `gpus` run as CUDA graphs, launched whole and
+    not kernel by kernel."""
     openvino_cache: Path | None = None
     """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
     openvino_precision: Precision = "fp32"
@@ -199,6 +202,8 @@ class Settings(BaseSettings):
                 raise ValueError("triton_url: only engine triton uses it; add --engine triton")
         if self.engine != "onnxruntime" and self.gpus:
             raise ValueError("gpus: only engine onnxruntime uses them")
+        if self.cuda_graphs and not self.gpus:
+            raise ValueError("cuda_graphs: only members on gpus run as CUDA graphs")
         if self.gpus and self.member_threads is not None:
             raise ValueError("member_threads: members on gpus take no share of the cores")
         if self.engine != "openvino":

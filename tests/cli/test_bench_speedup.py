@@ -1,4 +1,3 @@
-import asyncio
 import json
 import subprocess
 import sys
@@ -15,22 +14,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from coserve_cli.bench.speedup.devices import Devices
-from coserve_cli.bench.speedup.family import Division, read_family
 from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
-from coserve_cli.bench.speedup.loading import load
 from coserve_cli.bench.speedup.plots import draw
 from coserve_cli.bench.speedup.report import Report
 from coserve_cli.bench.speedup.table import table
-from coserve_cli.bench.speedup.ways import (
-    ALL_DEVICES,
-    CONCURRENT,
-    FUSED,
-    ONE_DEVICE,
-    ONNXRUNTIME,
-    Plan,
-    plans,
-)
 from coserve_cli.main import app
 from coserve_server.cores import usable_cores
 from coserve_server.engines.onnxruntime import gpus
@@ -61,16 +48,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     )
     assert result.exit_code == 0, result.output
     return json.loads((folder / "out.json").read_text()), folder
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A network of 12 channels, and two of 8 to compare with it."""
-    for name, members, channels in (("large", 1, 12), ("pair", 2, 8)):
-        accuracy = {"images": 100, "ensemble": {"top1": 0.5 + 0.1 * members}}
-        provenance = {"network": "tiny", "accuracy": accuracy}
-        write_repository(tmp_path, name, members=members, channels=channels, provenance=provenance)
-    return tmp_path
 
 
 class Calibration(CalibrationDataReader):
@@ -313,36 +290,3 @@ def test_counts_grouped_convolutions_and_sees_zero_scales() -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     assert multiply_adds(model) == 8 * 8 * 8 * (3 * 9) + 8 * 4 * 4 * (2 * 9)
     assert list(vanishing(model)) == ["scale"]
-
-
-@pytest.mark.parametrize("numbers", [(0,), (0, 1)], ids=["streams", "several"])
-def test_ways_on_gpus_give_whole_answers(
-    numbers: tuple[int, ...], repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What runs where on GPUs, with ONNX Runtime's CPU provider in place of CUDA's."""
-    monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
-    monkeypatch.setattr(gpus, "DEVICE", "cpu")
-    family = read_family(repository, "tiny", [2], ["fp32"], tmp_path)
-    devices = Devices(usable_cores(), numbers)
-    batch = np.zeros((3, 3, 8, 8), np.float32)
-
-    async def images_of(way: str, division: Division) -> int:
-        loaded = load(Plan(way, division, ONNXRUNTIME, devices))
-        try:
-            runs = await loaded.run(batch)
-        finally:
-            await loaded.close()
-        return sum(len(run.logits) for run in runs if run.logits is not None)
-
-    large, pair = family.divisions
-    several = len(numbers) > 1
-    for division, ways in (
-        (large, [ONE_DEVICE, ALL_DEVICES]),
-        (pair, [ONE_DEVICE, ALL_DEVICES, CONCURRENT, FUSED]),
-    ):
-        there = [plan.way for plan in plans(division, ONNXRUNTIME, devices)]
-        assert there == [way for way in ways if several or way != ALL_DEVICES]
-        for way in there:
-            members = 1 if way == FUSED else division.split
-            assert asyncio.run(images_of(way, division)) == 3 * members
-    assert devices.used_by(2) == 2

@@ -16,22 +16,12 @@ from coserve_cli.main import app
 from coserve_server.cores import usable_cores
 from coserve_server.engines.embedded.choice import precisions
 from coserve_server.engines.openvino import OpenVinoEngine
-from tests.server.onnx_repository import write_repository
 
 THERE = "bf16" in precisions("openvino")
 NOT_IN_ONNXRUNTIME = (
     "bf16, onnxruntime: it does not compute networks in bf16; openvino does where the processor can"
 )
 NOT_HERE = "bf16, openvino: this processor does not compute in bf16"
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A network of 12 channels, and two of 8 to compare with it."""
-    for name, members, channels in (("large", 1, 12), ("pair", 2, 8)):
-        provenance = {"network": "tiny", "accuracy": {"ensemble": {"top1": 0.5 + 0.1 * members}}}
-        write_repository(tmp_path, name, members=members, channels=channels, provenance=provenance)
-    return tmp_path
 
 
 def bench(*arguments: str) -> Result:

@@ -1,8 +1,12 @@
 """Members on GPUs; where ONNX Runtime has no CUDA provider, with its CPU provider in that one's place."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +18,7 @@ from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import embedded_engine
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session, gpus
+from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.repository import read_repository
 from coserve_server.settings import load_settings
@@ -35,10 +40,14 @@ def numbers(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
 
 
 def with_engine(
-    folder: Path, numbers: tuple[int, ...], use: Callable[[OnnxRuntimeEngine], Awaitable[T]]
+    folder: Path,
+    numbers: tuple[int, ...],
+    use: Callable[[OnnxRuntimeEngine], Awaitable[T]],
+    cuda_graphs: tuple[int, ...] = (),
 ) -> T:
     async def run() -> T:
-        engine = OnnxRuntimeEngine(read_repository(folder), Cores(1, None), gpus=numbers)
+        ensembles = read_repository(folder)
+        engine = OnnxRuntimeEngine(ensembles, Cores(1, None), gpus=numbers, cuda_graphs=cuda_graphs)
         try:
             return await asyncio.wait_for(use(engine), 60)
         finally:
@@ -75,6 +84,63 @@ def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...
             np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-3)
             assert run.device == f"{gpus.DEVICE}:{numbers[index % len(numbers)]}"
             assert run.error is None
+
+
+def test_batches_of_some_sizes_run_as_graphs(
+    tmp_path: Path, numbers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_repository(tmp_path, members=2)
+    graphs: list[str] = []
+
+    class Options(ort.RunOptions):
+        def add_run_config_entry(self, key: str, value: str) -> None:
+            assert key == "gpu_graph_id"
+            graphs.append(value)
+            super().add_run_config_entry(key, value)
+
+    async def use(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
+        monkeypatch.setattr(ort, "RunOptions", Options)
+        reversed_images = np.ascontiguousarray(images(3)[:, ::-1])[:, ::-1]
+        return [await infer(engine, batch) for batch in (images(1), reversed_images, images(2), images(1))]
+
+    # None of those larger than the ensemble's batches can come.
+    batches = with_engine(tmp_path, numbers, use, cuda_graphs=(1, 3, 100))
+    assert sorted(graphs) == sorted(["1", "3", "-1", "1"] * 2)
+    for runs, batch in zip(batches, (images(1), images(3), images(2), images(1)), strict=True):
+        for index, run in enumerate(runs):
+            session = ort.InferenceSession(
+                tmp_path / f"pair_member{index}/1/model.onnx", providers=["CPUExecutionProvider"]
+            )
+            np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-3)
+
+
+def test_a_member_that_cannot_be_recorded_is_named(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    write_repository(tmp_path)
+    ensemble = read_repository(tmp_path)["pair"]
+    unlike = replace(ensemble, labels=(*ensemble.labels, "one more"))
+    with pytest.raises(EngineError, match=r"pair_member0 .* cannot be recorded as a CUDA graph: .*dimensions"):
+        OnnxRuntimeEngine({"pair": unlike}, Cores(1, None), gpus=numbers, cuda_graphs=(1,))
+
+
+def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
+    recordings, inside = Recordings(), Counter[str]()
+    seen: list[Counter[str]] = []
+
+    def use(how: Callable[[], AbstractContextManager[None]], kind: str) -> None:
+        for _ in range(50):
+            with how():
+                inside[kind] += 1
+                seen.append(inside.copy())
+                time.sleep(0.0002)
+                inside[kind] -= 1
+
+    with ThreadPoolExecutor(6) as threads:
+        uses = [threads.submit(use, recordings.using, "using") for _ in range(4)]
+        uses += [threads.submit(use, recordings.recording, "recording") for _ in range(2)]
+    for one in uses:
+        one.result()
+    assert all(one["recording"] == 0 or one == {"recording": 1, "using": 0} for one in seen)
+    assert max(one["using"] for one in seen) > 1, "members run at once"
 
 
 def test_members_on_one_gpu_share_an_upload(
@@ -139,6 +205,8 @@ def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
     [
         ({"gpus": "0", "engine": "openvino"}, "gpus: only engine onnxruntime uses them"),
         ({"gpus": "0", "member_threads": 2}, "member_threads: members on gpus take no share"),
+        ({"cuda_graphs": "1,8"}, "cuda_graphs: only members on gpus"),
+        ({"gpus": "0", "cuda_graphs": "0"}, "cuda_graphs: Input should be greater than or equal to 1"),
         ({"gpus": "0,x"}, "gpus: Input should be a valid integer"),
         ({"gpus": "-1"}, "gpus: Input should be greater than or equal to 0"),
     ],

@@ -49,6 +49,9 @@ def speedup(
             "Runtime's CUDA provider, and never run by the project itself.",
         ),
     ] = None,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs", help="Measure members on --gpus with CUDA graphs too.")
+    ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each way at each batch size.")] = 100,
     seconds: Annotated[
         float, typer.Option(min=0, help="Per batch size, after which fewer repeats must do.")
@@ -65,6 +68,8 @@ def speedup(
         raise typer.BadParameter("give --network, --repository, or both")
     members, sizes = _numbers(splits, "--splits", 1), _numbers(batch_sizes, "--batch-sizes", 1)
     gpu_numbers = () if gpus is None else _numbers(gpus, "--gpus", 0)
+    if cuda_graphs and not gpu_numbers:
+        raise typer.BadParameter("--cuda-graphs needs --gpus")
     if plots is not None and find_spec("matplotlib") is None:
         raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
 
@@ -88,6 +93,7 @@ def speedup(
         engines=_names(engines, "--engines", ENGINES),
         dataset=dataset.value,
         gpus=gpu_numbers,
+        cuda_graphs=cuda_graphs,
         limits=Limits(repeats, seconds),
     )
     with one_line(BenchError, StartupError, TrainingError, ExportError, OSError):

@@ -15,7 +15,7 @@ from coserve_cli.bench.speedup.memory import measure_memory
 from coserve_cli.bench.speedup.other_work import OtherWork
 from coserve_cli.bench.speedup.peak import measure_peak
 from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
-from coserve_cli.bench.speedup.ways import ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_cli.bench.speedup.ways import GRAPHS, ONNXRUNTIME, OPENVINO, Plan, plans
 from coserve_server.engines.embedded.choice import precisions
 
 Progress = Callable[[str, int, int], None]
@@ -26,6 +26,7 @@ NOT_AT_RANDOM = {
 """Why random weights are not had in a precision."""
 NO_BF16 = {
     ONNXRUNTIME: "it does not compute networks in bf16; openvino does where the processor can",
+    GRAPHS: "it does not compute networks in bf16",
     OPENVINO: "this processor does not compute in bf16",
 }
 """Why an engine has none."""
@@ -40,6 +41,7 @@ class Request:
         repository: where it is exported already; None exports it with random weights.
         dataset: of random weights' networks: sets classes and image size.
         gpus: numbers of GPUs; empty to run on cores.
+        cuda_graphs: whether to measure with CUDA graphs too.
     """
 
     network: str | None
@@ -50,6 +52,7 @@ class Request:
     engines: tuple[str, ...]
     dataset: str
     gpus: tuple[int, ...]
+    cuda_graphs: bool
     limits: Limits
 
 
@@ -60,7 +63,7 @@ def compare(request: Request, progress: Progress | None) -> Report:
         BenchError, coserve_server.errors.StartupError, coserve_export.errors.ExportError,
         coserve_training.errors.TrainingError: nothing can be measured; the text says why.
     """
-    devices = find_devices(request.gpus)
+    devices = find_devices(request.gpus, request.batch_sizes)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
         engines, missing = _engines(request)
         there, lacking = _precisions(request, engines)
@@ -93,6 +96,8 @@ def _engines(request: Request) -> tuple[list[str], list[str]]:
     engines = [engine for engine in request.engines if engine != OPENVINO or not missing]
     if not engines:
         raise BenchError("; ".join(missing))
+    if request.cuda_graphs:
+        engines.append(GRAPHS)
     return engines, missing
 
 

@@ -1,5 +1,6 @@
 """What networks run on: cores of this machine, streams of one GPU, or several GPUs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from coserve_server.cores import Cores, usable_cores
@@ -14,10 +15,12 @@ class Devices:
     Attributes:
         cores: all that are usable.
         gpus: numbers of GPUs; empty to run on cores.
+        graphs: sizes of the batches that CUDA graphs are for, where an engine uses them.
     """
 
     cores: Cores
     gpus: tuple[int, ...] = ()
+    graphs: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -42,12 +45,16 @@ class Devices:
         return members if self.kind == "streams" else min(members, len(self.gpus))
 
 
-def find_devices(gpus: tuple[int, ...]) -> Devices:
+def find_devices(gpus: tuple[int, ...], batch_sizes: Sequence[int]) -> Devices:
     """The cores this process may use, or GPUs of these numbers.
+
+    Args:
+        batch_sizes: that will be run, whole or cut among all GPUs.
 
     Raises:
         coserve_server.errors.SettingsError: this ONNX Runtime runs nothing on GPUs.
     """
     if gpus:
         check_gpus()
-    return Devices(usable_cores(), gpus)
+    parts = {-(-(size - part) // len(gpus)) for size in batch_sizes for part in range(len(gpus))}
+    return Devices(usable_cores(), gpus, tuple(sorted({*batch_sizes, *parts} - {0}) if gpus else ()))

@@ -12,7 +12,10 @@ from coserve_cli.bench.speedup.ways import (
     CONCURRENT,
     FUSED,
     FUSED_PARALLEL,
+    GRAPHS,
     ONE_DEVICE,
+    ONNXRUNTIME,
+    OPENVINO,
     Plan,
     Way,
 )
@@ -51,7 +54,13 @@ def load(plan: Plan) -> Way:
 def _served(plan: Plan, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> Way:
     """As the server runs it: where a member has as many threads as there are cores, members take turns."""
     precision: Precision = "bf16" if plan.division.precision == BF16 else "fp32"
-    choice = Choice(plan.engine, threads, precision=precision, gpus=plan.devices.gpus)
+    choice = Choice(
+        OPENVINO if plan.engine == OPENVINO else ONNXRUNTIME,
+        threads,
+        precision=precision,
+        gpus=plan.devices.gpus,
+        cuda_graphs=_graphs(plan),
+    )
     engine = create_engine(choice, cores, {ensemble.name: ensemble})
     return Way(lambda batch: [engine.start(ensemble, batch)], engine.close)
 
@@ -74,11 +83,15 @@ def _on_gpus(plan: Plan) -> Way:
     if plan.way == CONCURRENT:
         return _served(plan, division.ensemble, plan.devices.cores)
     ensemble = division.fused if plan.way == FUSED else division.ensemble
-    load_member = GpuLoader(gpus)
+    load_member = GpuLoader(gpus, _graphs(plan))
     # No network spans several GPUs.
     used = gpus if plan.way == ALL_DEVICES else gpus[:1]
     lanes = [Lane(f"gpu{gpu}", device=gpu_device(gpu)) for gpu in used]
     return _on_lanes([[load_member(ensemble, member, lane) for member in ensemble.members] for lane in lanes])
+
+
+def _graphs(plan: Plan) -> tuple[int, ...]:
+    return plan.devices.graphs if plan.engine == GRAPHS else ()
 
 
 def _options() -> ort.SessionOptions:

@@ -17,6 +17,8 @@ FUSED, FUSED_PARALLEL = "fused", "fused_parallel"
 
 ONNXRUNTIME, OPENVINO = "onnxruntime", "openvino"
 """The engines that run networks in a process."""
+GRAPHS = "onnxruntime, CUDA graphs"
+"""The first of them, every batch size recorded as a CUDA graph."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,6 +26,7 @@ class Choice:
     max_batch_size: int | None = None
     cache: Path | None = None
     gpus: tuple[int, ...] = ()
+    cuda_graphs: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> "Choice":
@@ -38,6 +39,7 @@ class Choice:
             settings.max_batch_size,
             settings.openvino_cache,
             settings.gpus,
+            settings.cuda_graphs,
         )
 
 
@@ -65,7 +67,7 @@ def create_engine(choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble
         return _openvino()(ensembles, cores, *limits, choice.precision, choice.cache)
     from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(ensembles, cores, *limits, choice.gpus)
+    return OnnxRuntimeEngine(ensembles, cores, *limits, choice.gpus, choice.cuda_graphs)
 
 
 def precisions(engine: str) -> list[Precision]:

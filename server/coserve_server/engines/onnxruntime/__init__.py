@@ -20,17 +20,19 @@ class OnnxRuntimeEngine(EmbeddedEngine):
         threads: int | None = None,
         max_batch_size: int | None = None,
         gpus: tuple[int, ...] = (),
+        cuda_graphs: tuple[int, ...] = (),
     ) -> None:
         """Load and warm every member; see `EmbeddedEngine`.
 
         Args:
             gpus: numbers of those that the members are placed on in turn; none: they run on the cores.
+            cuda_graphs: sizes of the batches that members on GPUs run as CUDA graphs.
 
         Raises:
             SettingsError: this ONNX Runtime runs nothing on GPUs.
         """
         self._gpus = gpus
-        load = GpuLoader(gpus) if gpus else load_member
+        load = GpuLoader(gpus, cuda_graphs) if gpus else load_member
         super().__init__(load, ensembles, cores, threads, max_batch_size)
 
     def describe(self, ensemble: Ensemble) -> str:

@@ -4,7 +4,7 @@ Provider: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnxruntime as ort
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded import members
 from coserve_server.engines.embedded.lanes import Lane
+from coserve_server.engines.embedded.members import first_line, misfit
+from coserve_server.engines.onnxruntime.cuda_graphs import GRAPH_ID, NO_GRAPH, RECORDINGS, Graph
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
 from coserve_server.ensembles import Ensemble, Member
 from coserve_server.errors import SettingsError
@@ -39,9 +41,9 @@ def check_gpus() -> None:
         ort.preload_dlls()
 
 
-def provider(gpu: int) -> Provider:
-    """The execution provider for the GPU of that number."""
-    return CUDA, {"device_id": str(gpu)}
+def provider(gpu: int, graphs: bool = False) -> Provider:
+    """The execution provider for the GPU of that number; `graphs` says whether CUDA graphs are recorded."""
+    return CUDA, {"device_id": str(gpu), "enable_cuda_graph": str(int(graphs))}
 
 
 def gpu_device(gpu: int) -> str:
@@ -78,30 +80,42 @@ class Upload:
 class GpuMember(members.LoadedMember):
     """A member whose session runs on a GPU, and the lane that waits for it."""
 
-    def __init__(self, member: Member, session: ort.InferenceSession, lane: Lane, upload: Upload) -> None:
+    def __init__(
+        self,
+        member: Member,
+        session: ort.InferenceSession,
+        lane: Lane,
+        upload: Upload,
+        graphs: Mapping[int, Graph],
+    ) -> None:
         super().__init__(member, lane)
-        self._binding, self._upload = session.io_binding(), upload
-        self._session = session
+        self.session, self.binding = session, session.io_binding()
+        self.upload, self.graphs = upload, graphs
 
     def call(self) -> "_Call":
         """Prepare a run."""
-        return _Call(self.member, self._session, self._binding, self._upload)
+        return _Call(self)
 
 
 class _Call:
-    def __init__(
-        self, member: Member, session: ort.InferenceSession, binding: ort.IOBinding, upload: Upload
-    ) -> None:
-        self._member, self._session, self._binding, self._upload = member, session, binding, upload
+    def __init__(self, loaded: GpuMember) -> None:
+        self._loaded = loaded
         self._options = ort.RunOptions()
 
     def infer(self, batch: Batch) -> NDArray[np.float32]:
-        self._binding.bind_ortvalue_input(self._member.input_name, self._upload.of(batch))
+        graph = self._loaded.graphs.get(len(batch))
+        with RECORDINGS.using():
+            return self._run(batch) if graph is None else graph.run(batch, self._options)
+
+    def _run(self, batch: Batch) -> NDArray[np.float32]:
+        member, binding = self._loaded.member, self._loaded.binding
+        self._options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
+        binding.bind_ortvalue_input(member.input_name, self._loaded.upload.of(batch))
         # Bound anew each time: the last run's output has that batch's size.
-        self._binding.bind_output(self._member.output_name, "cpu")
-        self._session.run_with_iobinding(self._binding, self._options)
+        binding.bind_output(member.output_name, "cpu")
+        self._loaded.session.run_with_iobinding(binding, self._options)
         logits: NDArray[np.float32]
-        (logits,) = self._binding.copy_outputs_to_cpu()
+        (logits,) = binding.copy_outputs_to_cpu()
         return logits
 
     def stop(self) -> None:
@@ -111,17 +125,29 @@ class _Call:
 class GpuLoader:
     """Loads members onto the GPUs that their lanes name."""
 
-    def __init__(self, gpus: Sequence[int]) -> None:
+    def __init__(self, gpus: Sequence[int], graphs: Sequence[int] = ()) -> None:
         """Of these numbers.
+
+        Args:
+            graphs: sizes of the batches that are run as CUDA graphs.
 
         Raises:
             SettingsError: this ONNX Runtime runs nothing on GPUs.
         """
         check_gpus()
         self._gpus = {gpu_device(gpu): (gpu, Upload(gpu)) for gpu in gpus}
+        self._graphs = graphs
 
     def __call__(self, ensemble: Ensemble, member: Member, lane: Lane) -> GpuMember:
-        """Load a member; see `embedded.members.Load`."""
+        """Load a member, and record its graphs; see `embedded.members.Load`."""
         gpu, upload = self._gpus[lane.device]
-        session = create_session(ensemble, member, lane.threads, provider(gpu))
-        return GpuMember(member, session, lane, upload)
+        sizes = [size for size in self._graphs if size <= ensemble.max_batch_size]
+        with RECORDINGS.using():
+            session = create_session(ensemble, member, lane.threads, provider(gpu, bool(sizes)))
+        try:
+            graphs = {size: Graph(session, ensemble, member, size, (DEVICE, gpu)) for size in sizes}
+        # ONNX Runtime's errors share no base class but Exception.
+        except Exception as error:
+            reason = f"cannot be recorded as a CUDA graph: {first_line(error)}"
+            raise misfit(ensemble, member, reason) from error
+        return GpuMember(member, session, lane, upload, graphs)

@@ -1,0 +1,107 @@
+"""What `coserve bench speedup` does on GPUs, with ONNX Runtime's CPU provider in place of CUDA's."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from coserve_cli.bench.speedup import compare, peak
+from coserve_cli.bench.speedup.devices import find_devices
+from coserve_cli.bench.speedup.family import Division, read_family
+from coserve_cli.bench.speedup.loading import load
+from coserve_cli.bench.speedup.ways import (
+    ALL_DEVICES,
+    CONCURRENT,
+    FUSED,
+    GRAPHS,
+    ONE_DEVICE,
+    ONNXRUNTIME,
+    Plan,
+    plans,
+)
+from coserve_cli.main import app
+from coserve_server.engines.onnxruntime import gpus
+
+BATCH = np.zeros((3, 3, 8, 8), np.float32)
+
+
+@pytest.fixture(autouse=True)
+def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
+    monkeypatch.setattr(gpus, "DEVICE", "cpu")
+
+
+@pytest.mark.parametrize("numbers", [(0,), (0, 1)], ids=["streams", "several"])
+@pytest.mark.parametrize("engine", [ONNXRUNTIME, GRAPHS])
+def test_every_way_gives_whole_answers(
+    numbers: tuple[int, ...], engine: str, repository: Path, tmp_path: Path
+) -> None:
+    family = read_family(repository, "tiny", [2], ["fp32"], tmp_path)
+    devices = find_devices(numbers, [len(BATCH)])
+
+    async def images_of(way: str, division: Division) -> int:
+        loaded = load(Plan(way, division, engine, devices))
+        try:
+            runs = await loaded.run(BATCH)
+        finally:
+            await loaded.close()
+        return sum(len(run.logits) for run in runs if run.logits is not None)
+
+    large, pair = family.divisions
+    several = len(numbers) > 1
+    for division, ways in (
+        (large, [ONE_DEVICE, ALL_DEVICES]),
+        (pair, [ONE_DEVICE, ALL_DEVICES, CONCURRENT, FUSED]),
+    ):
+        there = [plan.way for plan in plans(division, engine, devices)]
+        assert there == [way for way in ways if several or way != ALL_DEVICES]
+        for way in there:
+            members = 1 if way == FUSED else division.split
+            assert asyncio.run(images_of(way, division)) == 3 * members
+    assert devices.used_by(2) == 2
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sizes", "graphs"),
+    [((0,), (1, 8), (1, 8)), ((0, 1), (1, 5), (1, 2, 3, 5)), ((0, 1, 2), (1,), (1,)), ((), (1, 8), ())],
+)
+def test_graphs_are_for_batches_and_what_they_are_cut_into(
+    numbers: tuple[int, ...], sizes: tuple[int, ...], graphs: tuple[int, ...]
+) -> None:
+    assert find_devices(numbers, sizes).graphs == graphs
+
+
+def test_graphs_are_compared_among_themselves(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peak.SIZES, "streams", 64)
+    # It starts processes of its own, in which CUDA is CUDA.
+    monkeypatch.setattr(compare, "measure_memory", lambda _plan, sizes: [None] * len(sizes))
+    arguments = (
+        "--splits",
+        "2",
+        "--gpus",
+        "0",
+        "--cuda-graphs",
+        "--repeats",
+        "5",
+        "--seconds",
+        "0",
+        "--json",
+    )
+    result = CliRunner().invoke(app, ["bench", "speedup", "--repository", str(repository), *arguments])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    ways = [(1, ONE_DEVICE), (2, ONE_DEVICE), (2, CONCURRENT), (2, FUSED)]
+    expected = {(engine, *way) for engine in (ONNXRUNTIME, GRAPHS) for way in ways}
+    assert {(row["engine"], row["split"], row["way"]) for row in rows} == expected
+    for row in rows:
+        if (row["split"], row["way"]) == (1, ONE_DEVICE):
+            assert row["speedup"] == 1
+
+
+def test_graphs_need_gpus(repository: Path) -> None:
+    result = CliRunner().invoke(app, ["bench", "speedup", "--repository", str(repository), "--cuda-graphs"])
+    assert result.exit_code == 2
+    assert "--cuda-graphs needs --gpus" in result.stderr

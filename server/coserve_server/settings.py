@@ -76,8 +76,8 @@ class Settings(BaseSettings):
     """Numbers, separated by commas, of the GPUs that the engine `onnxruntime` places members on, in turn; by
     default they run on the cores."""
     cuda_graphs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)] = ()
-    """Sizes, separated by commas, of the batches that members on `gpus` run as CUDA graphs, launched whole and
-    not kernel by kernel."""
+    """Sizes, separated by commas, of the batches that members on `gpus` run as CUDA graphs, launched whole
+    and not kernel by kernel."""
     openvino_cache: Path | None = None
     """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
     openvino_precision: Precision = "fp32"
@@ -140,7 +140,9 @@ class Settings(BaseSettings):
     triton_refresh_ms: float = Field(500, ge=10)
     """Time between two looks at what each Triton has loaded."""
     triton_shared_memory_mib: int = Field(0, ge=0)
-    """System shared memory for images on their way to Triton servers on this machine; 0 for none."""
+    """Shared memory for images on their way to Triton servers on this machine; 0 for none."""
+    triton_shared_memory_gpu: int | None = Field(None, ge=0)
+    """Number of the GPU whose memory that is; by default it is the system's. Needs the extra `cuda`."""
     triton_tls: bool = False
     """Whether to encrypt the connections to Triton."""
     triton_root_certificates: FilePath | None = None
@@ -193,6 +195,8 @@ class Settings(BaseSettings):
         if self.engine == "triton":
             if self.repository is not None:
                 raise ValueError("repository: engine triton serves what Triton has loaded; leave it out")
+            if self.triton_shared_memory_gpu is not None and not self.triton_shared_memory_mib:
+                raise ValueError("triton_shared_memory_gpu: give triton_shared_memory_mib too")
             if self.triton_url is None:
                 raise ValueError("triton_url: engine triton needs the address of a Triton server")
         else:

@@ -54,7 +54,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.awake.set()
         self.cancelled: list[str] = []
         self.requests: list[messages.ModelInferRequest] = []
-        self.regions: dict[str, str] = {}
+        self.regions: dict[str, str | bytes] = {}
         self.tokens: set[str | None] = set()
         self.traces: set[str | None] = set()
         self.described = 0
@@ -94,8 +94,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         status = messages.SystemSharedMemoryStatusResponse()
-        for name, key in self.regions.items():
-            status.regions[name].key = key
+        for name in self.regions:
+            status.regions[name].name = name
         return status
 
     async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -105,6 +105,20 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
     async def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:  # noqa: N802
         del self.regions[request.name]
         return messages.SystemSharedMemoryUnregisterResponse()
+
+    async def CudaSharedMemoryStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        status = messages.CudaSharedMemoryStatusResponse()
+        for name in self.regions:
+            status.regions[name].name = name
+        return status
+
+    async def CudaSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.regions[request.name] = request.raw_handle
+        return messages.CudaSharedMemoryRegisterResponse()
+
+    async def CudaSharedMemoryUnregister(self, request: Any, context: Any) -> Any:  # noqa: N802
+        del self.regions[request.name]
+        return messages.CudaSharedMemoryUnregisterResponse()
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.requests.append(request)

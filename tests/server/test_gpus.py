@@ -118,7 +118,7 @@ def test_a_member_that_cannot_be_recorded_is_named(tmp_path: Path, numbers: tupl
     write_repository(tmp_path)
     ensemble = read_repository(tmp_path)["pair"]
     unlike = replace(ensemble, labels=(*ensemble.labels, "one more"))
-    with pytest.raises(EngineError, match=r"pair_member0 .* cannot be recorded as a CUDA graph: .*dimensions"):
+    with pytest.raises(EngineError, match=r"pair_member0 .* cannot be recorded as a CUDA graph: .*dimens"):
         OnnxRuntimeEngine({"pair": unlike}, Cores(1, None), gpus=numbers, cuda_graphs=(1,))
 
 

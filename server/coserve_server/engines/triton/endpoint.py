@@ -129,9 +129,9 @@ class Endpoint:
     async def close(self) -> None:
         """Unregister the shared memory and close the connections."""
         if self.shares_memory and self._memory is not None:
-            request = messages.SystemSharedMemoryUnregisterRequest(name=self._memory.name)
+            unregister = f"{self._memory.kind}Unregister"
             try:
-                await self._ask("SystemSharedMemoryUnregister", request)
+                await self._ask(unregister, _message(unregister)(name=self._memory.name))
             except CallError as error:
                 logger.warning("%s: shared memory: %s", self.address, error)
         await self._channel.close()
@@ -173,14 +173,11 @@ class Endpoint:
 
     async def _share(self, memory: SharedMemory) -> None:
         """Make the shared memory known to the server, unless it is."""
-        status = await self._ask("SystemSharedMemoryStatus", messages.SystemSharedMemoryStatusRequest())
-        if memory.name in status.regions:
+        status = f"{memory.kind}Status"
+        if memory.name in (await self._ask(status, _message(status)())).regions:
             return
-        request = messages.SystemSharedMemoryRegisterRequest(
-            name=memory.name, key=memory.key, offset=0, byte_size=memory.size
-        )
         try:
-            await self._ask("SystemSharedMemoryRegister", request)
+            await self._ask(f"{memory.kind}Register", memory.registration())
         except CallError as error:
             raise CallError(f"cannot use this machine's shared memory: {error}", elsewhere=True) from error
 
@@ -188,6 +185,11 @@ class Endpoint:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return CallError(NO_ANSWER, elsewhere=True)
         return CallError(first_line(error.details() or error.code().name), error.code() in ELSEWHERE)
+
+
+def _message(call: str) -> Any:
+    """The type of what a call is asked with."""
+    return getattr(messages, f"{call}Request")
 
 
 def first_line(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.triton.channel import metadata, open_channel
 from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoint
-from coserve_server.engines.triton.shared_memory import Place, SharedMemory
+from coserve_server.engines.triton.shared_memory import Place, SharedMemory, SystemSharedMemory
 from coserve_server.engines.triton.tensors import Outgoing, read_logits
 from coserve_server.ensembles import Ensemble, Member
 from coserve_server.settings import Settings
@@ -29,8 +29,7 @@ class TritonEngine:
     """
 
     def __init__(self, settings: Settings) -> None:
-        size = settings.triton_shared_memory_mib * 2**20
-        self._memory = SharedMemory(size) if size else None
+        self._memory = _shared_memory(settings)
         self._endpoints = [
             Endpoint(address, open_channel(address, settings), metadata(settings), self._memory)
             for address in settings.triton_addresses
@@ -42,7 +41,11 @@ class TritonEngine:
 
     @classmethod
     async def connect(cls, settings: Settings) -> "TritonEngine":
-        """Look once at every server; those that do not answer are looked at again later, like all others."""
+        """Look once at every server; those that do not answer are looked at again later, like all others.
+
+        Raises:
+            SettingsError: the GPU's memory that images are to go through is not to be had.
+        """
         engine = cls(settings)
         await asyncio.gather(*(engine._look(endpoint) for endpoint in engine._endpoints))
         engine._watches = [asyncio.create_task(engine._watch(endpoint)) for endpoint in engine._endpoints]
@@ -181,6 +184,15 @@ class TritonEngine:
                 elif endpoint.error is None and self._ensembles.get(name) is not merged[name]:
                     logger.warning("%s is left out of %s: it describes it otherwise", endpoint.address, name)
         self._ensembles = merged
+
+
+def _shared_memory(settings: Settings) -> SharedMemory | None:
+    size, gpu = settings.triton_shared_memory_mib * 2**20, settings.triton_shared_memory_gpu
+    if gpu is None:
+        return SystemSharedMemory(size) if size else None
+    from coserve_server.engines.triton.cuda_shared_memory import CudaSharedMemory
+
+    return CudaSharedMemory(size, gpu)
 
 
 def _free_after(tasks: Sequence[asyncio.Task[MemberRun]], memory: SharedMemory, place: Place) -> None:

@@ -1,14 +1,17 @@
 """Images in memory that this process and Triton servers on the same machine both see.
 
-Protocol: Triton's system shared memory extension,
+Protocol: Triton's shared memory extensions,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_shared_memory.md
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from multiprocessing import shared_memory
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
+from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.engines.base import Batch
 
@@ -29,20 +32,24 @@ class Place:
         return self.offset + -(-self.size // ALIGNMENT) * ALIGNMENT
 
 
-class SharedMemory:
-    """A region of POSIX shared memory that holds the batches in progress; closed, it is gone.
+class SharedMemory(ABC):
+    """A region that holds the batches in progress; closed, it is gone.
 
     Attributes:
+        kind: what the names of Triton's calls for it begin with.
         name: by which Triton knows it.
-        key: by which the operating system does.
         size: bytes.
     """
 
+    kind: ClassVar[str]
+
     def __init__(self, size: int) -> None:
         self.name, self.size = f"coserve-{uuid4().hex}", size
-        self.key = f"/{self.name}"
-        self._region = shared_memory.SharedMemory(self.name, create=True, size=size)
         self._places: list[Place] = []
+
+    @abstractmethod
+    def registration(self) -> Any:
+        """The message that makes it known to a Triton server."""
 
     def put(self, batch: Batch) -> Place | None:
         """Copy a batch into the first gap that holds it; None where there is none."""
@@ -55,12 +62,38 @@ class SharedMemory:
             return None
         place = Place(self.name, offset, batch.nbytes)
         self._places.insert(index, place)
-        np.ndarray(batch.shape, np.float32, self._region.buf, offset)[...] = batch
+        self._write(batch, offset)
         return place
 
     def free(self, place: Place) -> None:
         """Let other batches use the place."""
         self._places.remove(place)
+
+    @abstractmethod
+    def _write(self, batch: Batch, offset: int) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class SystemSharedMemory(SharedMemory):
+    """A region of POSIX shared memory."""
+
+    kind = "SystemSharedMemory"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._region = shared_memory.SharedMemory(self.name, create=True, size=size)
+
+    def registration(self) -> Any:
+        """By the name that the operating system has for it."""
+        return messages.SystemSharedMemoryRegisterRequest(
+            name=self.name, key=f"/{self.name}", offset=0, byte_size=self.size
+        )
+
+    def _write(self, batch: Batch, offset: int) -> None:
+        np.ndarray(batch.shape, np.float32, self._region.buf, offset)[...] = batch
 
     def close(self) -> None:
         """Give the memory back."""

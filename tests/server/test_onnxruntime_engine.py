@@ -18,6 +18,7 @@ from coserve_server.batching import Batcher
 from coserve_server.combine import combine
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded import lanes
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 from coserve_server.repository import read_repository
 from tests.server.onnx_repository import BUSY, FAILS, HANGS, write_repository
@@ -182,6 +183,30 @@ async def until_stuck(engine: OnnxRuntimeEngine) -> None:
     pytest.fail("no batch was begun")
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", 0.1)
+
+
+def test_what_was_told_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One client's leaving must not be another's failure."""
+    monkeypatch.setattr(lanes, "PATIENCE_S", 60)
+    write_repository(tmp_path, members=3, faults={0: BUSY})
+
+    async def use(engine: OnnxRuntimeEngine) -> None:
+        ensemble = engine.ensembles["pair"]
+        for pause in (0.0, 0.1, 0.5):
+            first, second, _ = engine.start(ensemble, images())
+            assert (await second).error is None
+            await asyncio.sleep(pause)
+            first.cancel()
+            assert engine.ready_members(ensemble) == {one.name for one in ensemble.members}
+            assert all(run.error is None for run in await infer(engine, "pair", np.zeros_like(images())))
+
+    with_engine(tmp_path, use)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: Path) -> None:
     write_repository(tmp_path, members=3, faults={0: BUSY})
     black = np.zeros_like(images())
@@ -199,15 +224,16 @@ def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: 
     with_engine(tmp_path, use)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: BUSY})
 
     async def leave(engine: OnnxRuntimeEngine) -> bool:
         (generation,) = engine._generations.values()
-        lanes = generation.lanes
+        own = generation.lanes
         await until_stuck(engine)
         await engine.close()
-        return any(lane.stuck for lane in lanes)
+        return any(lane.stuck for lane in own)
 
     assert with_engine(tmp_path, leave), "it was still running after the engine had closed"
     for thread in threading.enumerate():

@@ -16,6 +16,7 @@ import pytest
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.choice import embedded_engine
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.errors import EngineError, SettingsError
@@ -154,7 +155,10 @@ def test_a_call_that_is_stopped_before_it_begins_does_not_run(tmp_path: Path) ->
     assert with_engine(tmp_path, use).error == "stopped before it began"
 
 
-def test_a_cancelled_member_is_left_out_until_it_is_free(tmp_path: Path) -> None:
+def test_a_cancelled_member_is_left_out_until_it_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "PATIENCE_S", 0.05)
     write_repository(tmp_path, faults={0: BUSY})
 
     async def use(engine: OpenVinoEngine) -> None:

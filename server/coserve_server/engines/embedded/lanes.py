@@ -1,6 +1,7 @@
 """Threads for members, and how an ensemble shares the cores among them."""
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,6 +9,9 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+PATIENCE_S = 1
+"""How long a run that was told to stop may take to do so, and the next ones wait for it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Lane:
         self, name: str, pinned: tuple[int, ...] | None = None, threads: int = 1, device: str = "cpu"
     ) -> None:
         self._thread = ThreadPoolExecutor(1, name)
-        self._abandoned: set[Future[Any]] = set()
+        self._abandoned: dict[Future[Any], float] = {}
         self.threads, self.device = threads, device
         if pinned:
             self._thread.submit(os.sched_setaffinity, 0, pinned).result()
@@ -55,14 +59,15 @@ class Lane:
 
     @property
     def stuck(self) -> bool:
-        """Whether it is still at a run that nobody waits for: a thread cannot be killed."""
-        return bool(self._abandoned)
+        """Whether a run that nobody waits for does not end: a thread cannot be killed."""
+        latest = time.monotonic() - PATIENCE_S
+        return any(since < latest for since in list(self._abandoned.values()))
 
     def abandon(self, run: Future[Any]) -> None:
         """Note that nobody waits for a run any more."""
-        self._abandoned.add(run)
-        run.add_done_callback(self._abandoned.discard)
+        self._abandoned[run] = time.monotonic()
+        run.add_done_callback(self._abandoned.pop)
 
     def close(self) -> None:
         """End the thread after what it is at; wait for that unless nobody else does."""
-        self._thread.shutdown(wait=not self.stuck, cancel_futures=True)
+        self._thread.shutdown(wait=not self._abandoned, cancel_futures=True)

@@ -1,0 +1,167 @@
+"""What the client makes of errors, the server's and those on the way."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import coserve_client
+from coserve_client import (
+    CoserveError,
+    DeadlineError,
+    ForbiddenError,
+    InternalError,
+    InvalidParametersError,
+    ProblemError,
+    ProtocolError,
+    RejectedError,
+    RequestTimeoutError,
+    UnauthenticatedError,
+    UnknownModelError,
+    UnreachableError,
+    UploadTimeoutError,
+)
+
+Ask = Callable[..., Any]
+Make = Callable[..., dict[str, Any]]
+
+
+PROBLEM = "application/problem+json"
+
+
+def problem(status: int, /, **members: object) -> httpx.Response:
+    return httpx.Response(status, json=members, headers={"Content-Type": PROBLEM})
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, RejectedError),
+        (404, UnknownModelError),
+        (413, RejectedError),
+        (415, RejectedError),
+        (401, UnauthenticatedError),
+        (403, ForbiddenError),
+        (408, UploadTimeoutError),
+        (418, ProblemError),
+        (422, InvalidParametersError),
+        (500, InternalError),
+        (504, DeadlineError),
+    ],
+)
+def test_raises_problems_by_status_without_retrying(ask: Ask, status: int, kind: type[ProblemError]) -> None:
+    calls = 0
+
+    def server(request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        return problem(status, type="/problems/x", title="X", status=status, detail="why", filename="a.jpg")
+
+    with pytest.raises(ProblemError) as caught:
+        ask(server, "classify", b"x")
+    error = caught.value
+    assert type(error) is kind
+    assert (error.type, error.title, error.status, error.detail) == ("/problems/x", "X", status, "why")
+    assert error.extra == {"filename": "a.jpg"}
+    assert str(error) == f"why (the server answered {status})"
+    assert calls == 1
+
+
+def test_every_problem_that_the_server_documents_has_its_error(ask: Ask) -> None:
+    page = Path(__file__).parents[2] / "docs" / "http-api.md"
+    documented = re.findall(r"^\| `(/problems/([a-z-]+))` \| (\d{3}) \|", page.read_text(), re.M)
+    assert len(documented) > 15
+    general = {"not-found", "method-not-allowed", "bad-request", "head-timeout", "head-too-large"}
+    for kind, slug, status in documented:
+        with pytest.raises(ProblemError) as caught:
+            ask(lambda _, k=kind, s=int(status): problem(s, type=k), "models", options={"retries": 0})
+        name = "".join(word.capitalize() for word in slug.split("-")) + "Error"
+        if slug not in general:
+            assert type(caught.value) is getattr(coserve_client, name)
+
+
+def test_reads_the_errors_of_the_open_inference_protocol(ask: Ask) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(404, json={"error": "no model 'E'"})
+
+    with pytest.raises(UnknownModelError, match="no model 'E'"):
+        ask(server, "metadata", "E")
+
+
+def test_understands_a_proxy_that_sends_no_problem_document(ask: Ask) -> None:
+    def nginx(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(413, html="<h1>413 Request Entity Too Large</h1>")
+
+    with pytest.raises(RejectedError, match=r"/v1/classify.* answered Request Entity Too Large") as caught:
+        ask(nginx, "classify", b"x")
+    assert (caught.value.type, caught.value.detail) == ("about:blank", None)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "message"),
+    [
+        (200, {"Content-Type": "text/html"}, b"<p>hello", "answered 200 with text/html"),
+        (200, {}, b"", "answered 200 with no content type"),
+        (200, {}, b"[]", "reply in the server's answer is list"),
+        (200, {}, b'{"model": "E"', "answered 200"),
+        (200, {}, b"{}", r"lacks reply\.model"),
+        (200, {}, b"\xff\xfe", "answered 200"),
+        (404, {"Content-Type": "application/json"}, b"{}", "answered 404 with application/json"),
+        (400, {"Content-Type": PROBLEM}, b"[", r"/classify answered 400 with application/problem\+json"),
+        (400, {"Content-Type": PROBLEM}, b"[]", "problem in the server's answer is list"),
+        (301, {"Location": "https://elsewhere/"}, b"", "a redirect to https://elsewhere/"),
+    ],
+)
+def test_says_what_is_no_coserve_answer(
+    ask: Ask, status: int, headers: dict[str, str], body: bytes, message: str
+) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, headers=headers, content=body)
+
+    with pytest.raises(ProtocolError, match=message):
+        ask(server, "classify", b"x")
+
+
+def test_wants_one_result_per_image(ask: Ask, reply: Make) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=reply("a"))
+
+    with pytest.raises(ProtocolError, match="1 results for 2 images"):
+        ask(server, "classify", [b"x", b"y"])
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected", "message"),
+    [
+        (httpx.ConnectError("refused"), UnreachableError, "http://127.0.0.1:8000 .*coserve serve"),
+        (httpx.ConnectTimeout(""), UnreachableError, "timed out"),
+        (httpx.ReadTimeout(""), RequestTimeoutError, "did not answer in time .ReadTimeout"),
+        (httpx.PoolTimeout(""), RequestTimeoutError, "PoolTimeout"),
+        (httpx.RemoteProtocolError("Server disconnected"), UnreachableError, "failed: Server disconnected"),
+        (httpx.ReadError(""), UnreachableError, "broke off the connection .ReadError"),
+        (httpx.DecodingError("bad gzip"), ProtocolError, "bad gzip"),
+    ],
+)
+def test_translates_transport_errors_once(
+    ask: Ask, cause: Exception, expected: type[CoserveError], message: str
+) -> None:
+    calls = 0
+
+    def server(request: httpx.Request) -> httpx.Response:
+        nonlocal calls
+        calls += 1
+        raise cause
+
+    with pytest.raises(expected, match=message) as caught:
+        ask(server, "classify", b"x")
+    assert caught.value.__cause__ is cause
+    assert calls == 1
+
+
+def test_publishes_its_whole_error_tree() -> None:
+    errors = {name for name, kind in vars(coserve_client).items() if name.endswith("Error")}
+    assert errors == {name for name in vars(coserve_client.errors) if name.endswith("Error")}
+    assert errors <= set(coserve_client.__all__)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,6 +184,19 @@ def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ..
             await asyncio.sleep(0.01)
 
     with_engine(tmp_path, numbers, use)
+
+
+def test_what_is_closed_is_freed(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine) -> None:
+        (generation,) = engine._generations.values()
+        await infer(engine, images(1))
+        sessions = [weakref.ref(member.session) for member in generation.members]
+        await engine.close()
+        assert [session() for session in sessions] == [None, None]
+
+    with_engine(tmp_path, numbers, use, cuda_graphs=(1,))
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="there may be GPUs")

@@ -40,6 +40,9 @@ class LoadedMember(ABC):
     def call(self) -> Call:
         """Prepare a run."""
 
+    def close(self) -> None:  # noqa: B027  # most libraries' objects free what they hold when they go
+        """Free it; called once its lane has closed."""
+
     def start(self, batch: Batch) -> asyncio.Future[MemberRun]:
         """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
         if self.lane.stuck:

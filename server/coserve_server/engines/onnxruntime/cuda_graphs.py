@@ -75,16 +75,16 @@ class Graph:
         """
         how = ensemble.preprocessing
         images, logits = (batch_size, 3, how.height, how.width), (batch_size, len(ensemble.labels))
-        self._images, self._logits = (
-            ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *device)
-            for shape in (images, logits)
-        )
         self._session, self._id = session, str(batch_size)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(member.input_name, self._images)
-        self._binding.bind_ortvalue_output(member.output_name, self._logits)
-        # The first run is several: ONNX Runtime takes what memory it needs, and then records.
         with RECORDINGS.recording():
+            self._images, self._logits = (
+                ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *device)
+                for shape in (images, logits)
+            )
+            self._binding = session.io_binding()
+            self._binding.bind_ortvalue_input(member.input_name, self._images)
+            self._binding.bind_ortvalue_output(member.output_name, self._logits)
+            # This first run is several: ONNX Runtime takes what memory it needs, and then records.
             self.run(np.zeros(images, np.float32), ort.RunOptions())
 
     def run(self, batch: Batch, options: ort.RunOptions) -> NDArray[np.float32]:

@@ -96,6 +96,11 @@ class GpuMember(members.LoadedMember):
         """Prepare a run."""
         return _Call(self)
 
+    def close(self) -> None:
+        """Free what is on the GPU, while nothing is recorded there."""
+        with RECORDINGS.using():
+            del self.session, self.binding, self.upload, self.graphs
+
 
 class _Call:
     def __init__(self, loaded: GpuMember) -> None:

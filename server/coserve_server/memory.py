@@ -4,6 +4,7 @@ import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from coserve_server.cgroups import cgroup_folders, read
 from coserve_server.ensembles import Ensemble
@@ -30,11 +31,26 @@ def return_freed_memory() -> None:
     large block was freed, later ones come from there too. Half an hour of mixed load and reloads cost 250 MB.
     A variable in the environment goes before the value here.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = _of_c_library("mallopt")
     if mallopt is not None:
         for variable, (parameter, value) in FREED_MEMORY.items():
             if variable not in os.environ:
                 mallopt(parameter, value)
+
+
+def trim_memory() -> None:
+    """Have also go back what was freed between blocks in use, where the C library is glibc (malloc_trim(3)).
+
+    Without it half an ensemble's small blocks stay with the process when it is replaced, and 120 reloads end
+    at 316 MB and not at 261. It takes milliseconds, in which other threads' allocations may wait.
+    """
+    malloc_trim = _of_c_library("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_c_library(name: str) -> Any:
+    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def loading_bytes(ensemble: Ensemble) -> int:

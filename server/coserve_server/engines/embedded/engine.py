@@ -12,6 +12,7 @@ from coserve_server.engines.embedded.generation import Generation
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.ensembles import Ensemble
+from coserve_server.memory import trim_memory
 from coserve_server.repository import check_unchanged
 
 NONE: frozenset[str] = frozenset()
@@ -184,7 +185,12 @@ class EmbeddedEngine:
         """Nobody can ask for that ensemble any more; called on whichever thread let go of it last."""
         generation = self._generations.pop(key, None)
         if generation is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(loop.run_in_executor, None, generation.close)
+            loop.call_soon_threadsafe(loop.run_in_executor, None, _free, generation)
+
+
+def _free(generation: Generation) -> None:
+    generation.close()
+    trim_memory()
 
 
 def _collect(ensemble: "weakref.ref[Ensemble]", loop: asyncio.AbstractEventLoop) -> None:

@@ -46,8 +46,8 @@ class Generation:
         """Wait for what runs, then end the threads and free the members."""
         for lane in self.lanes:
             lane.close()
-        for member in self.members:
-            member.close()
+        while self.members:
+            self.members.pop().close()
 
     def _warm_up(self, ensemble: Ensemble, succeeds: bool) -> None:
         """Run one image and, to find exports with a frozen batch, two; check what comes out."""

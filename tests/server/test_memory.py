@@ -87,3 +87,29 @@ ctypes.CDLL(None).malloc_stats()
 """
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
     assert said.count("Arena ") == 2, said
+
+
+BETWEEN = """
+import ctypes
+from pathlib import Path
+from coserve_server.memory import trim_memory
+library = ctypes.CDLL(None)
+library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def pages():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+blocks = [library.malloc(2000) for _ in range(50_000)]
+for block in blocks:
+    ctypes.memset(block, 1, 2000)
+# The last stays: what lies below is not at the heap's end.
+for block in blocks[:-1]:
+    library.free(block)
+before = pages()
+trim_memory()
+print((before - pages()) * 4096)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps it")
+def test_what_was_freed_between_blocks_in_use_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", BETWEEN], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80 * MIB

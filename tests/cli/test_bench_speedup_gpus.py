@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
@@ -37,8 +39,20 @@ def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("numbers", [(0,), (0, 1)], ids=["streams", "several"])
 @pytest.mark.parametrize("engine", [ONNXRUNTIME, GRAPHS])
 def test_every_way_gives_whole_answers(
-    numbers: tuple[int, ...], engine: str, repository: Path, tmp_path: Path
+    numbers: tuple[int, ...],
+    engine: str,
+    repository: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    threads: set[threading.Thread] = set()
+
+    class Options(ort.RunOptions):
+        def add_run_config_entry(self, key: str, value: str) -> None:
+            threads.add(threading.current_thread())
+            super().add_run_config_entry(key, value)
+
+    monkeypatch.setattr(ort, "RunOptions", Options)
     family = read_family(repository, "tiny", [2], ["fp32"], tmp_path)
     devices = find_devices(numbers, [len(BATCH)])
 
@@ -62,6 +76,8 @@ def test_every_way_gives_whole_answers(
             members = 1 if way == FUSED else division.split
             assert asyncio.run(images_of(way, division)) == 3 * members
     assert devices.used_by(2) == 2
+    assert threads
+    assert threading.main_thread() not in threads, "graphs belong to the threads that record them"
 
 
 @pytest.mark.parametrize(

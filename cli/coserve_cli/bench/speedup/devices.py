@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.engines.onnxruntime.gpus import check_gpus
@@ -54,7 +56,8 @@ def find_devices(gpus: tuple[int, ...], batch_sizes: Sequence[int]) -> Devices:
     Raises:
         coserve_server.errors.SettingsError: this ONNX Runtime runs nothing on GPUs.
     """
-    if gpus:
-        check_gpus()
-    parts = {-(-(size - part) // len(gpus)) for size in batch_sizes for part in range(len(gpus))}
-    return Devices(usable_cores(), gpus, tuple(sorted({*batch_sizes, *parts} - {0}) if gpus else ()))
+    if not gpus:
+        return Devices(usable_cores())
+    check_gpus()
+    cuts = {len(cut) for size in batch_sizes for cut in np.array_split(np.empty(size), len(gpus))}
+    return Devices(usable_cores(), gpus, tuple(sorted({*batch_sizes, *cuts} - {0})))

@@ -87,7 +87,12 @@ def _on_gpus(plan: Plan) -> Way:
     # No network spans several GPUs.
     used = gpus if plan.way == ALL_DEVICES else gpus[:1]
     lanes = [Lane(f"gpu{gpu}", device=gpu_device(gpu)) for gpu in used]
-    return _on_lanes([[load_member(ensemble, member, lane) for member in ensemble.members] for lane in lanes])
+    # On the thread that will run them: a CUDA graph is that of the thread that recorded it.
+    parts = [
+        [lane.submit(load_member, ensemble, member, lane).result() for member in ensemble.members]
+        for lane in lanes
+    ]
+    return _on_lanes(parts)
 
 
 def _graphs(plan: Plan) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import pytest
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import embedded_engine
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session, gpus
+from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session, cuda_graphs, gpus
 from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.repository import read_repository
@@ -142,6 +142,21 @@ def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
         one.result()
     assert all(one["recording"] == 0 or one == {"recording": 1, "using": 0} for one in seen)
     assert max(one["using"] for one in seen) > 1, "members run at once"
+
+
+def test_a_run_that_does_not_end_stops_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "IDLE_S", 0.1)
+    recordings = Recordings()
+    with (
+        recordings.using(),
+        pytest.raises(TimeoutError, match=r"on the GPUs has not ended within 0\.1 s"),
+        recordings.recording(),
+    ):
+        pytest.fail("it was recorded beside a run")
+    with recordings.using():
+        pass
+    with recordings.recording():
+        pass
 
 
 def test_members_on_one_gpu_share_an_upload(

@@ -17,6 +17,9 @@ from coserve_server.ensembles import Ensemble, Member
 GRAPH_ID, NO_GRAPH = "gpu_graph_id", "-1"
 """The entry of a run's options that names its graph, and what it says of a run that is not to be one."""
 
+IDLE_S = 5
+"""How long a recording waits for what runs to end, and all else for it."""
+
 
 class Recordings:
     """Lets nobody else use CUDA while a graph is recorded: another thread's call may make that fail."""
@@ -40,12 +43,18 @@ class Recordings:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Use CUDA alone; whoever comes later waits."""
+        """Use CUDA alone; whoever comes later waits.
+
+        Raises:
+            TimeoutError: a run does not end; the others go on.
+        """
         with self._changed:
             self._changed.wait_for(lambda: not self._recording)
             self._recording = True
-            self._changed.wait_for(lambda: self._using == 0)
         try:
+            with self._changed:
+                if not self._changed.wait_for(lambda: self._using == 0, IDLE_S):
+                    raise TimeoutError(f"what runs on the GPUs has not ended within {IDLE_S} s")
             yield
         finally:
             with self._changed:

@@ -93,10 +93,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return messages.ModelConfigResponse(config=self.configs[request.name])
 
     async def SystemSharedMemoryStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        status = messages.SystemSharedMemoryStatusResponse()
-        for name in self.regions:
-            status.regions[name].name = name
-        return status
+        return self._with_regions(messages.SystemSharedMemoryStatusResponse())
 
     async def SystemSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.regions[request.name] = request.key
@@ -107,10 +104,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return messages.SystemSharedMemoryUnregisterResponse()
 
     async def CudaSharedMemoryStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        status = messages.CudaSharedMemoryStatusResponse()
-        for name in self.regions:
-            status.regions[name].name = name
-        return status
+        return self._with_regions(messages.CudaSharedMemoryStatusResponse())
 
     async def CudaSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.regions[request.name] = request.raw_handle
@@ -132,6 +126,11 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         if request.model_name not in self.loaded:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model: '{request.model_name}'")
         return self.answers.get(request.model_name, zeros)(request)
+
+    def _with_regions(self, status: Any) -> Any:
+        for name in self.regions:
+            status.regions[name].name = name
+        return status
 
     async def _enter(self, context: Any) -> None:
         metadata = dict(context.invocation_metadata())

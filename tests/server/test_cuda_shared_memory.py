@@ -101,6 +101,9 @@ def test_cuda_s_own_words_say_what_is_wrong(host: HostRuntime) -> None:
     memory.size *= 2
     with pytest.raises(EngineError, match="CUDA: invalid argument"):
         memory.put(np.zeros((1400, 3, 8, 8), np.float32))
+    place = memory.put(np.zeros((1, 3, 8, 8), np.float32))
+    assert place is not None
+    assert place.offset == 0, "what failed takes no place"
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")

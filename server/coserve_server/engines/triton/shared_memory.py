@@ -61,8 +61,8 @@ class SharedMemory(ABC):
         if self.size - offset < batch.nbytes:
             return None
         place = Place(self.name, offset, batch.nbytes)
-        self._places.insert(index, place)
         self._write(batch, offset)
+        self._places.insert(index, place)
         return place
 
     def free(self, place: Place) -> None:

@@ -31,7 +31,7 @@ import onnxruntime as ort
 from served import serving
 
 from coserve_server.cores import Cores, usable_cores
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.ensembles import Ensemble
 from coserve_server.repository import read_repository
 
@@ -43,7 +43,7 @@ class RawEngine:
     """The engine without a gateway, one batch after another."""
 
     def __init__(self, ensemble: Ensemble, cores: Cores) -> None:
-        self.engine, self.ensemble = OnnxRuntimeEngine({ensemble.name: ensemble}, cores), ensemble
+        self.engine, self.ensemble = create_engine(Choice(), cores, {ensemble.name: ensemble}), ensemble
 
     async def run(self, batch_size: int) -> None:
         """Run one batch through all members."""

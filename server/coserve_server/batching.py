@@ -217,8 +217,7 @@ class Batcher:
             room -= count
             if room == 0:
                 break
-        batches = [request.left[:count] for request, count in pieces]
-        batch = batches[0] if len(batches) == 1 else np.concatenate(batches)
+        batch = self._together([request.left[:count] for request, count in pieces])
         began = time.perf_counter_ns()
         members = self._engine.start(ensemble, batch)
         finished = asyncio.gather(*members, return_exceptions=True)
@@ -229,6 +228,12 @@ class Batcher:
             request.place(run, start, count)
             start += count
         return run
+
+    def _together(self, batches: Sequence[Batch]) -> Batch:
+        if len(batches) == 1:
+            return batches[0]
+        shape = (sum(map(len, batches)), *batches[0].shape[1:])
+        return np.concatenate(batches, out=self._engine.allocate(shape))
 
 
 def _key(ensemble: Ensemble) -> tuple[int, str]:

@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     cuda_graphs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)] = ()
     """Sizes, separated by commas, of the batches that members on `gpus` run as CUDA graphs, launched whole
     and not kernel by kernel."""
+    pinned_host_memory: bool = False
+    """Whether batches of several requests for `gpus` are put together in memory that GPUs copy out of by
+    themselves. It needs the extra `cuda`."""
     openvino_cache: Path | None = None
     """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
     openvino_precision: Precision = "fp32"
@@ -208,6 +211,8 @@ class Settings(BaseSettings):
             raise ValueError("gpus: only engine onnxruntime uses them")
         if self.cuda_graphs and not self.gpus:
             raise ValueError("cuda_graphs: only members on gpus run as CUDA graphs")
+        if self.pinned_host_memory and not self.gpus:
+            raise ValueError("pinned_host_memory: only members on gpus gain by it")
         if self.gpus and self.member_threads is not None:
             raise ValueError("member_threads: members on gpus take no share of the cores")
         if self.engine != "openvino":

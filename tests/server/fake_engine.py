@@ -78,6 +78,9 @@ class FakeEngine:
     def lanes(self, ensemble: Ensemble) -> int:
         return min(2, len(ensemble.members))
 
+    def allocate(self, shape: tuple[int, ...]) -> Batch:
+        return np.empty(shape, np.float32)
+
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         self.given.append(batch)
         futures = []

@@ -4,7 +4,7 @@ import asyncio
 import time
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -17,15 +17,18 @@ import pytest
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.embedded.choice import embedded_engine
+from coserve_server.engines.embedded.choice import Choice, embedded_engine
+from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session, cuda_graphs, gpus
 from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.repository import read_repository
 from coserve_server.settings import load_settings
+from tests.server.embedded import infer, with_engine
 from tests.server.onnx_repository import FAILS, HANGS, write_repository
 
 T = TypeVar("T")
+ONE = Cores(1, None)
 CUDA = "CUDAExecutionProvider"
 HAS_CUDA = CUDA in ort.get_available_providers()
 
@@ -40,27 +43,6 @@ def numbers(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
     return (0, 1)
 
 
-def with_engine(
-    folder: Path,
-    numbers: tuple[int, ...],
-    use: Callable[[OnnxRuntimeEngine], Awaitable[T]],
-    cuda_graphs: tuple[int, ...] = (),
-) -> T:
-    async def run() -> T:
-        ensembles = read_repository(folder)
-        engine = OnnxRuntimeEngine(ensembles, Cores(1, None), gpus=numbers, cuda_graphs=cuda_graphs)
-        try:
-            return await asyncio.wait_for(use(engine), 60)
-        finally:
-            await engine.close()
-
-    return asyncio.run(run())
-
-
-async def infer(engine: OnnxRuntimeEngine, batch: Batch) -> list[MemberRun]:
-    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
-
-
 def images(count: int) -> Batch:
     return np.random.default_rng(count).random((count, 3, 8, 8), np.float32)
 
@@ -68,7 +50,7 @@ def images(count: int) -> Batch:
 def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=3)
 
-    async def use(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
+    async def use(engine: EmbeddedEngine) -> list[list[MemberRun]]:
         ensemble = engine.ensembles["pair"]
         assert engine.lanes(ensemble) == 3, "however few cores there are"
         assert engine.describe(ensemble).endswith(f"of GPU {', '.join(map(str, numbers))}")
@@ -77,7 +59,7 @@ def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...
         reversed_images.flags.writeable = False
         return [await infer(engine, batch) for batch in (images(3), images(1), reversed_images)]
 
-    batches = with_engine(tmp_path, numbers, use)
+    batches = with_engine(tmp_path, use, Choice(gpus=numbers), ONE)
     for runs, batch in zip(batches, (images(3), images(1), images(2)), strict=True):
         for index, run in enumerate(runs):
             path = tmp_path / f"pair_member{index}/1/model.onnx"
@@ -99,13 +81,13 @@ def test_batches_of_some_sizes_run_as_graphs(
             graphs.append(value)
             super().add_run_config_entry(key, value)
 
-    async def use(engine: OnnxRuntimeEngine) -> list[list[MemberRun]]:
+    async def use(engine: EmbeddedEngine) -> list[list[MemberRun]]:
         monkeypatch.setattr(ort, "RunOptions", Options)
         reversed_images = np.ascontiguousarray(images(3)[:, ::-1])[:, ::-1]
         return [await infer(engine, batch) for batch in (images(1), reversed_images, images(2), images(1))]
 
     # None of those larger than the ensemble's batches can come.
-    batches = with_engine(tmp_path, numbers, use, cuda_graphs=(1, 3, 100))
+    batches = with_engine(tmp_path, use, Choice(gpus=numbers, cuda_graphs=(1, 3, 100)), ONE)
     assert sorted(graphs) == sorted(["1", "3", "-1", "1"] * 2)
     for runs, batch in zip(batches, (images(1), images(3), images(2), images(1)), strict=True):
         for index, run in enumerate(runs):
@@ -120,7 +102,7 @@ def test_a_member_that_cannot_be_recorded_is_named(tmp_path: Path, numbers: tupl
     ensemble = read_repository(tmp_path)["pair"]
     unlike = replace(ensemble, labels=(*ensemble.labels, "one more"))
     with pytest.raises(EngineError, match=r"pair_member0 .* cannot be recorded as a CUDA graph: .*dimens"):
-        OnnxRuntimeEngine({"pair": unlike}, Cores(1, None), gpus=numbers, cuda_graphs=(1,))
+        OnnxRuntimeEngine(Choice(gpus=numbers, cuda_graphs=(1,)), ONE, {"pair": unlike})
 
 
 def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
@@ -170,18 +152,18 @@ def test_members_on_one_gpu_share_an_upload(
         uploads[number] += 1
         return upload(array, device, number)
 
-    async def use(engine: OnnxRuntimeEngine) -> None:
+    async def use(engine: EmbeddedEngine) -> None:
         monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", counted)
         for count in (1, 2, 2):
             await infer(engine, images(count))
 
-    with_engine(tmp_path, numbers, use)
+    with_engine(tmp_path, use, Choice(gpus=numbers), ONE)
     assert uploads == dict.fromkeys(numbers, 3)
 
 
 def test_a_fault_is_its_member_s_alone(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=2, faults={1: FAILS})
-    sound, failed = with_engine(tmp_path, numbers, lambda engine: infer(engine, images(1)))
+    sound, failed = with_engine(tmp_path, lambda engine: infer(engine, images(1)), Choice(gpus=numbers), ONE)
     assert sound.logits is not None
     assert failed.logits is None
     assert failed.error
@@ -190,7 +172,7 @@ def test_a_fault_is_its_member_s_alone(tmp_path: Path, numbers: tuple[int, ...])
 def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=2, faults={1: HANGS})
 
-    async def use(engine: OnnxRuntimeEngine) -> None:
+    async def use(engine: EmbeddedEngine) -> None:
         ensemble = engine.ensembles["pair"]
         sound, hanging = engine.start(ensemble, images(1))
         assert (await sound).logits is not None
@@ -198,20 +180,20 @@ def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ..
         while len(engine.ready_members(ensemble)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
-    with_engine(tmp_path, numbers, use)
+    with_engine(tmp_path, use, Choice(gpus=numbers), ONE)
 
 
 def test_what_is_closed_is_freed(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path)
 
-    async def use(engine: OnnxRuntimeEngine) -> None:
+    async def use(engine: EmbeddedEngine) -> None:
         (generation,) = engine._generations.values()
         await infer(engine, images(1))
         sessions = [weakref.ref(member.session) for member in generation.members]
         await engine.close()
         assert [session() for session in sessions] == [None, None]
 
-    with_engine(tmp_path, numbers, use, cuda_graphs=(1,))
+    with_engine(tmp_path, use, Choice(gpus=numbers, cuda_graphs=(1,)), ONE)
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="there may be GPUs")
@@ -236,6 +218,7 @@ def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
         ({"gpus": "0", "member_threads": 2}, "member_threads: members on gpus take no share"),
         ({"cuda_graphs": "1,8"}, "cuda_graphs: only members on gpus"),
         ({"gpus": "0", "cuda_graphs": "0"}, "cuda_graphs: Input should be greater than or equal to 1"),
+        ({"pinned_host_memory": True}, "pinned_host_memory: only members on gpus"),
         ({"gpus": "0,x"}, "gpus: Input should be a valid integer"),
         ({"gpus": "-1"}, "gpus: Input should be greater than or equal to 0"),
     ],

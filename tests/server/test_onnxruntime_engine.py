@@ -4,10 +4,8 @@ import asyncio
 import math
 import os
 import threading
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -19,28 +17,9 @@ from coserve_server.combine import combine
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded import lanes
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
-from coserve_server.repository import read_repository
+from coserve_server.engines.embedded.engine import EmbeddedEngine
+from tests.server.embedded import infer, with_engine
 from tests.server.onnx_repository import BUSY, FAILS, HANGS, write_repository
-
-T = TypeVar("T")
-TWO = Cores(2, None)
-
-
-def with_engine(folder: Path, use: Callable[[OnnxRuntimeEngine], Awaitable[T]], cores: Cores = TWO) -> T:
-    async def run() -> T:
-        engine = OnnxRuntimeEngine(read_repository(folder), cores)
-        try:
-            return await asyncio.wait_for(use(engine), 60)
-        finally:
-            await engine.close()
-
-    return asyncio.run(run())
-
-
-async def infer(engine: OnnxRuntimeEngine, name: str, batch: Batch) -> list[MemberRun]:
-    ensemble = engine.ensembles[name]
-    return list(await asyncio.gather(*engine.start(ensemble, batch)))
 
 
 def images(count: int = 3) -> Batch:
@@ -64,7 +43,7 @@ def test_warnings_of_onnxruntime_are_in_the_log_once(
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "nobody"))
     onnx.save(model, path)
     for _ in range(2):
-        with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+        with_engine(tmp_path, lambda engine: infer(engine, images()))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith(f"ONNX Runtime: {path}: Removing initializer 'nobody'")
@@ -73,7 +52,7 @@ def test_warnings_of_onnxruntime_are_in_the_log_once(
 
 def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:
     write_repository(tmp_path)
-    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    runs = with_engine(tmp_path, lambda engine: infer(engine, images()))
     for index, run in enumerate(runs):
         expected = directly(tmp_path / f"pair_member{index}/1/model.onnx", {"images": images()})
         np.testing.assert_allclose(run.logits, expected, atol=1e-4)
@@ -84,7 +63,7 @@ def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", [None, [1.0, 5.0, 2.0]])
 def test_the_combination_is_the_repositorys_mean_model(tmp_path: Path, weights: list[float] | None) -> None:
     write_repository(tmp_path, members=3, weights=weights)
-    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    runs = with_engine(tmp_path, lambda engine: infer(engine, images()))
     ours = combine(np.stack([run.logits for run in runs]), np.array(weights or [1.0] * 3)).logits
     inputs = {f"member{index}": run.logits for index, run in enumerate(runs)}
     np.testing.assert_allclose(ours, directly(tmp_path / "pair_mean/1/model.onnx", inputs), atol=1e-5)
@@ -93,7 +72,7 @@ def test_the_combination_is_the_repositorys_mean_model(tmp_path: Path, weights: 
 def test_an_ensemble_of_one_member_may_use_all_cores(tmp_path: Path) -> None:
     write_repository(tmp_path, members=1)
 
-    async def describe(engine: OnnxRuntimeEngine) -> str:
+    async def describe(engine: EmbeddedEngine) -> str:
         return engine.describe(engine.ensembles["pair"])
 
     assert with_engine(tmp_path, describe) == "1 at a time, 2 threads each on cpu (2 cores usable)"
@@ -103,14 +82,14 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
     write_repository(tmp_path)
     allowed = sorted(os.sched_getaffinity(0))
     ids = (allowed[0], allowed[-1])
-    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()), Cores(2, ids))
+    runs = with_engine(tmp_path, lambda engine: infer(engine, images()), cores=Cores(2, ids))
     assert [run.device for run in runs] == [f"cpu:{ids[0]}", f"cpu:{ids[1]}"]
     assert sorted(os.sched_getaffinity(0)) == allowed, "the calling thread keeps its cores"
 
 
 def test_more_members_than_cores_run_in_waves(tmp_path: Path) -> None:
     write_repository(tmp_path, members=5)
-    runs = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    runs = with_engine(tmp_path, lambda engine: infer(engine, images()))
     assert len(runs) == 5
     for run in runs:
         beside = [o for o in runs if o.start_ns <= run.start_ns < o.end_ns]
@@ -121,7 +100,7 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
     write_repository(tmp_path, "pair")
     write_repository(tmp_path, "single", members=1)
 
-    async def both(engine: OnnxRuntimeEngine) -> list[tuple[int, int]]:
+    async def both(engine: EmbeddedEngine) -> list[tuple[int, int]]:
         batcher, spans = Batcher(engine), list[tuple[int, int]]()
 
         async def ask(name: str) -> None:
@@ -140,13 +119,13 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
 
 def test_a_failing_member_is_an_error_in_its_own_run(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={1: FAILS})
-    sound, failed = with_engine(tmp_path, lambda engine: infer(engine, "pair", images()))
+    sound, failed = with_engine(tmp_path, lambda engine: infer(engine, images()))
     assert sound.error is None
     assert failed.logits is None
     assert "Gather" in str(failed.error)
 
 
-async def until_ready(engine: OnnxRuntimeEngine) -> None:
+async def until_ready(engine: EmbeddedEngine) -> None:
     ensemble = engine.ensembles["pair"]
     for _ in range(5000):
         await asyncio.sleep(0.01)
@@ -158,17 +137,17 @@ async def until_ready(engine: OnnxRuntimeEngine) -> None:
 def test_a_cancelled_member_stops_and_is_back(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: HANGS})
 
-    async def cancel(engine: OnnxRuntimeEngine) -> list[MemberRun]:
+    async def cancel(engine: EmbeddedEngine) -> list[MemberRun]:
         hanging, sound = engine.start(engine.ensembles["pair"], images())
         assert (await sound).error is None
         hanging.cancel()
         await until_ready(engine)
-        return await infer(engine, "pair", np.zeros_like(images()))
+        return await infer(engine, np.zeros_like(images()))
 
     assert all(run.error is None for run in with_engine(tmp_path, cancel))
 
 
-async def until_stuck(engine: OnnxRuntimeEngine) -> None:
+async def until_stuck(engine: EmbeddedEngine) -> None:
     """Abandon batches until one is where it cannot be stopped: a busy machine may be slow to begin."""
     ensemble = engine.ensembles["pair"]
     for _ in range(5000):
@@ -193,7 +172,7 @@ def test_what_was_told_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(lanes, "PATIENCE_S", 60)
     write_repository(tmp_path, members=3, faults={0: BUSY})
 
-    async def use(engine: OnnxRuntimeEngine) -> None:
+    async def use(engine: EmbeddedEngine) -> None:
         ensemble = engine.ensembles["pair"]
         for pause in (0.0, 0.1, 0.5):
             first, second, _ = engine.start(ensemble, images())
@@ -201,7 +180,7 @@ def test_what_was_told_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest
             await asyncio.sleep(pause)
             first.cancel()
             assert engine.ready_members(ensemble) == {one.name for one in ensemble.members}
-            assert all(run.error is None for run in await infer(engine, "pair", np.zeros_like(images())))
+            assert all(run.error is None for run in await infer(engine, np.zeros_like(images())))
 
     with_engine(tmp_path, use)
 
@@ -211,15 +190,15 @@ def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: 
     write_repository(tmp_path, members=3, faults={0: BUSY})
     black = np.zeros_like(images())
 
-    async def use(engine: OnnxRuntimeEngine) -> None:
+    async def use(engine: EmbeddedEngine) -> None:
         await until_stuck(engine)
         for _ in range(2):
-            first, second, third = await infer(engine, "pair", black)
+            first, second, third = await infer(engine, black)
             assert first.error == third.error == "still busy with an earlier batch", "they share a thread"
             assert second.error is None
             assert engine.ready_members(engine.ensembles["pair"]) == {"pair_member1"}
         await until_ready(engine)
-        assert all(run.error is None for run in await infer(engine, "pair", black))
+        assert all(run.error is None for run in await infer(engine, black))
 
     with_engine(tmp_path, use)
 
@@ -228,7 +207,7 @@ def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: 
 def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: BUSY})
 
-    async def leave(engine: OnnxRuntimeEngine) -> bool:
+    async def leave(engine: EmbeddedEngine) -> bool:
         (generation,) = engine._generations.values()
         own = generation.lanes
         await until_stuck(engine)
@@ -244,7 +223,7 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
 def test_no_member_is_ready_after_closing(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
-    async def ready(engine: OnnxRuntimeEngine) -> tuple[frozenset[str], frozenset[str]]:
+    async def ready(engine: EmbeddedEngine) -> tuple[frozenset[str], frozenset[str]]:
         ensemble = engine.ensembles["pair"]
         before = engine.ready_members(ensemble)
         await engine.close()

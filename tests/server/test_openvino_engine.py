@@ -6,9 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
@@ -17,40 +15,20 @@ import pytest
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded import lanes
-from coserve_server.engines.embedded.choice import embedded_engine
+from coserve_server.engines.embedded.choice import Choice, create_engine, embedded_engine
+from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.reload import Reloader
 from coserve_server.repository import read_repository, read_versions
 from coserve_server.settings import load_settings
+from tests.server.embedded import TWO, infer, with_engine
 from tests.server.onnx_repository import BUSY, add_version, write_repository
 
-T = TypeVar("T")
-TWO = Cores(2, None)
+OPENVINO = Choice("openvino")
 
 
-def with_engine(
-    folder: Path,
-    use: Callable[[OpenVinoEngine], Awaitable[T]],
-    cores: Cores = TWO,
-    threads: int | None = None,
-    cache: Path | None = None,
-) -> T:
-    async def run() -> T:
-        engine = OpenVinoEngine(read_repository(folder), cores, threads, cache=cache)
-        try:
-            return await asyncio.wait_for(use(engine), 60)
-        finally:
-            await engine.close()
-
-    return asyncio.run(run())
-
-
-async def infer(engine: OpenVinoEngine, batch: Batch) -> list[MemberRun]:
-    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
-
-
-async def until_stuck(engine: OpenVinoEngine) -> None:
+async def until_stuck(engine: EmbeddedEngine) -> None:
     """Abandon batches until one has begun and goes on: a busy machine may be slow to begin."""
     for _ in range(100):
         hanging, sound = engine.start(engine.ensembles["pair"], images())
@@ -70,12 +48,12 @@ def images(count: int = 3, size: int = 8) -> Batch:
 def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path) -> None:
     write_repository(tmp_path, depth=3)
 
-    async def use(engine: OpenVinoEngine) -> list[tuple[Batch, list[MemberRun]]]:
+    async def use(engine: EmbeddedEngine) -> list[tuple[Batch, list[MemberRun]]]:
         batches = [images(3), images(1), images(8), images(3)[::-1], images(2)]
         batches[-1].flags.writeable = False
         return [(batch, await infer(engine, batch)) for batch in batches]
 
-    answers = with_engine(tmp_path, use)
+    answers = with_engine(tmp_path, use, OPENVINO)
     for index in range(2):
         session = ort.InferenceSession(tmp_path / f"pair_member{index}/1/model.onnx")
         for batch, runs in answers:
@@ -88,7 +66,7 @@ def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path)
 def test_any_number_of_threads_gives_the_same(tmp_path: Path, threads: int | None, members: int) -> None:
     write_repository(tmp_path, members=members, channels=32, size=16)
     batch = images(2, 16)
-    runs = with_engine(tmp_path, lambda engine: infer(engine, batch), TWO, threads)
+    runs = with_engine(tmp_path, lambda engine: infer(engine, batch), Choice("openvino", threads))
     for index, run in enumerate(runs):
         session = ort.InferenceSession(tmp_path / f"pair_member{index}/1/model.onnx")
         np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-4)
@@ -99,12 +77,12 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     ids = (allowed[0], allowed[-1])
 
-    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[set[int]]]:
+    async def use(engine: EmbeddedEngine) -> tuple[list[MemberRun], list[set[int]]]:
         runs = await infer(engine, images())
         (generation,) = engine._generations.values()
         return runs, [lane.submit(os.sched_getaffinity, 0).result() for lane in generation.lanes]
 
-    runs, affinities = with_engine(tmp_path, use, Cores(2, ids))
+    runs, affinities = with_engine(tmp_path, use, OPENVINO, Cores(2, ids))
     assert [run.device for run in runs] == [f"cpu:{ids[0]}", f"cpu:{ids[1]}"]
     assert affinities == [{ids[0]}, {ids[1]}], "OpenVINO leaves the threads where they are"
     assert sorted(os.sched_getaffinity(0)) == allowed, "the calling thread keeps its cores"
@@ -113,7 +91,7 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
 def test_members_that_share_a_pool_of_threads_are_not_pinned(tmp_path: Path) -> None:
     write_repository(tmp_path)
     cores = sorted(os.sched_getaffinity(0))[:2]
-    runs = with_engine(tmp_path, lambda engine: infer(engine, images()), Cores(4, (*cores, *cores)))
+    runs = with_engine(tmp_path, lambda engine: infer(engine, images()), OPENVINO, Cores(4, (*cores, *cores)))
     assert [run.device for run in runs] == ["cpu", "cpu"]
     assert all(run.error is None for run in runs)
 
@@ -121,24 +99,24 @@ def test_members_that_share_a_pool_of_threads_are_not_pinned(tmp_path: Path) -> 
 def test_a_member_of_one_thread_runs_on_its_lane(tmp_path: Path) -> None:
     write_repository(tmp_path, depth=40, channels=64, size=32)
 
-    async def use(engine: OpenVinoEngine) -> list[float]:
+    async def use(engine: EmbeddedEngine) -> list[float]:
         (generation,) = engine._generations.values()
         lane = generation.lanes[0]
         before = lane.submit(time.thread_time).result()
         run = await engine.start(engine.ensembles["pair"], images(8, 32))[0]
         return [lane.submit(time.thread_time).result() - before, (run.end_ns - run.start_ns) / 1e9]
 
-    busy, took = with_engine(tmp_path, use, Cores(1, None))
+    busy, took = with_engine(tmp_path, use, OPENVINO, Cores(1, None))
     assert busy > 0.1 * took, "a thread that waits for another spends nothing"
 
 
 def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
-    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[MemberRun]]:
+    async def use(engine: EmbeddedEngine) -> tuple[list[MemberRun], list[MemberRun]]:
         return await infer(engine, images(size=9)), await infer(engine, images())
 
-    failed, answered = with_engine(tmp_path, use)
+    failed, answered = with_engine(tmp_path, use, OPENVINO)
     assert all(run.logits is None and run.error for run in failed)
     assert all(run.error is None for run in answered)
 
@@ -146,13 +124,13 @@ def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path)
 def test_a_call_that_is_stopped_before_it_begins_does_not_run(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
-    async def use(engine: OpenVinoEngine) -> MemberRun:
+    async def use(engine: EmbeddedEngine) -> MemberRun:
         (generation,) = engine._generations.values()
         call = generation.members[0].call()
         call.stop()
         return generation.members[0].run(images(), call)
 
-    assert with_engine(tmp_path, use).error == "stopped before it began"
+    assert with_engine(tmp_path, use, OPENVINO).error == "stopped before it began"
 
 
 def test_a_cancelled_member_is_left_out_until_it_is_free(
@@ -161,7 +139,7 @@ def test_a_cancelled_member_is_left_out_until_it_is_free(
     monkeypatch.setattr(lanes, "PATIENCE_S", 0.05)
     write_repository(tmp_path, faults={0: BUSY})
 
-    async def use(engine: OpenVinoEngine) -> None:
+    async def use(engine: EmbeddedEngine) -> None:
         ensemble = engine.ensembles["pair"]
         await until_stuck(engine)
         first, second = await infer(engine, np.zeros_like(images()))
@@ -170,7 +148,7 @@ def test_a_cancelled_member_is_left_out_until_it_is_free(
             await asyncio.sleep(0.05)
         assert all(run.error is None for run in await infer(engine, np.zeros_like(images())))
 
-    with_engine(tmp_path, use)
+    with_engine(tmp_path, use, OPENVINO)
 
 
 @pytest.mark.parametrize("content", [b"no network", None])
@@ -179,7 +157,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> Non
     file = tmp_path / "pair_member1/1/model.onnx"
     file.write_bytes(file.read_bytes()[:-100] if content is None else content)
     with pytest.raises(EngineError) as caught:
-        OpenVinoEngine(read_repository(tmp_path), TWO)
+        create_engine(OPENVINO, TWO, read_repository(tmp_path))
     assert str(caught.value).startswith(f"ensemble pair: member pair_member1 ({file}) cannot be loaded: ")
     assert "\n" not in str(caught.value)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pair-")]
@@ -188,7 +166,7 @@ def test_a_broken_file_is_one_line(tmp_path: Path, content: bytes | None) -> Non
 def test_a_new_version_is_taken_over_while_it_serves(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
-    async def use(engine: OpenVinoEngine) -> tuple[list[MemberRun], list[MemberRun]]:
+    async def use(engine: EmbeddedEngine) -> tuple[list[MemberRun], list[MemberRun]]:
         reloader = Reloader(tmp_path, engine)
         before = await infer(engine, images())
         add_version(tmp_path, "pair", 2)
@@ -201,7 +179,7 @@ def test_a_new_version_is_taken_over_while_it_serves(tmp_path: Path) -> None:
         assert engine.ensembles["pair"].version == "2"
         return before, after
 
-    for old, new in zip(*with_engine(tmp_path, use), strict=True):
+    for old, new in zip(*with_engine(tmp_path, use, OPENVINO), strict=True):
         assert old.logits is not None
         assert new.logits is not None
         assert not np.allclose(old.logits, new.logits)
@@ -211,7 +189,7 @@ def test_compiled_networks_are_kept_and_a_damaged_one_is_made_again(tmp_path: Pa
     folder, cache = write_repository(tmp_path / "models"), tmp_path / "cache"
 
     def answers() -> list[MemberRun]:
-        return with_engine(folder, lambda engine: infer(engine, images()), cache=cache)
+        return with_engine(folder, lambda engine: infer(engine, images()), Choice("openvino", cache=cache))
 
     first = answers()
     kept = sorted(cache.glob("*.blob"))
@@ -235,7 +213,7 @@ def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
     how = {"repository": tmp_path, "engine": "openvino", "pin_members": False, "member_threads": 2}
     engine = embedded_engine(load_settings(**how), cores)
     assert isinstance(engine, OpenVinoEngine)
-    assert (engine._cores, engine._threads) == (Cores(2, None), 2)
+    assert (engine._cores, engine._choice.threads) == (Cores(2, None), 2)
     limited = embedded_engine(load_settings(repository=tmp_path, max_batch_size=4), cores)
     write_repository(tmp_path)
     asyncio.run(limited.replace("pair", read_versions(tmp_path)["pair"]))
@@ -243,7 +221,7 @@ def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
     assert limited.ensembles["pair"].max_batch_size == 4
     asyncio.run(limited.close())
     default = embedded_engine(load_settings(repository=tmp_path), cores)
-    assert (default._cores, default._threads) == (cores, None)
+    assert (default._cores, default._choice.threads) == (cores, None)
     for setting, value in (("openvino_cache", tmp_path), ("openvino_precision", "bf16")):
         with pytest.raises(SettingsError, match=f"{setting}: only engine openvino uses it"):
             load_settings(repository=tmp_path, **{setting: value})

@@ -1,26 +1,21 @@
 """The engine openvino computes in what was chosen, whatever the processor could do besides."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-from coserve_server.cores import Cores
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.choice import Choice, embedded_engine, precisions
+from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.errors import SettingsError
-from coserve_server.repository import read_repository
 from coserve_server.settings import Precision, load_settings
+from tests.server.embedded import TWO, infer, with_engine
 from tests.server.onnx_repository import write_repository
 
-T = TypeVar("T")
-TWO = Cores(2, None)
 IMAGES = np.random.default_rng(9).random((8, 3, 8, 8), np.float32)
 
 
@@ -32,27 +27,7 @@ class Calibration(CalibrationDataReader):
         return next(self.batches, None)
 
 
-def with_engine(
-    folder: Path,
-    use: Callable[[OpenVinoEngine], Awaitable[T]],
-    precision: Precision,
-    cache: Path | None = None,
-) -> T:
-    async def run() -> T:
-        engine = OpenVinoEngine(read_repository(folder), TWO, precision=precision, cache=cache)
-        try:
-            return await asyncio.wait_for(use(engine), 60)
-        finally:
-            await engine.close()
-
-    return asyncio.run(run())
-
-
-async def infer(engine: OpenVinoEngine) -> list[MemberRun]:
-    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], IMAGES)))
-
-
-async def convolutions(engine: OpenVinoEngine) -> list[str]:
+async def convolutions(engine: EmbeddedEngine) -> list[str]:
     """What the first member's are computed in, as OpenVINO says of what it compiled."""
     (generation,) = engine._generations.values()
     graph = generation.members[0]._request.get_compiled_model().get_runtime_model()
@@ -65,7 +40,9 @@ def test_logits_are_those_of_the_precision_and_what_is_kept_is_not_mixed_up(tmp_
 
     def differences(precision: Precision) -> list[float]:
         """From ONNX Runtime's logits, the largest of each member."""
-        runs = with_engine(folder, infer, precision, cache)
+        runs = with_engine(
+            folder, lambda engine: infer(engine, IMAGES), Choice("openvino", precision=precision, cache=cache)
+        )
         sessions = (ort.InferenceSession(folder / f"pair_member{i}/1/model.onnx") for i in range(2))
         logits = (session.run(None, {"images": IMAGES})[0] for session in sessions)
         return [float(np.abs(run.logits - own).max()) for run, own in zip(runs, logits, strict=True)]
@@ -92,7 +69,10 @@ def test_what_is_quantised_stays_so(tmp_path: Path, precision: Precision, int8: 
     if int8:
         file = tmp_path / "pair_member0/1/model.onnx"
         quantize_static(file, file, Calibration(), quant_format=QuantFormat.QDQ, per_channel=True)
-    assert with_engine(tmp_path, convolutions, precision) == [computed, computed]
+    assert with_engine(tmp_path, convolutions, Choice("openvino", precision=precision)) == [
+        computed,
+        computed,
+    ]
 
 
 def test_a_precision_that_the_processor_lacks_is_one_clear_error(

@@ -17,6 +17,7 @@ from coserve_server import reload
 from coserve_server.classify import Classifier
 from coserve_server.cores import Cores
 from coserve_server.engines.base import MemberRun
+from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.observability.exposition import registry
@@ -31,7 +32,7 @@ IMAGE = np.ones((1, 3, 8, 8), np.float32)
 
 def with_reloader(folder: Path, use: Callable[[OnnxRuntimeEngine, Reloader], Awaitable[T]]) -> T:
     async def go() -> T:
-        engine = OnnxRuntimeEngine({}, Cores(2, None))
+        engine = OnnxRuntimeEngine(Choice(), Cores(2, None), {})
         reloader = Reloader(folder, engine)
         await reloader.refresh()
         try:

@@ -9,6 +9,7 @@ import pytest
 from tritonclient.grpc import model_config_pb2 as triton
 
 from coserve_server.cores import Cores
+from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import EngineError, RepositoryError
@@ -268,7 +269,7 @@ def test_a_member_that_does_not_fit_is_named_at_start(fault: str, tmp_path: Path
     damage(tmp_path)
     ensembles = read_repository(tmp_path)
     with pytest.raises(EngineError) as caught:
-        OnnxRuntimeEngine(ensembles, Cores(2, None))
+        OnnxRuntimeEngine(Choice(), Cores(2, None), ensembles)
     assert message in str(caught.value)
     member = "pair_member0" if fault == "classes" else "pair_member1"
     assert f"ensemble pair: member {member}" in str(caught.value)

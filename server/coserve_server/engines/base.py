@@ -75,6 +75,9 @@ class Engine(Protocol):
     def lanes(self, ensemble: Ensemble) -> int:
         """How many of the ensemble's members run at once."""
 
+    def allocate(self, shape: tuple[int, ...]) -> Batch:
+        """Memory for a batch that is put together of several requests' images, its values not set."""
+
     def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
         """Hand the batch to every member that can take it, at once.
 

@@ -12,7 +12,7 @@ import numpy as np
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.http.results import Distribution
 from coserve_server.cores import usable_cores
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.repository import read_repository
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
@@ -39,7 +39,7 @@ class RawEngine:
         # Members that Ctrl-C stops would be reported as failed.
         logging.getLogger("coserve_server").addHandler(logging.NullHandler())
         self._ensemble = ensembles[name]
-        self._engine = OnnxRuntimeEngine({name: self._ensemble}, usable_cores())
+        self._engine = create_engine(Choice(), usable_cores(), {name: self._ensemble})
         self.latency = Distribution()
         sizes = [size for size in BATCH_SIZES if size <= self._ensemble.max_batch_size]
         self.per_second: dict[int, list[float]] = {size: [] for size in sizes}

@@ -1,17 +1,17 @@
 """Which engine runs members in this process, and how; only the chosen one's library is imported."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coserve_server.cores import Cores
-from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import SettingsError
 from coserve_server.settings import Precision, Settings
 
 if TYPE_CHECKING:
+    from coserve_server.engines.embedded.engine import EmbeddedEngine
     from coserve_server.engines.openvino import OpenVinoEngine
 
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Choice:
     """The engine `onnxruntime` or `openvino`, and how it runs members; all as the settings have it."""
 
-    engine: str
+    engine: str = "onnxruntime"
     threads: int | None = None
     pinned: bool = True
     precision: Precision = "fp32"
@@ -27,6 +27,7 @@ class Choice:
     cache: Path | None = None
     gpus: tuple[int, ...] = ()
     cuda_graphs: tuple[int, ...] = ()
+    pinned_host_memory: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> "Choice":
@@ -40,10 +41,11 @@ class Choice:
             settings.openvino_cache,
             settings.gpus,
             settings.cuda_graphs,
+            settings.pinned_host_memory,
         )
 
 
-def embedded_engine(settings: Settings, cores: Cores) -> EmbeddedEngine:
+def embedded_engine(settings: Settings, cores: Cores) -> "EmbeddedEngine":
     """The engine that the settings name, with nothing loaded.
 
     Raises:
@@ -53,21 +55,18 @@ def embedded_engine(settings: Settings, cores: Cores) -> EmbeddedEngine:
     return create_engine(Choice.of(settings), cores, {})
 
 
-def create_engine(choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble]) -> EmbeddedEngine:
+def create_engine(choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble]) -> "EmbeddedEngine":
     """An engine with these ensembles loaded.
 
     Raises:
         SettingsError: as of `embedded_engine`.
         EngineError: a member cannot be loaded, or does not fit its ensemble.
     """
-    if not choice.pinned:
-        cores = replace(cores, ids=None)
-    limits = choice.threads, choice.max_batch_size
     if choice.engine == "openvino":
-        return _openvino()(ensembles, cores, *limits, choice.precision, choice.cache)
+        return _openvino()(choice, cores, ensembles)
     from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(ensembles, cores, *limits, choice.gpus, choice.cuda_graphs)
+    return OnnxRuntimeEngine(choice, cores, ensembles)
 
 
 def precisions(engine: str) -> list[Precision]:

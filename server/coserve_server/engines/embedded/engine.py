@@ -6,8 +6,11 @@ import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.generation import Generation
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import Load, LoadedMember
@@ -31,24 +34,21 @@ class EmbeddedEngine:
     def __init__(
         self,
         load: Load,
-        ensembles: Mapping[str, Ensemble],
+        choice: Choice,
         cores: Cores,
-        threads: int | None = None,
-        max_batch_size: int | None = None,
+        ensembles: Mapping[str, Ensemble],
     ) -> None:
         """Load and warm every member.
 
         Args:
             load: how a library loads one member.
-            threads: of each member; None shares the cores out evenly.
-            max_batch_size: of every ensemble that allows more.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble.
         """
         self.load_errors: Mapping[str, str] = {}
-        self._load_member, self._cores, self._threads = load, cores, threads
-        self._max_batch_size = max_batch_size
+        self._load_member, self._choice = load, choice
+        self._cores = cores if choice.pinned else replace(cores, ids=None)
         self._generations: dict[int, Generation] = {}
         """By the identity of their ensembles, also those that only requests in progress still hold."""
         self._versions: dict[str, tuple[Ensemble, ...]] = {}
@@ -102,6 +102,10 @@ class EmbeddedEngine:
         """Members that run at a time."""
         return min(len(ensemble.members), len(self._generations[id(ensemble.whole)].lanes))
 
+    def allocate(self, shape: tuple[int, ...]) -> Batch:
+        """What NumPy gives."""
+        return np.empty(shape, np.float32)
+
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
         # Nothing else between the submissions: the members are to start together.
@@ -143,9 +147,10 @@ class EmbeddedEngine:
         return [one for one in loaded if one.member in ensemble.members]
 
     def _limited(self, ensemble: Ensemble) -> Ensemble:
-        if self._max_batch_size is None or ensemble.max_batch_size <= self._max_batch_size:
+        limit = self._choice.max_batch_size
+        if limit is None or ensemble.max_batch_size <= limit:
             return ensemble
-        return replace(ensemble, max_batch_size=self._max_batch_size)
+        return replace(ensemble, max_batch_size=limit)
 
     def _serve(self, name: str, versions: tuple[Ensemble, ...]) -> None:
         served = {**self._versions, name: versions}
@@ -157,7 +162,7 @@ class EmbeddedEngine:
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         """What the members are to run on, in turn: shares of the cores."""
-        budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._threads)
+        budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._choice.threads)
         cores, size = self._cores.ids if self._pins(budget) else None, budget.threads
         return [
             Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size], size)

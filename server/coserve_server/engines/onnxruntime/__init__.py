@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch
+from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_lanes
@@ -13,33 +15,30 @@ from coserve_server.ensembles import Ensemble
 class OnnxRuntimeEngine(EmbeddedEngine):
     """An embedded engine whose members are ONNX Runtime sessions."""
 
-    def __init__(
-        self,
-        ensembles: Mapping[str, Ensemble],
-        cores: Cores,
-        threads: int | None = None,
-        max_batch_size: int | None = None,
-        gpus: tuple[int, ...] = (),
-        cuda_graphs: tuple[int, ...] = (),
-    ) -> None:
+    def __init__(self, choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble]) -> None:
         """Load and warm every member; see `EmbeddedEngine`.
 
-        Args:
-            gpus: numbers of those that the members are placed on in turn; none: they run on the cores.
-            cuda_graphs: sizes of the batches that members on GPUs run as CUDA graphs.
-
         Raises:
-            SettingsError: this ONNX Runtime runs nothing on GPUs.
+            SettingsError: this ONNX Runtime runs nothing on GPUs, or what pins memory is not installed.
         """
-        self._gpus = gpus
-        load = GpuLoader(gpus, cuda_graphs) if gpus else load_member
-        super().__init__(load, ensembles, cores, threads, max_batch_size)
+        self._gpus, self._pinned = choice.gpus, None
+        if choice.pinned_host_memory:
+            from coserve_server.engines.onnxruntime.pinned_memory import PinnedMemory
+
+            self._pinned = PinnedMemory()
+        load = GpuLoader(choice.gpus, choice.cuda_graphs, self._pinned) if choice.gpus else load_member
+        super().__init__(load, choice, cores, ensembles)
 
     def describe(self, ensemble: Ensemble) -> str:
         """Where the ensemble's members run."""
         if not self._gpus:
             return super().describe(ensemble)
         return f"at once, on streams of their own of GPU {', '.join(map(str, self._gpus))}"
+
+    def allocate(self, shape: tuple[int, ...]) -> Batch:
+        """Pinned memory, where it is wanted and free."""
+        pinned = None if self._pinned is None else self._pinned.batch(shape)
+        return super().allocate(shape) if pinned is None else pinned
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         return gpu_lanes(ensemble, self._gpus) if self._gpus else super()._new_lanes(ensemble)

@@ -5,6 +5,7 @@ Provider: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider
 
 import threading
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
@@ -17,7 +18,10 @@ from coserve_server.engines.embedded.members import first_line, misfit
 from coserve_server.engines.onnxruntime.cuda_graphs import GRAPH_ID, NO_GRAPH, RECORDINGS, Graph
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
 from coserve_server.ensembles import Ensemble, Member
-from coserve_server.errors import SettingsError
+from coserve_server.errors import EngineError, SettingsError
+
+if TYPE_CHECKING:
+    from coserve_server.engines.onnxruntime.pinned_memory import PinnedMemory
 
 CUDA, DEVICE = "CUDAExecutionProvider", "cuda"
 """ONNX Runtime's names of the provider and of its kind of device."""
@@ -130,24 +134,28 @@ class _Call:
 class GpuLoader:
     """Loads members onto the GPUs that their lanes name."""
 
-    def __init__(self, gpus: Sequence[int], graphs: Sequence[int] = ()) -> None:
+    def __init__(
+        self, gpus: Sequence[int], graphs: Sequence[int] = (), pinned: "PinnedMemory | None" = None
+    ) -> None:
         """Of these numbers.
 
         Args:
             graphs: sizes of the batches that are run as CUDA graphs.
+            pinned: what is to have room for the members' batches.
 
         Raises:
             SettingsError: this ONNX Runtime runs nothing on GPUs.
         """
         check_gpus()
         self._gpus = {gpu_device(gpu): (gpu, Upload(gpu)) for gpu in gpus}
-        self._graphs = graphs
+        self._graphs, self._pinned = graphs, pinned
 
     def __call__(self, ensemble: Ensemble, member: Member, lane: Lane) -> GpuMember:
         """Load a member, and record its graphs; see `embedded.members.Load`."""
         gpu, upload = self._gpus[lane.device]
         sizes = [size for size in self._graphs if size <= ensemble.max_batch_size]
         with RECORDINGS.using():
+            self._reserve(ensemble, member, gpu)
             session = create_session(ensemble, member, lane.threads, provider(gpu, bool(sizes)))
         try:
             graphs = {size: Graph(session, ensemble, member, size, (DEVICE, gpu)) for size in sizes}
@@ -156,3 +164,12 @@ class GpuLoader:
             reason = f"cannot be recorded as a CUDA graph: {first_line(error)}"
             raise misfit(ensemble, member, reason) from error
         return GpuMember(member, session, lane, upload, graphs)
+
+    def _reserve(self, ensemble: Ensemble, member: Member, gpu: int) -> None:
+        if self._pinned is None:
+            return
+        how = ensemble.preprocessing
+        try:
+            self._pinned.reserve((ensemble.max_batch_size, 3, how.height, how.width), gpu)
+        except EngineError as error:
+            raise misfit(ensemble, member, f"gets no pinned memory for its batches: {error}") from error

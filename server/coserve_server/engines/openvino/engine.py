@@ -4,7 +4,6 @@ Options: https://docs.openvino.ai/2026/openvino-workflow/running-inference/infer
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch
+from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
@@ -27,32 +27,21 @@ HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 class OpenVinoEngine(EmbeddedEngine):
     """An embedded engine whose members are OpenVINO models, each compiled for cores of its own."""
 
-    def __init__(
-        self,
-        ensembles: Mapping[str, Ensemble],
-        cores: Cores,
-        threads: int | None = None,
-        max_batch_size: int | None = None,
-        precision: Precision = "fp32",
-        cache: Path | None = None,
-    ) -> None:
+    def __init__(self, choice: Choice, cores: Cores, ensembles: Mapping[str, Ensemble]) -> None:
         """Load and warm every member; see `EmbeddedEngine`.
 
-        Args:
-            precision: what networks of fp32 are computed in; layers that are quantised stay so.
-            cache: folder in which OpenVINO keeps what it compiled, made where it does not exist.
-
         Raises:
-            SettingsError: the processor does not compute in that precision.
+            SettingsError: the processor does not compute in the precision chosen.
         """
-        if precision not in self.precisions():
-            raise SettingsError([f"openvino_precision: this processor does not compute in {precision}"])
-        self._core, self._precision = ov.Core(), precision
+        if choice.precision not in self.precisions():
+            fault = f"openvino_precision: this processor does not compute in {choice.precision}"
+            raise SettingsError([fault])
+        self._core, self._precision = ov.Core(), choice.precision
         # A network's file may be overwritten while it is served.
         self._core.set_property({"ENABLE_MMAP": False})
-        if cache is not None:
-            self._core.set_property({"CACHE_DIR": str(cache)})
-        super().__init__(self._load_one, ensembles, cores, threads, max_batch_size)
+        if choice.cache is not None:
+            self._core.set_property({"CACHE_DIR": str(choice.cache)})
+        super().__init__(self._load_one, choice, cores, ensembles)
 
     @staticmethod
     def precisions() -> list[Precision]:

@@ -4,21 +4,15 @@ CUDA's side: https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__DEVICE
 """
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.engines.base import Batch
+from coserve_server.engines.cuda_runtime import call, runtime
 from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.errors import EngineError, SettingsError
-
-try:
-    from cuda.bindings import runtime
-except ImportError as missing:
-    fault = f"triton_shared_memory_gpu needs the extra cuda: pip install 'coserve[cuda]' ({missing})"
-    raise SettingsError([fault]) from missing
 
 
 class CudaSharedMemory(SharedMemory):
@@ -35,9 +29,9 @@ class CudaSharedMemory(SharedMemory):
         super().__init__(size)
         self._gpu = gpu
         try:
-            _call(runtime.cudaSetDevice, gpu)
-            self._start = _call(runtime.cudaMalloc, size)
-            handle = _call(runtime.cudaIpcGetMemHandle, self._start)
+            call(runtime.cudaSetDevice, gpu)
+            self._start = call(runtime.cudaMalloc, size)
+            handle = call(runtime.cudaIpcGetMemHandle, self._start)
         except EngineError as error:
             raise SettingsError(
                 [f"triton_shared_memory_gpu: no {size >> 20} MiB of GPU {gpu}: {error}"]
@@ -53,21 +47,8 @@ class CudaSharedMemory(SharedMemory):
     def _write(self, batch: Batch, offset: int) -> None:
         images = np.ascontiguousarray(batch, np.float32)
         to_gpu = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        _call(runtime.cudaMemcpy, self._start + offset, images.ctypes.data, images.nbytes, to_gpu)
+        call(runtime.cudaMemcpy, self._start + offset, images.ctypes.data, images.nbytes, to_gpu)
 
     def close(self) -> None:
         """Give the memory back."""
-        _call(runtime.cudaFree, self._start)
-
-
-def _call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:
-    """Call CUDA, and give what it does.
-
-    Raises:
-        EngineError: it fails.
-    """
-    error, *result = function(*arguments)
-    if error != runtime.cudaError_t.cudaSuccess:
-        _, text = runtime.cudaGetErrorString(error)
-        raise EngineError(f"CUDA: {text.decode()}")
-    return result[0] if result else None
+        call(runtime.cudaFree, self._start)

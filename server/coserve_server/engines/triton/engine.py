@@ -6,6 +6,8 @@ import logging
 import time
 from collections.abc import Hashable, Mapping, Sequence
 
+import numpy as np
+
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.triton.channel import metadata, open_channel
 from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoint
@@ -103,6 +105,10 @@ class TritonEngine:
     def lanes(self, ensemble: Ensemble) -> int:
         """All members, each a model with instances of its own."""
         return len(ensemble.members)
+
+    def allocate(self, shape: tuple[int, ...]) -> Batch:
+        """What NumPy gives."""
+        return np.empty(shape, np.float32)
 
     def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
         """Send the batch to every member."""

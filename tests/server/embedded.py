@@ -1,0 +1,35 @@
+"""Runs an engine of this process over a folder, and closes it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from coserve_server.cores import Cores
+from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded.choice import Choice, create_engine
+from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.repository import read_repository
+
+T = TypeVar("T")
+TWO = Cores(2, None)
+
+
+def with_engine(
+    folder: Path,
+    use: Callable[[EmbeddedEngine], Awaitable[T]],
+    choice: Choice = Choice(),  # noqa: B008  # it does not change
+    cores: Cores = TWO,
+) -> T:
+    async def run() -> T:
+        engine = create_engine(choice, cores, read_repository(folder))
+        try:
+            return await asyncio.wait_for(use(engine), 60)
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+async def infer(engine: EmbeddedEngine, batch: Batch) -> list[MemberRun]:
+    return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))

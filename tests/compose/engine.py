@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.compose.test_files import ROOT, defaults
 
-GATEWAY = "coserve-gateway:compose-test"
+GATEWAY, OPENVINO = "coserve-gateway:compose-test", "coserve-gateway-openvino:compose-test"
 STAND_INS = "COSERVE_STAND_INS"
 """The variable that names the folder `stand_ins.py` filled, where images cannot be pulled."""
 
@@ -70,6 +70,16 @@ class Compose:
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    @contextmanager
+    def given(self, **variables: str) -> Iterator[None]:
+        """With these variables too."""
+        before = self.environment
+        self.environment = before | variables
+        try:
+            yield
+        finally:
+            self.environment = before
 
     def container(self, service: str) -> str:
         """The id of a service's only container."""

@@ -49,7 +49,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> None:
 
 def download_wheels(folder: Path) -> None:
     """What docs/deploy.md says of images built without an index."""
-    run(*PIP, "download", "--dest", folder, *FOR_IMAGE, ".[server,otel]", "hatchling>=1.27")
+    run(*PIP, "download", "--dest", folder, *FOR_IMAGE, ".[server,otel,openvino]", "hatchling>=1.27")
 
 
 def make_tritonserver(images: Path, wheels: Path) -> None:

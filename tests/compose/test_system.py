@@ -17,7 +17,16 @@ import pytest
 import yaml
 
 from coserve_client import Client, UnavailableError
-from tests.compose.engine import GATEWAY, STAND_INS, Compose, docker, inspect, installed, prepare_images
+from tests.compose.engine import (
+    GATEWAY,
+    OPENVINO,
+    STAND_INS,
+    Compose,
+    docker,
+    inspect,
+    installed,
+    prepare_images,
+)
 from tests.compose.test_files import expressions
 
 pytestmark = pytest.mark.compose
@@ -80,7 +89,7 @@ def system(
         for kind in ("container", "network", "volume"):
             label = f"label=com.docker.compose.project={compose.project}"
             assert not docker(kind, "ls", "--quiet", "--filter", label, *(["--all"] * (kind == "container")))
-        docker("image", "rm", "--force", GATEWAY)
+        docker("image", "rm", "--force", GATEWAY, OPENVINO)
 
 
 def test_the_gateway_starts_once_triton_is_healthy(system: Compose) -> None:
@@ -129,6 +138,17 @@ def test_photographs_are_classified_alike_by_both_engines(system: Compose) -> No
         reply = client.classify(photographs()[0])
     assert [member.device for member in reply.members] == ["triton triton:8001"] * 2
     assert reply.overlap > 1
+
+
+def test_the_embedded_gateway_may_run_openvino(system: Compose) -> None:
+    system("rm", "--force", "--stop", "embedded")
+    named = {"IMAGE": OPENVINO, "EXTRAS": "openvino", "EMBEDDED_ENGINE": "openvino", "MEMBER_THREADS": "1"}
+    with system.given(**{f"COSERVE_{name}": value for name, value in named.items()}):
+        system("up", "--detach", "--build", "embedded")
+    until(lambda: status(f"{EMBEDDED_URL}/readyz") == 200, "the embedded gateway is ready")
+    assert "openvino" in docker("exec", system.container("embedded"), "env")
+    for one, other in zip(classify(GATEWAY_URL), classify(EMBEDDED_URL), strict=True):
+        assert one == pytest.approx(other, abs=1e-3)
 
 
 def test_the_gateway_degrades_without_triton_and_recovers(system: Compose) -> None:

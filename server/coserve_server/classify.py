@@ -17,7 +17,6 @@ from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import (
     InvalidParametersError,
-    RequestError,
     TooManyImagesError,
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
@@ -85,11 +84,12 @@ class Classifier:
             yield
 
     async def classify(
-        self, ensemble: Ensemble, images: Sequence[EncodedImage], deadline_ms: float | None = None
+        self, ensemble: Ensemble, images: Sequence[EncodedImage], began: int, deadline_ms: float | None = None
     ) -> Classification:
         """Classify images, all with the same members.
 
         Args:
+            began: when the request was there, on the clock of `time.perf_counter_ns`; time counts from then.
             deadline_ms: milliseconds to do it in, where they are fewer than the settings'.
 
         Raises:
@@ -97,7 +97,6 @@ class Classifier:
             BadImageError: one cannot be decoded; the text says which. No image is classified then.
             DeadlineError, NoQuorumError: too few members answered.
         """
-        began = time.perf_counter_ns()
         with self._failures_counted(ensemble, began):
             expires = self._expires(began, deadline_ms)
             self._check_count(len(images))
@@ -153,7 +152,7 @@ class Classifier:
     def _failures_counted(self, ensemble: Ensemble, began: int) -> Iterator[None]:
         try:
             yield
-        except (RequestError, asyncio.CancelledError):
+        except BaseException:
             self.statistics.of(ensemble).fail.add(time.perf_counter_ns() - began)
             raise
 

@@ -54,7 +54,9 @@ def combine(
             averaged.
     """
     logits = member_logits.astype(np.float64)
-    shares = weights / weights.sum()
+    # Of the largest first: a sum may be more than there are numbers for.
+    shares = weights / weights.max()
+    shares /= shares.sum()
     if mean == "probabilities":
         calibration = UNCALIBRATED
     members, logarithms = _softmax(logits / calibration.temperature(1))

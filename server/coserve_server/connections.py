@@ -12,6 +12,7 @@ from collections import Counter
 from http import HTTPStatus
 from uuid import uuid4
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from coserve_server.api.problems import MEDIA_TYPE, Problem
@@ -56,6 +57,11 @@ class Connection(HttpToolsProtocol):
     """By the kind of problem."""
     _late: asyncio.TimerHandle | None = None
     _bytes_without_body = 0
+    _resuming = False
+    """Whether a parser reads anew the head of a request that goes on without its upgrade."""
+    _unparsed: bytes | None = None
+    """What came behind that head."""
+    _received = b""
     _answering: RequestResponseCycle | None = None
     """The request that is being answered; `cycle` is the one read last, and `pipeline` has those between."""
 
@@ -78,9 +84,18 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._bytes_without_body += len(data)
-        super().data_received(data)
-        if self._bytes_without_body > MAX_HEAD_BYTES and not self.transport.is_closing():
+        self._unparsed = data
+        while self._unparsed is not None:
+            self._received, self._unparsed = self._unparsed, None
+            super().data_received(self._received)
+        self._received = b""
+        if self.transport.is_closing():
+            return
+        if self._bytes_without_body > MAX_HEAD_BYTES:
             self._refuse(*TOO_LARGE)
+        elif self._is_idle():
+            # An empty line may stand before a request. To uvicorn it ends the wait for one.
+            self._await_head()
 
     def on_body(self, body: bytes) -> None:
         """Pass a piece of the body on."""
@@ -97,6 +112,8 @@ class Connection(HttpToolsProtocol):
         """Let the application answer, unless the head is too large or names no host (RFC 9112, 3.2)."""
         self._bytes_without_body = 0
         self._forget_head()
+        if self._resuming:
+            return
         size, hosts = len(self.url), 0
         for name, value in self.headers:
             # As it is written: with ": " and CRLF.
@@ -120,7 +137,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Expect the next head."""
-        super().on_message_complete()
+        # To the parser a request that asks for an upgrade ends with its head.
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
         self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
@@ -131,11 +150,34 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(400, "bad-request", f"no valid HTTP/1.1: {error or msg}")
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """Go on without the upgrade (RFC 9110, 7.8), which uvicorn reports here: a body may follow."""
+        error = sys.exc_info()[1]
+        assert isinstance(error, HttpParserUpgrade)
+        version = self.parser.get_http_version().encode()
+        # No CONNECT either, behind which all is another protocol; the request itself keeps its method.
+        head = [b"POST / HTTP/" + version]
+        head += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+        self.parser, self._resuming = HttpRequestParser(self), True
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join([*head, b"", b""]))
+        self._resuming, self._unparsed = False, self._received[error.args[0] :]
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock, and tell the request that is being answered: uvicorn tells only the last one."""
         self._leave()
         super().connection_lost(exc)
         self._forget_head()
+
+    def close_after_answer(self) -> None:
+        """Close the connection behind the answer to the last request that came."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is in progress, and no timer ends the connection."""
+        asked = self.cycle is not None and (self.cycle.more_body or not self.cycle.response_complete)
+        return not asked and self._late is None and self.timeout_keep_alive_task is None
 
     def _await_head(self) -> None:
         self._late = self.loop.call_later(self.head_timeout_s, self._head_is_late)

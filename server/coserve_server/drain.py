@@ -1,5 +1,7 @@
 """How the server stops: ready no more, then deaf, then finished, then gone."""
 
+import asyncio
+import functools
 import os
 import signal
 import socket
@@ -8,6 +10,8 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+
+from coserve_server.connections import Connection
 
 CLOSE = (b"connection", b"close")
 
@@ -23,6 +27,7 @@ class DrainingServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         delay_s: float,
+        handshake_s: float,
         started: Callable[[], None],
         draining: Callable[[], None],
     ) -> None:
@@ -30,15 +35,24 @@ class DrainingServer(uvicorn.Server):
 
         Args:
             delay_s: from SIGTERM until the socket is closed; after SIGINT it is closed at once.
+            handshake_s: for a new connection's TLS handshake.
             started: called once connections are accepted and signals heeded.
             draining: called at the first signal.
         """
         super().__init__(config)
+        self._handshake_s = handshake_s
         self._delay_s, self._started, self._draining = delay_s, started, draining
         self._closes: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept connections."""
+        loop = asyncio.get_running_loop()
+        if self.config.ssl_context_factory is not None:
+            # uvicorn leaves a handshake the loop's own 60 s.
+            create_server = loop.create_server
+            loop.create_server = functools.partial(  # type: ignore[method-assign]
+                create_server, ssl_handshake_timeout=self._handshake_s
+            )
         await super().startup(sockets)
         self._started()
 
@@ -66,3 +80,7 @@ class DrainingServer(uvicorn.Server):
         headers = self.server_state.default_headers
         if CLOSE not in headers:
             self.server_state.default_headers = [*headers, CLOSE]
+            for connection in self.server_state.connections:
+                # What is in progress has the headers from before.
+                if isinstance(connection, Connection):
+                    connection.close_after_answer()

@@ -87,6 +87,10 @@ class ForbiddenError(RequestError):
     """The request's API key does not allow this call."""
 
 
+class DisconnectedError(RequestError):
+    """The client closed the connection; nobody receives an answer."""
+
+
 class BadImageError(RequestError):
     """An image cannot be decoded, or is larger than allowed."""
 

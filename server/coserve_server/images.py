@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from coserve_server.errors import BadImageError
@@ -15,6 +15,9 @@ from coserve_server.errors import BadImageError
 # What photographs come as. Pillow knows many more: decoders that start programs, read byte by byte in Python
 # (PPM) or have a history of faults. No bytes reach them.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+
+# Of all text in a PNG together, as Pillow has it of each; unpacking its 64 MiB would take a second.
+PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
 
 MAX_RLE_PIXELS = 2**20
 """Of a run-length encoded BMP: Pillow decodes these in Python, for seconds per megapixel."""

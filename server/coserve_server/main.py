@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import gc
 import math
+import os
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -76,6 +78,7 @@ async def _serve(
         log_level=settings.log_level,
         log_config=None,
         access_log=False,
+        ws="none",
         ssl_context_factory=(lambda *_: tls) if tls else None,
         timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
     )
@@ -83,6 +86,7 @@ async def _serve(
     server = DrainingServer(
         config,
         settings.drain_delay_ms / 1000,
+        settings.head_timeout_ms / 1000,
         started=lambda: announce(summary(classifier, address)),
         draining=classifier.catalogue.drain,
     )
@@ -97,6 +101,10 @@ async def _serve(
     finally:
         if watching is not None:
             watching.cancel()
+        # Python waits for every thread, and one that a library holds cannot be ended.
+        last = threading.Timer(SHUTDOWN_MARGIN_S, os._exit, (0,))
+        last.daemon = True
+        last.start()
 
 
 def _tracer(settings: Settings) -> "Tracer | None":

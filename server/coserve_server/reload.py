@@ -100,7 +100,7 @@ class Reloader:
             if name in contents.errors:
                 raise RepositoryError(contents.errors[name])
             await self._replace(name, contents.versions.get(name, ()))
-        except (RepositoryError, EngineError) as error:
+        except (RepositoryError, EngineError, OSError) as error:
             goes_on = "; what was served of it still is" if name in self._engine.ensembles else ""
             logger.error("%s cannot be loaded%s: %s", name, goes_on, error)
             self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
@@ -119,8 +119,7 @@ class Reloader:
 
     def _check_memory(self, name: str, versions: Sequence[Ensemble]) -> None:
         """Rather refuse what does not fit than have the kernel kill the server."""
-        served = self._engine.versions(name)
-        needed = sum(loading_bytes(version) for version in versions if version not in served)
+        needed = sum(map(loading_bytes, self._engine.unserved(name, versions)))
         if needed and needed > (available := available_bytes()):
             raise OutOfMemoryError(
                 f"loading it takes about {needed >> 20} MiB, and {int(available) >> 20} MiB are available"

@@ -61,7 +61,9 @@ def read_contents(folder: Path) -> Contents:
     configs: dict[str, Any] = {}
     errors: dict[str, str] = {}
     versions: dict[str, tuple[Ensemble, ...]] = {}
-    for name in sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}")):
+    for name in sorted(map(os.path.basename, _folders(folder))):
+        if not (folder / name / CONFIG).exists():
+            continue
         with _collected(errors, name):
             configs[name] = _read_config(folder / name / CONFIG, name)
     for name, config in configs.items():

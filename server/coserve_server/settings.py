@@ -54,13 +54,21 @@ def _check_origin(origin: str) -> str:
     return origin
 
 
+def _distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("each number may be named once")
+    return numbers
+
+
 class Settings(BaseSettings):
     """The server's settings; arguments win over environment variables, and these over the file.
 
     The text below each is its description for users.
     """
 
-    model_config = SettingsConfigDict(env_prefix="COSERVE_", frozen=True, use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="COSERVE_", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     repository: Path | None = None
     """Folder of the model repository that the engines `onnxruntime` and `openvino` serve."""
@@ -72,10 +80,14 @@ class Settings(BaseSettings):
     """Images of one batch in this process, where the repository allows more."""
     pin_members: bool = True
     """Whether members in this process keep to cores of their own, where the process may use all it sees."""
-    gpus: Annotated[tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_split)] = ()
+    gpus: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_split), AfterValidator(_distinct)
+    ] = ()
     """Numbers, separated by commas, of the GPUs that the engine `onnxruntime` places members on, in turn; by
     default they run on the cores."""
-    cuda_graphs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split)] = ()
+    cuda_graphs: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split), AfterValidator(_distinct)
+    ] = ()
     """Sizes, separated by commas, of the batches that members on `gpus` run as CUDA graphs, launched whole
     and not kernel by kernel."""
     pinned_host_memory: bool = False

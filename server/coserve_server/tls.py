@@ -81,6 +81,9 @@ def _context(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_client_authorities is not None:
         _trust(context, settings.tls_client_authorities, "tls_client_authorities")
         context.verify_mode = ssl.CERT_REQUIRED
+        # A resumed session is not checked anew, against authorities that may have changed.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     return context
 
 

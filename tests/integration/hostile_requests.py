@@ -23,6 +23,7 @@ JSON: dict[str, bytes] = {
     "deep objects": b'{"a":' * 300_000,
     "a field twice": b'{"images": [], "images": [1]}',
     "many wrong values": b'{"images": [' + b"1," * 900_000 + b"1]}",
+    "many faults": b'{"inputs": [' + b"{}," * 600_000 + b"{}]}",
     "many unknown keys": b'{"images": [], ' + b", ".join(b'"%d":0' % i for i in range(100_000)) + b"}",
     "a long unknown key": b'{"images": [], "' + b"k" * 1_900_000 + b'": 0}',
     "half a surrogate pair": rb'{"images": ["\ud800"]}',

@@ -1,6 +1,9 @@
 """How a real server stops while clients ask it."""
 
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -36,6 +39,42 @@ def test_no_request_is_lost_where_clients_heed_readiness(serve: Serve, repositor
         assert late.headers["Connection"] == "close", "clients are to connect elsewhere"
         assert server.process.wait(60) == 0
     assert load.failures == []
+
+
+def test_a_request_in_progress_ends_its_connection(serve: Serve, repository: Path) -> None:
+    server = serve(repository, drain_delay_ms=3_600_000)
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port), timeout=60) as connection:
+        connection.sendall(
+            b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(RED)
+        )
+        assert b"100" in connection.recv(100)
+        server.process.send_signal(signal.SIGTERM)
+        until_ready(server, ready=False)
+        connection.sendall(RED)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close\r\n" in answer.lower()
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(60)
+
+
+def test_a_thread_that_never_ends_keeps_no_process(repository: Path) -> None:
+    """As one of a GPU that hangs."""
+    code = (
+        "import sys, threading, time\n"
+        "threading.Thread(target=time.sleep, args=(3600,)).start()\n"
+        "from coserve_server.main import run\n"
+        "from coserve_server.settings import load_settings\n"
+        "run(load_settings(repository=sys.argv[1], port=0), lambda text: print(text, flush=True))\n"
+    )
+    command = [sys.executable, "-c", code, repository]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("Coserve at ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_ctrl_c_waits_for_nobody_new(serve: Serve, repository: Path) -> None:

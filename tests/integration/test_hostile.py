@@ -207,6 +207,36 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         assert statuses(everything(connection)) == [200, 200, 404] * 20 + [200]
 
 
+@pytest.mark.parametrize("pause", [0, 0.2])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_upgrades_are_ignored_and_bodies_read(server: Server, pause: float, protocol: bytes) -> None:
+    """Or a body would be lost, or be taken for the next request (RFC 9110, 7.8)."""
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAMAAABk\r\n" % protocol
+    hidden = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+    ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+    with connect(server) as connection:
+        for body, framing in (
+            (RED, b"Content-Length: %d\r\n\r\n" % len(RED)),
+            (b"%x\r\n%b\r\n0\r\n\r\n" % (len(RED), RED), b"Transfer-Encoding: chunked\r\n\r\n"),
+            (hidden, b"Content-Length: %d\r\n\r\n" % len(hidden)),
+        ):
+            connection.sendall(POST + upgrade + framing)
+            time.sleep(pause)
+            connection.sendall(body + ask + upgrade + b"\r\n")
+        connection.sendall(ask + b"Connection: close\r\n\r\n")
+        assert statuses(everything(connection)) == [200, 200, 200, 200, 400, 200, 200]
+
+
+def test_empty_lines_keep_no_connection_open(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while b"alive" not in answer:
+            answer += connection.recv(65536)
+        connection.sendall(b"\r\n")
+        assert statuses(everything(connection)) == [408]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("reset", [False, True])
 def test_disconnects_are_survived(server: Server, stage: str, reset: bool) -> None:

@@ -215,6 +215,14 @@ def test_a_renewed_certificate_is_shown_without_a_restart(serve: Serve, folder: 
         assert http.get("/healthz").status_code == 200, "on the connection opened before"
 
 
+def test_handshakes_end(serve: Serve, folder: Path) -> None:
+    pair = ("--tls-certificate", str(folder / "localhost.pem"), "--tls-key", str(folder / "localhost.pem"))
+    server = serve(folder / "models", *pair, head_timeout_ms=500)
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port), timeout=30) as silent:
+        assert silent.recv(100) == b""
+
+
 def test_what_is_unsafe_or_unusable_stops_the_start(folder: Path) -> None:
     models = ("--repository", folder / "models", "--port", "0")
     assert "set api_keys_file (see coserve keys create)" in refused(*models, "--host", "0.0.0.0")

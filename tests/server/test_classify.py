@@ -1,5 +1,6 @@
 import asyncio
 import io
+import time
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def classifier(engine: FakeEngine, **changes: Any) -> Classifier:
 def classify(core: Classifier, *images: EncodedImage) -> Classification:
     async def go() -> Classification:
         try:
-            return await core.classify(core.catalogue.ensemble(None), images)
+            return await core.classify(core.catalogue.ensemble(None), images, time.perf_counter_ns())
         finally:
             await core.close()
 
@@ -162,7 +163,9 @@ def test_a_request_may_shorten_the_deadline(asked_ms: float | None, late: bool) 
 
     async def go() -> None:
         try:
-            await core.classify(core.catalogue.ensemble(None), [EncodedImage(png())] * 2, asked_ms)
+            await core.classify(
+                core.catalogue.ensemble(None), [EncodedImage(png())] * 2, time.perf_counter_ns(), asked_ms
+            )
         finally:
             await core.close()
 

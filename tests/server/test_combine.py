@@ -23,6 +23,8 @@ def test_only_the_proportions_of_weights_matter() -> None:
     members = logits([0, 4], [8, 0])
     np.testing.assert_allclose(combine(members, np.array([3.0, 1])).logits, [[2, 3]])
     np.testing.assert_allclose(combine(members, np.array([30.0, 10])).logits, [[2, 3]])
+    for large in (1e308, 1e-308):
+        np.testing.assert_allclose(combine(members, np.array([large, large / 3])).logits, [[2, 3]])
 
 
 def test_uncertainty_of_members_that_know_nothing() -> None:

@@ -219,6 +219,8 @@ def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
         ({"cuda_graphs": "1,8"}, "cuda_graphs: only members on gpus"),
         ({"gpus": "0", "cuda_graphs": "0"}, "cuda_graphs: Input should be greater than or equal to 1"),
         ({"pinned_host_memory": True}, "pinned_host_memory: only members on gpus"),
+        ({"gpus": "0", "cuda_graphs": "1,8,1"}, "cuda_graphs: .*each number may be named once"),
+        ({"gpus": "0,0"}, "gpus: .*each number may be named once"),
         ({"gpus": "0,x"}, "gpus: Input should be a valid integer"),
         ({"gpus": "-1"}, "gpus: Input should be greater than or equal to 0"),
     ],

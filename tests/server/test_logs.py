@@ -112,7 +112,10 @@ def test_a_bug_is_reported_with_the_request_id(log: Log) -> None:
     )
     assert response.status_code == 500
     assert response.headers["X-Request-Id"] == "bug"
-    assert log.access()["status"] == 500
+    access = log.access()
+    assert (access["status"], access["problem"]) == (500, "internal")
+    assert response.json()["instance"] == access["instance"]
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
     assert {line.get("request_id") for line in log.documents()} == {"bug"}
 
 
@@ -130,8 +133,13 @@ def test_clients_cannot_forge_lines(log: Log) -> None:
     files = {"files": ("a\nERROR:     \x1b[31mforged", b"x")}
     assert server().ask("POST", "/v1/classify", files=files).status_code == 400
     assert server().ask("GET", "/a%0AERROR:%20forged").status_code == 404
-    assert len(log.lines()) == 4
-    assert not any(line.startswith("ERROR") or "\x1b" in line for line in log.lines())
+    try:
+        raise RuntimeError("quoted:\nERROR:     \x1b[31mforged")
+    except RuntimeError:
+        logging.getLogger("coserve_server").exception("a request failed")
+    assert len(log.lines()) > 4
+    assert [line for line in log.lines() if line.startswith("ERROR")] == ["ERROR:     a request failed"]
+    assert not any("\x1b" in line for line in log.lines())
 
 
 def test_the_access_log_can_be_switched_off(log: Log) -> None:

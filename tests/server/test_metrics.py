@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from coserve_server.observability.metrics import Histogram
 from tests.server.fake_engine import FakeEngine, ensemble, run
+from tests.server.test_api import BuggyEngine
 from tests.server.test_classify import png
 from tests.server.v2 import Server
 
@@ -145,6 +146,14 @@ def test_a_value_on_a_bound_is_in_its_bucket() -> None:
         histogram.observe(value)
     assert histogram.counts == [2, 2, 1]
     assert histogram.sum == 7.5
+
+
+def test_bugs_are_counted() -> None:
+    server = Server(BuggyEngine(ensemble()))
+    assert server.ask("POST", "/v1/classify", **CLASSIFY).status_code == 500
+    said = Scrape(server)
+    assert said("requests_refused_total", route="/v1/classify", reason="internal") == 1
+    assert server.core.statistics.of(ensemble()).fail.count == 1
 
 
 def test_a_client_that_leaves_is_no_answer() -> None:

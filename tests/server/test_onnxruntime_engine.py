@@ -204,6 +204,23 @@ def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: 
 
 
 @pytest.mark.usefixtures("impatient")
+def test_what_waits_behind_a_member_that_cannot_be_stopped_is_left_out(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={0: BUSY})
+
+    async def use(engine: EmbeddedEngine) -> None:
+        ensemble = engine.ensembles["pair"]
+        busy, _ = engine.start(ensemble, images())
+        before, _ = engine.start(ensemble, np.zeros_like(images()))
+        await asyncio.sleep(0.5)
+        busy.cancel()
+        after, _ = engine.start(ensemble, np.zeros_like(images()))
+        for run in (before, after):
+            assert (await asyncio.wait_for(run, 2)).error == "still busy with an earlier batch"
+
+    with_engine(tmp_path, use)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: BUSY})
 

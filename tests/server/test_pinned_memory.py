@@ -102,7 +102,7 @@ def test_requests_are_put_together_there(tmp_path: Path, host: Host, monkeypatch
         assert uploaded == [False], "one request's images are not copied first"
 
     with_engine(tmp_path, use, Choice(gpus=(number,), pinned_host_memory=True), ONE)
-    assert host.devices == [number], "nothing is taken of another GPU"
+    assert set(host.devices) == {number}, "nothing is taken of another GPU"
 
 
 def test_a_block_is_lent_until_nothing_refers_to_it(host: Host) -> None:
@@ -136,6 +136,24 @@ def test_larger_batches_get_larger_blocks(host: Host) -> None:
     assert all(one is not None and host.holds(one) for one in lent)
     assert memory.batch(SHAPE) is None
     assert memory.batch((1, 3, 8, 8)) is not None, "smaller ones stay"
+
+
+def test_what_a_failure_leaves_is_used(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory, alloc = PinnedMemory(), runtime.cudaHostAlloc
+
+    def scarce(size: int, flags: int) -> Any:
+        if len(host.blocks) % 3 == 2:
+            host.blocks.append(range(0))
+            return runtime.cudaError_t.cudaErrorMemoryAllocation, None
+        return alloc(size, flags)
+
+    monkeypatch.setattr(runtime, "cudaHostAlloc", scarce)
+    with pytest.raises(EngineError, match="CUDA: out of memory"):
+        memory.reserve(SHAPE, 0)
+    lent = [memory.batch(SHAPE) for _ in range(3)]
+    assert [one is None for one in lent] == [False, False, True]
+    memory.reserve(SHAPE, 0)
+    assert sum(len(block) > 0 for block in host.blocks) == BLOCKS
 
 
 @pytest.mark.skipif(HAS_GPU or HAS_CUDA, reason="there is a GPU")

@@ -18,7 +18,9 @@ from coserve_server.classify import Classifier
 from coserve_server.cores import Cores
 from coserve_server.engines.base import MemberRun
 from coserve_server.engines.embedded.choice import Choice
+from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.ensembles import Ensemble
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.observability.exposition import registry
 from coserve_server.reload import Reloader
@@ -215,6 +217,44 @@ def test_what_does_not_fit_into_memory_is_not_even_loaded(
         await reloader.load("pair")
         assert engine.ensembles["pair"].version == "2"
         assert reloader.outcomes == {("pair", "out-of-memory"): 3, ("pair", "served"): 2}
+
+    with_reloader(tmp_path, use)
+
+
+def test_what_is_served_with_smaller_batches_needs_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_repository(tmp_path)
+
+    async def use() -> None:
+        engine = OnnxRuntimeEngine(Choice(max_batch_size=1), Cores(2, None), {})
+        reloader = Reloader(tmp_path, engine)
+        await reloader.refresh()
+        monkeypatch.setattr(reload, "available_bytes", lambda: 0)
+        await reloader.refresh()
+        assert reloader.outcomes == {("pair", "served"): 1}
+        await engine.close()
+
+    asyncio.run(use())
+
+
+def test_what_the_system_refuses_is_that_ensemble_s_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("pair", "single"):
+        write_repository(tmp_path, name)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        def new_lanes(ensemble: Ensemble) -> list[Lane]:
+            # A core that the process has lost since.
+            return [Lane(ensemble.name, (4095,) if ensemble.name == "pair" else None)]
+
+        monkeypatch.setattr(engine, "_new_lanes", new_lanes)
+        for name in ("pair", "single"):
+            add_version(tmp_path, name, 2)
+        await reloader.refresh()
+        assert {name: one.version for name, one in engine.ensembles.items()} == {"pair": "1", "single": "2"}
+        assert "Invalid argument" in engine.load_errors["pair"]
 
     with_reloader(tmp_path, use)
 

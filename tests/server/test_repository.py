@@ -80,6 +80,7 @@ def test_several_ensembles_and_stray_folders(tmp_path: Path) -> None:
     write_repository(tmp_path, "pair")
     write_repository(tmp_path, "single", members=1)
     (tmp_path / ".git").mkdir()
+    shutil.copytree(tmp_path / "pair", tmp_path / ".pair.building")
     (tmp_path / "notes").mkdir()
     assert list(read_repository(tmp_path)) == ["pair", "single"]
 

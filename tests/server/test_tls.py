@@ -53,7 +53,14 @@ def handshake(server: ssl.SSLContext, authority: Path, shown: Path | None = None
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
     asking = client.wrap_bio(down, up, server_hostname="localhost")
     answering = server.wrap_bio(up, down, server_side=True)
-    waiting = [asking, answering]
+    shake_hands(asking, answering)
+    got = asking.getpeercert(binary_form=True)
+    assert got is not None
+    return got
+
+
+def shake_hands(*ends: ssl.SSLObject) -> None:
+    waiting = list(ends)
     while waiting:
         for end in list(waiting):
             try:
@@ -61,9 +68,6 @@ def handshake(server: ssl.SSLContext, authority: Path, shown: Path | None = None
             except ssl.SSLWantReadError:
                 continue
             waiting.remove(end)
-    got = asking.getpeercert(binary_form=True)
-    assert got is not None
-    return got
 
 
 def test_renewed_files_are_given_to_new_connections(
@@ -99,6 +103,28 @@ def test_renewed_files_are_given_to_new_connections(
     trustme.CA().cert_pem.write_to_path(trust)
     with pytest.raises(ssl.SSLError, match="certificate verify failed"):
         get()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_clients_are_checked_in_every_connection(pem: dict[str, Path], version: ssl.TLSVersion) -> None:
+    """A session that is resumed would be let in on what an earlier one was checked against."""
+    server = context(
+        tls_certificate=pem["mine"], tls_key=pem["mine_key"], tls_client_authorities=pem["authority"]
+    )
+    assert server is not None
+    client = ssl.create_default_context(cafile=pem["authority"])
+    client.load_cert_chain(pem["yours"], pem["yours_key"])
+    client.maximum_version = version
+    session = None
+    for _ in range(2):
+        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        asking = client.wrap_bio(down, up, server_hostname="localhost", session=session)
+        answering = server.wrap_bio(up, down, server_side=True)
+        shake_hands(asking, answering)
+        answering.write(b"x")
+        assert asking.read() == b"x"
+        assert not asking.session_reused
+        session = asking.session
 
 
 def test_files_are_not_looked_at_in_every_handshake(pem: dict[str, Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How the engine `triton` reaches servers: names, shared memory, encryption."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 import grpc
@@ -44,6 +45,25 @@ def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None
             await four.stop()
 
     asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell")
+def test_a_request_that_is_left_goes_to_no_other_server(repository: Path) -> None:
+    """Also where its server is lost in the same moment."""
+
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        for fake in fakes:
+            fake.hanging.update({"pair_member0", "pair_member1"})
+        runs = engine.start(engine.ensembles["pair"], IMAGES)
+        await until(lambda: sum(len(fake.requests) for fake in fakes) == 2)
+        for endpoint in engine._endpoints:
+            endpoint.drop_calls()
+        for run in runs:
+            run.cancel()
+        await asyncio.sleep(0.2)
+        assert sum(len(fake.requests) for fake in fakes) == 2
+
+    with_engine(repository, use, servers=2)
 
 
 def test_images_go_through_shared_memory(repository: Path) -> None:

@@ -55,6 +55,7 @@ def create_app(
         summary="Image classification by ensembles whose members run concurrently.",
         lifespan=lifespan,
     )
+    problems.install(app)
     security.install(app, classifier.settings, keys)
     app.add_middleware(UnreadBodies)
     observing.install(app, classifier, tracer, reloader)
@@ -62,7 +63,6 @@ def create_app(
     app.include_router(v1.router)
     app.include_router(v2.router)
     app.router.routes[:0] = [*v1.quick, *v2.quick]
-    problems.install(app)
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Status:

@@ -19,6 +19,7 @@ from coserve_server.errors import (
     BadBodyError,
     BadImageError,
     BodyTooLargeError,
+    DisconnectedError,
     InvalidParametersError,
     TooManyImagesError,
     UnsupportedTypeError,
@@ -41,19 +42,23 @@ SPARE_VALUES = 1000
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
+async def read_images(request: Request, settings: Settings) -> tuple[list[EncodedImage], int]:
     """Read the images of a multipart, `image/*` or JSON body, within the limits on bytes, time and number.
+
+    Returns:
+        the images, and when the whole body was there, on the clock of `time.perf_counter_ns`.
 
     Raises:
         RequestError: see `errors`; nothing more of the body is read then.
     """
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
-        return await _read_multipart(request, settings)
+        return await _read_multipart(request, settings), time.perf_counter_ns()
     if content_type == "application/json":
-        return await _read_json(request, settings)
+        body, began = await read_body(request, settings), time.perf_counter_ns()
+        return await asyncio.to_thread(_decode_json, body, settings.max_images), began
     if content_type.startswith("image/"):
-        return await _read_raw(request, settings)
+        return [EncodedImage(await read_body(request, settings))], time.perf_counter_ns()
     raise UnsupportedTypeError(
         f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
         f"{FIELD!r}, image/*, or application/json"
@@ -67,9 +72,10 @@ async def read_body(request: Request, settings: Settings, max_bytes: int | None 
         max_bytes: fewer than the settings allow; None for as many.
 
     Raises:
-        BadBodyError, BodyTooLargeError, UploadTimeoutError: nothing more of the body is read then.
+        BodyTooLargeError, DisconnectedError, UploadTimeoutError: nothing more of the body is read then.
     """
-    return await _read_whole(request, settings, max_bytes or settings.max_body_bytes)
+    pieces = _arriving(request, settings, max_bytes or settings.max_body_bytes)
+    return b"".join([piece async for piece in pieces])
 
 
 def parse_json(kind: type[M], body: bytes, max_values: int) -> M:
@@ -110,7 +116,7 @@ async def _arriving(request: Request, settings: Settings, max_bytes: int) -> Asy
         except asyncio.TimeoutError as error:
             raise UploadTimeoutError(_slowness(settings, received)) from error
         if message["type"] == "http.disconnect":
-            raise BadBodyError("the connection was closed before the body's end")
+            raise DisconnectedError("the connection was closed before the body's end")
         piece, more = message.get("body", b""), message.get("more_body", False)
         received += len(piece)
         if received > max_bytes:
@@ -128,19 +134,6 @@ def _slowness(settings: Settings, received: int) -> str:
     if _time_s(settings, received) < settings.upload_timeout_ms / 1000:
         return f"the body comes at less than {settings.min_upload_rate} bytes a second"
     return f"the body took longer than {settings.upload_timeout_ms:g} ms"
-
-
-async def _read_whole(request: Request, settings: Settings, max_bytes: int) -> bytes:
-    return b"".join([piece async for piece in _arriving(request, settings, max_bytes)])
-
-
-async def _read_raw(request: Request, settings: Settings) -> list[EncodedImage]:
-    return [EncodedImage(await _read_whole(request, settings, settings.max_body_bytes))]
-
-
-async def _read_json(request: Request, settings: Settings) -> list[EncodedImage]:
-    body = await _read_whole(request, settings, settings.max_body_bytes)
-    return await asyncio.to_thread(_decode_json, body, settings.max_images)
 
 
 def _decode_json(body: bytes, max_images: int) -> list[EncodedImage]:

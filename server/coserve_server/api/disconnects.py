@@ -6,20 +6,22 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-T = TypeVar("T")
+from coserve_server.errors import DisconnectedError
 
-CLIENT_CLOSED_REQUEST = 499
-"""The status nginx logs for a client that left; nobody receives it."""
+T = TypeVar("T")
 
 UNWATCHED_S = 0.02
 """Work that is done by then is not worth watching for."""
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Do the work; None if the client closes the connection before it is done, and the work is cancelled.
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work; where the client closes the connection before it is done it is cancelled.
 
     Args:
         request: one whose body has been read.
+
+    Raises:
+        DisconnectedError: that is so.
     """
     watch = _Watch(request)
     try:
@@ -27,7 +29,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T |
     except asyncio.CancelledError:
         if not watch.left:
             raise
-        return None
+        raise DisconnectedError("the client closed the connection") from None
     finally:
         watch.end()
 

@@ -28,7 +28,7 @@ UNMATCHED = "unmatched"
 
 
 class Observe:
-    """Outermost, so that it sees every answer but that to a bug, which is 500."""
+    """Outermost, so that it sees every answer."""
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics | None, tracer: "Tracer | None", *, access_log: bool

@@ -9,14 +9,17 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server import errors
 from coserve_server.api import v2_errors
-from coserve_server.observability.record import REQUEST_ID, current
+from coserve_server.observability.record import current
 
 logger = logging.getLogger(__name__)
 
+CLIENT_CLOSED_REQUEST = 499
+"""The status nginx logs for a client that left; nobody receives it."""
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 1000
 """Characters: a request's own names and values stand in the text, and may be as long as the request."""
@@ -95,7 +98,7 @@ def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application with a problem document."""
+    """Answer every error of the application with a problem document; middlewares come after this one."""
 
     @app.exception_handler(errors.RequestError)
     async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
@@ -116,9 +119,34 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {error.detail}; see /docs"
         return problem(request, kind, detail, error.headers)
 
-    # Starlette raises the error again after this, and uvicorn logs its traceback.
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        # It comes from outside of every middleware, that which adds the id included.
-        headers = {REQUEST_ID: current().id}
-        return problem(request, Kind(500, "internal"), "the server failed; its log has the reason", headers)
+    @app.exception_handler(errors.DisconnectedError)
+    async def disconnected(request: Request, error: errors.DisconnectedError) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    app.add_middleware(_Failures)
+
+
+class _Failures:
+    """Answers what no handler does: a bug. Starlette would do so outside of every middleware."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and log what it fails with."""
+        began = False
+
+        async def watched(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception:
+            if began or scope["type"] != "http":
+                raise
+            logger.exception("a request failed")
+            detail = "the server failed; its log has the reason"
+            answer = problem(Request(scope), Kind(500, "internal"), detail)
+            await answer(scope, receive, send)

@@ -191,7 +191,10 @@ def _member_predictions(answer: Classification, index: int, k: int) -> dict[str,
 def _predictions(
     ensemble: Ensemble, logits: NDArray[np.floating[Any]], probabilities: Floats, k: int
 ) -> list[Prediction]:
-    """The `k` most probable classes of one image, from its logits and probabilities `[C]`."""
+    """The `k` most probable classes of one image, from its logits and probabilities `[C]`.
+
+    Logits tell them apart where probabilities round to 0.
+    """
     return [
         Prediction(
             label=ensemble.labels[class_id],
@@ -199,5 +202,5 @@ def _predictions(
             probability=probabilities[class_id],
             logit=logits[class_id],
         )
-        for class_id in top_k(probabilities, k).tolist()
+        for class_id in top_k(logits, k).tolist()
     ]

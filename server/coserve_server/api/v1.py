@@ -9,7 +9,7 @@ from coserve_server import errors
 from coserve_server.api import parameters
 from coserve_server.api.bodies import FIELD, read_images
 from coserve_server.api.dependencies import Core
-from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
+from coserve_server.api.disconnects import while_connected
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.quick_route import QuickRoute
 from coserve_server.api.schemas import (
@@ -66,10 +66,8 @@ async def classify(request: Request) -> Response:
     timeout_ms = parameters.timeout_ms(request)
     with core.admitted():
         ensemble = core.catalogue.ensemble(query.model, query.version)
-        images = await read_images(request, core.settings)
-        answer = await while_connected(request, core.classify(ensemble, images, timeout_ms))
-        if answer is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        images, began = await read_images(request, core.settings)
+        answer = await while_connected(request, core.classify(ensemble, images, began, timeout_ms))
         reply = classify_reply(answer, images, query.top_k, query.member_predictions)
     return Response(reply.model_dump_json(), media_type="application/json")
 

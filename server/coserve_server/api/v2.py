@@ -14,7 +14,7 @@ from coserve_server.api import parameters, v2_repository
 from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
 from coserve_server.api.dependencies import Core
-from coserve_server.api.disconnects import CLIENT_CLOSED_REQUEST, while_connected
+from coserve_server.api.disconnects import while_connected
 from coserve_server.api.quick_route import QuickRoute
 from coserve_server.api.v2_errors import RESPONSES
 from coserve_server.api.v2_models import (
@@ -110,9 +110,9 @@ async def model_metadata(core: Core, model: Model) -> ModelMetadata:
 @models.get("/ready", responses={503: {"model": ModelReady}})
 async def model_ready(core: Core, model: Model, response: Response) -> ModelReady:
     """Whether a model has its quorum of members."""
-    if not core.catalogue.ready(model):
-        response.status_code = 503
-    return ModelReady(name=model.name, ready=core.catalogue.ready(model))
+    ready = core.catalogue.ready(model)
+    response.status_code = 200 if ready else 503
+    return ModelReady(name=model.name, ready=ready)
 
 
 @models.get("/config")
@@ -151,8 +151,6 @@ async def infer(request: Request, name: str) -> Response:
         limits = [limit for limit in (timeout_ms, asked.parameters.timeout / 1000) if limit]
         answering = core.infer(model, batch, began, min(limits, default=None))
         answer = await while_connected(request, answering)
-        if answer is None:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
     content, json_length = write_response(asked, answer)
     if json_length is None:
         return Response(content, media_type="application/json")

@@ -60,7 +60,7 @@ class Input(BaseModel):
     """A tensor, with its elements in `data` or after the JSON."""
 
     name: str
-    shape: list[Int64]
+    shape: list[Int64] = Field(fail_fast=True)
     datatype: str
     parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
     data: list[Any] | None = None
@@ -77,8 +77,9 @@ class InferRequest(BaseModel):
     """An inference request."""
 
     id: str | None = None
-    inputs: list[Input]
-    outputs: list[Output] | None = None
+    # A body of nothing but faults would take many times its bytes to say so.
+    inputs: list[Input] = Field(fail_fast=True)
+    outputs: list[Output] | None = Field(default=None, fail_fast=True)
     parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
 
 

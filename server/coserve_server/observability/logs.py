@@ -3,6 +3,7 @@
 import json
 import logging
 from datetime import datetime, timezone
+from typing import Any
 
 from coserve_server.observability.record import current
 from coserve_server.settings import Settings
@@ -24,6 +25,11 @@ class TextFormatter(logging.Formatter):
         """The line, without control characters."""
         line = super().formatMessage(record).translate(_CONTROLS)
         return f"{line} [{request}]" if (request := getattr(record, "request_id", None)) else line
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's names
+        """The traceback, moved in: what an error quotes may look like another line of the log."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"    {line.translate(_CONTROLS)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):

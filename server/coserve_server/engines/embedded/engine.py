@@ -124,9 +124,9 @@ class EmbeddedEngine:
             EngineError, RepositoryError: a member cannot be loaded; what was served still is.
         """
         served = self.versions(name)
-        # Descriptions tell files by their times and sizes: equal ones need not be loaded again.
-        wanted = [next((old for old in served if old == one), one) for one in map(self._limited, ensembles)]
-        new = [one for one in wanted if not any(one is old for old in served)]
+        new = self.unserved(name, ensembles)
+        known = [*served, *new]
+        wanted = [next(old for old in known if old == self._limited(one)) for one in ensembles]
         generations = await asyncio.to_thread(self._load, new, bool(served))
         self._generations.update(zip(map(id, new), generations, strict=True))
         self._serve(name, tuple(wanted))
@@ -136,6 +136,14 @@ class EmbeddedEngine:
             weakref.finalize(old, self._unheld, id(old), loop).atexit = False
             loop.call_later(COLLECT_S, _collect, weakref.ref(old), loop)
         return bool(new or gone)
+
+    def unserved(self, name: str, ensembles: Sequence[Ensemble]) -> list[Ensemble]:
+        """Those of an ensemble's versions that serving them would load.
+
+        Descriptions tell files by their times and sizes: equal ones need not be loaded again.
+        """
+        served = self.versions(name)
+        return [one for one in map(self._limited, ensembles) if one not in served]
 
     async def close(self) -> None:
         """End the threads and free the sessions; no batch may run any more."""

@@ -48,6 +48,7 @@ class Lane:
     ) -> None:
         self._thread = ThreadPoolExecutor(1, name)
         self._abandoned: dict[Future[Any], float] = {}
+        self._waiting: dict[Future[Any], Callable[[], None]] = {}
         self.threads, self.device = threads, device
         if pinned:
             self._thread.submit(os.sched_setaffinity, 0, pinned).result()
@@ -57,11 +58,25 @@ class Lane:
         """Queue a call; it runs after those before it."""
         return self._thread.submit(function, *args, **kwargs)
 
+    def enqueue(self, function: Callable[[], None], left_out: Callable[[], None]) -> Future[None]:
+        """Queue a call; `left_out` is called, by `leave_out`, where it is not to run any more."""
+        run = self._thread.submit(function)
+        self._waiting[run] = left_out
+        run.add_done_callback(self._waiting.pop)
+        return run
+
+    def leave_out(self) -> None:
+        """Give up what waits behind a run that does not end."""
+        if self.stuck:
+            for run, left_out in list(self._waiting.items()):
+                if run.cancel():
+                    left_out()
+
     @property
     def stuck(self) -> bool:
         """Whether a run that nobody waits for does not end: a thread cannot be killed."""
         latest = time.monotonic() - PATIENCE_S
-        return any(since < latest for since in list(self._abandoned.values()))
+        return any(since <= latest for since in list(self._abandoned.values()))
 
     def abandon(self, run: Future[Any]) -> None:
         """Note that nobody waits for a run any more."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.ensembles import Ensemble, Member
 from coserve_server.errors import EngineError
@@ -45,30 +46,36 @@ class LoadedMember(ABC):
 
     def start(self, batch: Batch) -> asyncio.Future[MemberRun]:
         """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
-        if self.lane.stuck:
-            return self._left_out()
-        call, loop = self.call(), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         future: asyncio.Future[MemberRun] = loop.create_future()
+
+        def leave_out() -> None:
+            now = time.perf_counter_ns()
+            tell(MemberRun(now, now, self.lane.device, None, STUCK))
 
         def tell(run: MemberRun) -> None:
             if not future.done():
                 future.set_result(run)
 
-        # Not `asyncio.wrap_future`, whose way back to the event loop is longer.
-        run = self.lane.submit(lambda: loop.call_soon_threadsafe(tell, self.run(batch, call)))
+        if self.lane.stuck:
+            leave_out()
+            return future
+        call = self.call()
+
+        def work() -> None:
+            # Not `asyncio.wrap_future`, whose way back to the event loop is longer.
+            loop.call_soon_threadsafe(tell, self.run(batch, call))
+
+        run = self.lane.enqueue(work, leave_out)
 
         def abandon(_: asyncio.Future[MemberRun]) -> None:
             if future.cancelled() and not run.cancel():
                 call.stop()
                 self.lane.abandon(run)
+                # A clock may be early by its resolution.
+                loop.call_later(lanes.PATIENCE_S + 0.02, self.lane.leave_out)
 
         future.add_done_callback(abandon)
-        return future
-
-    def _left_out(self) -> asyncio.Future[MemberRun]:
-        future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
-        now = time.perf_counter_ns()
-        future.set_result(MemberRun(now, now, self.lane.device, None, STUCK))
         return future
 
     def run(self, batch: Batch, call: Call) -> MemberRun:

@@ -35,7 +35,7 @@ class PinnedMemory:
     """
 
     def __init__(self) -> None:
-        self._size = 0
+        self._sizes: list[int] = []
         # Blocks come back on whichever thread let go of a batch; only the event loop's takes them.
         self._free: deque[_Block] = deque()
 
@@ -46,17 +46,13 @@ class PinnedMemory:
             EngineError: there is no such memory.
         """
         size = math.prod(shape) * ITEM
-        if size <= self._size:
-            return
         # Or CUDA would take memory of the first GPU, whichever are used.
         call(runtime.cudaSetDevice, gpu)
-        # Portable: for all GPUs, not this one alone.
-        blocks = [
-            _Block(call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable), size)
-            for _ in range(BLOCKS)
-        ]
-        self._free.extend(blocks)
-        self._size = size
+        while sum(size <= one for one in self._sizes) < BLOCKS:
+            # Portable: for all GPUs, not this one alone.
+            address = call(runtime.cudaHostAlloc, size, runtime.cudaHostAllocPortable)
+            self._sizes.append(size)
+            self._free.append(_Block(address, size))
 
     def batch(self, shape: tuple[int, ...]) -> Batch | None:
         """An array of this shape, its values not set; None where no block that holds it is free."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,7 +114,7 @@ class Endpoint:
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from error
         except asyncio.CancelledError:
-            if call in self._dropped:
+            if call in self._dropped and not _is_cancelled():
                 raise CallError(NO_ANSWER, elsewhere=True) from None
             raise
         finally:
@@ -195,3 +196,9 @@ def _message(call: str) -> Any:
 def first_line(text: str) -> str:
     """The first line of a message that may hold a traceback."""
     return next(iter(text.strip().splitlines()), "")
+
+
+def _is_cancelled() -> bool:
+    """Whether this task itself was cancelled, and not only what it waits for; Python 3.10 cannot tell."""
+    task = asyncio.current_task()
+    return sys.version_info >= (3, 11) and task is not None and task.cancelling() > 0

@@ -48,7 +48,7 @@ class RawEngine:
     async def run(self, batch_size: int) -> None:
         """Run one batch through all members."""
         how = self.ensemble.preprocessing
-        batch = np.zeros((batch_size, 3, how.height, how.width), np.float32)
+        batch = np.zeros((batch_size, *how.shape), np.float32)
         await asyncio.gather(*self.engine.start(self.ensemble, batch))
 
     async def latencies(self, count: int) -> list[float]:

@@ -80,11 +80,6 @@ def combine(
     )
 
 
-def softmax(logits: NDArray[np.floating[Any]]) -> Floats:
-    """Probabilities along the last axis."""
-    return _softmax(logits.astype(np.float64))[0]
-
-
 def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     """Class ids of the `k` largest scores of one image `[C]`, largest first; ties by class id."""
     return np.argsort(-scores, kind="stable")[:k]

@@ -126,7 +126,7 @@ class _Reader:
             raise self.error("max_batch_size must be at least 1")
         preprocessing: Preprocessing = self.parameter("preprocessing", Preprocessing)
         labels: list[str] = self.parameter("labels", list[str])
-        size = [3, preprocessing.height, preprocessing.width]
+        size = list(preprocessing.shape)
         image = self.tensor("input", config.input, size)
         logits = self.tensor("output", config.output, [len(labels)])
         provenance: _Provenance = self.parameter("provenance", _Provenance, default=_Provenance())

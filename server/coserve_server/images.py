@@ -51,6 +51,11 @@ class Preprocessing(BaseModel):
     mean: tuple[Finite, Finite, Finite]
     std: tuple[Positive, Positive, Positive]
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image's tensor: channels, height, width."""
+        return 3, self.height, self.width
+
     @model_validator(mode="after")
     def _crop_fits(self) -> "Preprocessing":
         if self.resize_size is not None and self.resize_size < max(self.height, self.width):

@@ -282,7 +282,7 @@ async def _run(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> list
 
 def _images(ensemble: Ensemble, size: int) -> Batch:
     how = ensemble.preprocessing
-    return np.random.default_rng(0).normal(size=(size, 3, how.height, how.width)).astype(np.float32)
+    return np.random.default_rng(0).normal(size=(size, *how.shape)).astype(np.float32)
 
 
 def _threads(members: int, cores: int) -> list[int]:

@@ -5,7 +5,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from coserve_server.calibration import Calibration
-from coserve_server.combine import combine, softmax, top_k
+from coserve_server.combine import combine, top_k
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def logits(*members: list[float]) -> np.ndarray:

@@ -19,8 +19,9 @@ from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice, embedded_engine
 from coserve_server.engines.embedded.engine import EmbeddedEngine
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, create_session, cuda_graphs, gpus
+from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, cuda_graphs, gpus
 from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
+from coserve_server.engines.onnxruntime.sessions import create_session
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.repository import read_repository
 from coserve_server.settings import load_settings

@@ -73,9 +73,9 @@ def perf_analyzer(
 
     from coserve_cli.bench.errors import BenchError
     from coserve_cli.bench.load import Load, Target
-    from coserve_cli.bench.output import write_whole
     from coserve_cli.bench.triton_target import connect
     from coserve_cli.errors import one_line
+    from coserve_cli.output import OutputError, write_whole
     from coserve_cli.progress import progress_bars
     from coserve_server.errors import StartupError
 
@@ -83,7 +83,7 @@ def perf_analyzer(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     loads = [Load(level, batch_size, requests) for level in levels]
     with (
-        one_line(BenchError, StartupError, OSError),
+        one_line(BenchError, OutputError, StartupError, OSError),
         _triton(repository, triton, model) as address,
         connect(address, model) as ensemble,
         progress_bars() as progress,

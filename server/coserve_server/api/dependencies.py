@@ -7,10 +7,15 @@ from fastapi import Depends, Request
 from coserve_server.classify import Classifier
 
 
+def classifier(request: Request) -> Classifier:
+    """The classifier of the application."""
+    found: Classifier = request.app.state.classifier
+    return found
+
+
 # Asynchronous, since others are called on a thread.
 async def _classifier(request: Request) -> Classifier:
-    classifier: Classifier = request.app.state.classifier
-    return classifier
+    return classifier(request)
 
 
 Core = Annotated[Classifier, Depends(_classifier)]

@@ -12,16 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from coserve_server.api.dependencies import TIMEOUT, TIMEOUT_DESCRIPTION
-from coserve_server.classify import Classifier
 from coserve_server.errors import InvalidParametersError
 
 M = TypeVar("M", bound=BaseModel)
-
-
-def core(request: Request) -> Classifier:
-    """The classifier of the application."""
-    classifier: Classifier = request.app.state.classifier
-    return classifier
 
 
 def query(request: Request, model: type[M]) -> M:

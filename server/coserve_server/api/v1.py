@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 from coserve_server import errors
 from coserve_server.api import parameters
 from coserve_server.api.bodies import FIELD, read_images
-from coserve_server.api.dependencies import Core
+from coserve_server.api.dependencies import Core, classifier
 from coserve_server.api.disconnects import while_connected
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.quick_route import QuickRoute
@@ -62,7 +62,7 @@ async def classify(request: Request) -> Response:
 
     If one image cannot be decoded, none is classified and the problem names it.
     """
-    core, query = parameters.core(request), parameters.query(request, ClassifyQuery)
+    core, query = classifier(request), parameters.query(request, ClassifyQuery)
     timeout_ms = parameters.timeout_ms(request)
     with core.admitted():
         ensemble = core.catalogue.ensemble(query.model, query.version)

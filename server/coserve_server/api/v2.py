@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from coserve_server.api import parameters, v2_repository
 from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
-from coserve_server.api.dependencies import Core
+from coserve_server.api.dependencies import Core, classifier
 from coserve_server.api.disconnects import while_connected
 from coserve_server.api.quick_route import QuickRoute
 from coserve_server.api.v2_errors import RESPONSES
@@ -134,7 +134,7 @@ async def model_statistics(core: Core, model: Model) -> StatisticsList:
 )
 async def infer(request: Request, name: str) -> Response:
     """Give the averaged logits of preprocessed images."""
-    core, timeout_ms = parameters.core(request), parameters.timeout_ms(request)
+    core, timeout_ms = classifier(request), parameters.timeout_ms(request)
     model = core.catalogue.ensemble(name, request.path_params.get("version"))
     header_length, encoding = (request.headers.get(header) for header in _HEADERS)
     with core.admitted():

@@ -126,7 +126,7 @@ def config(model: Ensemble, max_images: int) -> ModelConfig:
 
 def image_shape(model: Ensemble) -> list[int]:
     """Channels, height and width of one preprocessed image."""
-    return [3, model.preprocessing.height, model.preprocessing.width]
+    return list(model.preprocessing.shape)
 
 
 def _platform(model: Ensemble) -> str:

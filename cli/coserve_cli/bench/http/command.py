@@ -69,16 +69,16 @@ def http(
     from coserve_cli.bench.http.report import Report
     from coserve_cli.bench.http.results import LoadResults
     from coserve_cli.bench.http.table import table
-    from coserve_cli.bench.output import check_folder, write_whole
     from coserve_cli.errors import one_line
+    from coserve_cli.output import OutputError, check_writable, write_whole
     from coserve_cli.progress import progress_bars
     from coserve_client import CoserveError
     from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
 
-    with one_line(BenchError, CoserveError, StartupError, OSError):
+    with one_line(BenchError, OutputError, CoserveError, StartupError, OSError):
         if output is not None:
-            check_folder(output)
+            check_writable(output)
         images = read_images(image)
         reply = first_reply(url, api_key, cacert, model, images)
         report = Report(

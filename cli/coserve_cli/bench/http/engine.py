@@ -70,7 +70,7 @@ class RawEngine:
     async def _times(self, size: int, seconds: float) -> list[float]:
         """Seconds that each batch took through all members, one after another."""
         how = self._ensemble.preprocessing
-        batch = np.zeros((size, 3, how.height, how.width), np.float32)
+        batch = np.zeros((size, *how.shape), np.float32)
         times: list[float] = []
         began = time.perf_counter()
         while not times or time.perf_counter() < began + seconds:

@@ -74,11 +74,11 @@ def speedup(
         raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
 
     from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.output import write_whole
     from coserve_cli.bench.speedup.compare import Request, compare
     from coserve_cli.bench.speedup.measure import Limits
     from coserve_cli.bench.speedup.table import table
     from coserve_cli.errors import one_line
+    from coserve_cli.output import OutputError, check_writable, write_whole
     from coserve_cli.progress import progress_bars
     from coserve_export.errors import ExportError
     from coserve_server.errors import StartupError
@@ -96,7 +96,9 @@ def speedup(
         cuda_graphs=cuda_graphs,
         limits=Limits(repeats, seconds),
     )
-    with one_line(BenchError, StartupError, TrainingError, ExportError, OSError):
+    with one_line(BenchError, OutputError, StartupError, TrainingError, ExportError, OSError):
+        if output is not None:
+            check_writable(output)
         if plots is not None:
             plots.mkdir(parents=True, exist_ok=True)
         with progress_bars() as progress:

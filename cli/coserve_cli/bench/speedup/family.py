@@ -151,6 +151,6 @@ def _load(ensemble: Ensemble, member: Member) -> onnx.ModelProto:
     shape = model.graph.input[0].type.tensor_type.shape
     del shape.dim[:]
     shape.dim.add(dim_param="batch")
-    for size in (3, how.height, how.width):
+    for size in how.shape:
         shape.dim.add(dim_value=size)
     return model

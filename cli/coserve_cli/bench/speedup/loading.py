@@ -74,7 +74,7 @@ def _branches_at_once(fused: Ensemble, budget: ThreadBudget, cores: Cores) -> Wa
     lane = Lane(f"{fused.name}-parallel", cores.ids)
     # A session's own threads inherit the cores of the thread that creates it.
     session = lane.submit(ort.InferenceSession, member.model_path, options, [sessions.CPU]).result()
-    return _on_lanes([[sessions.LoadedMember(member, session, lane)]])
+    return _on_lanes([[sessions.CpuMember(member, session, lane)]])
 
 
 def _on_gpus(plan: Plan) -> Way:

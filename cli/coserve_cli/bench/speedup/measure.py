@@ -80,7 +80,7 @@ async def measure(
 async def _rounds(turns: list[tuple[Way, Samples]], limits: Limits, progress: Progress | None) -> None:
     how = turns[0][1].plan.division.ensemble.preprocessing
     batch_size = turns[0][1].batch_size
-    batch = np.random.default_rng(0).normal(size=(batch_size, 3, how.height, how.width)).astype(np.float32)
+    batch = np.random.default_rng(0).normal(size=(batch_size, *how.shape)).astype(np.float32)
     total = WARM_UP + limits.rounds
     start = time.perf_counter()
     for index in range(total):

@@ -42,7 +42,7 @@ async def _run(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:
     growth = []
     for size in batch_sizes:
         for _ in range(RUNS):
-            await way.run(np.zeros((size, 3, how.height, how.width), np.float32))
+            await way.run(np.zeros((size, *how.shape), np.float32))
         growth.append((_resident() - before) / 2**20)
     await way.close()
     return growth

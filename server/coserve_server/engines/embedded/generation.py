@@ -51,9 +51,8 @@ class Generation:
 
     def _warm_up(self, ensemble: Ensemble, succeeds: bool) -> None:
         """Run one image and, to find exports with a frozen batch, two; check what comes out."""
-        how = ensemble.preprocessing
         for size in range(1, min(2, ensemble.max_batch_size) + 1):
-            batch = np.zeros((size, 3, how.height, how.width), np.float32)
+            batch = np.zeros((size, *ensemble.preprocessing.shape), np.float32)
             wanted = (size, len(ensemble.labels))
             for loaded in self.members:
                 run = self._run(ensemble, loaded, batch)

@@ -6,9 +6,9 @@ from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
-from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
+from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_lanes
-from coserve_server.engines.onnxruntime.sessions import create_session, load_member
+from coserve_server.engines.onnxruntime.sessions import load_member
 from coserve_server.ensembles import Ensemble
 
 
@@ -42,6 +42,3 @@ class OnnxRuntimeEngine(EmbeddedEngine):
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         return gpu_lanes(ensemble, self._gpus) if self._gpus else super()._new_lanes(ensemble)
-
-
-__all__ = ["Lane", "OnnxRuntimeEngine", "ThreadBudget", "create_session"]

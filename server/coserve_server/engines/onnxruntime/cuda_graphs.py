@@ -82,8 +82,7 @@ class Graph:
         Args:
             device: ONNX Runtime's name of the kind, and the number.
         """
-        how = ensemble.preprocessing
-        images, logits = (batch_size, 3, how.height, how.width), (batch_size, len(ensemble.labels))
+        images, logits = (batch_size, *ensemble.preprocessing.shape), (batch_size, len(ensemble.labels))
         self._session, self._id = session, str(batch_size)
         with RECORDINGS.recording():
             self._images, self._logits = (

@@ -12,9 +12,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from coserve_server.engines.base import Batch
-from coserve_server.engines.embedded import members
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.embedded.members import first_line, misfit
+from coserve_server.engines.embedded.members import LoadedMember, first_line, misfit
 from coserve_server.engines.onnxruntime.cuda_graphs import GRAPH_ID, NO_GRAPH, RECORDINGS, Graph
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
 from coserve_server.ensembles import Ensemble, Member
@@ -81,7 +80,7 @@ class Upload:
             return self._copy
 
 
-class GpuMember(members.LoadedMember):
+class GpuMember(LoadedMember):
     """A member whose session runs on a GPU, and the lane that waits for it."""
 
     def __init__(
@@ -168,8 +167,7 @@ class GpuLoader:
     def _reserve(self, ensemble: Ensemble, member: Member, gpu: int) -> None:
         if self._pinned is None:
             return
-        how = ensemble.preprocessing
         try:
-            self._pinned.reserve((ensemble.max_batch_size, 3, how.height, how.width), gpu)
+            self._pinned.reserve((ensemble.max_batch_size, *ensemble.preprocessing.shape), gpu)
         except EngineError as error:
             raise misfit(ensemble, member, f"gets no pinned memory for its batches: {error}") from error

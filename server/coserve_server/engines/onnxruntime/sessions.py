@@ -8,9 +8,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from coserve_server.engines.base import Batch
-from coserve_server.engines.embedded import members
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.embedded.members import check_tensors, first_line, misfit
+from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles import Ensemble, Member
 
 logger = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ ort.create_and_register_allocator(
 )
 
 
-class LoadedMember(members.LoadedMember):
+class CpuMember(LoadedMember):
     """A member, its session, and the lane that runs it."""
 
     def __init__(self, member: Member, session: ort.InferenceSession, lane: Lane) -> None:
@@ -74,9 +73,9 @@ class _Call:
         self._options.terminate = True
 
 
-def load_member(ensemble: Ensemble, member: Member, lane: Lane) -> LoadedMember:
+def load_member(ensemble: Ensemble, member: Member, lane: Lane) -> CpuMember:
     """Load a member for the CPU; see `embedded.members.Load`."""
-    return LoadedMember(member, create_session(ensemble, member, lane.threads), lane)
+    return CpuMember(member, create_session(ensemble, member, lane.threads), lane)
 
 
 def create_session(

@@ -110,6 +110,8 @@ def export(
         if new_version:
             _refuse(for_triton | of_every_model, "--new-version: the ensemble keeps its configuration")
         are_files = _are_files(sources)
+        if are_files and "precision" in for_runs:
+            raise DescriptionError("--precision: ONNX files stay as they are, or become int8")
         _refuse(for_runs if are_files else for_files, "ONNX files" if are_files else "a run")
         common = {"name": name, "overwrite": overwrite, "new_version": new_version} | of_every_model
         if precision == options.NetworkPrecision.int8:

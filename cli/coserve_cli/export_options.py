@@ -86,6 +86,8 @@ EvaluationData = Annotated[
 MaxAccuracyLoss = Annotated[
     float | None,
     typer.Option(
+        min=0,
+        max=100,
         metavar="POINTS",
         help="Of top-1 accuracy, in percentage points; 0.3 by default.",
         rich_help_panel=FOR_INT8,

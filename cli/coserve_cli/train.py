@@ -51,7 +51,9 @@ def train(
     """Divide a network, train its members together, and leave a run folder behind."""
     if not resume and not (data and network):
         raise typer.BadParameter("--data and --network are needed, unless a run is resumed with --resume")
-    given = {"data": data and tuple(data), "network": network, **options}
+    # Absolute, so that the run can be evaluated from anywhere; what is not there may be a data set's name.
+    places = tuple(str(Path(path).absolute()) if Path(path).exists() else path for path in data or ())
+    given = {"data": places or None, "network": network, **options}
     given = {name: value for name, value in given.items() if value is not None}
 
     from coserve_cli.errors import one_line

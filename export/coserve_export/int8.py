@@ -90,8 +90,9 @@ def quantise(members: Sequence[Member], description: Description, how: Int8, pro
         ParityError: fewer than 95 in 100 images keep their class.
         AccuracyError: more accuracy is lost than `how` allows.
     """
-    progress("reading calibration images")
+    progress("reading images")
     calibration, others = _draw(how, description)
+    evaluation = _evaluation(how, description)
     images = np.concatenate(list(calibration.batches()))
     quantised = []
     for index, member in enumerate(members):
@@ -110,10 +111,9 @@ def quantise(members: Sequence[Member], description: Description, how: Int8, pro
     ):
         _require(found, subject)
     export = _record(parities, parity) | {"calibration_images": len(calibration)}
-    if not how.evaluation_data:
+    if evaluation is None:
         return Quantised(quantised, parities, parity, None, export, {})
     progress("measuring accuracy")
-    evaluation = read_labelled(how.evaluation_data, ["test"], description.labels, description.preprocessing)
     loss, measured = _measure(members, quantised, evaluation, description)
     if loss.points > how.max_accuracy_loss:
         raise AccuracyError(
@@ -142,6 +142,13 @@ def _draw(how: Int8, description: Description) -> tuple[LabelledImages, Labelled
     count = min(how.calibration_images, len(found) // 2)
     order = np.random.default_rng(0).permutation(len(found))
     return found.choose(order[:count]), found.choose(order[count : 2 * count])
+
+
+def _evaluation(how: Int8, description: Description) -> LabelledImages | None:
+    """Images to measure accuracy on, where there are any."""
+    if not how.evaluation_data:
+        return None
+    return read_labelled(how.evaluation_data, ["test"], description.labels, description.preprocessing)
 
 
 def _quantise(member: Member, images: Images, subject: str) -> bytes:
@@ -210,7 +217,10 @@ def _require(parity: Parity, subject: str) -> None:
     # Whether some logit is far off does not matter here; ranges cut off what no calibration image reached.
     if parity.top1_agreement < TOP1_AGREEMENT:
         changed = f"{1 - parity.top1_agreement:.1%} of {parity.images} images"
-        reason = f"int8 puts {changed} into another class than fp32"
+        reason = (
+            f"int8 puts {changed} into another class than fp32, and {1 - TOP1_AGREEMENT:.0%} are allowed; "
+            "more --calibration-images, like those that will be asked about, may help"
+        )
         raise ParityError(subject, parity.max_abs_difference, np.inf, reason)
 
 

@@ -1,5 +1,6 @@
 """Changing the files of a repository: built beside it, then moved in, all or none."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -15,15 +16,30 @@ def staging_folder(repository: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made.
     """
-    parent = repository.resolve().parent
-    # Folders cannot be renamed across a mount, and a volume's parent is often not ours.
-    if repository.is_mount() or not os.access(parent, os.W_OK):
-        parent = repository
-    staging = Path(tempfile.mkdtemp(prefix=".coserve-", dir=parent))
+    staging = _make_folder(repository)
     try:
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _make_folder(repository: Path) -> Path:
+    """Beside the repository, or inside where its parent is not ours or lies across a mount."""
+    parent = repository.resolve().parent
+    if os.access(parent, os.W_OK):
+        staging = Path(tempfile.mkdtemp(prefix=".coserve-", dir=parent))
+        # Nothing but a rename tells a mount of the same file system; Triton takes no file for a model.
+        source, target = staging / "probe", repository / staging.name
+        source.touch()
+        try:
+            source.rename(target)
+            target.unlink()
+            return staging
+        except BaseException as error:
+            shutil.rmtree(staging)
+            if not isinstance(error, OSError) or error.errno != errno.EXDEV:
+                raise
+    return Path(tempfile.mkdtemp(prefix=".coserve-", dir=repository))
 
 
 def move_all(moves: Sequence[tuple[Path, Path]], staging: Path) -> None:

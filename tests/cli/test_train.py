@@ -34,13 +34,16 @@ def test_divide_prints_a_table() -> None:
 
 def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--split", 2, "--epochs", 4]
-    command += ["--batch-size", 30, "--output", output]
-    with subprocess.Popen([*COSERVE, *map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+    command = ["train", "--data", image_folder.name, "--network", "wide_resnet10_1", "--split", 2]
+    command += ["--epochs", 4, "--batch-size", 30, "--output", output]
+    with subprocess.Popen(
+        [*COSERVE, *map(str, command)], stdout=subprocess.PIPE, text=True, cwd=image_folder.parent
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("epoch 1/4")
         assert process.stdout.readline().startswith("epoch 2/4")
         process.send_signal(signal.SIGKILL)
+    command[2] = image_folder
     refused = coserve(*command)
     assert refused.returncode == 1
     assert refused.stderr == (
@@ -51,7 +54,8 @@ def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Pat
     assert "epoch 4/4" in resumed.stdout
     assert "epoch 1/4" not in resumed.stdout
     assert "member 1" in resumed.stdout
-    evaluated = coserve("evaluate", output, "--data", image_folder, "--json")
+    # The data lie where they lay, wherever one asks from.
+    evaluated = coserve("evaluate", output, "--json")
     recorded = json.loads((output / "evaluation.json").read_text())
     scores = json.loads(evaluated.stdout)
     assert scores["ensemble"] == pytest.approx(recorded["ensemble"], abs=1e-5)

@@ -227,6 +227,14 @@ def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
             load_settings(repository=tmp_path, **{setting: value})
 
 
+def test_a_cache_that_cannot_be_kept_stops_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for cache in (file, file / "below"):
+        with pytest.raises(SettingsError, match=r"openvino_cache: .*file.* cannot be written: "):
+            create_engine(Choice("openvino", cache=cache), TWO, {})
+
+
 def test_nothing_is_reported(tmp_path: Path) -> None:
     code = (
         "import sys; import coserve_server.engines.openvino; "

@@ -3,7 +3,9 @@
 Options: https://docs.openvino.ai/2026/openvino-workflow/running-inference/inference-devices-and-modes/cpu-device.html
 """
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ class OpenVinoEngine(EmbeddedEngine):
         """Load and warm every member; see `EmbeddedEngine`.
 
         Raises:
-            SettingsError: the processor does not compute in the precision chosen.
+            SettingsError: the processor does not compute in that precision, or the cache cannot be written.
         """
         if choice.precision not in self.precisions():
             fault = f"openvino_precision: this processor does not compute in {choice.precision}"
@@ -40,7 +42,7 @@ class OpenVinoEngine(EmbeddedEngine):
         # A network's file may be overwritten while it is served.
         self._core.set_property({"ENABLE_MMAP": False})
         if choice.cache is not None:
-            self._core.set_property({"CACHE_DIR": str(choice.cache)})
+            self._core.set_property({"CACHE_DIR": str(_writable(choice.cache))})
         super().__init__(self._load_one, choice, cores, ensembles)
 
     @staticmethod
@@ -75,6 +77,16 @@ def options(threads: int, precision: Precision) -> dict[str, object]:
         # The lane's thread is where it should be; OpenVINO would put every member on the same cores.
         "ENABLE_CPU_PINNING": False,
     }
+
+
+def _writable(cache: Path) -> Path:
+    """That folder, made if need be; OpenVINO itself says nothing of a file in its place."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        raise SettingsError([f"openvino_cache: {cache} cannot be written: {error.strerror}"]) from error
 
 
 class _CompiledMember(LoadedMember):

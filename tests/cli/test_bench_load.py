@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from hdrh.histogram import HdrHistogram
 from coserve_cli.bench.http.generator import Generator
 from coserve_cli.bench.http.loads import ClosedLoop, Interval, OpenLoop, Run, Target
 from coserve_cli.bench.http.results import STAGES, Distribution, LoadResults
-from coserve_cli.bench.output import write_whole
 
 STALL_S = 0.5
 TIMINGS = {"decode": 1, "preprocess": 2, "queue": 3, "inference": 4, "combine": 5, "total": 16}
@@ -244,8 +242,3 @@ def test_a_distribution_is_exact_to_three_digits_and_can_be_read_elsewhere() -> 
     assert read.get_total_count() == 5000
     assert read.get_value_at_percentile(50) == distribution.percentile(50) * 1000
     assert Distribution().to_json() is None
-
-
-def test_results_are_written_whole(tmp_path: Path) -> None:
-    write_whole(tmp_path / "out.json", "{}")
-    assert [file.name for file in tmp_path.iterdir()] == ["out.json"]

@@ -1,7 +1,6 @@
 """`coserve bench http`."""
 
 import json
-import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,10 +12,10 @@ from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
 if TYPE_CHECKING:
     from coserve_cli.bench.http.engine import RawEngine
     from coserve_cli.bench.http.loads import Load
+    from coserve_cli.bench.http.report import Report
 
 CONCURRENCY = "1,8,32"
-INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+DAY_S, HOUR_S = 86_400, 3_600
 
 
 def http(
@@ -42,10 +41,12 @@ def http(
             metavar="R,…", help="Open loop: so many requests a second, at random, however long answers take."
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Per load and round.")] = 2,
-    warm_up: Annotated[float, typer.Option(min=0, help="Seconds before each that do not count.")] = 0.5,
+    seconds: Annotated[float, typer.Option(min=0.1, max=DAY_S, help="Per load and round.")] = 2,
+    warm_up: Annotated[
+        float, typer.Option(min=0, max=DAY_S, help="Seconds before each that do not count.")
+    ] = 0.5,
     rounds: Annotated[int, typer.Option(min=1, help="How often every load gets its turn.")] = 5,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")] = 30,
+    timeout: Annotated[float, typer.Option(min=0.1, max=HOUR_S, help="Seconds to wait for an answer.")] = 30,
     connections: Annotated[int, typer.Option(min=1, help="Of an open loop, at most.")] = 256,
     repository: Annotated[
         Path | None,
@@ -56,7 +57,8 @@ def http(
 ) -> None:
     """Load a running server over HTTP: latencies, throughput, failures, where the time goes.
 
-    Ctrl-C gives the results so far. Needs the extra bench, and server for --repository.
+    Ctrl-C gives the results so far, and so does a server that goes away. Needs the extra bench, and server
+    for --repository.
     """
     loads = _loads(concurrency, rate, connections)
     _check_installed()
@@ -68,9 +70,9 @@ def http(
     from coserve_cli.bench.http.loads import Interval
     from coserve_cli.bench.http.report import Report
     from coserve_cli.bench.http.results import LoadResults
-    from coserve_cli.bench.http.table import table
+    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable, write_whole
+    from coserve_cli.output import OutputError, check_writable
     from coserve_cli.progress import progress_bars
     from coserve_client import CoserveError
     from coserve_server.cores import usable_cores
@@ -80,7 +82,7 @@ def http(
         if output is not None:
             check_writable(output)
         images = read_images(image)
-        reply = first_reply(url, api_key, cacert, model, images)
+        reply = first_reply(url, api_key, cacert, model, images, timeout)
         report = Report(
             url=url,
             model=reply.model,
@@ -94,18 +96,23 @@ def http(
             engine=_engine(repository, reply.model),
         )
         target = classification(url, api_key, cacert, reply.model, images, timeout)
-        # Stopping on request gives the results so far, whoever asks.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with Generator(target) as generator, progress_bars() as progress:
-            report.measure(generator, progress)
-        if not report.answered:
-            raise BenchError(f"nothing was answered: {', '.join(report.failures) or 'stopped too early'}")
-        text = json.dumps(report.to_json(), indent=2)
-        if output is not None:
-            write_whole(output, f"{text}\n")
+        stop_once()
+        try:
+            with Generator(target) as generator, progress_bars() as progress:
+                report.measure(generator, progress)
+        finally:
+            _tell(report, output, as_json)
+
+
+def _tell(report: "Report", output: Path | None, as_json: bool) -> None:
+    """Print the results before they are written, so that a full disk does not lose them."""
+    from coserve_cli.bench.http.table import table
+    from coserve_cli.output import write_whole
+
+    text = json.dumps(report.to_json(), indent=2)
     typer.echo(text if as_json else "\n".join(table(report)))
-    if not report.complete:
-        raise typer.Exit(INTERRUPTED)
+    if output is not None:
+        write_whole(output, f"{text}\n")
 
 
 def _check_installed() -> None:

@@ -13,15 +13,20 @@ from coserve_client.connecting import API_KEY_VARIABLE
 
 
 def first_reply(
-    url: str, api_key: str | None, cacert: Path | None, model: str | None, images: Sequence[EncodedImage]
+    url: str,
+    api_key: str | None,
+    cacert: Path | None,
+    model: str | None,
+    images: Sequence[EncodedImage],
+    timeout_s: float,
 ) -> Reply:
     """Have every image classified once; gives the first one's answer.
 
     Raises:
         BenchError: the server does not take an image.
-        CoserveError: there is no server, it is not ready, or has no such ensemble.
+        CoserveError: there is no server, it is not ready, does not answer in time, or has no such ensemble.
     """
-    with Client(url, api_key=api_key, verify=cacert, retries=0) as client:
+    with Client(url, api_key=api_key, verify=cacert, timeout=timeout_s, retries=0) as client:
         first, *_ = [_classify(client, image, model) for image in images]
     return first
 

@@ -13,6 +13,7 @@ import uvloop
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.http.connection import Address, post
 from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, Run, Target
+from coserve_cli.bench.http.stopping import SIGNALS
 from coserve_cli.bench.http.traffic import Traffic, clock, closed_loop, open_loop
 
 
@@ -24,10 +25,11 @@ class Generator:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, target), daemon=True)
-        # A Ctrl-C in the terminal reaches both processes: this one decides what becomes of it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ctrl-C in a terminal, and `timeout`, reach both processes: this one decides what becomes of it.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
         self._process.start()
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         theirs.close()
 
     def __enter__(self) -> "Generator":
@@ -35,7 +37,7 @@ class Generator:
 
     def __exit__(self, *_: object) -> None:
         self._pipe.close()
-        self._process.terminate()
+        self._process.kill()
         self._process.join()
 
     def run(self, load: Load, interval: Interval) -> Run:
@@ -44,39 +46,44 @@ class Generator:
         Raises:
             BenchError: the process died.
         """
+        stopped = False
         try:
             self._pipe.send((load, interval))
             try:
-                run: Run = self._pipe.recv()
+                self._pipe.poll(None)
             except KeyboardInterrupt:
-                # Again and again, since it may not listen yet.
-                while not self._pipe.poll(0.1):
-                    os.kill(self._process.pid or 0, signal.SIGINT)
-                run = self._pipe.recv()
-                run.stopped = True
+                stopped = True
+                self._pipe.send(None)
+            run: Run = self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise BenchError("the load generator's process ended; its error stands above") from error
+            self._process.join()
+            raise BenchError(f"the load generator ended with status {self._process.exitcode}") from error
+        run.stopped |= stopped
         return run
 
 
 def _serve(pipe: Pipe, target: Target) -> None:
-    """Apply loads until nobody asks for more."""
+    """Apply loads until nobody asks for more; None ends the one that is under way."""
     address = Address.of(target.url, target.cacert)
     requests = [
         post(target.url, {**target.headers, "Content-Type": kind}, body) for kind, body in target.bodies
     ]
     with suppress(EOFError, BrokenPipeError):
         while True:
-            load, interval = pipe.recv()
+            while (job := pipe.recv()) is None:
+                pass
+            load, interval = job
             traffic = Traffic(address, requests, target.timeout_s, interval)
-            pipe.send(uvloop.run(_apply(traffic, load)))
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            run = uvloop.run(_apply(traffic, load, pipe))
+            # uvloop leaves what it has watched non-blocking.
+            os.set_blocking(pipe.fileno(), True)
+            pipe.send(run)
 
 
-async def _apply(traffic: Traffic, load: Load) -> Run:
-    """Apply a load until its interval is over and everything is answered, or until SIGINT."""
+async def _apply(traffic: Traffic, load: Load, pipe: Pipe) -> Run:
+    """Apply a load until its interval is over and everything is answered, or until the pipe has something."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
     began, spent = clock(), _processor_s()
     sending = asyncio.create_task(
         closed_loop(traffic, load) if isinstance(load, ClosedLoop) else open_loop(traffic, load)

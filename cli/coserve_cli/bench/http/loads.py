@@ -61,6 +61,10 @@ class Interval:
     seconds: float
 
 
+UNREACHED = "cannot connect"
+"""The failure of a request that could not even be sent."""
+
+
 @dataclass
 class Run:
     """What one load gave in one interval. All times are in milliseconds.
@@ -91,3 +95,8 @@ class Run:
     processor_s: float = 0
     wall_s: float = 0
     stopped: bool = False
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether every request failed because nobody listens."""
+        return set(self.errors) == {UNREACHED} and not self.round_trip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.http.generator import Generator
 from coserve_cli.bench.http.loads import ClosedLoop, Interval
 from coserve_cli.bench.http.results import LoadResults
@@ -40,32 +41,37 @@ class Report:
     complete: bool = field(default=False, init=False)
 
     def measure(self, generator: Generator, progress: Progress | None) -> None:
-        """Apply all loads in turn, round after round; Ctrl-C ends it and leaves what was measured so far.
+        """Apply all loads in turn, round after round; what ends it early leaves what was measured so far.
 
         Raises:
-            BenchError: the load generator died.
+            BenchError: the server is gone, the load generator died, or nothing was answered.
+            KeyboardInterrupt: it was stopped.
         """
         steps: Sequence[LoadResults | RawEngine] = [*self.loads, *([self.engine] if self.engine else [])]
-        try:
-            for done in range(self.rounds * len(steps)):
-                step = steps[done % len(steps)]
-                if isinstance(step, LoadResults):
-                    run = generator.run(step.load, self.interval)
-                    step.add(run)
-                    if run.stopped:
-                        return
-                else:
-                    asyncio.run(step.measure(self.interval.seconds))
-                if progress is not None:
-                    progress("measuring", done + 1, self.rounds * len(steps))
-        except KeyboardInterrupt:
-            return
+        for done in range(self.rounds * len(steps)):
+            step = steps[done % len(steps)]
+            if isinstance(step, LoadResults):
+                self._apply(step, generator, done // len(steps) + 1)
+            else:
+                asyncio.run(step.measure(self.interval.seconds))
+            if progress is not None:
+                progress("measuring", done + 1, self.rounds * len(steps))
         self.complete = True
+        if not any(load.round_trip for load in self.loads):
+            why = ", ".join(self.failures) or "no request was due in time, give more --seconds"
+            raise BenchError(f"nothing was answered: {why}")
 
-    @property
-    def answered(self) -> int:
-        """How many requests were answered in all."""
-        return sum(load.round_trip.count for load in self.loads)
+    def _apply(self, load: LoadResults, generator: Generator, number: int) -> None:
+        """Apply one load in the round of that number."""
+        run = generator.run(load.load, self.interval)
+        if run.unreachable:
+            # The time without a server is none of its own.
+            run.seconds = 0
+        load.add(run)
+        if run.stopped:
+            raise KeyboardInterrupt
+        if run.unreachable:
+            raise BenchError(f"the server stopped answering in round {number}")
 
     @property
     def failures(self) -> list[str]:

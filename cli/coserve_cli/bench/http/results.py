@@ -105,6 +105,11 @@ class LoadResults:
             self._add_stages(run)
 
     @property
+    def begun(self) -> bool:
+        """Whether it was applied at all."""
+        return self._wall_s > 0
+
+    @property
     def per_second(self) -> float:
         """Answers a second."""
         return self._completed / self._seconds if self._seconds else 0.0

@@ -8,7 +8,7 @@ from coserve_cli.bench.http.results import BOTTLENECK, PERCENTILES, LoadResults
 
 def table(report: Report) -> Iterator[str]:
     """Lines of text."""
-    measured = [load for load in report.loads if load.latency]
+    begun = [load for load in report.loads if load.begun]
     width = max([len(str(load.load)) for load in report.loads] + [len("mean ms")])
     yield (
         f"{report.model} version {report.version} at {report.url}: "
@@ -18,11 +18,11 @@ def table(report: Report) -> Iterator[str]:
     yield ""
     heads = ("answers/s", *(f"p{percent} ms" for percent in PERCENTILES), "max ms", "overhead ms", "failed")
     yield _row("load", heads, width)
-    for load in measured:
+    for load in begun:
         yield _row(str(load.load), _figures(load), width)
-    if any(load.stages for load in measured):
+    if staged := [load for load in begun if load.stages]:
         yield ""
-        yield from _breakdown([load for load in measured if load.stages], width)
+        yield from _breakdown(staged, width)
     notes = list(_notes(report))
     if notes:
         yield ""
@@ -31,9 +31,9 @@ def table(report: Report) -> Iterator[str]:
 
 def _figures(load: LoadResults) -> list[str]:
     latencies = [load.latency.percentile(percent) for percent in PERCENTILES] + [load.latency.max]
+    known = [f"{ms:.2f}" if load.latency else "" for ms in latencies]
     overhead = f"{load.overhead.percentile(50):.2f}" if load.overhead else ""
-    figures = [f"{load.per_second:.1f}", *(f"{ms:.2f}" for ms in latencies), overhead]
-    return [*figures, str(sum(load.errors.values()))]
+    return [f"{load.per_second:.1f}", *known, overhead, str(sum(load.errors.values()))]
 
 
 def _breakdown(loads: list[LoadResults], width: int) -> Iterator[str]:
@@ -57,9 +57,10 @@ def _notes(report: Report) -> Iterator[str]:
                 f"warning: {load.load}: the load generator took {load.generator_cores:.0%} of a core, more "
                 f"than {BOTTLENECK:.0%}: the server may be able to do more"
             )
-    yield "load generator: " + ", ".join(
-        f"{load.generator_cores:.0%} of a core ({load.load})" for load in report.loads
-    )
+    begun = [load for load in report.loads if load.begun]
+    if begun:
+        shares = (f"{load.generator_cores:.0%} of a core ({load.load})" for load in begun)
+        yield f"load generator: {', '.join(shares)}"
     if report.engine is not None and report.engine.latency:
         yield from _engine(report)
     if not report.complete:

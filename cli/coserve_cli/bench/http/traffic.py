@@ -11,7 +11,7 @@ from random import expovariate
 from typing import Any
 
 from coserve_cli.bench.http.connection import Address, Connection, Reply
-from coserve_cli.bench.http.loads import ClosedLoop, Interval, OpenLoop, Run
+from coserve_cli.bench.http.loads import UNREACHED, ClosedLoop, Interval, OpenLoop, Run
 
 PAUSE_S = 0.05
 """A user who could not connect waits so long, or the attempts alone would take the machine."""
@@ -87,7 +87,7 @@ class Traffic:
             connection = await self._connection(patience)
         except OSError as error:
             if counts:
-                self._failed(meant, "timeout" if isinstance(error, TimeoutError) else "cannot connect")
+                self._failed(meant, "timeout" if isinstance(error, TimeoutError) else UNREACHED)
             return False
         try:
             reply = await connection.ask(next(self._requests), patience)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coserve_training.data.decode import decode_image, random_box, random_crops, to_rgb
+from coserve_training.data.decode import centre, decode_image, random_box, random_crops, to_rgb
 from tests.training.photographs import photograph
 
 
@@ -80,3 +80,14 @@ def test_damaged_metadata_does_not_spoil_a_photograph() -> None:
     with Image.open(file) as opened:
         expected = np.asarray(to_rgb(opened))
     assert (decode_image(file.getvalue(), 64) == expected).all()
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_a_png_whose_pixels_are_damaged_is_refused(crops: bool) -> None:
+    file = io.BytesIO()
+    photograph(3, 64, 64).save(file, "PNG")
+    damaged = bytearray(file.getvalue())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 50] = bytes(byte ^ 0xFF for byte in damaged[middle : middle + 50])
+    with Image.open(io.BytesIO(damaged)) as opened, pytest.raises(OSError, match="broken data stream"):
+        random_crops(opened, 32, np.random.default_rng(0), 2) if crops else centre(opened, 32)

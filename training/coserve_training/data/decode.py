@@ -137,6 +137,8 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "PNG":  # whose pixels `getexif` decodes: their faults must not pass for metadata's
+        image.load()
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     # A viewer shows a photograph whose metadata is damaged; the parser raises many kinds of error.

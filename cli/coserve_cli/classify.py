@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from coserve_cli.errors import one_line
-from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
+from coserve_cli.server_options import URL, ApiKey, CaCert, Certificate, Key, Model, Url
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,6 +36,8 @@ def classify(
     url: Url = URL,
     api_key: ApiKey = None,
     cacert: CaCert = None,
+    certificate: Certificate = None,
+    key: Key = None,
     model: Model = None,
     model_version: Annotated[
         str | None, typer.Option(help="Version of the ensemble.", show_default="the newest")
@@ -60,13 +62,18 @@ def classify(
 
     Images that cannot be read or are rejected are reported, the others classified; the status is then 1.
     """
+    if key is not None and certificate is None:
+        raise typer.BadParameter("--key needs --cert")
+
     import asyncio
 
     from coserve_client import AsyncClient, CoserveError
 
+    shown = (certificate, key) if certificate and key else certificate
+
     async def run() -> None:
         # Asynchronous, because Ctrl-C ends that at once: threads would first get their answers.
-        async with AsyncClient(url, api_key=api_key, verify=cacert) as client:
+        async with AsyncClient(url, api_key=api_key, verify=cacert, certificate=shown) as client:
             items = [item for path in images for item in _items(path)]
             outcomes = client.classify_many(
                 (item.source for item in items),

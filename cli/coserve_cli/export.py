@@ -32,7 +32,8 @@ def export(
         str | None, typer.Option(help="The ensemble's name; of a run by default network and split.")
     ] = None,
     max_batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Of every model; 64 by default.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=options.INT32, help="Of every model; 64 by default.", show_default=False),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an ensemble of the same name.")

@@ -12,6 +12,8 @@ from coserve_cli.checkpoint import Checkpoint as RunCheckpoint
 FOR_INT8 = "For --precision int8"
 FOR_RUNS, FOR_FILES, FOR_TRITON = "For a run", "For ONNX files", "How Triton runs the members"
 T = TypeVar("T")
+INT32 = 2**31 - 1
+"""The largest number that fits where Triton keeps them."""
 
 
 class NetworkPrecision(str, Enum):
@@ -147,12 +149,14 @@ Placement = Annotated[
     ),
 ]
 Instances = Annotated[
-    int | None, typer.Option(min=1, help="Copies of each member; 1 by default.", rich_help_panel=FOR_TRITON)
+    int | None,
+    typer.Option(min=1, max=INT32, help="Copies of each member; 1 by default.", rich_help_panel=FOR_TRITON),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=INT32,
         help="Of each instance on a CPU; 1 by default, 0 for one per core.",
         rich_help_panel=FOR_TRITON,
     ),
@@ -170,6 +174,7 @@ QueueDelayUs = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=INT32,
         help="Microseconds a request may wait for others; 0 by default.",
         rich_help_panel=FOR_TRITON,
     ),

@@ -37,10 +37,16 @@ def create(
     """Make a key and print it, this once; the file, made if need be, gets its digest."""
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
-    from coserve_server.keys import create_key
+    from coserve_server.keys import create_key, revoke_key
 
     with one_line(StartupError):
-        typer.echo(create_key(file, name, role.value))
+        key = create_key(file, name, role.value)
+        try:
+            typer.echo(key)
+        except OSError:
+            # Nobody has seen it.
+            revoke_key(file, name)
+            raise
 
 
 @app.command("list")

@@ -1,6 +1,10 @@
 """Entry point of the `coserve` command; a verb's module is imported only when that verb is called."""
 
+import errno
+import os
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -67,8 +71,24 @@ class Verbs(TyperGroup):
         super().__init__(**attributes)
         self.commands = Modules()  # type: ignore[assignment]  # nothing changes them
 
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the command; say in one line that its output cannot be written."""
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:
+            # A file's error has the file's name.
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            with suppress(OSError):
+                typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+            # Or Python would try to write the rest at its end, and complain anew.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give help where no verb is given; Typer's `no_args_is_help` counts on Rich for that."""
+        if any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args):
+            raise typer.BadParameter("an argument is empty: is a variable not set?")
         return super().parse_args(ctx, args or ["--help"])
 
     def invoke(self, ctx: Any) -> Any:

@@ -23,6 +23,13 @@ CaCert = Annotated[
         help="PEM file of the authorities that may certify an HTTPS server.", show_default="the usual ones"
     ),
 ]
+Certificate = Annotated[
+    Path | None,
+    typer.Option("--cert", help="PEM file of your own certificate, for a server that asks for one."),
+]
+Key = Annotated[
+    Path | None, typer.Option(help="PEM file of its key.", show_default="in the certificate's file")
+]
 Model = Annotated[
     str | None, typer.Option(help="The ensemble to ask; may be left out where the server has a default.")
 ]

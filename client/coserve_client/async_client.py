@@ -11,7 +11,7 @@ import httpx
 
 from coserve_client import calls, streams
 from coserve_client.calls import Call, Question
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Verify, options
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, options
 from coserve_client.errors import CoserveError, RequestTimeoutError, UnreachableError, translated
 from coserve_client.images import Source
 from coserve_client.replies import Inference, Metadata, Model, Reply
@@ -34,6 +34,7 @@ class AsyncClient:
         *,
         api_key: str | None = None,
         verify: Verify = None,
+        certificate: Certificate = None,
         timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
         retries: int = 3,
         retry_seconds: float = 60.0,
@@ -42,7 +43,9 @@ class AsyncClient:
     ) -> None:
         self._url = url
         self._retries, self._retry_seconds = retries, retry_seconds
-        self._http = httpx.AsyncClient(transport=transport, **options(url, api_key, verify, timeout, headers))
+        self._http = httpx.AsyncClient(
+            transport=transport, **options(url, api_key, verify, certificate, timeout, headers)
+        )
 
     async def classify(
         self,

@@ -12,7 +12,7 @@ import httpx
 
 from coserve_client import calls, streams
 from coserve_client.calls import Call, Question
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Verify, options
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, options
 from coserve_client.errors import CoserveError, RequestTimeoutError, UnreachableError, translated
 from coserve_client.images import Source
 from coserve_client.replies import Inference, Metadata, Model, Reply
@@ -32,8 +32,10 @@ class Client:
     Args:
         url: the server's address, with a path prefix where a proxy adds one.
         api_key: sent with every request; None for the environment's `COSERVE_API_KEY`, if there is one.
-        verify: PEM file of the authorities that may certify an HTTPS server, or an `ssl.SSLContext`, such as
-            one that has a client's certificate; None for the usual authorities.
+        verify: PEM file of the authorities that may certify an HTTPS server, or an `ssl.SSLContext`;
+            None for the usual authorities.
+        certificate: PEM file of the client's own certificate and key, or a file of each, for servers that
+            ask for it; part of `verify` where that is an `ssl.SSLContext`.
         timeout: seconds to connect, to wait for more of the answer, to send more of the request and to wait
             for a free connection.
         retries: how often a call is repeated after 503; no other failure is retried.
@@ -51,6 +53,7 @@ class Client:
         *,
         api_key: str | None = None,
         verify: Verify = None,
+        certificate: Certificate = None,
         timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
         retries: int = 3,
         retry_seconds: float = 60.0,
@@ -59,7 +62,9 @@ class Client:
     ) -> None:
         self._url = url
         self._retries, self._retry_seconds = retries, retry_seconds
-        self._http = httpx.Client(transport=transport, **options(url, api_key, verify, timeout, headers))
+        self._http = httpx.Client(
+            transport=transport, **options(url, api_key, verify, certificate, timeout, headers)
+        )
 
     def classify(
         self,

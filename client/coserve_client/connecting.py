@@ -16,13 +16,16 @@ API_KEY_VARIABLE = "COSERVE_API_KEY"
 # None means the client's own transport: an environment's HTTP_PROXY cannot reach this machine's loopback.
 LOOPBACK = {"all://127.0.0.1": None, "all://[::1]": None, "all://localhost": None}
 
-Verify: TypeAlias = str | os.PathLike[str] | ssl.SSLContext | None
+File: TypeAlias = str | os.PathLike[str]
+Verify: TypeAlias = File | ssl.SSLContext | None
+Certificate: TypeAlias = File | tuple[File, File] | None
 
 
 def options(
     url: str,
     api_key: str | None,
     verify: Verify,
+    certificate: Certificate,
     timeout: httpx.Timeout | float,
     headers: Mapping[str, str] | None,
 ) -> dict[str, Any]:
@@ -38,20 +41,28 @@ def options(
         "base_url": _checked(url),
         "headers": {**({"X-API-Key": key} if key else {}), **(headers or {})},
         "timeout": timeout,
-        "verify": _context(verify),
+        "verify": _context(verify, certificate),
         "mounts": LOOPBACK,
     }
 
 
-def _context(verify: Verify) -> ssl.SSLContext | bool:
-    if verify is None:
+def _context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | bool:
+    if verify is None and certificate is None:
         return True
     if isinstance(verify, ssl.SSLContext):
         return verify
     try:
-        return ssl.create_default_context(cafile=Path(verify))
+        context = ssl.create_default_context(cafile=verify and Path(verify))
     except (OSError, ssl.SSLError) as error:
         raise InputError(f"{verify} holds no certificates in PEM: {error}") from error
+    if certificate is not None:
+        files = certificate if isinstance(certificate, tuple) else (certificate,)
+        try:
+            context.load_cert_chain(files[0], files[-1])
+        except (OSError, ssl.SSLError) as error:
+            names = " and ".join(map(os.fsdecode, files))
+            raise InputError(f"{names}: no certificate with its key in PEM: {error}") from error
+    return context
 
 
 def _checked(url: str) -> str:

@@ -179,6 +179,11 @@ def translated(url: str) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise UnreachableError(
+                f"the certificate of {url} is not trusted ({error}); name the authorities that may "
+                "certify it: --cacert, or verify"
+            ) from error
         raise UnreachableError(
             f"no server answers at {url} ({str(error) or 'timed out'}); "
             "start one with: coserve serve --repository model_repository"
@@ -190,7 +195,7 @@ def translated(url: str) -> Iterator[None]:
         # reset discards its answer.
         raise UnreachableError(
             f"{url} broke off the connection ({str(error) or type(error).__name__}); "
-            "perhaps because the request is larger than it allows"
+            "perhaps because the request is larger than it allows, or lacks a client's certificate"
         ) from error
     except httpx.TransportError as error:
         raise UnreachableError(f"the connection to {url} failed: {error}") from error

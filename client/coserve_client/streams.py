@@ -41,8 +41,13 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from images_in(entry.path)
-        elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+        elif Path(entry.name).suffix.lower() in SUFFIXES and (entry.is_file() or _dangles(entry)):
             yield Path(entry.path)
+
+
+def _dangles(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a link to nothing, which whoever reads it says."""
+    return entry.is_symlink() and not Path(entry.path).exists()
 
 
 def batches(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:

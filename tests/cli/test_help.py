@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -26,6 +27,24 @@ def test_lists_every_verb() -> None:
         described = str(Modules()[verb].help).split("\n\n")[0].replace("\n", " ")
         # The one is to fit on two lines, the other may say more.
         assert described.split()[:3] == summary.split()[:3]
+
+
+@pytest.mark.parametrize("arguments", [["export", "run", "--repository", ""], ["serve", "--repository="]])
+def test_a_variable_that_is_not_set_is_no_path(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "an argument is empty: is a variable not set?" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+@pytest.mark.parametrize("arguments", [["--help"], ["keys", "create", "lab", "--file", "keys"]])
+def test_output_that_cannot_be_written_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    command = [Path(sys.executable).parent / "coserve", *arguments]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert not (tmp_path / "keys").exists() or "lab" not in (tmp_path / "keys").read_text()
 
 
 def test_a_verb_that_is_misspelt_is_guessed() -> None:

@@ -193,6 +193,8 @@ def test_errors_are_one_line(
         ["--max-accuracy-loss", "nan"],
         ["--max-accuracy-loss", "-1"],
         ["--max-batch-size", "0"],
+        *([option, str(2**31)] for option in ("--max-batch-size", "--instances", "--threads")),
+        ["--queue-delay-us", str(2**31)],
         ["--cuda", "use_tf32"],
     ],
 )

@@ -67,8 +67,28 @@ def client(server: Server, folder: Path, key: str) -> Iterator[Client]:
 def test_keys_and_certificates_are_checked(server: Server, folder: Path, key: str) -> None:
     with Client(server.url, verify=folder / "ca.pem") as stranger, pytest.raises(UnauthenticatedError):
         stranger.classify(RED)
-    with Client(server.url, api_key=key) as careful, pytest.raises(UnreachableError, match="certificate"):
+    trusts_nobody = pytest.raises(UnreachableError, match=r"is not trusted .* --cacert, or verify")
+    with Client(server.url, api_key=key) as careful, trusts_nobody:
         careful.classify(RED)
+
+
+def test_a_client_shows_its_own_certificate_where_asked(serve: Serve, folder: Path) -> None:
+    own = str(folder / "server.pem")
+    server = serve(
+        folder / "models",
+        *("--tls-certificate", own, "--tls-key", own),
+        tls_client_authorities=folder / "ca.pem",
+    )
+    (folder / "red.png").write_bytes(RED)
+    asks = [COSERVE, "classify", folder / "red.png", "--url", server.url, "--cacert", folder / "ca.pem"]
+    for shown in (["--cert", own], ["--cert", own, "--key", own]):
+        done = subprocess.run([*asks, *shown], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(asks, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "lacks a client's certificate" in done.stderr
+    done = subprocess.run([*asks, "--cert", folder / "ca.pem"], capture_output=True, text=True, timeout=60)
+    assert "ca.pem: no certificate with its key in PEM" in done.stderr
 
 
 def test_tensors_give_the_logits_of_the_members(

@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import BLACK, RED, classify, problem, until_ready
-from tests.server.onnx_repository import FAILS, HANGS, NAN, SHAPE, write_repository
+from tests.server.onnx_repository import FAILS, HANGS, NOT_FINITE, SHAPE, write_repository
 
 ACCURACY = {"ensemble": {"top1": 0.9}, "members": [{"top1": 0.8}, {"top1": 0.7}]}
 
@@ -17,7 +17,7 @@ ACCURACY = {"ensemble": {"top1": 0.9}, "members": [{"top1": 0.8}, {"top1": 0.7}]
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    write_repository(folder, "nan", faults={1: NAN}, provenance={"accuracy": ACCURACY})
+    write_repository(folder, "nan", faults={1: NOT_FINITE}, provenance={"accuracy": ACCURACY})
     write_repository(folder, "fails", members=3, faults={1: FAILS})
     write_repository(folder, "shape", faults={1: SHAPE})
     return write_repository(folder, "hangs", faults={0: HANGS}, provenance={"accuracy": ACCURACY})

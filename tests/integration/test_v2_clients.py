@@ -15,7 +15,7 @@ from PIL import Image
 from coserve_server.images import Preprocessing, decode, preprocess
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import classify, logits, member_logits
-from tests.server.onnx_repository import LABELS, NAN, PREPROCESSING, write_repository
+from tests.server.onnx_repository import LABELS, NOT_FINITE, PREPROCESSING, write_repository
 
 COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0.2, 0.4, 0.6]], np.float32)
 IMAGES = np.ascontiguousarray(np.broadcast_to(COLOURS[:, :, None, None], (3, 3, 8, 8)))
@@ -25,7 +25,7 @@ IMAGES = np.ascontiguousarray(np.broadcast_to(COLOURS[:, :, None, None], (3, 3, 
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     write_repository(folder, "pair", weights=[1.0, 3.0])
-    return write_repository(folder, "nan", faults={1: NAN})
+    return write_repository(folder, "nan", faults={1: NOT_FINITE})
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ PREPROCESSING = {
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
 }
-NAN, FAILS, HANGS, BUSY, SHAPE = "nan", "fails", "hangs", "busy", "shape"
-"""Faults of a member: NaN logits always; on images that are not black an error, an endless loop, one step of
-some seconds that cannot be interrupted, or twice as many classes."""
+NAN, NOT_FINITE, FAILS, HANGS, BUSY, SHAPE = "nan", "not finite", "fails", "hangs", "busy", "shape"
+"""Faults of a member: NaN logits always; on images that are not black NaN logits, an error, an endless loop,
+one step of some seconds that cannot be interrupted, or twice as many classes."""
 
 
 def write_repository(
@@ -128,6 +128,13 @@ def _fault(fault: str | None, weights: dict[str, Any]) -> list[onnx.NodeProto]:
         helper.make_node("Mul", ["brightest", "many"], ["product"]),
         helper.make_node("Cast", ["product"], ["number"], to=TensorProto.INT64),
     ]
+    if fault == NOT_FINITE:
+        return [
+            *brightness,
+            helper.make_node("Neg", ["product"], ["less"]),
+            helper.make_node("Sqrt", ["less"], ["root"]),
+            helper.make_node("Add", ["scores", "root"], ["logits"]),
+        ]
     if fault == FAILS:
         weights["zero"] = np.zeros(1, np.float32)
         gather = helper.make_node("Gather", ["zero", "number"], ["nothing"])

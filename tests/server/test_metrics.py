@@ -148,6 +148,29 @@ def test_a_value_on_a_bound_is_in_its_bucket() -> None:
     assert histogram.sum == 7.5
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("GET", "/v2", "/v2"),
+        ("GET", "/v2/health/ready", "/v2/health/ready"),
+        ("GET", "/v2/models/stats", "/v2/models/stats"),
+        ("GET", "/v2/models/pair", "/v2/models/{name}"),
+        ("GET", "/v2/models/pair/versions/1/config", "/v2/models/{name}/versions/{version}/config"),
+        ("GET", "/v2/models/pair/stats", "/v2/models/{name}/stats"),
+        ("POST", "/v2/models/pair/infer", "/v2/models/{name}/infer"),
+        ("POST", "/v2/repository/index", "/v2/repository/index"),
+        ("POST", "/v2/repository/models/pair/load", "/v2/repository/models/{name}/load"),
+        ("GET", "/v1/models/pair", "/v1/models/{name}"),
+        ("GET", "/healthz", "/healthz"),
+    ],
+)
+def test_routes_are_named_by_their_whole_pattern(method: str, path: str, route: str) -> None:
+    server = Server(FakeEngine(ensemble()))
+    server.ask(method, path)
+    (labels,) = Scrape(server).labels("requests_total")
+    assert dict(labels)["route"] == route
+
+
 def test_bugs_are_counted() -> None:
     server = Server(BuggyEngine(ensemble()))
     assert server.ask("POST", "/v1/classify", **CLASSIFY).status_code == 500

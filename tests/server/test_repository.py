@@ -253,12 +253,18 @@ def more_classes(folder: Path) -> None:
     edited("pair", lambda c: c.output[0].dims.__setitem__(0, 2))(folder)
 
 
+def not_finite(folder: Path) -> None:
+    shutil.rmtree(folder)
+    writer.write_repository(folder, faults={1: writer.NAN})
+
+
 UNFIT: dict[str, tuple[Break, str]] = {
     "not ONNX": (lambda f: (f / "pair_member1/1/model.onnx").write_bytes(b"no"), "cannot be loaded"),
     "empty": (lambda f: (f / "pair_member1/1/model.onnx").write_bytes(b""), "cannot be loaded"),
     "input name": (renamed_tensor("input_map"), "has no input 'other' (it has images)"),
     "output name": (renamed_tensor("output_map"), "has no output 'other' (it has logits)"),
     "frozen batch": (frozen_batch, "fails on a batch of 2"),
+    "not finite": (not_finite, "gives logits that are not finite"),
     "classes": (more_classes, "gives logits [1, 4] where [1, 2] is wanted (batch, labels)"),
 }
 

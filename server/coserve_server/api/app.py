@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from coserve_server.api import observing, problems, security, v1, v2
+from coserve_server.api import observing, problems, security, v1, v2, v2_repository
 from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
@@ -62,6 +62,7 @@ def create_app(
     app.state.classifier, app.state.reloader = classifier, reloader
     app.include_router(v1.router)
     app.include_router(v2.router)
+    app.include_router(v2_repository.router)
     app.router.routes[:0] = [*v1.quick, *v2.quick]
 
     @app.get("/healthz", tags=["health"])

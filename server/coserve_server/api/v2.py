@@ -6,17 +6,18 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 
 import asyncio
 import time
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from coserve_server.api import parameters, v2_repository
+from coserve_server.api import parameters
 from coserve_server.api.bodies import read_body
 from coserve_server.api.compression import decompress
 from coserve_server.api.dependencies import Core, classifier
 from coserve_server.api.disconnects import while_connected
 from coserve_server.api.quick_route import QuickRoute
-from coserve_server.api.v2_errors import RESPONSES
+from coserve_server.api.v2_errors import RESPONSES, TAG
 from coserve_server.api.v2_models import (
     Live,
     ModelConfig,
@@ -32,6 +33,8 @@ from coserve_server.api.v2_responses import write_response
 from coserve_server.api.v2_statistics import StatisticsList, statistics
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles import Ensemble
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 INLINE_JSON_BYTES, INLINE_BINARY_BYTES = 2**16, 2**20
@@ -70,8 +73,21 @@ async def _describe_version(version: str) -> None:
     """Has the path's version described in the API's documentation; `_model` reads it."""
 
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"], responses=RESPONSES)
-models = APIRouter()
+router = APIRouter(prefix="/v2", tags=[TAG], responses=RESPONSES)
+
+
+def _of_model(path: str, method: str = "GET", **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """Register a route below a model, and below each of its versions."""
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        whole = f"/models/{{name}}{path}"
+        router.add_api_route(whole, endpoint, methods=[method], **options)
+        described = {**options, "dependencies": [Depends(_describe_version)]}
+        versioned = f"/models/{{name}}/versions/{{version}}{path}"
+        router.add_api_route(versioned, endpoint, methods=[method], **described)
+        return endpoint
+
+    return register
 
 
 @router.get("")
@@ -101,13 +117,13 @@ async def all_statistics(core: Core) -> StatisticsList:
     return StatisticsList(model_stats=counted)
 
 
-@models.get("")
+@_of_model("")
 async def model_metadata(core: Core, model: Model) -> ModelMetadata:
     """Describe a model's tensors."""
     return metadata(model, [one.version for one in core.catalogue.versions(model.name)])
 
 
-@models.get("/ready", responses={503: {"model": ModelReady}})
+@_of_model("/ready", responses={503: {"model": ModelReady}})
 async def model_ready(core: Core, model: Model, response: Response) -> ModelReady:
     """Whether a model has its quorum of members."""
     ready = core.catalogue.ready(model)
@@ -115,20 +131,21 @@ async def model_ready(core: Core, model: Model, response: Response) -> ModelRead
     return ModelReady(name=model.name, ready=ready)
 
 
-@models.get("/config")
+@_of_model("/config")
 async def model_config(core: Core, model: Model) -> ModelConfig:
     """Describe a model as its configuration in Triton's model repository does."""
     return config(model, core.settings.max_images)
 
 
-@models.get("/stats")
+@_of_model("/stats")
 async def model_statistics(core: Core, model: Model) -> StatisticsList:
     """Say what a model has done since the start."""
     return StatisticsList(model_stats=[statistics(model, core.statistics.of(model))])
 
 
-@models.post(
+@_of_model(
     "/infer",
+    "POST",
     openapi_extra={"requestBody": _BODY, "parameters": parameters.documented(headers=_HEADERS)},
     response_class=Response,
 )
@@ -165,8 +182,3 @@ quick = [
     QuickRoute(f"/v2/models/{{name}}{version}/infer", _infer, methods=["POST"])
     for version in ("", "/versions/{version}")
 ]
-router.include_router(v2_repository.router)
-router.include_router(models, prefix="/models/{name}")
-router.include_router(
-    models, prefix="/models/{name}/versions/{version}", dependencies=[Depends(_describe_version)]
-)

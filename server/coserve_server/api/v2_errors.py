@@ -7,6 +7,7 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
+TAG = "open inference protocol"
 # The protocol knows no 422.
 _STATUSES = {422: 400}
 

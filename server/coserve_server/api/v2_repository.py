@@ -17,7 +17,8 @@ from coserve_server.classify import Classifier
 from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError
 from coserve_server.reload import Reloader
 
-router = APIRouter(prefix="/repository")
+# Whole, since a router within another one would tell the routes' paths without the outer's prefix.
+router = APIRouter(prefix="/v2/repository", tags=[v2_errors.TAG], responses=v2_errors.RESPONSES)
 
 MAX_BODY_BYTES = 2**16
 """These requests are small, and any number of them may be in progress."""

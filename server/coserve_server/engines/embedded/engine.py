@@ -127,7 +127,7 @@ class EmbeddedEngine:
         new = self.unserved(name, ensembles)
         known = [*served, *new]
         wanted = [next(old for old in known if old == self._limited(one)) for one in ensembles]
-        generations = await asyncio.to_thread(self._load, new, bool(served))
+        generations = await asyncio.to_thread(self._load, new)
         self._generations.update(zip(map(id, new), generations, strict=True))
         self._serve(name, tuple(wanted))
         gone = [old for old in served if not any(old is one for one in wanted)]
@@ -165,8 +165,8 @@ class EmbeddedEngine:
         self._versions = {one: served[one] for one in sorted(served) if served[one]}
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
-    def _generation(self, ensemble: Ensemble, succeeds: bool = False) -> Generation:
-        return Generation(ensemble, self._load_member, self._new_lanes(ensemble), succeeds)
+    def _generation(self, ensemble: Ensemble) -> Generation:
+        return Generation(ensemble, self._load_member, self._new_lanes(ensemble))
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         """What the members are to run on, in turn: shares of the cores."""
@@ -181,12 +181,12 @@ class EmbeddedEngine:
         """Whether the library's threads stay on the cores of the lane that loads a member."""
         return True
 
-    def _load(self, ensembles: Sequence[Ensemble], succeed: bool) -> list[Generation]:
+    def _load(self, ensembles: Sequence[Ensemble]) -> list[Generation]:
         """Load all or none."""
         generations: list[Generation] = []
         try:
             for ensemble in ensembles:
-                generations.append(self._generation(ensemble, succeed))
+                generations.append(self._generation(ensemble))
                 check_unchanged(ensemble)
         except BaseException:
             for generation in generations:

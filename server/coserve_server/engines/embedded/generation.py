@@ -20,12 +20,11 @@ class Generation:
     It does not refer to the ensemble: that lives as long as requests hold it, and this as long as that.
     """
 
-    def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane], succeeds: bool = False) -> None:
+    def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane]) -> None:
         """Load and warm every member.
 
         Args:
             lanes: its own from now on.
-            succeeds: whether it is to take another's place, which is better than members that give NaN.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
@@ -37,7 +36,7 @@ class Generation:
                 lane = lanes[index % len(lanes)]
                 # A session's own threads inherit the cores of the thread that creates it.
                 self.members.append(lane.submit(load, ensemble, member, lane).result())
-            self._warm_up(ensemble, succeeds)
+            self._warm_up(ensemble)
         except BaseException:
             self.close()
             raise
@@ -49,7 +48,7 @@ class Generation:
         while self.members:
             self.members.pop().close()
 
-    def _warm_up(self, ensemble: Ensemble, succeeds: bool) -> None:
+    def _warm_up(self, ensemble: Ensemble) -> None:
         """Run one image and, to find exports with a frozen batch, two; check what comes out."""
         for size in range(1, min(2, ensemble.max_batch_size) + 1):
             batch = np.zeros((size, *ensemble.preprocessing.shape), np.float32)
@@ -61,7 +60,7 @@ class Generation:
                 if run.logits.shape != wanted:
                     shapes = f"logits {list(run.logits.shape)} where {list(wanted)} is wanted"
                     raise misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")
-                if succeeds and not np.isfinite(run.logits).all():
+                if not np.isfinite(run.logits).all():
                     raise misfit(ensemble, loaded.member, "gives logits that are not finite")
 
     def _run(self, ensemble: Ensemble, loaded: LoadedMember, batch: Batch) -> MemberRun:

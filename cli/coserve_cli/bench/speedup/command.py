@@ -39,8 +39,11 @@ def speedup(
         str, typer.Option(metavar="E,…", help="onnxruntime, openvino; what cannot be had is said so.")
     ] = "onnxruntime",
     dataset: Annotated[
-        DatasetName, typer.Option(help="Sets classes and image size of networks with random weights.")
-    ] = DatasetName.CIFAR10,
+        DatasetName | None,
+        typer.Option(
+            help="Sets classes and image size of networks with random weights.", show_default="cifar10"
+        ),
+    ] = None,
     gpus: Annotated[
         str | None,
         typer.Option(
@@ -62,10 +65,13 @@ def speedup(
 ) -> None:
     """Compare a network with the members it is divided into: in turn, at once, and fused into one graph.
 
-    All are timed in one run, by turns, on the same devices. Needs the extra export, and plots for --plots.
+    All are timed in one run, by turns, on the same devices; Ctrl-C gives the results so far. Needs the extra
+    export, and plots for --plots.
     """
     if network is None and repository is None:
         raise typer.BadParameter("give --network, --repository, or both")
+    if repository is not None and dataset is not None:
+        raise typer.BadParameter("--dataset is for random weights; networks of --repository have their own")
     members, sizes = _numbers(splits, "--splits", 1), _numbers(batch_sizes, "--batch-sizes", 1)
     gpu_numbers = () if gpus is None else _numbers(gpus, "--gpus", 0)
     if cuda_graphs and not gpu_numbers:
@@ -74,6 +80,7 @@ def speedup(
         raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
 
     from coserve_cli.bench.errors import BenchError
+    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.bench.speedup.compare import Request, compare
     from coserve_cli.bench.speedup.measure import Limits
     from coserve_cli.bench.speedup.table import table
@@ -91,27 +98,32 @@ def speedup(
         batch_sizes=sizes,
         precisions=_names(precisions, "--precisions", PRECISIONS),
         engines=_names(engines, "--engines", ENGINES),
-        dataset=dataset.value,
+        dataset=(dataset or DatasetName.CIFAR10).value,
         gpus=gpu_numbers,
         cuda_graphs=cuda_graphs,
         limits=Limits(repeats, seconds),
     )
-    with one_line(BenchError, OutputError, StartupError, TrainingError, ExportError, OSError):
+    stop_once()
+    with one_line(BenchError, OutputError, StartupError, TrainingError, ExportError, OSError, MemoryError):
         if output is not None:
             check_writable(output)
         if plots is not None:
-            plots.mkdir(parents=True, exist_ok=True)
+            # Made only when there is something to draw.
+            check_writable(next(one for one in (plots, *plots.parents) if one.exists()) / "latency.png")
         with progress_bars() as progress:
             report = compare(request, progress)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
+        typer.echo(text if as_json else "\n".join(table(report)))
         if output is not None:
             write_whole(output, f"{text}\n")
         if plots is not None:
             from coserve_cli.bench.speedup.plots import draw
 
+            plots.mkdir(parents=True, exist_ok=True)
             for file in draw(report, plots):
                 typer.echo(f"wrote {file}", err=True)
-    typer.echo(text if as_json else "\n".join(table(report)))
+    if not report.complete:
+        raise typer.Exit(130)
 
 
 def _names(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:

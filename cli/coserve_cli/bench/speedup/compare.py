@@ -1,13 +1,14 @@
 """One comparison from request to report."""
 
-import asyncio
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, get_args
 
 from coserve_cli.bench.errors import BenchError
+from coserve_cli.bench.speedup.apart import Progress, run_apart
 from coserve_cli.bench.speedup.devices import find_devices
 from coserve_cli.bench.speedup.family import BF16, Family, exported_in, read_family
 from coserve_cli.bench.speedup.measure import Limits, measure
@@ -16,9 +17,8 @@ from coserve_cli.bench.speedup.other_work import OtherWork
 from coserve_cli.bench.speedup.peak import measure_peak
 from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
 from coserve_cli.bench.speedup.ways import GRAPHS, ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_export.parity import Precision
 from coserve_server.engines.embedded.choice import precisions
-
-Progress = Callable[[str, int, int], None]
 
 NOT_AT_RANDOM = {
     "int8": "quantising takes images; use coserve export --precision int8, and give --repository",
@@ -62,6 +62,8 @@ def compare(request: Request, progress: Progress | None) -> Report:
     Raises:
         BenchError, coserve_server.errors.StartupError, coserve_export.errors.ExportError,
         coserve_training.errors.TrainingError: nothing can be measured; the text says why.
+        KeyboardInterrupt: before anything was measured; later Ctrl-C gives the report so far.
+        MemoryError: there is too little for such batches.
     """
     devices = find_devices(request.gpus, request.batch_sizes)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
@@ -78,11 +80,11 @@ def compare(request: Request, progress: Progress | None) -> Report:
         memory = _memory(all_plans, request.batch_sizes, progress)
         peak = measure_peak(devices)
         other_work = OtherWork()
-        samples = asyncio.run(measure(all_plans, request.batch_sizes, request.limits, progress))
+        measured = measure(all_plans, request.batch_sizes, request.limits, progress)
         others = other_work.cores()
         again = measure_peak(devices)
     best = {what: max(peak[what], again[what]) for what in peak}
-    return make_report(family, describe_machine(devices, engines), others, best, samples, memory, missing)
+    return make_report(family, describe_machine(devices, engines), others, best, measured, memory, missing)
 
 
 def _engines(request: Request) -> tuple[list[str], list[str]]:
@@ -129,21 +131,25 @@ def _family(request: Request, scratch: Path, progress: Progress | None) -> Famil
 
 
 def _random_family(request: Request, scratch: Path, progress: Progress | None) -> Family:
-    # The only part that needs torch.
-    from coserve_cli.bench.speedup.random_weights import PRECISIONS, export_family
-
     assert request.network is not None
     there = [precision for precision in request.precisions if precision not in NOT_AT_RANDOM]
     absent = tuple(f"{name}: {NOT_AT_RANDOM[name]}" for name in request.precisions if name in NOT_AT_RANDOM)
     if not there:
         raise BenchError("; ".join(absent))
-    exported = [precision for precision in PRECISIONS if precision in map(exported_in, there)]
+    exported = [precision for precision in get_args(Precision) if precision in map(exported_in, there)]
     repository, splits = scratch / "repository", sorted({1, *request.splits})
-    export_family(
-        repository, request.network, splits, exported, request.dataset, max(request.batch_sizes), progress
-    )
+    how = (splits, exported, request.dataset, max(request.batch_sizes))
+    # Torch may swallow a KeyboardInterrupt, stumble over it, or abort.
+    run_apart(_export, repository, request.network, *how, progress=progress)
     family = read_family(repository, request.network, splits, there, scratch)
     return replace(family, missing=absent)
+
+
+def _export(*how: Any) -> None:
+    # The only part that needs torch.
+    from coserve_cli.bench.speedup.random_weights import export_family
+
+    export_family(*how)
 
 
 def _memory(

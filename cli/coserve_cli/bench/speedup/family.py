@@ -9,6 +9,7 @@ import onnx
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
 from coserve_export.ensemble import IMAGES, LOGITS
+from coserve_export.onnx_file import read_onnx
 from coserve_server.ensembles import Ensemble, Member
 from coserve_server.repository import read_repository
 from coserve_server.tuning import network_precision
@@ -74,11 +75,16 @@ def read_family(
         scratch: a folder for fused networks.
 
     Raises:
-        coserve_server.errors.RepositoryError: it cannot be read.
+        coserve_server.errors.RepositoryError, coserve_export.errors.NetworkError: it cannot be read.
         BenchError: it has several networks, not the one, or one that cannot be measured.
     """
     ensembles = read_repository(repository).values()
-    networks = sorted({_network(ensemble) for ensemble in ensembles})
+    networks = sorted({name for ensemble in ensembles if (name := _network(ensemble))})
+    if not networks:
+        names = ", ".join(ensemble.name for ensemble in ensembles)
+        raise BenchError(
+            f"{repository} does not record which network was divided into what ({names}); exports of runs do"
+        )
     if network is None and len(networks) > 1:
         raise BenchError(f"{repository} has several networks; choose with --network: {', '.join(networks)}")
     network = networks[0] if network is None else network
@@ -95,7 +101,10 @@ def read_family(
         divisions += [_division(split, precision, found[exported, split], scratch) for split in there]
         absent = ", ".join(f"S={split}" for split in splits if split not in there)
         if absent:
-            missing.append(f"{precision}, {absent}: {repository} has no such ensemble of {network}")
+            missing.append(
+                f"{precision}, {absent}: {repository} has no such ensemble of {network}"
+                f"{_unrecorded(ensembles, exported)}"
+            )
     if not divisions:
         raise BenchError("; ".join(missing))
     return Family(network, tuple(divisions), tuple(missing))
@@ -118,9 +127,16 @@ def _by_precision_and_split(
     return found
 
 
-def _network(ensemble: Ensemble) -> str:
-    """Of the undivided network; networks that came as ONNX files name none."""
-    return str(ensemble.provenance.get("network", "of unknown name"))
+def _network(ensemble: Ensemble) -> str | None:
+    """The name of the undivided network; exports of ONNX files record none."""
+    name: str | None = ensemble.provenance.get("network")
+    return name
+
+
+def _unrecorded(ensembles: Iterable[Ensemble], exported: str) -> str:
+    """Which ensembles in a precision might be of any network, in words."""
+    names = [one.name for one in ensembles if not _network(one) and network_precision(one) == exported]
+    return f"; {', '.join(names)} records no network" if names else ""
 
 
 def _division(split: int, precision: str, ensemble: Ensemble, scratch: Path) -> Division:
@@ -146,7 +162,7 @@ def _fused(ensemble: Ensemble, models: list[onnx.ModelProto], file: Path) -> Ens
 def _load(ensemble: Ensemble, member: Member) -> onnx.ModelProto:
     """With its image size, which files that people already have may leave free."""
     assert member.model_path is not None
-    model = onnx.load(member.model_path)
+    model = onnx.load_model_from_string(read_onnx(member.model_path, member.output_name).model)
     how = ensemble.preprocessing
     shape = model.graph.input[0].type.tensor_type.shape
     del shape.dim[:]

@@ -1,6 +1,7 @@
 """Loading what a plan says: on cores as the server does, or on GPUs."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,9 @@ from coserve_server.settings import Precision
 
 FATAL = 4
 """ONNX Runtime's number of that severity: its errors come as exceptions."""
+
+# Members that Ctrl-C stops would be reported as failed.
+logging.getLogger("coserve_server").addHandler(logging.NullHandler())
 
 
 def load(plan: Plan) -> Way:

@@ -1,5 +1,6 @@
 """Timing all ways in turns, so that whatever else the machine does meets all of them alike."""
 
+import asyncio
 import gc
 import time
 from collections.abc import Callable, Sequence
@@ -8,9 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.loading import load
 from coserve_cli.bench.speedup.ways import Plan, Way, overlap
 from coserve_server.engines.base import Batch
+from coserve_server.errors import EngineError
 
 WARM_UP, BURST, LEAST_ROUNDS = 1, 4, 5
 """Rounds discarded; runs timed per turn, after one that only fills the caches; rounds whatever they take."""
@@ -51,30 +54,69 @@ class Samples:
     overlaps: list[float] = field(default_factory=list)
 
 
-async def measure(
+@dataclass
+class Measured:
+    """What came of measuring.
+
+    Attributes:
+        samples: of what was timed at least once.
+        failed: why there are none of an engine and precision: a network cannot be loaded.
+        complete: whether everything was timed as often as wanted; else Ctrl-C came before.
+    """
+
+    samples: list[Samples] = field(default_factory=list)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    complete: bool = False
+
+
+def measure(
     plans: Sequence[Plan], batch_sizes: Sequence[int], limits: Limits, progress: Progress | None
-) -> list[Samples]:
+) -> Measured:
     """Time every plan at every batch size.
 
-    One batch size after the other; at each, plans take turns until each has its repeats.
+    One batch size after the other; at each, plans take turns until each has its repeats. Ctrl-C ends it and
+    leaves what was measured so far.
 
     Raises:
-        coserve_server.errors.EngineError, BenchError: a network cannot be loaded or run.
+        BenchError: no network can be loaded, or one cannot be run.
+        KeyboardInterrupt: before anything was measured.
     """
-    samples = []
+    measured = Measured()
+    try:
+        asyncio.run(_measure(plans, batch_sizes, limits, progress, measured))
+        measured.complete = True
+    except KeyboardInterrupt:
+        measured.samples = [one for one in measured.samples if one.overlaps]
+        if not measured.samples:
+            raise
+    return measured
+
+
+async def _measure(
+    plans: Sequence[Plan],
+    batch_sizes: Sequence[int],
+    limits: Limits,
+    progress: Progress | None,
+    measured: Measured,
+) -> None:
     async with AsyncExitStack() as stack:
         ways = []
         for done, plan in enumerate(plans, start=1):
-            way = load(plan)
-            stack.push_async_callback(way.close)
-            ways.append(way)
+            if plan.runner not in measured.failed:
+                try:
+                    ways.append((plan, load(plan)))
+                    stack.push_async_callback(ways[-1][1].close)
+                except EngineError as error:
+                    measured.failed[plan.runner] = str(error)
             if progress is not None:
                 progress("loading", done, len(plans))
+        ways = [(plan, way) for plan, way in ways if plan.runner not in measured.failed]
+        if not ways:
+            raise BenchError("; ".join(dict.fromkeys(measured.failed.values())))
         for batch_size in batch_sizes:
-            of_size = [Samples(plan, batch_size) for plan in plans]
-            await _rounds(list(zip(ways, of_size, strict=True)), limits, progress)
-            samples += of_size
-    return samples
+            turns = [(way, Samples(plan, batch_size)) for plan, way in ways]
+            measured.samples += [samples for _, samples in turns]
+            await _rounds(turns, limits, progress)
 
 
 async def _rounds(turns: list[tuple[Way, Samples]], limits: Limits, progress: Progress | None) -> None:

@@ -1,16 +1,16 @@
 """How much memory a way to run networks takes."""
 
 import asyncio
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from coserve_cli.bench.speedup.apart import run_apart
 from coserve_cli.bench.speedup.loading import load
 from coserve_cli.bench.speedup.ways import Plan
+from coserve_server.errors import EngineError
 
 STATM = Path("/proc/self/statm")
 RUNS = 2
@@ -20,19 +20,22 @@ def measure_memory(plan: Plan, batch_sizes: Sequence[int]) -> list[float | None]
     """MiB that a process of its own grows by to run a plan, by batch size in ascending order.
 
     Resident memory that is no file's: weights, activations and thread stacks, but not the libraries' code.
-    None where the system has no /proc.
+    None where the system has no /proc, or the plan cannot be loaded.
+
+    Raises:
+        BenchError: it cannot be run, or there is too little memory for such batches.
     """
     if not STATM.exists():
         return [None] * len(batch_sizes)
-    # Its processes begin with the libraries loaded, and with none of this one's threads.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, context) as process:
-        return list(process.submit(_growth, plan, batch_sizes).result())
+    return list(run_apart(_growth, plan, batch_sizes))
 
 
-def _growth(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:
-    return asyncio.run(_run(plan, batch_sizes))
+def _growth(plan: Plan, batch_sizes: Sequence[int], _: object) -> Sequence[float | None]:
+    try:
+        return asyncio.run(_run(plan, batch_sizes))
+    except EngineError:
+        # Whoever times the plan says why.
+        return [None] * len(batch_sizes)
 
 
 async def _run(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:

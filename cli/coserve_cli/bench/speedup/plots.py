@@ -53,7 +53,8 @@ def _latency(report: Report) -> Figure:
     )
     for row, (engine, precision) in zip(panels, runners, strict=True):
         for axes, size in zip(row, sizes, strict=True):
-            _bars(axes, report.of(engine, precision, size), kind)
+            if rows := report.of(engine, precision, size):
+                _bars(axes, rows, kind)
             axes.set_title(f"{engine}, {precision}, batches of {size}")
         row[0].set_ylabel("latency (ms)")
     panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

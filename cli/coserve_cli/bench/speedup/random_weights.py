@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -14,8 +13,6 @@ from coserve_training.divide import DATASETS
 from coserve_training.networks import member_network
 from coserve_training.run import Run
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-"""Those that `coserve export` writes."""
 SAMPLES = 8
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from coserve_cli.bench.speedup.devices import Devices
 from coserve_cli.bench.speedup.family import Division, Family
-from coserve_cli.bench.speedup.measure import Samples
+from coserve_cli.bench.speedup.measure import Measured, Samples
 from coserve_cli.bench.speedup.ways import ONE_DEVICE, OPENVINO, Plan
 
 
@@ -101,6 +101,7 @@ class Report:
         other_work: cores that other processes took meanwhile; figures are worth something where it is near 0.
         peak_gflops: fp32, of one device and all.
         missing: what was asked for and could not be had.
+        complete: whether every row is there and has its repeats; else Ctrl-C came before.
     """
 
     network: str
@@ -110,6 +111,7 @@ class Report:
     networks: tuple[Network, ...]
     rows: tuple[Row, ...]
     missing: tuple[str, ...]
+    complete: bool = True
 
     def to_json(self) -> dict[str, object]:
         """Everything as JSON takes it."""
@@ -170,7 +172,7 @@ def make_report(
     machine: Mapping[str, str | int],
     other_work: float | None,
     peak: Mapping[str, float],
-    samples: Sequence[Samples],
+    measured: Measured,
     memory: Mapping[Plan, Mapping[int, float | None]],
     missing: Sequence[str],
 ) -> Report:
@@ -180,13 +182,17 @@ def make_report(
         machine: of `describe_machine`.
         other_work: cores of it that others took.
         peak: GFLOP/s of one device and of all.
+        measured: at least one sample.
         memory: MiB by plan and batch size.
         missing: what could not be had, besides what the family lacks.
     """
-    alone = {_of(one): float(np.median(one.milliseconds)) for one in samples if one.plan.way == ONE_DEVICE}
+    # Turns begin with these, so that they are there of everything that Ctrl-C left.
+    alone = {
+        _of(one): float(np.median(one.milliseconds)) for one in measured.samples if one.plan.way == ONE_DEVICE
+    }
     large = {division.precision: division for division in family.divisions if division.split == 1}
     rows = []
-    for one in samples:
+    for one in measured.samples:
         plan, division, size = one.plan, one.plan.division, one.batch_size
         devices, ms = plan.devices_used, Quartiles.of(one.milliseconds)
         in_turn, of_large = alone[_of(one)], alone[_of(one)._replace(split=1)]
@@ -207,9 +213,16 @@ def make_report(
                 floor_ms=in_turn / devices,
             )
         )
-    networks = tuple(map(Network.of, family.divisions))
+    failed = (f"{precision}, {engine}: {why}" for (engine, precision), why in measured.failed.items())
     return Report(
-        family.network, machine, other_work, peak, networks, tuple(rows), (*missing, *family.missing)
+        family.network,
+        machine,
+        other_work,
+        peak,
+        tuple(map(Network.of, family.divisions)),
+        tuple(rows),
+        (*missing, *family.missing, *failed),
+        measured.complete,
     )
 
 

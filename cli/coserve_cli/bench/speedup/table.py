@@ -46,16 +46,21 @@ def table(report: Report) -> Iterator[str]:
             f"{network.multiply_adds / 1e6:,.1f} M multiply-adds{accuracy}"
         )
     for (engine, precision), size in product(report.runners, report.batch_sizes):
+        rows = report.of(engine, precision, size)
+        if not rows:
+            continue
         yield ""
         yield f"{engine}, {precision}, batch {size}"
         yield (
             f"{'S':>2}  {'way':<24}  {'median ms (quartiles)':>24}  {'images/s':>8}  {'overlap':>7}  "
             f"{'speedup':>7}  {'ideal':>5}  {'of it':>5}  {'floor ms':>8}  {'peak':>5}  {'MiB':>5}"
         )
-        for row in report.of(engine, precision, size):
+        for row in rows:
             yield _line(row, kind)
     for missing in report.missing:
         yield f"not measured: {missing}"
+    if not report.complete:
+        yield "interrupted: rows are missing, or have fewer repeats than others"
 
 
 def _line(row: Row, kind: str) -> str:

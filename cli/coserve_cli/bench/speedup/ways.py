@@ -36,6 +36,11 @@ class Plan:
     devices: Devices
 
     @property
+    def runner(self) -> tuple[str, str]:
+        """Engine and precision, within which plans are compared."""
+        return self.engine, self.division.precision
+
+    @property
     def devices_used(self) -> int:
         """How many devices work at once."""
         if self.way == ONE_DEVICE:

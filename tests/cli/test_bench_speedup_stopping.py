@@ -1,0 +1,147 @@
+"""What Ctrl-C and SIGTERM leave of `coserve bench speedup`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from coserve_cli.bench.errors import BenchError
+from coserve_cli.bench.speedup import compare, measure
+from coserve_cli.bench.speedup.apart import run_apart
+from coserve_cli.bench.speedup.measure import Samples
+from coserve_cli.bench.speedup.report import Report
+from coserve_cli.bench.speedup.ways import Way
+from coserve_cli.main import app
+from tests.server.onnx_repository import HANGS, write_repository
+
+STOPPED_IN_A_BATCH = """
+import asyncio, signal
+from coserve_cli.bench.speedup.ways import Way
+from coserve_cli.main import app
+
+run = Way.run
+
+async def interrupted(self, batch):
+    asyncio.get_running_loop().call_later(0.2, signal.raise_signal, signal.SIGINT)
+    return await run(self, batch)
+
+Way.run = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)
+app()
+"""
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
+def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal; that to terminate does nothing unless the command says so."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_IGN}
+    before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
+    yield request.param
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+def bench(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, ["bench", "speedup", *map(str, arguments)])
+
+
+def interrupt_before(monkeypatch: pytest.MonkeyPatch, number: int, split: int, size: int, turn: int) -> None:
+    """Raise the signal before members in turn on one core have their so manieth turn."""
+    original, turns = measure._turn, []
+
+    async def stopped(way: Way, batch: np.ndarray, samples: Samples) -> None:
+        plan = samples.plan
+        if (plan.way, plan.division.split, samples.batch_size) == ("one_device", split, size):
+            turns.append(plan)
+            if len(turns) == turn:
+                signal.raise_signal(number)
+        await original(way, batch, samples)
+
+    monkeypatch.setattr(measure, "_turn", stopped)
+
+
+def test_gives_the_results_so_far(
+    number: signal.Signals, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_before(monkeypatch, number, split=2, size=2, turn=2)
+    file, plots = tmp_path / "out.json", tmp_path / "plots"
+    result = bench(
+        *("--repository", repository, "--splits", "2", "--batch-sizes", "1,2,4", "--repeats", "1"),
+        *("--output", file, "--plots", plots),
+    )
+    assert result.exit_code == 130, result.output
+    assert json.loads(file.read_text())["complete"] is False
+    report = Report.read(file)
+    assert {row.split for row in report.of("onnxruntime", "fp32", 1)} == {1, 2}
+    assert {row.split for row in report.of("onnxruntime", "fp32", 2)} == {1}
+    assert report.batch_sizes == [1, 2]
+    assert "batch 2" in result.stdout
+    assert result.stdout.endswith("\ninterrupted: rows are missing, or have fewer repeats than others\n")
+    assert {one.name for one in plots.iterdir()} == {"latency.png", "accuracy.png"}
+
+
+def test_is_quiet_before_anything_was_measured(
+    number: signal.Signals, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_before(monkeypatch, number, split=1, size=1, turn=1)
+    result = bench("--repository", repository, "--splits", "2", "--output", tmp_path / "out.json")
+    assert (result.exit_code, result.output) == (130, "")
+    assert not (tmp_path / "out.json").exists()
+
+
+def export_for_ever(told: Callable[[str, int, int], None]) -> None:
+    told("exporting", 1, 2)
+    time.sleep(600)
+
+
+def test_exporting_ends_at_once_and_leaves_nothing(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: object, *_arguments: object, progress: object) -> None:
+        run_apart(export_for_ever, progress=lambda *_: signal.raise_signal(number))
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(compare, "run_apart", run)
+    result = bench("--network", "wide_resnet10_1", "--splits", "2")
+    assert (result.exit_code, result.output) == (130, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_that_it_stops_are_not_reported_as_failed(tmp_path: Path) -> None:
+    provenance = {"network": "tiny"}
+    write_repository(tmp_path, "large", members=1, faults={0: HANGS}, provenance=provenance)
+    command = ("bench", "speedup", "--repository", str(tmp_path), "--splits", "1")
+    result = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_A_BATCH, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def blocked(_: object) -> set[int]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def test_processes_of_its_own_leave_it_to_their_parent() -> None:
+    assert run_apart(blocked) >= {signal.SIGINT, signal.SIGTERM}
+    assert not blocked(None) & {signal.SIGINT, signal.SIGTERM}
+
+
+def end(_: object) -> None:
+    os._exit(9)
+
+
+def test_a_process_that_is_ended_is_said_so() -> None:
+    with pytest.raises(BenchError, match="was ended: is there memory enough"):
+        run_apart(end)

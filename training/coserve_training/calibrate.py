@@ -159,11 +159,7 @@ def calibrate_run(
         "accuracy": asdict(evaluation) | {"subsets": [asdict(subset) for subset in subsets]},
         "calibration": asdict(calibration),
     }
-    file = calibration_file(folder, checkpoint)
-    try:
-        write_atomically(file, json.dumps(content, indent=2) + "\n")
-    except OSError as error:
-        raise RunError(f"cannot write {file}: {error.strerror or error}") from error
+    write_atomically(calibration_file(folder, checkpoint), (json.dumps(content, indent=2) + "\n").encode())
     return evaluation, calibration, subsets
 
 

@@ -155,7 +155,7 @@ def evaluate_run(
 def write_evaluation(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, epochs: int) -> None:
     """Record an evaluation in its run folder, where export finds it."""
     content = {"checkpoint": checkpoint, "epochs": epochs, **asdict(evaluation)}
-    write_atomically(folder / "evaluation.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def channel_statistics(split: Split) -> tuple[list[float], list[float]]:

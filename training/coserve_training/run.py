@@ -55,7 +55,7 @@ class Description:
 
     def write(self, folder: Path) -> None:
         """Write `config.json`."""
-        write_atomically(folder / "config.json", json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(folder / "config.json", (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @classmethod
     def read(cls, folder: Path) -> "Description":
@@ -150,8 +150,19 @@ def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -
     }
 
 
-def write_atomically(file: Path, content: str) -> None:
-    """Write to a temporary name and rename, so that a reader or a crash never meets half a file."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(content)
-    temporary.replace(file)
+def write_atomically(file: Path, content: bytes | memoryview) -> None:
+    """Write beside the file, through to the disk, and rename: a reader or a crash never meets half a file.
+
+    Raises:
+        RunError: it cannot be written; what was there stays.
+    """
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise RunError(f"cannot write {file}: {error.strerror or error}") from error

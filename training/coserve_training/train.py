@@ -1,5 +1,6 @@
 """Training an ensemble from a data set into a run folder, resumable at every epoch."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from coserve_training.errors import DataError, RunError
 from coserve_training.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.module import CoTraining
 from coserve_training.order import BatchOrder
-from coserve_training.run import SAMPLES, Description, Run, load_run
+from coserve_training.run import SAMPLES, Description, Run, load_run, write_atomically
 from coserve_training.trainer import make_trainer, quiet
 
 HOLD_OUT = 10
@@ -179,12 +180,14 @@ def _describe(config: TrainConfig, dataset: Dataset, training: Split, initial: R
 
 def _start(folder: Path, description: Description, test: Split) -> None:
     chosen = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).round().astype(int)
+    samples = io.BytesIO()
+    np.savez_compressed(samples, images=test.images[chosen])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(folder / "samples.npz", images=test.images[chosen])
-        description.write(folder)
     except OSError as error:
         raise RunError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
+    write_atomically(folder / "samples.npz", samples.getbuffer())
+    description.write(folder)
 
 
 def _dataset_name(path: Path) -> str:

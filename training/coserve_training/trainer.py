@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
@@ -66,8 +68,11 @@ def make_trainer(
     bar = sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
+    plugins: list[CheckpointIO | SharedBatchNorm] = [_WholeCheckpoints()]
     # A placed member sees whole batches: there is nothing to share.
     shared = config.sync_batch_norm and processes > 1 and not place_members
+    if shared and not gpu:
+        plugins.append(SharedBatchNorm())
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
     with quiet():
@@ -77,7 +82,7 @@ def make_trainer(
             num_nodes=nodes,
             strategy=MemberPerProcess() if place_members else "ddp" if processes > 1 else "auto",
             sync_batchnorm=shared and gpu,
-            plugins=[SharedBatchNorm()] if shared and not gpu else None,
+            plugins=plugins,  # type: ignore[arg-type]
             max_epochs=config.epochs,
             precision=_lightning_precision(config.precision),
             accumulate_grad_batches=config.accumulate,
@@ -130,6 +135,18 @@ def _lightning_precision(precision: Precision) -> Literal["32-true", "bf16-mixed
     return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace the last one only once they are whole.
+
+    Lightning's own way is a temporary file that may lie on another file system, from where it is copied.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(Path(path), content.getbuffer())
+
+
 class _History(Checkpoint):
     """`metrics.csv` and one line per epoch, told once the epoch's checkpoints are on disk.
 
@@ -163,7 +180,7 @@ class _History(Checkpoint):
         writer = csv.DictWriter(text, list(self.rows[-1]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.file, text.getvalue())
+        write_atomically(self.file, text.getvalue().encode())
         self.report(
             f"epoch {epoch}/{trainer.max_epochs}  loss {measured['train_loss']:.4f}  "
             f"train top-1 {measured['train_top1']:.2%}  test top-1 {measured['test_top1']:.2%}  "

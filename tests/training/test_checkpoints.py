@@ -1,0 +1,87 @@
+"""What a crash, a full disk or a foreign file does to a run's checkpoints."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from coserve_training.config import TrainConfig
+from coserve_training.run import load_run
+from coserve_training.train import train
+
+ELSEWHERE = Path("/dev/shm")
+"""Another file system than that of most temporary folders."""
+
+
+def silent(_: str) -> None:
+    """Drop the line of an epoch."""
+
+
+@pytest.fixture
+def config(image_folder: Path) -> TrainConfig:
+    return TrainConfig(data=(str(image_folder),), network="wide_resnet10_1", split=2, epochs=2, batch_size=60)
+
+
+@pytest.mark.skipif(not ELSEWHERE.is_dir(), reason="has no /dev/shm")
+def test_a_checkpoint_is_never_written_over(
+    config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is renamed leaves the file that was there as it is; what is copied cuts it off first."""
+    monkeypatch.setattr(tempfile, "tempdir", str(ELSEWHERE))
+    run, kept = tmp_path / "run", tmp_path / "kept.ckpt"
+    contents = []
+
+    def keep(_: str) -> None:
+        if not kept.exists():
+            os.link(run / "last.ckpt", kept)
+            contents.append(kept.read_bytes())
+
+    train(config, run, report=keep)
+    assert kept.read_bytes() == contents[0]
+    assert (run / "last.ckpt").read_bytes() != contents[0]
+    assert not [file.name for file in run.iterdir() if file.name.startswith(".")]
+
+
+LIMITED = """
+import resource, signal, sys
+from coserve_cli.main import app
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+app()
+"""
+"""The command where no file may grow beyond some bytes, as on a full disk."""
+
+
+def limited(size: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def crash(_: str) -> None:
+        raise MemoryError("as if killed")
+
+    with pytest.raises(MemoryError):
+        train(config, run, report=crash)
+    before = sorted((file.name, file.stat().st_size) for file in run.iterdir())
+    full = limited(100_000, "train", "--output", run, "--resume", "--workers", 0)
+    assert full.returncode == 1
+    assert full.stderr.startswith(f"error: cannot write {run}/")
+    assert full.stderr.count("\n") == 1
+    assert sorted((file.name, file.stat().st_size) for file in run.iterdir()) == before
+    assert load_run(run).provenance["training"]["epochs"] == 1  # type: ignore[index]
+    train(config, run, resume=True, report=silent)
+
+
+def test_a_disk_that_is_full_from_the_start_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
+    command = ["train", "--data", config.data[0], "--network", config.network, "--output", tmp_path / "run"]
+    full = limited(1000, *command, "--batch-size", config.batch_size, "--workers", 0)
+    assert full.returncode == 1
+    assert full.stderr == f"error: cannot write {tmp_path}/run/samples.npz: File too large\n"
+    assert not list((tmp_path / "run").iterdir())

@@ -1,6 +1,9 @@
 """`coserve tune`."""
 
+import asyncio
 import json
+import logging
+import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from coserve_server.cores import Cores
     from coserve_server.ensembles import Ensemble
-    from coserve_server.tuning import Evaluation, Measured
+    from coserve_server.tuning import Candidate, Evaluation, Measured
 
 
 class Goal(str, Enum):
@@ -62,15 +66,22 @@ def tune(
     """Find the engine, the ensemble, the threads and the batch size that serve best on this machine.
 
     With openvino, networks of fp32 are also computed in bf16 where the processor can. All candidates are
-    loaded, and measured in turn. Run it on a machine that does nothing else.
+    loaded, and measured in turn; Ctrl-C gives the measurements so far, and no choice. Run it on a machine
+    that does nothing else.
     """
+    if not (math.isfinite(max_accuracy_loss) and max_accuracy_loss >= 0):
+        raise typer.BadParameter(f"--max-accuracy-loss {max_accuracy_loss}: give points from 0 on")
+
+    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.errors import one_line
+    from coserve_cli.output import OutputError, check_writable, write_whole
     from coserve_cli.progress import progress_bars
     from coserve_export.errors import ExportError
     from coserve_server.cores import usable_cores
     from coserve_server.errors import SettingsError, StartupError
     from coserve_server.repository import read_repository
     from coserve_server.tuning import (
+        Interrupted,
         best,
         candidates,
         comparable,
@@ -80,31 +91,38 @@ def tune(
         variants,
     )
 
+    # Members that Ctrl-C stops would be reported as failed.
+    logging.getLogger("coserve_server").addHandler(logging.NullHandler())
+    stop_once()
     cores = usable_cores()
-    with one_line(StartupError, ExportError), progress_bars() as progress:
-        if output is not None and output.exists() and not overwrite:
-            raise SettingsError([f"{output} exists; --overwrite replaces it"])
+    with one_line(StartupError, ExportError, OutputError):
+        if output is not None:
+            check_writable(output)
+            if output.exists() and not overwrite:
+                raise OutputError(f"{output} exists; --overwrite replaces it")
         served = read_repository(repository)
         if unknown := [name for name in model if name not in served]:
             raise SettingsError([f"{', '.join(unknown)} is not in {repository}; it has {', '.join(served)}"])
-        ways = variants([served[name] for name in model], engine or installed_engines())
-        if evaluation_data:
-            ways = measure_top1(ways, cores, read_evaluation(evaluation_data, served[model[0]]), progress)
-        ways, left_out = comparable(ways, max_accuracy_loss)
-        measured = measure(candidates(ways, cores), cores, rounds=rounds, progress=progress)
-        chosen = best(measured, goal.value)
-        settings = _settings(repository, chosen)
+        ensembles = [served[name] for name in dict.fromkeys(model)]
+        with progress_bars() as progress:
+            ways = variants(ensembles, list(dict.fromkeys(engine or installed_engines())))
+            ways, unloadable = _loadable(ways, cores)
+            if evaluation_data:
+                ways = measure_top1(ways, cores, read_evaluation(evaluation_data, ensembles[0]), progress)
+            ways, left_out = comparable(ways, max_accuracy_loss)
+            try:
+                measured = measure(candidates(ways, cores), cores, rounds=rounds, progress=progress)
+                chosen = best(measured, goal.value)
+            except Interrupted as interrupted:
+                measured, chosen = interrupted.args[0], None
+        settings = None if chosen is None else _settings(repository, chosen)
+        _show(goal, measured, chosen, settings, unloadable | left_out, as_json)
+        if settings is None:
+            raise typer.Exit(130)
         if output is not None:
-            _write(output, settings)
-    if as_json:
-        rows = [_row(one) for one in measured]
-        content = {"goal": goal.value, "choice": settings, "measured": rows, "left_out": left_out}
-        typer.echo(json.dumps(content, indent=2))
-        return
-    _print(measured, chosen, left_out)
-    typer.echo(_toml(settings), nl=False)
-    if output is not None:
-        typer.echo(f"written to {output}; coserve serve --config {output}")
+            write_whole(output, f"# Chosen by coserve tune.\n{_toml(settings)}")
+            if not as_json:
+                typer.echo(f"written to {output}; coserve serve --config {output}")
 
 
 def read_evaluation(paths: list[Path], ensemble: "Ensemble") -> "Evaluation":
@@ -121,6 +139,32 @@ def read_evaluation(paths: list[Path], ensemble: "Ensemble") -> "Evaluation":
     preprocessing = Preprocessing.from_json(ensemble.preprocessing.model_dump())
     images = read_labelled(paths, ["test"], ensemble.labels, preprocessing)
     return Evaluation(images.batches(), images.targets)
+
+
+def _loadable(ways: list["Candidate"], cores: "Cores") -> tuple[list["Candidate"], dict[str, str]]:
+    """Those that their engines can load, and why the others cannot be, by name.
+
+    Raises:
+        EngineError: none of the first ensemble can, with which the others are compared.
+    """
+    from coserve_server.errors import EngineError
+
+    left_out = {way.name: fault for way in ways if (fault := _fault(way, cores))}
+    if all(way.name in left_out for way in ways if way.ensemble is ways[0].ensemble):
+        raise EngineError(left_out[ways[0].name])
+    return [way for way in ways if way.name not in left_out], left_out
+
+
+def _fault(way: "Candidate", cores: "Cores") -> str | None:
+    """Why its engine cannot load it; None if it can."""
+    from coserve_server.engines.embedded.choice import create_engine
+    from coserve_server.errors import EngineError
+
+    try:
+        asyncio.run(create_engine(way.choice, cores, {way.ensemble.name: way.ensemble}).close())
+    except EngineError as error:
+        return str(error)
+    return None
 
 
 def _settings(repository: Path, chosen: "Measured") -> dict[str, Any]:
@@ -144,16 +188,22 @@ def _toml(settings: dict[str, Any]) -> str:
     return "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
 
 
-def _write(file: Path, settings: dict[str, Any]) -> None:
-    from coserve_server.errors import SettingsError
-
-    staging = file.with_name(f".{file.name}.new")
-    try:
-        staging.write_text("# Chosen by coserve tune.\n" + _toml(settings), "utf-8")
-        staging.replace(file)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise SettingsError([f"{file} cannot be written: {error.strerror or error}"]) from error
+def _show(
+    goal: Goal,
+    measured: list["Measured"],
+    chosen: "Measured | None",
+    settings: dict[str, Any] | None,
+    left_out: dict[str, str],
+    as_json: bool,
+) -> None:
+    if as_json:
+        rows = [_row(one) for one in measured]
+        complete = settings is not None
+        content = {"goal": goal.value, "complete": complete, "choice": settings, "measured": rows}
+        typer.echo(json.dumps(content | {"left_out": left_out}, indent=2))
+        return
+    _print(measured, chosen, left_out)
+    typer.echo("interrupted: nothing is chosen\n" if settings is None else _toml(settings), nl=False)
 
 
 def _row(one: "Measured") -> dict[str, Any]:
@@ -171,7 +221,7 @@ def _row(one: "Measured") -> dict[str, Any]:
     }
 
 
-def _print(measured: list["Measured"], chosen: "Measured", left_out: dict[str, str]) -> None:
+def _print(measured: list["Measured"], chosen: "Measured | None", left_out: dict[str, str]) -> None:
     """One line for each candidate: an image alone, and its best batch size."""
     names = max(len(one.candidate.ensemble.name) for one in measured)
     typer.echo(f"{'model':{names}}  engine       precision   top-1  threads  pinned  1 image    best")
@@ -185,7 +235,7 @@ def _print(measured: list["Measured"], chosen: "Measured", left_out: dict[str, s
             f"{way.ensemble.name:{names}}  {way.choice.engine:11}  {way.precision:9}  {accuracy:>6}  "
             f"{way.choice.threads:7}  {pinned:6}  {alone}  "
             f"{top.images_per_s:.0f} images/s in batches of {top.batch_size}"
-            f"{'  <- chosen' if way == chosen.candidate else ''}"
+            f"{'  <- chosen' if chosen is not None and way == chosen.candidate else ''}"
         )
     for name, reason in left_out.items():
         typer.echo(f"left out: {name}, {reason}")

@@ -82,6 +82,13 @@ class Measured:
         return 1000 * self.batch_size / self.batch_ms
 
 
+Times = dict[tuple[Candidate, int], list[float]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended the measuring; the argument is what was measured until then."""
+
+
 def network_precision(ensemble: Ensemble) -> str:
     """That in which the members were exported; where nobody recorded it, they count as fp32."""
     return str(ensemble.provenance.get("export", {}).get("precision", "fp32"))
@@ -176,8 +183,14 @@ def measure(
 
     Raises:
         EngineError: a candidate cannot be loaded.
+        Interrupted: after the first measurements.
     """
-    return asyncio.run(_measure(ways, cores, batch_sizes, rounds, seconds, progress))
+    times: Times = {}
+    try:
+        asyncio.run(_measure(times, ways, cores, batch_sizes, rounds, seconds, progress))
+    except KeyboardInterrupt as interrupt:
+        raise (Interrupted(_medians(times)) if times else interrupt) from None
+    return _medians(times)
 
 
 def best(measured: Sequence[Measured], goal: Goal) -> Measured:
@@ -210,26 +223,27 @@ async def _measure_top1(
 
 
 async def _measure(
+    times: Times,
     ways: Sequence[Candidate],
     cores: Cores,
     batch_sizes: Sequence[int],
     rounds: int,
     seconds: float,
     progress: Progress | None,
-) -> list[Measured]:
-    times: dict[tuple[int, int], list[float]] = {}
+) -> None:
     async with _loaded(ways, cores, progress) as engines:
         for done in range(rounds):
-            for index, way in enumerate(ways):
+            for index, (way, engine) in enumerate(zip(ways, engines, strict=True), start=1):
                 for size in batch_sizes:
                     if size <= way.ensemble.max_batch_size:
-                        found = await _times(
-                            engines[index], way.ensemble, _images(way.ensemble, size), seconds
-                        )
-                        times.setdefault((index, size), []).extend(found)
+                        found = await _times(engine, way.ensemble, size, seconds)
+                        times.setdefault((way, size), []).extend(found)
                 if progress is not None:
-                    progress("measuring", done * len(ways) + index + 1, rounds * len(ways))
-    return [Measured(ways[index], size, statistics.median(found)) for (index, size), found in times.items()]
+                    progress("measuring", done * len(ways) + index, rounds * len(ways))
+
+
+def _medians(times: Times) -> list[Measured]:
+    return [Measured(way, size, statistics.median(found)) for (way, size), found in times.items()]
 
 
 @asynccontextmanager
@@ -249,9 +263,9 @@ async def _loaded(
             await engine.close()
 
 
-async def _times(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch, seconds: float) -> list[float]:
-    """Milliseconds of batches, one after another; the first, which others' work has pushed out of the caches,
-    does not count."""
+async def _times(engine: EmbeddedEngine, ensemble: Ensemble, size: int, seconds: float) -> list[float]:
+    """Milliseconds of batches in turn, but the first, which others' work has pushed out of the caches."""
+    batch = np.random.default_rng(0).normal(size=(size, *ensemble.preprocessing.shape)).astype(np.float32)
     taken: list[float] = []
     ends = time.perf_counter() + seconds
     while len(taken) < 3 or time.perf_counter() < ends:
@@ -278,11 +292,6 @@ async def _run(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> list
             raise SettingsError([f"{ensemble.name} cannot be measured: {run.error}"])
         logits.append(run.logits)
     return logits
-
-
-def _images(ensemble: Ensemble, size: int) -> Batch:
-    how = ensemble.preprocessing
-    return np.random.default_rng(0).normal(size=(size, *how.shape)).astype(np.float32)
 
 
 def _threads(members: int, cores: int) -> list[int]:

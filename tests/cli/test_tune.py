@@ -1,6 +1,11 @@
+import itertools
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +13,30 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from coserve_cli import output
 from coserve_cli.main import app
+from coserve_server import tuning
+from coserve_server.engines.embedded import choice
 from coserve_server.engines.embedded.choice import precisions
+from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.errors import EngineError
 from coserve_server.settings import load_settings
-from tests.server.onnx_repository import LABELS, write_repository
+from tests.server.onnx_repository import HANGS, LABELS, write_repository
+
+STOPPED_IN_A_BATCH = """
+import asyncio, signal
+from coserve_cli.main import app
+from coserve_server import tuning
+
+run = tuning._run
+
+async def interrupted(*arguments):
+    asyncio.get_running_loop().call_later(0.2, signal.raise_signal, signal.SIGINT)
+    return await run(*arguments)
+
+tuning._run = interrupted
+app()
+"""
 
 
 @pytest.fixture
@@ -56,13 +81,16 @@ def test_the_choice_is_what_serve_reads(tune: Callable[..., Result], tmp_path: P
 
 
 def test_json(tune: Callable[..., Result]) -> None:
-    result = tune("--model", "pair", "--engine", "openvino", "--goal", "latency", "--json")
+    result = tune("--model", "pair", "--model", "pair", "--engine", "openvino", "--goal", "latency", "--json")
     content = json.loads(result.stdout)
     assert content["goal"] == "latency"
+    assert content["complete"] is True
     assert content["choice"]["engine"] == "openvino"
     assert content["choice"]["openvino_precision"] == "fp32"
     assert "max_batch_size" not in content["choice"], "what answers one image soonest says nothing of batches"
     assert {row["batch_size"] for row in content["measured"]} == {1, 4}
+    rows = [tuple(row[key] for key in ("threads", "pinned", "batch_size")) for row in content["measured"]]
+    assert len(rows) == len(set(rows)), "a model that is named twice is measured once"
     assert {(row["precision"], row["top1"]) for row in content["measured"]} == {("fp32", 0.9)}
     reason = "nobody measured the accuracy of pair in bf16 with openvino; give --evaluation-data"
     unmeasured = {"pair in bf16 with openvino": reason} if "bf16" in precisions("openvino") else {}
@@ -91,6 +119,103 @@ def test_evaluation_data_of_other_classes_is_one_line(tune: Callable[..., Result
     assert result.exit_code == 1
     assert "classes differ from the ensemble's: missing ['ship'], unknown ['jet']" in result.output
     assert len(result.output.splitlines()) == 1
+
+
+def test_what_an_engine_cannot_load_is_left_out(
+    tune: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = choice.create_engine
+
+    def fails(chosen: choice.Choice, *arguments: Any) -> EmbeddedEngine:
+        if chosen.engine == "openvino":
+            raise EngineError("no conversion rule")
+        return create(chosen, *arguments)
+
+    monkeypatch.setattr(choice, "create_engine", fails)
+    result = tune("--model", "pair", "--json")
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert {row["engine"] for row in content["measured"]} == {"onnxruntime"}
+    computed = [f"pair in {precision} with openvino" for precision in precisions("openvino")]
+    assert content["left_out"] == dict.fromkeys(computed, "no conversion rule")
+    alone = tune("--model", "pair", "--model", "small", "--engine", "openvino")
+    assert (alone.exit_code, alone.output) == (1, "error: no conversion rule\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_gives_what_was_measured_and_no_choice(
+    number: signal.Signals, tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    # A signal to terminate does nothing unless the command says so.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    original, calls = tuning._times, itertools.count(1)
+
+    async def times(*arguments: Any) -> list[float]:
+        if next(calls) in (3, 4, 7):
+            signal.raise_signal(number)
+        return await original(*arguments)
+
+    monkeypatch.setattr(tuning, "_times", times)
+    file = tmp_path / "tuned.toml"
+    try:
+        result = tune("--model", "pair", "--engine", "onnxruntime", "--output", file, "--json")
+        early = tune("--model", "pair", "--engine", "onnxruntime")
+        table = tune("--model", "pair", "--engine", "onnxruntime")
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert [one.exit_code for one in (result, early, table)] == [130, 130, 130]
+    content = json.loads(result.stdout)
+    assert (content["complete"], content["choice"]) == (False, None)
+    assert [row["batch_size"] for row in content["measured"]] == [1, 4]
+    assert not file.exists()
+    assert early.output == "", "nothing was measured"
+    assert table.output.endswith("\ninterrupted: nothing is chosen\n")
+    assert "<- chosen" not in table.output
+
+
+def test_members_that_it_stops_are_not_reported_as_failed(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={0: HANGS})
+    command = ("tune", "--repository", str(tmp_path), "--model", "pair", "--engine", "onnxruntime")
+    result = subprocess.run(
+        [sys.executable, "-c", STOPPED_IN_A_BATCH, *command], capture_output=True, text=True, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
+def test_a_file_that_cannot_be_written_is_found_before_measuring(
+    tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "measure", lambda *_, **__: pytest.fail("it measured"))
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "x.toml", tmp_path / f"{'x' * 300}.toml", tmp_path):
+        result = tune("--model", "pair", "--output", place)
+        assert result.exit_code == 1
+        assert result.output.startswith(f"error: cannot write {place}: ")
+        assert len(result.output.splitlines()) == 1
+
+
+def test_the_choice_is_printed_even_where_it_cannot_be_written(
+    tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Path, _text: str) -> None:
+        raise output.OutputError(f"cannot write {file}: no space left")
+
+    monkeypatch.setattr(output, "write_whole", full)
+    result = tune("--model", "pair", "--engine", "onnxruntime", "--output", tmp_path / "tuned.toml")
+    assert result.exit_code == 1
+    assert 'default_model = "pair"\n' in result.stdout
+    assert result.stderr == f"error: cannot write {tmp_path / 'tuned.toml'}: no space left\n"
+
+
+@pytest.mark.parametrize("points", ["nan", "inf", "-0.1"])
+def test_an_accuracy_loss_that_means_nothing_is_a_usage_error(
+    points: str, tune: Callable[..., Result]
+) -> None:
+    result = tune("--model", "pair", "--max-accuracy-loss", points)
+    assert result.exit_code == 2
+    assert "give points from 0 on" in result.output
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from coserve_server import tuning
 from coserve_server.cores import Cores
 from coserve_server.engines.embedded.choice import Choice, precisions
 from coserve_server.engines.openvino import OpenVinoEngine
@@ -149,6 +150,27 @@ def test_candidates_are_measured_in_turn(tmp_path: Path) -> None:
     ]
     assert all(one.batch_ms > 0 for one in found)
     assert told[-1] == ("measuring", 2 * len(ways), 2 * len(ways))
+
+
+def test_what_was_measured_before_an_interruption_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (ensemble,) = repository(tmp_path, pair=None).values()
+    way, answers = Candidate(ensemble, Choice("onnxruntime", 1)), iter([[2.0, 4.0, 3.0]])
+
+    async def times(*_: object) -> list[float]:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(tuning, "_times", times)
+    with pytest.raises(tuning.Interrupted) as interrupted:
+        measure([way], Cores(2, None), (1, 4), 1)
+    assert interrupted.value.args == ([Measured(way, 1, 3.0)],)
+    with pytest.raises(KeyboardInterrupt) as early:
+        measure([way], Cores(2, None), (1, 4), 1)
+    assert early.type is KeyboardInterrupt, "there is nothing to keep"
 
 
 def test_a_candidate_that_fails_is_named(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _run(pipe: Pipe) -> None:
         function, arguments = pipe.recv()
         try:
             found = function(*arguments, lambda *step: pipe.send(_Step(step)))
-        except (BenchError, StartupError, ExportError, TrainingError, MemoryError) as error:
+        except (BenchError, StartupError, ExportError, TrainingError, MemoryError, OSError) as error:
             found = BenchError(str(error))
         except ModuleNotFoundError as error:
             found = error

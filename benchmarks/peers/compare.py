@@ -30,7 +30,7 @@ from coserve_cli.bench.http.generator import Generator
 from coserve_cli.bench.http.images import EncodedImage, read_images
 from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
 from coserve_cli.bench.http.results import LoadResults
-from coserve_cli.bench.output import write_whole
+from coserve_cli.output import write_whole
 from coserve_client import CoserveError
 from coserve_server.cores import usable_cores
 from coserve_server.ensembles import Ensemble

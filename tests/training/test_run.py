@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from coserve_training.calibrate import calibrate_run
 from coserve_training.config import TrainConfig
 from coserve_training.data import load_dataset
 from coserve_training.errors import DataError, RunError
@@ -165,6 +166,31 @@ def test_without_a_test_split_every_tenth_image_is_held_out(image_folder: Path, 
     evaluation = train(config, tmp_path / "run", report=lines.append)
     assert lines[0] == "no test split: 12 of 120 training images are held out"
     assert evaluation.images == 12
+    assert evaluate_run(tmp_path / "run", [tmp_path / "data"]) == evaluation
+    calibrate_run(tmp_path / "run", [tmp_path / "data"])
+    shutil.copytree(tmp_path / "data", tmp_path / "other")
+    with pytest.raises(DataError, match="no test split"):
+        evaluate_run(tmp_path / "run", [tmp_path / "other"])
+
+
+def test_a_class_too_small_to_hold_an_image_out_of_is_refused(
+    config: TrainConfig, image_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(image_folder / "train", tmp_path / "data/train")
+    for file in sorted((tmp_path / "data/train/green").iterdir())[9:]:
+        file.unlink()
+    with pytest.raises(DataError, match=r"fewer than 10 training images.* of class green$"):
+        train(replace(config, data=(str(tmp_path / "data"),)), tmp_path / "run", report=silent)
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluating_reads_no_training_images(run: Path, image_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
+    (data / "train/red/000.png").write_bytes(b"no image")
+    assert evaluate_run(run, [data]) == evaluate_run(run, [image_folder])
+    (data / "test/red/000.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^1 of 30 images .* known format\); replace them$"):
+        evaluate_run(run, [data])
 
 
 def test_a_bf16_step_gives_no_nan(config: TrainConfig, tmp_path: Path) -> None:

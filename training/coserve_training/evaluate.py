@@ -119,22 +119,30 @@ def held_out_logits(
 ) -> tuple[Run, Tensor, Tensor]:
     """A run, its members' logits `[S, N, C]` on the test split of a data set, and the classes `[N]`.
 
+    Where the run's own data have none, the images that training held out are the split.
+
     Raises:
         RunError: when the folder is not a run.
         DataError: when the images cannot be read, have no test split, or other classes than the run.
     """
     description, run = Description.read(folder), load_run(folder, checkpoint)
     config = description.config
-    dataset = load_dataset(data, config.image_size, progress, skip_corrupt=config.skip_corrupt)
-    if dataset.test is None:
+    dataset = load_dataset(
+        data, config.image_size, progress, skip_corrupt=config.skip_corrupt, test_only=True
+    )
+    test = dataset.test
+    own = [path.resolve() for path in data] == [Path(path).resolve() for path in config.data]
+    if test is None and dataset.train is not None and own:
+        _, test = dataset.train.hold_out()
+    if test is None:
         raise DataError(
             f"{', '.join(map(str, data))}: no test split (test/<class>/<image> or val/) to evaluate on"
         )
     if dataset.labels != run.labels:
         extra, missing = set(dataset.labels) - set(run.labels), set(run.labels) - set(dataset.labels)
         raise DataError(f"classes differ from the run's: missing {sorted(missing)}, unknown {sorted(extra)}")
-    logits = member_logits(run.members, dataset.test, description.mean, description.std, progress)
-    return run, logits, torch.from_numpy(dataset.test.targets)
+    logits = member_logits(run.members, test, description.mean, description.std, progress)
+    return run, logits, torch.from_numpy(test.targets)
 
 
 def evaluate_run(

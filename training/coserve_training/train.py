@@ -9,6 +9,7 @@ import numpy as np
 
 from coserve_training.config import TrainConfig
 from coserve_training.data import (
+    HOLD_OUT,
     Batches,
     Dataset,
     Progress,
@@ -24,9 +25,6 @@ from coserve_training.module import CoTraining
 from coserve_training.order import BatchOrder
 from coserve_training.run import SAMPLES, Description, Run, load_run, write_atomically
 from coserve_training.trainer import make_trainer, quiet
-
-HOLD_OUT = 10
-"""Where a data set has no test split, every tenth training image of a class is held out."""
 
 
 def train(
@@ -80,7 +78,7 @@ def train(
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
     workers = max(1, usable_cores() // devices) if workers is None else workers
     dataset = _load(config, workers, report, progress)
-    training, test = _splits(dataset, config, report)
+    training, test = _splits(dataset, config, resume, report)
     initial = None if resume or config.initial is None else _initial(config, dataset)
     if resume:
         description = Description.read(folder)
@@ -138,18 +136,23 @@ def _load(
     return dataset
 
 
-def _splits(dataset: Dataset, config: TrainConfig, report: Callable[[str], None]) -> tuple[Split, Split]:
+def _splits(
+    dataset: Dataset, config: TrainConfig, resume: bool, report: Callable[[str], None]
+) -> tuple[Split, Split]:
     if dataset.train is None:
         raise DataError(f"{', '.join(config.data)}: no train split (train/<class>/<image>)")
     training, test = dataset.train, dataset.test
     if test is None:
-        held_out = np.zeros(len(training), bool)
-        for label in range(len(dataset.labels)):
-            held_out[np.flatnonzero(training.targets == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
-        if not held_out.any():
-            raise DataError(f"no test split, and no class has {HOLD_OUT} training images to hold one out of")
-        report(f"no test split: {held_out.sum()} of {len(training)} training images are held out")
-        training, test = training.select(~held_out), training.select(held_out).centred()
+        counts = np.bincount(training.targets, minlength=len(dataset.labels))
+        few = [label for label, count in zip(dataset.labels, counts, strict=True) if count < HOLD_OUT]
+        if few and not resume:  # runs of earlier versions may have begun with some
+            raise DataError(
+                f"no test split, and fewer than {HOLD_OUT} training images, of which one is held out, "
+                f"of class {name_some(few)}"
+            )
+        training, test = training.hold_out()
+        images = len(training) + len(test)
+        report(f"no test split: {len(test)} of {images} training images are held out")
     if len(training) < config.batch_size:
         raise DataError(f"{len(training)} training images do not fill one batch of {config.batch_size}")
     return training, test

@@ -3,10 +3,11 @@
 from coserve_training.data.batches import Batches, to_pixels
 from coserve_training.data.dataset import load_dataset, name_some
 from coserve_training.data.lazy import LazyImages, RandomCrops
-from coserve_training.data.split import Dataset, Progress, Split
+from coserve_training.data.split import HOLD_OUT, Dataset, Progress, Split
 from coserve_training.data.workers import in_order, usable_cores
 
 __all__ = [
+    "HOLD_OUT",
     "Batches",
     "Dataset",
     "LazyImages",

@@ -36,6 +36,7 @@ def load_dataset(
     *,
     random_crops: RandomCrops | None = None,
     skip_corrupt: bool = False,
+    test_only: bool = False,
     workers: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
@@ -49,6 +50,7 @@ def load_dataset(
         random_crops: how training images are cropped; None takes their centre, and leaves cropping to the
             training step.
         skip_corrupt: leave out images that cannot be decoded, rather than end.
+        test_only: read no training images, unless there is no test split.
         workers: processes that decode; by default one for each usable core, 0 decodes in this process.
         cache_bytes: splits whose decoded images take more are not kept in memory.
 
@@ -56,6 +58,8 @@ def load_dataset(
         DataError: for a path without images, a class missing in one split, or images that cannot be decoded.
     """
     labels, sources = _sources(paths, progress)
+    if test_only and "test" in sources:
+        sources = {"test": sources["test"]}
     workers = usable_cores() if workers is None else workers
     splits, corrupt = {}, []
     for name, (files, targets) in sources.items():
@@ -66,8 +70,8 @@ def load_dataset(
     if corrupt and not skip_corrupt:
         total = sum(len(targets) for _, targets in sources.values())
         raise DataError(
-            f"{len(corrupt)} of {total} images cannot be decoded: {name_some(corrupt)}; "
-            "replace them, or leave them out with --skip-corrupt"
+            f"{len(corrupt)} of {total} images cannot be decoded: {name_some(corrupt)}; replace them"
+            + ("" if test_only else ", or leave them out with --skip-corrupt")
         )
     if corrupt:
         _check_classes(labels, {name: split.targets for name, split in splits.items()})

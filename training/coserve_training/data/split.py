@@ -16,6 +16,8 @@ Progress = Callable[[str, int, int], None]
 Labelled = tuple[list[str], dict[str, tuple[Pixels, npt.NDArray[np.int64]]]]
 """Labels by class index, and per split images `[N, H, W, 3]` uint8 with their classes `[N]` int64."""
 
+HOLD_OUT = 10
+"""Where a data set has no test split, every tenth training image of a class is held out."""
 SUBSTITUTES = 8
 """How many images are tried in place of one that became unreadable, before the run ends."""
 
@@ -46,6 +48,13 @@ class Split:
         if isinstance(self.images, LazyImages):
             return Split(self.images.centred(), self.targets)
         return self
+
+    def hold_out(self) -> tuple["Split", "Split"]:
+        """The images to train on, and every `HOLD_OUT`th of each class to test on, the same each time."""
+        held_out = np.zeros(len(self), bool)
+        for label in np.unique(self.targets):
+            held_out[np.flatnonzero(self.targets == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
+        return self.select(~held_out), self.select(held_out).centred()
 
     def read(self, epoch_and_indices: tuple[int, Indices]) -> tuple[Pixels, npt.NDArray[np.int64], list[str]]:
         """A batch of an epoch: images, classes, and which images had to be replaced by others, and why.

@@ -55,7 +55,9 @@ def quantised(
             mean=pre.mean,
             std=pre.std,
             resize_size=pre.resize_size,
+            stretch=pre.resize_size is None,
             interpolation=pre.interpolation,
+            weights=[member.weight for member in ensemble.members],
             int8=how,
         )
         losses[ensemble.name] = report.to_json()["ensemble"]

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
 import onnxruntime as ort
 from servers import Running, Server, ServerError, servers
 
@@ -152,13 +153,15 @@ def compare(
                 if one.failure is None:
                     print(f"round {number + 1} of {rounds}: {one.server.name}", file=sys.stderr)
                     one.failure = failure_of(once, one)
+                if not expected:
+                    sys.exit(f"{one.server.name} gives no logits to compare with: {one.failure}")
 
 
 def failure_of(once: Callable[[Measured], None], one: Measured) -> str | None:
     """Do it; why it failed, if it did."""
     try:
         once(one)
-    except ServerError as error:
+    except (ServerError, httpx.HTTPError) as error:
         return str(error)
     return None
 

@@ -125,6 +125,8 @@ def test_a_port_that_is_taken(repository: Path, option: str) -> None:
         port = taken.getsockname()[1]
         message = refused("--repository", repository, option, port)
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in message
+    message = refused("--repository", repository, "--host", "::1")
+    assert "cannot listen on ::1: Triton takes names and IPv4 addresses here" in message
 
 
 def test_ports_that_are_given_are_used(triton: StartTriton, repository: Path) -> None:

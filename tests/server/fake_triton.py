@@ -87,7 +87,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._enter(context)
-        self.described += 1
+        # What is loaded is described as a whole; of ensembles alone, whether they are still as described.
+        self.described += not self.configs[request.name].HasField("ensemble_scheduling")
         if request.name not in self.loaded:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}'")
         return messages.ModelConfigResponse(config=self.configs[request.name])

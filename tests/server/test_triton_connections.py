@@ -1,6 +1,7 @@
 """How the engine `triton` reaches servers: names, shared memory, encryption."""
 
 import asyncio
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 import trustme
 
 from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.engines.triton.shared_memory import SystemSharedMemory
+from coserve_server.errors import SettingsError
 from coserve_server.settings import load_settings
 from tests.server.engine_on_fake import IMAGES, infer, until, with_engine
 from tests.server.fake_triton import FakeTriton
@@ -87,6 +90,14 @@ def test_images_go_through_shared_memory(repository: Path) -> None:
         assert engine._memory._places == []
 
     with_engine(repository, use, triton_shared_memory_mib=1)
+
+
+def test_shared_memory_that_cannot_be_had_stops_the_start() -> None:
+    before = set(Path("/dev/shm").iterdir())
+    free = shutil.disk_usage("/dev/shm").free
+    with pytest.raises(SettingsError, match=r"triton_shared_memory_mib: no \d+ MiB of shared memory: No"):
+        SystemSharedMemory(free + 2**30)
+    assert set(Path("/dev/shm").iterdir()) == before
 
 
 def test_the_token_goes_with_every_call_and_only_encrypted(repository: Path, tmp_path: Path) -> None:

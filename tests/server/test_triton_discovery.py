@@ -43,6 +43,15 @@ def test_nothing_is_described_again_while_nothing_changes(repository: Path) -> N
     with_engine(repository, use)
 
 
+def test_what_is_loaded_anew_under_its_version_is_described_anew(repository: Path) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        labels = json.dumps(["ship", "frog", "dog", "cat"])
+        fakes[0].configs["pair"].parameters["labels"].string_value = labels
+        await until(lambda: engine.ensembles["pair"].labels[0] == "ship")
+
+    with_engine(repository, use)
+
+
 def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         before = engine.ensembles["pair"]

@@ -28,9 +28,16 @@ for option in sys.argv:
 """
 
 
-def start(monkeypatch: pytest.MonkeyPatch, repository: Path, *scripts: str) -> list[str]:
-    """The log of a start in which Triton is these scripts, one after another."""
-    left, log = list(scripts), list[str]()
+def start(
+    monkeypatch: pytest.MonkeyPatch, repository: Path, *scripts: str, unread: bool = False
+) -> list[str]:
+    """The log of a start in which Triton is these scripts, one after another; nobody may read it."""
+    left, lines = list(scripts), list[str]()
+
+    def log(line: str) -> None:
+        if unread:
+            raise BrokenPipeError
+        lines.append(line)
 
     def script(command: Sequence[str], _: object) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -43,11 +50,11 @@ def start(monkeypatch: pytest.MonkeyPatch, repository: Path, *scripts: str) -> l
 
     monkeypatch.setattr(server, "_start", script)
     try:
-        with run_triton(repository, log.append, host="127.0.0.1", ports=Ports()) as triton:
+        with run_triton(repository, log, host="127.0.0.1", ports=Ports()) as triton:
             assert triton.serves()
     finally:
         assert not left
-    return log
+    return lines
 
 
 def test_one_that_lost_a_lock_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -59,6 +66,11 @@ def test_one_that_lost_a_lock_is_started_again(monkeypatch: pytest.MonkeyPatch, 
 def test_not_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(TritonError, match="killed by signal 6"):
         start(monkeypatch, tmp_path, *[GIVES_UP] * STARTS)
+
+
+def test_a_log_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """More than a pipe holds."""
+    start(monkeypatch, tmp_path, f"print('x' * 100 + chr(10) * 300_000, flush=True)\n{SERVES}", unread=True)
 
 
 def test_other_failures_are_final(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

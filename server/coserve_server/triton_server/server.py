@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,6 +177,8 @@ def ending(process: "subprocess.Popen[str]") -> str:
 
 def _bindable(host: str, ports: Ports) -> Ports:
     """The ports with free ones chosen, all of which can be listened on now."""
+    if ":" in host:
+        raise AddressError(f"cannot listen on {host}: Triton takes names and IPv4 addresses here")
     with ExitStack() as stack:
         chosen = []
         for port in (ports.http, ports.grpc, ports.metrics):
@@ -266,7 +268,9 @@ class _Output:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self._log(line.rstrip("\n"))
+            # Where nobody reads the log any more, Triton must still get rid of it.
+            with suppress(OSError):
+                self._log(line.rstrip("\n"))
             self.lock_lost |= LOCK_LOST in line
             found = self.ERROR.match(line.rstrip())
             if found and found["model"]:

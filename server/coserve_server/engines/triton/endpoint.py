@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import grpc.aio
@@ -61,6 +61,7 @@ class Endpoint:
         self._channel, self._metadata, self._memory = channel, metadata, memory
         self._stub = GRPCInferenceServiceStub(channel)
         self._described: set[tuple[str, str]] | None = None
+        self._configs: Mapping[str, Any] = {}
         self._calls: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
         self._dropped: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
 
@@ -77,7 +78,8 @@ class Endpoint:
         try:
             index = await self._ask("RepositoryIndex", messages.RepositoryIndexRequest())
             loaded = {(model.name, model.version) for model in index.models if model.state == "READY"}
-            ensembles = self.ensembles if loaded == self._described else await self._describe(loaded)
+            same = loaded == self._described and await self._are_as_described()
+            ensembles = self.ensembles if same else await self._describe(loaded)
             if self._memory is not None:
                 await self._share(self._memory)
         except CallError as error:
@@ -149,13 +151,8 @@ class Endpoint:
 
         An ensemble that Triton unloaded together with one of its members is kept for the others' sake.
         """
-        names = sorted({name for name, _ in loaded})
-        asked = [self._ask("ModelConfig", messages.ModelConfigRequest(name=name)) for name in names]
-        try:
-            configs = {
-                name: answer.config for name, answer in zip(names, await asyncio.gather(*asked), strict=True)
-            }
-        except CallError:
+        configs = await self._ask_configs({name for name, _ in loaded})
+        if configs is None:
             return None
         ensembles = {
             name: ensemble
@@ -170,7 +167,22 @@ class Endpoint:
                 except RepositoryError as error:
                     # Triton may serve ensembles that have nothing to do with this project.
                     logger.warning("not served: %s", error)
+        self._configs = {name: configs[name] for name in ensembles if name in configs}
         return ensembles
+
+    async def _are_as_described(self) -> bool:
+        """Whether no ensemble was loaded anew under the version that it had."""
+        return await self._ask_configs(self._configs) == self._configs
+
+    async def _ask_configs(self, names: Iterable[str]) -> dict[str, Any] | None:
+        """Configurations by name; None where a model is just changing."""
+        names = sorted(names)
+        asked = [self._ask("ModelConfig", messages.ModelConfigRequest(name=name)) for name in names]
+        try:
+            answers = await asyncio.gather(*asked)
+        except CallError:
+            return None
+        return {name: answer.config for name, answer in zip(names, answers, strict=True)}
 
     async def _share(self, memory: SharedMemory) -> None:
         """Make the shared memory known to the server, unless it is."""

@@ -4,9 +4,11 @@ Protocol: Triton's shared memory extensions,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_shared_memory.md
 """
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from multiprocessing import shared_memory
+from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -14,6 +16,7 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.engines.base import Batch
+from coserve_server.errors import SettingsError
 
 ALIGNMENT = 64
 
@@ -83,8 +86,24 @@ class SystemSharedMemory(SharedMemory):
     kind = "SystemSharedMemory"
 
     def __init__(self, size: int) -> None:
+        """Take that many bytes.
+
+        Raises:
+            SettingsError: the system has not so many.
+        """
         super().__init__(size)
-        self._region = shared_memory.SharedMemory(self.name, create=True, size=size)
+        try:
+            self._region = shared_memory.SharedMemory(self.name, create=True, size=size)
+            try:
+                # Now, rather than a signal at the first batch that does not fit.
+                with Path("/dev/shm", self.name).open("r+b") as file:  # noqa: S108  # where they are
+                    os.posix_fallocate(file.fileno(), 0, size)
+            except OSError:
+                self.close()
+                raise
+        except OSError as error:
+            fault = f"triton_shared_memory_mib: no {size >> 20} MiB of shared memory: {error.strerror}"
+            raise SettingsError([fault]) from error
 
     def registration(self) -> Any:
         """By the name that the operating system has for it."""

@@ -4,16 +4,17 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
+from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
 from coserve_client import calls, streams
 from coserve_client.calls import Call, Question
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, options
-from coserve_client.errors import CoserveError, RequestTimeoutError, UnreachableError, translated
-from coserve_client.images import Source
+from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated
+from coserve_client.images import Image, Source
 from coserve_client.replies import Inference, Metadata, Model, Reply
 from coserve_client.retries import Attempts
 from coserve_client.streams import Outcome
@@ -73,14 +74,13 @@ class AsyncClient:
     ) -> AsyncIterator[Outcome]:
         """See `Client.classify_many`; requests under way are cancelled when it ends early."""
         pending: deque[asyncio.Task[list[Outcome]]] = deque()
+        batches = streams.batches(images, batch_size)
         try:
-            for batch in streams.batches(images, batch_size):
-                if len(pending) == concurrency:
-                    for outcome in await pending[0]:
-                        yield outcome
-                    pending.popleft()
-                pending.append(asyncio.create_task(self._outcomes(batch, question)))
-            while pending:
+            while True:
+                more = islice(batches, concurrency - len(pending))
+                pending.extend(asyncio.create_task(self._outcomes(batch, question)) for batch in more)
+                if not pending:
+                    return
                 for outcome in await pending[0]:
                     yield outcome
                 pending.popleft()
@@ -147,17 +147,21 @@ class AsyncClient:
         await self.aclose()
 
     async def _outcomes(self, batch: list[Source], question: Question) -> list[Outcome]:
-        steps = streams.asking(batch)
-        asked = next(steps)
-        while True:
-            try:
-                answer: Reply | CoserveError = await self.classify(asked, **question)
-            except CoserveError as error:
-                answer = error
-            try:
-                asked = steps.send(answer)
-            except StopIteration as end:
-                return cast("list[Outcome]", end.value)
+        images = await asyncio.to_thread(streams.read, batch)
+        readable = [image for image in images if isinstance(image, Image)]
+        return streams.outcomes(batch, images, await self._answered(readable, question))
+
+    async def _answered(self, images: list[Image], question: Question) -> list[Outcome]:
+        if not images:
+            return []
+        try:
+            reply = await self.classify(images, **question)
+        except RejectedError as error:
+            if len(images) == 1:
+                return [Outcome(images[0], error=error)]
+            # The server rejects a request as a whole, so each image is asked for alone.
+            return [outcome for image in images for outcome in await self._answered([image], question)]
+        return [Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)]
 
     async def _call(self, call: Call[T]) -> T:
         attempts = Attempts(self._retries, self._retry_seconds)

@@ -5,16 +5,17 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
 from coserve_client import calls, streams
 from coserve_client.calls import Call, Question
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, options
-from coserve_client.errors import CoserveError, RequestTimeoutError, UnreachableError, translated
-from coserve_client.images import Source
+from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated
+from coserve_client.images import Image, Source
 from coserve_client.replies import Inference, Metadata, Model, Reply
 from coserve_client.retries import Attempts
 from coserve_client.streams import Outcome
@@ -116,12 +117,13 @@ class Client:
         """
         pending: deque[Future[list[Outcome]]] = deque()
         threads = ThreadPoolExecutor(concurrency, "coserve-client")
+        batches = streams.batches(images, batch_size)
         try:
-            for batch in streams.batches(images, batch_size):
-                if len(pending) == concurrency:
-                    yield from pending.popleft().result()
-                pending.append(threads.submit(self._outcomes, batch, question))
-            while pending:
+            while True:
+                more = islice(batches, concurrency - len(pending))
+                pending.extend(threads.submit(self._outcomes, batch, question) for batch in more)
+                if not pending:
+                    return
                 yield from pending.popleft().result()
         finally:
             threads.shutdown(cancel_futures=True)
@@ -206,17 +208,21 @@ class Client:
         self.close()
 
     def _outcomes(self, batch: list[Source], question: Question) -> list[Outcome]:
-        steps = streams.asking(batch)
-        asked = next(steps)
-        while True:
-            try:
-                answer: Reply | CoserveError = self.classify(asked, **question)
-            except CoserveError as error:
-                answer = error
-            try:
-                asked = steps.send(answer)
-            except StopIteration as end:
-                return cast("list[Outcome]", end.value)
+        images = streams.read(batch)
+        readable = [image for image in images if isinstance(image, Image)]
+        return streams.outcomes(batch, images, self._answered(readable, question))
+
+    def _answered(self, images: list[Image], question: Question) -> list[Outcome]:
+        if not images:
+            return []
+        try:
+            reply = self.classify(images, **question)
+        except RejectedError as error:
+            if len(images) == 1:
+                return [Outcome(images[0], error=error)]
+            # The server rejects a request as a whole, so each image is asked for alone.
+            return [outcome for image in images for outcome in self._answered([image], question)]
+        return [Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)]
 
     def _call(self, call: Call[T]) -> T:
         attempts = Attempts(self._retries, self._retry_seconds)

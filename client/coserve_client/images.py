@@ -30,13 +30,18 @@ def read_images(sources: Source | Iterable[Source]) -> list[Image]:
     """
     if isinstance(sources, (str, os.PathLike, bytes, Image)) or hasattr(sources, "read"):
         sources = [cast("Source", sources)]
-    images = [_read(source, index) for index, source in enumerate(sources)]
+    images = [read_image(source, index) for index, source in enumerate(sources)]
     if not images:
         raise InputError("no image given")
     return images
 
 
-def _read(source: Source, index: int) -> Image:
+def read_image(source: Source, index: int) -> Image:
+    """Read one image, the one at `index` of its request.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     if isinstance(source, Image):
         return source
     if isinstance(source, bytes):

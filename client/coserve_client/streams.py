@@ -1,12 +1,14 @@
 """Many images in many requests: how to divide them, and what became of each image."""
 
 import os
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
-from coserve_client.errors import CoserveError, InputError, RejectedError
-from coserve_client.images import Image, Source
+from coserve_client.errors import CoserveError, InputError
+from coserve_client.images import Image, Source, read_image
 from coserve_client.replies import Reply, Result
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
@@ -22,9 +24,6 @@ class Outcome:
     result: Result | None = None
     reply: Reply | None = None
     error: CoserveError | None = None
-
-
-Asking = Generator[list[Source], "Reply | CoserveError", list[Outcome]]
 
 
 def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -51,7 +50,7 @@ def _dangles(entry: "os.DirEntry[str]") -> bool:
 
 
 def batches(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:
-    """Runs of at most `batch_size` images and `BATCH_BYTES`; a larger image is a run of its own."""
+    """Runs of at most `batch_size` images and `BATCH_BYTES`; one that is larger, or cannot say, is alone."""
     batch: list[Source] = []
     total = 0
     for source in sources:
@@ -65,35 +64,49 @@ def batches(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]
         yield batch
 
 
-def asking(batch: list[Source]) -> Asking:
-    """Yields what to ask for, is sent the answer, and returns the outcomes.
+def read(batch: list[Source]) -> list[Image | InputError]:
+    """Every image of a batch, or why it cannot be read; done once, because pipes and open files end."""
+    return [_read(source, index) for index, source in enumerate(batch)]
 
-    The server rejects a request as a whole, so a rejected batch is asked for again image by image.
 
-    Raises:
-        CoserveError: the answer was an error that says nothing of the images.
-    """
-    answer = yield batch
-    if isinstance(answer, Reply):
-        pairs = zip(batch, answer.results, strict=True)
-        return [Outcome(source, result, answer) for source, result in pairs]
-    if not isinstance(answer, (InputError, RejectedError)):
-        raise answer
-    if len(batch) == 1:
-        return [Outcome(batch[0], error=answer)]
-    outcomes: list[Outcome] = []
-    for source in batch:
-        outcomes += yield from asking([source])
-    return outcomes
+def _read(source: Source, index: int) -> Image | InputError:
+    try:
+        return read_image(source, index)
+    except InputError as error:
+        return error
+
+
+def outcomes(
+    batch: list[Source], images: list[Image | InputError], answered: Iterable[Outcome]
+) -> list[Outcome]:
+    """The outcomes of a batch that was `read`, where `answered` are those of its readable images."""
+    answers = iter(answered)
+    return [
+        Outcome(source, error=image)
+        if isinstance(image, InputError)
+        else replace(next(answers), source=source)
+        for source, image in zip(batch, images, strict=True)
+    ]
 
 
 def _size(source: Source) -> int:
-    """Bytes of an image; 0 where only reading it could tell."""
-    if isinstance(source, bytes):
-        return len(source)
+    """Bytes of an image; `BATCH_BYTES` where only reading it could tell."""
     if isinstance(source, Image):
         return len(source.data)
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        return path.stat().st_size if path.is_file() else 0
-    return 0
+    if isinstance(source, bytes):
+        return len(source)
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            status = Path(source).stat()
+            return status.st_size if stat.S_ISREG(status.st_mode) else BATCH_BYTES
+        return _left(source)
+    except (AttributeError, OSError, ValueError):
+        return BATCH_BYTES
+
+
+def _left(file: BinaryIO) -> int:
+    here = file.tell()
+    file.seek(0, os.SEEK_END)
+    end = file.tell()
+    file.seek(here)
+    return end - here

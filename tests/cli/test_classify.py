@@ -209,6 +209,20 @@ def test_classifies_the_others_where_one_is_bad(server: Server, folder: Path) ->
     assert server.requests == [["a.png", "b.JPG", "c.webp"], ["a.png"], ["b.JPG"], ["c.webp"]]
 
 
+def test_reads_a_pipe_once(server: Server, folder: Path) -> None:
+    end, start = os.pipe()
+    os.write(start, b"image")
+    os.close(start)
+    (folder / "b.JPG").write_bytes(b"bad")
+    result = run(f"/dev/fd/{end}", folder / "none.png", folder / "b.JPG")
+    os.close(end)
+    assert result.stdout.startswith(f"/dev/fd/{end} ")
+    assert [line.split()[1].rstrip(":") for line in result.stderr.splitlines()] == [
+        "cannot",
+        f"{folder}/b.JPG",
+    ]
+
+
 def test_sends_smaller_requests_where_one_is_too_large(server: Server, folder: Path) -> None:
     server.limit = 1
     assert run(folder).exit_code == 0

@@ -1,6 +1,8 @@
 """Many images in many requests, against a server that answers one of them when it is told to."""
 
 import asyncio
+import io
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +71,43 @@ def test_a_rejected_or_unreadable_image_costs_itself_alone(many: Any, reply: Mak
     assert outcomes[5].result is None
 
 
+def test_what_can_be_read_only_once_survives_a_rejected_neighbour(
+    many: Any, reply: Make, tmp_path: Path
+) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        bodies = [part.split(b"\r\n\r\n", 1)[1] for part in request.read().split(b"\r\n--")[:-1]]
+        good = all(body.startswith(b"good") for body in bodies)
+        return httpx.Response(200, json=reply(*filenames(request))) if good else httpx.Response(413)
+
+    end, start = os.pipe()
+    os.write(start, b"good")
+    os.close(start)
+    opened = [io.BytesIO(b"good"), io.BytesIO(b"junk"), io.BytesIO(b"good")]
+    outcomes = many(server, [*opened, f"/dev/fd/{end}", tmp_path / "none.png"])
+    os.close(end)
+    assert [type(outcome.error) for outcome in outcomes] == [
+        type(None),
+        RejectedError,
+        *[type(None)] * 2,
+        InputError,
+    ]
+    assert [outcome.source for outcome in outcomes[:3]] == opened
+
+
+def test_readable_images_are_asked_for_together_beside_an_unreadable_one(many: Any, reply: Make) -> None:
+    asked: list[list[str]] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        asked.append(filenames(request))
+        return httpx.Response(200, json=reply(*asked[-1]))
+
+    text = io.StringIO("text")
+    first, second = images(2)
+    outcomes = many(server, [first, text, second])
+    assert [outcome.error is None for outcome in outcomes] == [True, False, True]
+    assert asked == [["0.png", "1.png"]]
+
+
 def test_any_other_failure_ends_it(many: Any) -> None:
     def server(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
@@ -96,8 +135,8 @@ def test_takes_images_as_it_needs_them_and_stops_with_its_caller(reply: Make) ->
         outcomes = client.classify_many(sources(), batch_size=2, concurrency=3)
         next(outcomes)
         outcomes.close()  # type: ignore[attr-defined]  # it is a generator
-    assert taken <= 2 * 4 + 1
-    assert asked <= 4
+    assert taken <= 2 * 3 + 1
+    assert asked <= 3
     assert threading.active_count() == threads
 
 
@@ -149,7 +188,23 @@ def test_batches_have_at_most_so_many_bytes(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(BATCH_BYTES)
-    sizes = [[b"x"], [large], [b"y", b"z"], [tmp_path / "none.png", b"w"], [large]]
+    end, start = os.pipe()
+    opened, pipe = io.BytesIO(bytes(BATCH_BYTES)), os.fdopen(end, "rb")
+    opened.seek(1)
+    sizes: list[list[Any]] = [
+        [b"x"],
+        [large],
+        [b"y", b"z"],
+        [tmp_path / "none.png"],
+        [b"w"],
+        [large],
+        [opened, b"1"],
+        [pipe],
+        [f"/dev/fd/{end}"],
+    ]
     assert list(batches([source for batch in sizes for source in batch], 2)) == sizes
+    assert opened.tell() == 1
+    os.close(start)
+    pipe.close()
     assert list(batches([b"12", large, b"3", b"4"], 9)) == [[b"12"], [large], [b"3", b"4"]]
     assert list(batches([], 9)) == []

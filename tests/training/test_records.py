@@ -102,6 +102,7 @@ def test_members_without_finite_logits_are_named(run: Path, image_folder: Path) 
         if key.startswith("members.1.") and value.shape == (3,):
             value.fill_(torch.nan)
     torch.save(saved, run / "last.ckpt")
-    with pytest.raises(RunError, match="member 1 gives logits that are not finite"):
-        calibrate_run(run, [image_folder])
+    for use in (calibrate_run, evaluate_run):
+        with pytest.raises(RunError, match="member 1 gives logits that are not finite"):
+            use(run, [image_folder])
     assert not (run / "last.calibration.json").exists()

@@ -201,6 +201,13 @@ def test_a_bf16_step_gives_no_nan(config: TrainConfig, tmp_path: Path) -> None:
     )
 
 
+def test_a_run_that_diverges_ends_and_keeps_what_it_had(config: TrainConfig, tmp_path: Path) -> None:
+    diverging = replace(config, learning_rate=1e30, warmup_epochs=3)
+    with pytest.raises(RunError, match=r"loss of epoch 1 is not finite"):
+        train(diverging, tmp_path / "run", report=silent)
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "samples.npz"]
+
+
 def test_damaged_run_folders_are_named(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     (copy / "best.ckpt").unlink()

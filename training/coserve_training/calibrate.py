@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coserve_training.data import Progress
-from coserve_training.errors import DataError, RunError
+from coserve_training.errors import DataError
 from coserve_training.evaluate import Evaluation, held_out_logits, score, score_members
 from coserve_training.records import calibration_file, weights_digest
 from coserve_training.run import Checkpoint, write_atomically
@@ -143,9 +143,6 @@ def calibrate_run(
         DataError: when the images cannot be used, or a class has fewer than two.
     """
     run, logits, targets = held_out_logits(folder, data, checkpoint, progress)
-    for index, member in enumerate(logits):
-        if not member.isfinite().all():
-            raise RunError(f"{folder}: member {index} gives logits that are not finite")
     counts = torch.bincount(targets, minlength=len(run.labels)).tolist()
     for label, count in zip(run.labels, counts, strict=True):
         if count < 2:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from coserve_training.data import Batches, Progress, Split, in_order, load_dataset, to_pixels
-from coserve_training.errors import DataError
+from coserve_training.errors import DataError, RunError
 from coserve_training.run import Checkpoint, Description, Run, load_run, write_atomically
 
 BATCH = 256
@@ -87,6 +87,9 @@ def member_logits(
         mean: per channel, of pixels in [0, 1].
         std: per channel, likewise.
         progress: told how far it is.
+
+    Raises:
+        RunError: when a member's logits are not finite.
     """
     device = next(members[0].parameters()).device
     shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
@@ -96,7 +99,11 @@ def member_logits(
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
             progress("evaluating", min(BATCH * len(batches), len(split)), len(split))
-    return torch.cat(batches, dim=1)
+    logits = torch.cat(batches, dim=1)
+    for index, finite in enumerate(logits.isfinite().flatten(1).all(1).tolist()):
+        if not finite:
+            raise RunError(f"member {index} gives logits that are not finite")
+    return logits
 
 
 def evaluate(
@@ -122,7 +129,7 @@ def held_out_logits(
     Where the run's own data have none, the images that training held out are the split.
 
     Raises:
-        RunError: when the folder is not a run.
+        RunError: when the folder is not a run, or its members give no finite logits.
         DataError: when the images cannot be read, have no test split, or other classes than the run.
     """
     description, run = Description.read(folder), load_run(folder, checkpoint)

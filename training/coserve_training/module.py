@@ -1,5 +1,6 @@
 """The co-training step: S members, each on its own view of the same images."""
 
+import math
 from collections.abc import Sequence
 
 import lightning as L
@@ -12,6 +13,7 @@ from torchmetrics.aggregation import MeanMetric
 from coserve_training.augment import Views, mix_up
 from coserve_training.config import TrainConfig
 from coserve_training.data import to_pixels
+from coserve_training.errors import RunError
 from coserve_training.loss import co_training_loss, warmed_up
 from coserve_training.optimise import learning_rate_factor, make_optimizer
 from coserve_training.placement import everyones
@@ -54,8 +56,10 @@ class CoTraining(L.LightningModule):
                 self.members[str(index)] = network
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self.train_loss, self.train_top1 = MeanMetric(), MeanMetric()
-        self.test_loss, self.test_top1 = MeanMetric(), MeanMetric()
+        # By default they leave out what is no number.
+        self.train_loss, self.train_top1, self.test_loss, self.test_top1 = (
+            MeanMetric(nan_strategy=math.nan) for _ in range(4)
+        )
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """`[N, 3, H, W]` in [0, 1] to zero mean and unit deviation per channel, channels last in memory."""
@@ -128,6 +132,20 @@ class CoTraining(L.LightningModule):
         self.test_top1.update(hits(logits, targets))
         self.log("test_loss", self.test_loss)
         self.log("test_top1", self.test_top1, prog_bar=True)
+
+    def on_train_epoch_end(self) -> None:
+        """End a run that has diverged, in all processes, before its checkpoint is written.
+
+        Raises:
+            RunError: for a loss that is not finite.
+        """
+        measured = self.trainer.callback_metrics
+        for what, name in (("training", "train_loss"), ("test", "test_loss")):
+            if not measured[name].isfinite():
+                raise RunError(
+                    f"the {what} loss of epoch {self.current_epoch + 1} is not finite: training diverged, "
+                    "and needs a lower learning_rate"
+                )
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         """The recipe's optimizer, and its schedule by step."""

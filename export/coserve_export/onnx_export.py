@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import onnx
 import onnx_ir
@@ -16,6 +17,7 @@ from coserve_export.errors import NetworkError
 
 OPSET = 20
 """Of ONNX's own operators; ONNX Runtime has it since 1.17, Triton since 24.02."""
+FP16_LIMIT = torch.finfo(torch.float16).max
 
 
 def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:
@@ -67,6 +69,36 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     ordered = onnx_ir.from_proto(converted)
     TopologicalSortPass()(ordered)
     return onnx_ir.serde.serialize_model(ordered)
+
+
+@contextmanager
+def within_fp16(network: torch.nn.Module, subject: str) -> Iterator[None]:
+    """While the network runs in fp32, refuse values between its layers that fp16 cannot hold.
+
+    ONNX Runtime on a CPU computes in fp32 what a GPU computes in fp16, and so never shows them.
+
+    Raises:
+        NetworkError: for the first layer that takes or gives such a value.
+    """
+
+    def check(name: str, layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        tensors = [value for value in (*inputs, output) if isinstance(value, torch.Tensor)]
+        largest = max(
+            (float(tensor.abs().max()) for tensor in tensors if tensor.is_floating_point()), default=0
+        )
+        if largest > FP16_LIMIT:
+            layer_name = name or type(layer).__name__
+            raise NetworkError(
+                f"{subject}: its layer {layer_name} has values up to {largest:.0f}, and fp16 ends at "
+                f"{FP16_LIMIT:.0f}; use --precision fp32; nothing was written"
+            )
+
+    hooks = [layer.register_forward_hook(partial(check, name)) for name, layer in network.named_modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

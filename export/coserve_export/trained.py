@@ -1,5 +1,6 @@
 """Exporting the networks of a training run."""
 
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preproc
 from coserve_export.errors import DescriptionError, NetworkError, on_one_line
 from coserve_export.int8 import Int8, quantise
 from coserve_export.mean_graph import mean_graph, mean_inputs
-from coserve_export.onnx_export import OPSET, export_network, to_fp16
+from coserve_export.onnx_export import OPSET, export_network, to_fp16, within_fp16
 from coserve_export.parity import (
     Images,
     Logits,
@@ -177,7 +178,8 @@ def _compare_member(
 ) -> tuple[Logits, Logits, Parity]:
     """Return the logits of torch, those of ONNX Runtime, and their parity, which is required."""
     session = Session(model, subject)
-    with torch.inference_mode():
+    in_range = within_fp16(network, subject) if precision == "fp16" else nullcontext()
+    with torch.inference_mode(), in_range:
         reference = in_batches(lambda batch: network(torch.from_numpy(batch)).numpy(), images)
     logits = in_batches(lambda batch: session.run(LOGITS, {IMAGES: batch}), images)
     parity = compare(reference, logits)

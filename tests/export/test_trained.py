@@ -147,14 +147,30 @@ def test_a_frozen_batch_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overflow_in_fp16_is_refused(
+def test_overflow_between_layers_is_refused_in_fp16(make_run: MakeRun, tmp_path: Path) -> None:
+    """The logits are small, and those of ONNX Runtime on a CPU, which computes in fp32, are right."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers, nn.Linear(8, 5))
+    with torch.no_grad():
+        layers[0].weight.mul_(3e4)
+        layers[2].weight.div_(3e4)
+    with pytest.raises(
+        NetworkError, match=r"member 0: its layer 0 has values up to \d+, and fp16 ends at 65504"
+    ):
+        export_networks(make_run(network), tmp_path, precision="fp16")
+    assert list(tmp_path.iterdir()) == []
+    export_networks(make_run(network), tmp_path)
+
+
+def test_weights_that_fp16_cannot_hold_are_refused(
     make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path
 ) -> None:
     network = tiny_network(0)
     with torch.no_grad():
-        network.norm1.weight.mul_(1e6)
-        network.norm2.running_var.mul_(1e12)
-    with pytest.raises(ParityError, match="member 0"):
+        network.norm2.weight.mul_(1e3)
+        network.norm2.running_var.mul_(1e6)
+    with pytest.raises(ParityError, match="member 0: its logits differ"):
         export_networks(make_run(network), tmp_path, precision="fp16")
 
 

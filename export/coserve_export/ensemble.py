@@ -112,6 +112,11 @@ class Description:
         return [f"{self.name}_member{index}" for index in range(self.num_members)]
 
     @property
+    def unequal_weights(self) -> Sequence[float] | None:
+        """The weights, where they differ."""
+        return self.weights if self.weights is not None and len(set(self.weights)) > 1 else None
+
+    @property
     def mean_name(self) -> str:
         """Name of the model that averages the members."""
         return f"{self.name}_mean"

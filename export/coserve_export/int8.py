@@ -231,13 +231,17 @@ def _measure(
     import torch
 
     from coserve_training.calibrate import calibrate
-    from coserve_training.evaluate import score_members
+    from coserve_training.evaluate import score, score_members
 
     before, after = _logits(members, images), _logits(quantised, images)
-    top1 = [_top1(weighted_mean(list(logits), description.weights), images) for logits in (before, after)]
-    loss = AccuracyLoss(len(images), *top1)
+    means = [weighted_mean(list(logits), description.weights) for logits in (before, after)]
+    loss = AccuracyLoss(len(images), *(_top1(mean, images) for mean in means))
     logits, targets = torch.from_numpy(after), torch.from_numpy(images.targets)
     accuracy = asdict(score_members(logits, targets))
+    # Temperatures and subsets are of members that weigh the same.
+    if description.unequal_weights is not None:
+        ensemble = score(torch.from_numpy(means[1]), targets)
+        return loss, {"accuracy": accuracy | {"ensemble": asdict(ensemble)}}
     counts = torch.bincount(targets, minlength=len(description.labels))
     if int(counts.min()) < 2:
         return loss, {"accuracy": accuracy}

@@ -108,8 +108,8 @@ def _parameters(description: Description, provenance: Mapping[str, object]) -> d
         "labels": list(description.labels),
         "provenance": provenance,
     }
-    if description.weights is not None and len(set(description.weights)) > 1:
-        parameters["weights"] = list(description.weights)
+    if description.unequal_weights is not None:
+        parameters["weights"] = list(description.unequal_weights)
     return parameters
 
 

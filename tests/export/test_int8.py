@@ -107,6 +107,23 @@ def test_files_in_int8(make_onnx: Callable[..., Path], export: Export, photos: P
         export(make_onnx("old.onnx", opset=12), name="old", int8=Int8([photos]))
 
 
+def test_accuracy_is_that_of_the_weighted_mean(
+    make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
+) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    how = Int8([photos], [photos], max_accuracy_loss=100)
+    report = export(*files, int8=how, weights=[9.0, 1.0])
+    assert report.loss is not None
+    found = provenance(tmp_path / "repository", "own")
+    assert found["accuracy"]["ensemble"]["top1"] == pytest.approx(report.loss.int8, abs=1e-6)
+    assert "subsets" not in found["accuracy"], "they, and temperatures, are of members that weigh the same"
+    assert "calibration" not in found
+    alike = export(*files, int8=how, weights=[2.0, 2.0], name="alike")
+    assert alike.loss is not None
+    assert alike.loss.int8 != report.loss.int8, "or the test tells nothing"
+    assert "calibration" in provenance(tmp_path / "repository", "alike")
+
+
 def test_too_much_accuracy_lost(
     make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
 ) -> None:

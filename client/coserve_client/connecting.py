@@ -13,6 +13,8 @@ from coserve_client.errors import InputError
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
 API_KEY_VARIABLE = "COSERVE_API_KEY"
+# The server closes idle connections after 5 s, and a request must not meet that; the rest is httpx's default.
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
 # None means the client's own transport: an environment's HTTP_PROXY cannot reach this machine's loopback.
 LOOPBACK = {"all://127.0.0.1": None, "all://[::1]": None, "all://localhost": None}
 
@@ -42,6 +44,7 @@ def options(
         "headers": {**({"X-API-Key": key} if key else {}), **(headers or {})},
         "timeout": timeout,
         "verify": _context(verify, certificate),
+        "limits": LIMITS,
         "mounts": LOOPBACK,
     }
 

@@ -20,7 +20,7 @@ from coserve_cli.main import app
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Rejects the images whose bytes are `bad`, and requests of more than `limit` images."""
+    """Rejects images that are empty or whose bytes are `bad`, and requests of more than `limit` images."""
 
     server: "Server"
 
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         self.server.queries.append(query)
         self.server.arrived.set()
         self.server.may_answer.wait(20)
-        if bad := [name for name, data in files if data == b"bad"]:
+        if bad := [name for name, data in files if data in (b"", b"bad")]:
             return self.problem(400, f"{bad[0]} is not an image")
         if len(files) > self.server.limit:
             return self.problem(413, "the request is larger than 1 MB")

@@ -1,4 +1,5 @@
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ def test_reuses_its_connection_and_takes_no_proxy_to_loopback(
         for _ in range(3):
             client.classify(b"x")
     assert loopback.connections == 1
+
+
+def test_does_not_reuse_a_connection_that_the_server_may_be_closing(
+    loopback: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monotonic = time.monotonic
+    with Client(loopback.url) as client:
+        client.classify(b"x")
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 3)
+        client.classify(b"x")
+    assert loopback.connections == 2
 
 
 def test_says_when_nothing_listens(ask: Ask) -> None:

@@ -41,12 +41,19 @@ def options(
         raise InputError("the API key has characters that no header can carry")
     return {
         "base_url": _checked(url),
-        "headers": {**({"X-API-Key": key} if key else {}), **(headers or {})},
+        "headers": _merged(key, headers or {}),
         "timeout": timeout,
         "verify": _context(verify, certificate),
         "limits": LIMITS,
         "mounts": LOOPBACK,
     }
+
+
+def _merged(key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
+    """The headers of every request; those given win over the key, in whatever case they are written."""
+    merged = httpx.Headers({"X-API-Key": key} if key else None)
+    merged.update(headers)
+    return merged
 
 
 def _context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | bool:

@@ -88,6 +88,14 @@ def test_sends_the_key_and_the_deadline(ask: Ask, reply: Make, monkeypatch: pyte
     assert [headers.get("Request-Timeout-Ms") for headers in seen] == ["250", None, None, None]
 
 
+def test_a_header_replaces_the_key_in_whatever_case(ask: Ask) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        assert request.headers.get_list("X-API-Key") == ["b"]
+        return httpx.Response(200)
+
+    assert ask(server, "live", options={"api_key": "a", "headers": {"x-api-key": "b"}})
+
+
 @pytest.mark.parametrize("key", ["a\r\nb", "ü"])
 def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     with pytest.raises(InputError, match="API key"):

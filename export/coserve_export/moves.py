@@ -9,9 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class UndoError(OSError):
+    """Moves failed, and so did taking them back: what was moved out is still in the staging folder."""
+
+
 @contextmanager
 def staging_folder(repository: Path) -> Iterator[Path]:
-    """A folder from which files can be renamed into the repository; gone at the end.
+    """A folder from which files can be renamed into the repository; gone at the end, but for an UndoError.
 
     Raises:
         OSError: it cannot be made.
@@ -19,8 +23,12 @@ def staging_folder(repository: Path) -> Iterator[Path]:
     staging = _make_folder(repository)
     try:
         yield staging
-    finally:
+    except UndoError:
+        raise
+    except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _make_folder(repository: Path) -> Path:
@@ -52,19 +60,32 @@ def move_all(moves: Sequence[tuple[Path, Path]], staging: Path) -> None:
 
     Raises:
         OSError: of a rename, after the others were undone.
+        UndoError: they could not all be undone; says where the rest is.
     """
-    done: list[tuple[Path, Path, Path | None]] = []
+    begun: list[tuple[Path, Path, Path | None]] = []
     try:
         for source, target in moves:
             before = None
             if target.is_file():
-                before = Path(shutil.copy2(target, staging / f"before{len(done)}"))
+                before = Path(shutil.copy2(target, staging / f"before{len(begun)}"))
+            # Noted first, since an interrupt may come between the rename and whatever follows it.
+            begun.append((source, target, before))
             source.rename(target)
-            done.append((source, target, before))
-    except BaseException:
-        for source, target, before in reversed(done):
+    except BaseException as error:
+        if begun and (begun[-1][0].exists() or not begun[-1][1].exists()):
+            begun.pop()
+        _undo(begun, error, staging)
+        raise
+
+
+def _undo(begun: Sequence[tuple[Path, Path, Path | None]], error: BaseException, staging: Path) -> None:
+    """Take moves back, the last one first; at one that fails the earlier ones stay, which rely on it."""
+    try:
+        for source, target, before in reversed(begun):
             if before is None:
                 target.rename(source)
             else:
                 before.rename(target)
-        raise
+    except BaseException as second:
+        reason = str(error) or "interrupted"
+        raise UndoError(f"{reason}; what could not be moved back is kept in {staging}") from second

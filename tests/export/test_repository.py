@@ -39,13 +39,19 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path / "parent" / "repository"
 
 
-def fail_rename(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
+def fail_rename(
+    monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, *, times: int = 1, after: bool = False
+) -> None:
     rename, renamed = Path.rename, iter(range(100))
 
     def failing(source: Path, target: Path) -> Path:
-        if next(renamed) == at:
+        fails = next(renamed) in range(at, at + times)
+        if fails and not after:
             raise error
-        return rename(source, target)
+        done = rename(source, target)
+        if fails:
+            raise error
+        return done
 
     monkeypatch.setattr(Path, "rename", failing)
 
@@ -122,6 +128,62 @@ def test_a_failed_replacement_leaves_the_old_ensemble(
         write_ensemble(repository, describe(), NEW, {}, overwrite=True)
     assert tree(repository) == before
     assert list(repository.parent.iterdir()) == [repository]
+
+
+@pytest.mark.parametrize("at", range(1, 10))
+def test_an_interrupt_just_after_a_rename_leaves_the_old_ensemble(
+    repository: Path, describe: Describe, tree: Tree, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    write_ensemble(repository, describe(num_members=3), OLD, {})
+    before = tree(repository)
+    fail_rename(monkeypatch, at, KeyboardInterrupt(), after=True)
+    with pytest.raises(KeyboardInterrupt):
+        write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert tree(repository) == before
+    assert list(repository.parent.iterdir()) == [repository]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"), [(OSError("disk full"), "disk full"), (KeyboardInterrupt(), "interrupted")]
+)
+def test_what_cannot_be_moved_back_is_kept(
+    repository: Path,
+    describe: Describe,
+    tree: Tree,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    reason: str,
+) -> None:
+    write_ensemble(repository, describe(), OLD[:2], {})
+    before = tree(repository)
+    fail_rename(monkeypatch, 6, error, times=2)
+    with pytest.raises(
+        RepositoryError, match=rf"cannot write e to .*: {reason}; what .* is kept in "
+    ) as caught:
+        write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    kept = Path(str(caught.value).rpartition(" is kept in ")[2])
+    assert kept.parent == repository.parent
+    assert not (repository / "e").exists(), "no ensemble without its members"
+    assert tree(kept / "old") == before
+
+
+def test_a_folder_that_comes_between(
+    repository: Path, describe: Describe, tree: Tree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ensemble(repository, describe(), OLD[:2], {})
+    before = tree(repository)
+    rename = Path.rename
+
+    def crossed(source: Path, target: Path) -> Path:
+        if source.parent.name == "new":
+            (target / "another").mkdir(parents=True, exist_ok=True)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", crossed)
+    with pytest.raises(RepositoryError, match="what could not be moved back is kept in"):
+        write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    (kept,) = (path for path in repository.parent.iterdir() if path != repository)
+    assert tree(kept / "old") | tree(repository) == before
 
 
 def test_a_failed_first_export_leaves_nothing(

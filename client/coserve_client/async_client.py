@@ -73,6 +73,7 @@ class AsyncClient:
         **question: "Unpack[Question]",
     ) -> AsyncIterator[Outcome]:
         """See `Client.classify_many`; requests under way are cancelled when it ends early."""
+        streams.check(batch_size, concurrency)
         pending: deque[asyncio.Task[list[Outcome]]] = deque()
         batches = streams.batches(images, batch_size)
         try:

@@ -45,7 +45,7 @@ class Client:
         transport: replaces the network, for tests.
 
     Raises:
-        InputError: `url`, the key or the certificates are not usable.
+        InputError: `url`, the key, a header or the certificates are not usable.
     """
 
     def __init__(
@@ -113,8 +113,10 @@ class Client:
             question: `model`, `version`, `top_k`, `member_predictions` and `timeout_ms`, as for `classify`.
 
         Raises:
+            InputError: `batch_size` or `concurrency` is below 1.
             CoserveError: a failure that says nothing of single images; requests under way are waited for.
         """
+        streams.check(batch_size, concurrency)
         pending: deque[Future[list[Outcome]]] = deque()
         threads = ThreadPoolExecutor(concurrency, "coserve-client")
         batches = streams.batches(images, batch_size)

@@ -34,11 +34,11 @@ def options(
     """The arguments of httpx's clients.
 
     Raises:
-        InputError: the address, the key or the certificates are not usable.
+        InputError: the address, the key, a header or the certificates are not usable.
     """
     key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
-    if key and not (key.isascii() and key.isprintable()):
-        raise InputError("the API key has characters that no header can carry")
+    if key and not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise InputError("the API key must be printable ASCII, without spaces at its ends")
     return {
         "base_url": _checked(url),
         "headers": _merged(key, headers or {}),
@@ -52,7 +52,10 @@ def options(
 def _merged(key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
     """The headers of every request; those given win over the key, in whatever case they are written."""
     merged = httpx.Headers({"X-API-Key": key} if key else None)
-    merged.update(headers)
+    try:
+        merged.update(headers)
+    except UnicodeEncodeError as error:
+        raise InputError(f"headers must be ASCII: {error}") from error
     return merged
 
 
@@ -83,8 +86,13 @@ def _checked(url: str) -> str:
     """
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
+        host, port = parsed.host, parsed.port
+        # As sockets will.
+        parsed.raw_host.decode("ascii").encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise InputError(f"{url!r} is not an address: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not host:
         raise InputError(f"{url!r} is not an address such as http://127.0.0.1:8000")
+    if port is not None and not 0 < port < 2**16:
+        raise InputError(f"{url!r} is not an address: ports are 1 to 65535")
     return url

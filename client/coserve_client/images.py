@@ -17,7 +17,7 @@ class Image:
     filename: str
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image
 
 
 def read_images(sources: Source | Iterable[Source]) -> list[Image]:
@@ -28,7 +28,9 @@ def read_images(sources: Source | Iterable[Source]) -> list[Image]:
     Raises:
         InputError: there is no image, or one cannot be read; the message names it.
     """
-    if isinstance(sources, (str, os.PathLike, bytes, Image)) or hasattr(sources, "read"):
+    if isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview, Image)) or hasattr(
+        sources, "read"
+    ):
         sources = [cast("Source", sources)]
     images = [read_image(source, index) for index, source in enumerate(sources)]
     if not images:
@@ -43,9 +45,9 @@ def read_image(source: Source, index: int) -> Image:
         InputError: it cannot be read.
     """
     if isinstance(source, Image):
-        return source
-    if isinstance(source, bytes):
-        return Image(source, f"image_{index}")
+        return Image(bytes(source.data), _sendable(source.filename))
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return Image(bytes(source), f"image_{index}")
     if isinstance(source, (str, os.PathLike)):
         return Image(_bytes_of(Path(source)), _sendable(Path(source).name))
     return _read_open(source, f"image_{index}")
@@ -54,11 +56,14 @@ def read_image(source: Source, index: int) -> Image:
 def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _read_open(file: BinaryIO, default: str) -> Image:
+    if not hasattr(file, "read"):
+        kind = type(file).__name__
+        raise InputError(f"an image is a path, bytes, a file opened in binary mode or an Image, not {kind}")
     name = getattr(file, "name", None)
     filename = _sendable(Path(name).name) if isinstance(name, str) else default
     try:
@@ -71,5 +76,5 @@ def _read_open(file: BinaryIO, default: str) -> Image:
 
 
 def _sendable(name: str) -> str:
-    # File names may hold bytes that are not UTF-8, which no multipart header can carry.
-    return os.fsencode(name).decode("utf-8", "replace")
+    # File names may hold bytes that are no characters (PEP 383), which no multipart header can carry.
+    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -35,8 +35,9 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise InputError(f"cannot read {os.fsdecode(folder)}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {os.fsdecode(folder)}: {reason}") from error
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from images_in(entry.path)
@@ -47,6 +48,17 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
 def _dangles(entry: "os.DirEntry[str]") -> bool:
     """Whether it is a link to nothing, which whoever reads it says."""
     return entry.is_symlink() and not Path(entry.path).exists()
+
+
+def check(batch_size: int, concurrency: int) -> None:
+    """Refuse what would never ask.
+
+    Raises:
+        InputError: one of them is below 1.
+    """
+    for name, value in (("batch_size", batch_size), ("concurrency", concurrency)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
 
 
 def batches(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:
@@ -93,8 +105,8 @@ def _size(source: Source) -> int:
     """Bytes of an image; `BATCH_BYTES` where only reading it could tell."""
     if isinstance(source, Image):
         return len(source.data)
-    if isinstance(source, bytes):
-        return len(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return memoryview(source).nbytes
     try:
         if isinstance(source, (str, os.PathLike)):
             status = Path(source).stat()

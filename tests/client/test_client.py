@@ -96,10 +96,15 @@ def test_a_header_replaces_the_key_in_whatever_case(ask: Ask) -> None:
     assert ask(server, "live", options={"api_key": "a", "headers": {"x-api-key": "b"}})
 
 
-@pytest.mark.parametrize("key", ["a\r\nb", "ü"])
+@pytest.mark.parametrize("key", ["a\r\nb", "ü", "a ", " a"])
 def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
     with pytest.raises(InputError, match="API key"):
         Client(api_key=key)
+
+
+def test_a_header_that_cannot_be_sent_is_refused() -> None:
+    with pytest.raises(InputError, match="headers must be ASCII"):
+        Client(headers={"Authorization": "ü"})
 
 
 def test_wants_certificates_in_pem(tmp_path: Path) -> None:
@@ -173,7 +178,19 @@ def test_tells_liveness_and_readiness_without_retrying(ask: Ask) -> None:
     assert paths == ["/healthz", "/readyz"]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "ftp://host", "http://", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8000",
+        "127.0.0.1:8000",
+        "ftp://host",
+        "http://",
+        "http://[::1",
+        "http://127.0.0.1:80000",
+        "http://a..b:8000",
+        "http://xn--zz",
+    ],
+)
 def test_wants_an_http_address(url: str) -> None:
     with pytest.raises(InputError, match="is not an address"):
         Client(url)

@@ -29,6 +29,8 @@ def test_keeps_order_and_names_of_every_kind_of_source(tmp_path: Path) -> None:
 def test_takes_one_without_a_list() -> None:
     with io.BytesIO(b"x") as opened:
         assert read_images(opened) == read_images(b"x") == read_images([b"x"])
+    assert read_images(bytearray(b"x")) == read_images(memoryview(b"x")) == read_images(b"x")
+    assert type(read_images(Image(bytearray(b"x"), "a.png"))[0].data) is bytes
 
 
 def test_takes_a_generator_and_unnamed_files() -> None:
@@ -46,6 +48,9 @@ def test_names_the_file_it_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Is a directory"):
         read_images(tmp_path)
 
+    with pytest.raises(InputError, match="null"):
+        read_images("a\0b")
+
     file = tmp_path / "a.jpg"
     file.write_bytes(b"x")
     with file.open("rb") as closed:
@@ -57,6 +62,8 @@ def test_names_the_file_it_cannot_read(tmp_path: Path) -> None:
 def test_wants_binary_files_and_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="binary mode"):
         read_images(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="opened in binary mode or an Image, not NoneType"):
+        read_images([None])  # type: ignore[list-item]
     with pytest.raises(InputError, match="no image given"):
         read_images([])
 
@@ -65,3 +72,9 @@ def test_makes_any_file_name_sendable(tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
     file.write_bytes(b"x")
     assert read_images(file)[0].filename == "\N{REPLACEMENT CHARACTER}.jpg"
+    names = ["ü.jpg", "😀.jpg", "\udcff.jpg", "\ud800.jpg"]
+    assert [image.filename for image in read_images([Image(b"x", name) for name in names])] == [
+        "ü.jpg",
+        "😀.jpg",
+        *["\N{REPLACEMENT CHARACTER}.jpg"] * 2,
+    ]

@@ -182,6 +182,14 @@ def test_a_folder_is_read_in_the_order_of_its_paths(many: Any, reply: Make, tmp_
     assert [outcome.source for outcome in outcomes] == found
     with pytest.raises(InputError, match="nowhere: No such file"):
         many(server, tmp_path / "nowhere", method="classify_folder")
+    with pytest.raises(InputError, match="null"):
+        many(server, "a\0b", method="classify_folder")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "concurrency"])
+def test_asks_for_something_at_least(many: Any, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
+        many(lambda _: httpx.Response(500), images(1), **{name: 0})
 
 
 def test_batches_have_at_most_so_many_bytes(tmp_path: Path) -> None:
@@ -207,4 +215,6 @@ def test_batches_have_at_most_so_many_bytes(tmp_path: Path) -> None:
     os.close(start)
     pipe.close()
     assert list(batches([b"12", large, b"3", b"4"], 9)) == [[b"12"], [large], [b"3", b"4"]]
+    half = bytearray(BATCH_BYTES // 2)
+    assert [len(batch) for batch in batches([half, memoryview(half), half], 9)] == [2, 1]
     assert list(batches([], 9)) == []

@@ -12,6 +12,8 @@ from coserve_export.errors import NetworkError, on_one_line
 
 Dimensions = list[int | None]
 PROBABILITIES = ("Softmax", "Sigmoid")
+PASSED_ON = ("Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze")
+"""What gives its input's values, in another form."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
         model, data = _load(path)
         images, logits = _image_input(model), _logits_output(model, output)
         height, width = _image_size(images)
-        _check_inference_graph(model, logits.name)
+        _check_inference_graph(model)
+        _check_logits(model, logits.name)
         return OnnxFile(
             path=path,
             model=data,
@@ -152,11 +155,18 @@ def _dimensions(value: ValueInfoProto) -> Dimensions:
     return [size.dim_value if size.HasField("dim_value") else None for size in dimensions]
 
 
-def _check_inference_graph(model: onnx.ModelProto, logits: str) -> None:
+def _check_inference_graph(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
             raise NetworkError(f"{node.op_type} {node.name!r} is in training mode; export it in eval mode")
-        if logits in node.output and node.op_type in PROBABILITIES:
-            raise NetworkError(
-                f"ends in {node.op_type}; members give logits, so export it without that last step"
-            )
+
+
+def _check_logits(model: onnx.ModelProto, name: str) -> None:
+    makers = {output: node for node in model.graph.node for output in node.output}
+    last = makers.get(name)
+    while last is not None and last.op_type in PASSED_ON:
+        last = makers.get(last.input[0])
+    if last is not None and last.op_type in PROBABILITIES:
+        raise NetworkError(
+            f"ends in {last.op_type}; members give logits, so export it without that last step"
+        )

@@ -88,7 +88,7 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
         seed: int = 0,
         shape: tuple[int | str, ...] = ("n", 3, SIZE, SIZE),
         element: int = TensorProto.FLOAT,
-        last: str | None = None,
+        last: tuple[str, ...] = (),
         outputs: tuple[str, ...] = ("scores",),
         training: bool = False,
         scale: float = 1.0,
@@ -97,14 +97,14 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
         channels = shape[1] if isinstance(shape[1], int) else 3
         weights = np.random.default_rng(seed).normal(size=(channels, CLASSES)).astype(np.float32) * scale
         initializers = [numpy_helper.from_array(weights, "weights")]
+        products = [*(f"products{i}" for i in range(len(last))), outputs[0]]
         nodes = [
             helper.make_node("Cast", ["pixels"], ["cast"], to=TensorProto.FLOAT),
             helper.make_node("GlobalAveragePool", ["cast"], ["pooled"]),
             helper.make_node("Flatten", ["pooled"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weights"], ["products" if last else outputs[0]]),
+            helper.make_node("MatMul", ["flat", "weights"], products[:1]),
         ]
-        if last:
-            nodes.append(helper.make_node(last, ["products"], [outputs[0]]))
+        nodes += [helper.make_node(step, [products[i]], [products[i + 1]]) for i, step in enumerate(last)]
         nodes += [helper.make_node("Identity", ["flat"], [output]) for output in outputs[1:]]
         if training:
             vectors = [numpy_helper.from_array(np.ones(3, np.float32), f"v{i}") for i in range(4)]

@@ -24,7 +24,6 @@ class OnnxFile:
         model: the file's content, any external weights taken in.
         input, output: names of the images and the logits.
         height, width: the input's size in pixels; None where it is free.
-        classes: C; None where the file leaves it open.
         opset: of ONNX's own operators.
     """
 
@@ -34,7 +33,6 @@ class OnnxFile:
     output: str
     height: int | None
     width: int | None
-    classes: int | None
     opset: int
 
 
@@ -54,6 +52,7 @@ def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
         height, width = _image_size(images)
         _check_inference_graph(model)
         _check_logits(model, logits.name)
+        _check_logits_shape(logits)
         return OnnxFile(
             path=path,
             model=data,
@@ -61,7 +60,6 @@ def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
             output=logits.name,
             height=height,
             width=width,
-            classes=_classes(logits),
             opset=max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0),
         )
     except NetworkError as error:
@@ -140,14 +138,13 @@ def _check_free_batch(batch: int | None) -> None:
         )
 
 
-def _classes(logits: ValueInfoProto) -> int | None:
+def _check_logits_shape(logits: ValueInfoProto) -> None:
     if not logits.type.tensor_type.HasField("shape"):
-        return None
+        return
     shape = _dimensions(logits)
     if len(shape) != 2:
         raise NetworkError(f"its output {logits.name!r} has {len(shape)} dimensions, not [N, classes]")
     _check_free_batch(shape[0])
-    return shape[1]
 
 
 def _dimensions(value: ValueInfoProto) -> Dimensions:

@@ -179,6 +179,7 @@ class AsyncClient:
 
     async def _probe(self, path: str) -> bool:
         try:
-            return (await self._send(self._http.build_request("GET", path))).is_success
+            response = await self._send(self._http.build_request("GET", path))
         except (UnreachableError, RequestTimeoutError):
             return False
+        return calls.healthy(response)

@@ -32,6 +32,8 @@ class Question(TypedDict, total=False):
 
 # A proxy before the server gives these answers too, without a problem document.
 PROXY_STATUSES = (413, 502, 503, 504)
+# These are about the key, not about the server.
+KEY_STATUSES = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,18 @@ def metadata(model: str, version: str | None = None) -> Call[Metadata]:
 def readiness(model: str | None, version: str | None) -> str:
     """The path that says whether the server, or one model, can answer."""
     return "/readyz" if model is None else f"{_v2(model, version)}/ready"
+
+
+def healthy(response: httpx.Response) -> bool:
+    """Read the answer to a question for liveness or readiness.
+
+    Raises:
+        UnauthenticatedError: it says only that the key is missing or wrong.
+        ForbiddenError: it says only that the key does not allow to ask.
+    """
+    if response.status_code in KEY_STATUSES:
+        raise failure(response)
+    return response.is_success
 
 
 def models() -> Call[tuple[Model, ...]]:

@@ -194,7 +194,11 @@ class Client:
         return self._probe("/healthz")
 
     def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
-        """Whether a server answers and every ensemble, or the one named, has enough members running."""
+        """Whether a server answers and every ensemble, or the one named, has enough members running.
+
+        Raises:
+            UnauthenticatedError: the server asks for an API key, and the client has none or a wrong one.
+        """
         return self._probe(calls.readiness(model, version))
 
     def close(self) -> None:
@@ -241,6 +245,7 @@ class Client:
 
     def _probe(self, path: str) -> bool:
         try:
-            return self._send(self._http.build_request("GET", path)).is_success
+            response = self._send(self._http.build_request("GET", path))
         except (UnreachableError, RequestTimeoutError):
             return False
+        return calls.healthy(response)

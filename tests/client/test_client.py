@@ -8,8 +8,11 @@ import pytest
 from coserve_client import (
     AsyncClient,
     Client,
+    ForbiddenError,
     InputError,
+    ProblemError,
     ProtocolError,
+    UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
 )
@@ -176,6 +179,14 @@ def test_tells_liveness_and_readiness_without_retrying(ask: Ask) -> None:
     assert ask(server, "live") is True
     assert ask(server, "ready") is False
     assert paths == ["/healthz", "/readyz"]
+
+
+@pytest.mark.parametrize(("status", "error"), [(401, UnauthenticatedError), (403, ForbiddenError)])
+def test_a_key_that_is_refused_does_not_look_like_a_model_that_is_not_ready(
+    ask: Ask, status: int, error: type[ProblemError]
+) -> None:
+    with pytest.raises(error, match="no key"):
+        ask(lambda _: httpx.Response(status, json={"error": "no key"}), "ready", "E")
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,12 @@ def client(server: Server, folder: Path, key: str) -> Iterator[Client]:
 
 
 def test_keys_and_certificates_are_checked(server: Server, folder: Path, key: str) -> None:
-    with Client(server.url, verify=folder / "ca.pem") as stranger, pytest.raises(UnauthenticatedError):
-        stranger.classify(RED)
+    with Client(server.url, verify=folder / "ca.pem") as stranger:
+        with pytest.raises(UnauthenticatedError):
+            stranger.classify(RED)
+        assert stranger.ready()
+        with pytest.raises(UnauthenticatedError):
+            stranger.ready("pair")
     trusts_nobody = pytest.raises(UnreachableError, match=r"is not trusted .* --cacert, or verify")
     with Client(server.url, api_key=key) as careful, trusts_nobody:
         careful.classify(RED)

@@ -116,7 +116,7 @@ def infer(
     """Give the logits of preprocessed images. The arguments are those of `Client.infer`.
 
     Raises:
-        InputError: they are no array of numbers, or numpy is not installed.
+        InputError: they are no array of real numbers, or numpy is not installed.
     """
     content, json_length = write_inference(images, input_name)
 

@@ -163,7 +163,7 @@ class Client:
             input_name: the name of the model's input, as `metadata` has it.
 
         Raises:
-            InputError: they are no array of numbers, or numpy is not installed.
+            InputError: they are no array of real numbers, or numpy is not installed.
             RejectedError: the model takes another shape.
             CoserveError: any other failure, by its subclass.
         """

@@ -50,13 +50,17 @@ def write_inference(images: "ArrayLike", input_name: str) -> tuple[bytes, int]:
     """A request's body, and the length of its JSON, which the tensor follows.
 
     Raises:
-        InputError: `images` are no array of numbers, or numpy is not installed.
+        InputError: `images` are no array of real numbers, or numpy is not installed.
     """
     np = _numpy()
     try:
-        array = np.ascontiguousarray(images, "<f4")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the images are no array of numbers: {error}") from error
+        given = np.asarray(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the images are no array of real numbers: {error}") from error
+    # numpy would parse strings, and drop the imaginary part of complex numbers.
+    if given.dtype.kind not in "biuf":
+        raise InputError(f"the images are no array of real numbers, but of {given.dtype}")
+    array = np.ascontiguousarray(given, "<f4")
     tensor = {
         "name": input_name,
         "shape": array.shape,

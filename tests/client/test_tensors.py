@@ -69,9 +69,9 @@ def test_says_what_is_no_answer(ask: Ask, respond: Callable[[], httpx.Response],
         ask(lambda _: respond(), "infer", "E", np.zeros((2, 3, 4, 4)))
 
 
-@pytest.mark.parametrize("images", ["text", [[1], [2, 3]], [{}]])
+@pytest.mark.parametrize("images", ["text", "1.5", ["1"], [1j], [[1], [2, 3]], [{}]])
 def test_wants_numbers(ask: Ask, images: object) -> None:
-    with pytest.raises(InputError, match="no array of numbers"):
+    with pytest.raises(InputError, match="no array of real numbers"):
         ask(lambda _: answer(), "infer", "E", images)
 
 

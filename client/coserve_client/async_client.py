@@ -159,10 +159,14 @@ class AsyncClient:
             reply = await self.classify(images, **question)
         except RejectedError as error:
             if len(images) == 1:
-                return [Outcome(images[0], error=error)]
-            # The server rejects a request as a whole, so each image is asked for alone.
-            return [outcome for image in images for outcome in await self._answered([image], question)]
-        return [Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)]
+                # Its traceback holds the image.
+                return [Outcome(images[0], error=error.with_traceback(None))]
+        else:
+            return [
+                Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)
+            ]
+        # The server rejects a request as a whole, so each image is asked for alone.
+        return [outcome for image in images for outcome in await self._answered([image], question)]
 
     async def _call(self, call: Call[T]) -> T:
         attempts = Attempts(self._retries, self._retry_seconds)
@@ -175,7 +179,10 @@ class AsyncClient:
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         with translated(self._url):
-            return await self._http.send(request)
+            response = await self._http.send(request)
+        # It and the response hold each other, and with them the images until garbage is collected.
+        del response.stream
+        return response
 
     async def _probe(self, path: str) -> bool:
         try:

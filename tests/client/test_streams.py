@@ -1,9 +1,11 @@
 """Many images in many requests, against a server that answers one of them when it is told to."""
 
 import asyncio
+import gc
 import io
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +186,23 @@ def test_a_folder_is_read_in_the_order_of_its_paths(many: Any, reply: Make, tmp_
         many(server, tmp_path / "nowhere", method="classify_folder")
     with pytest.raises(InputError, match="null"):
         many(server, "a\0b", method="classify_folder")
+
+
+def test_images_leave_the_memory_with_the_answer(many: Any, reply: Make) -> None:
+    requests: list[weakref.ref[httpx.Request]] = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        requests.append(weakref.ref(request))
+        names = filenames(request)
+        return httpx.Response(413) if "1.png" in names else httpx.Response(200, json=reply(*names))
+
+    gc.disable()
+    try:
+        outcomes = many(server, images(6), batch_size=2)
+        assert len(outcomes) == 6
+        assert [request() for request in requests] == [None] * 5
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("name", ["batch_size", "concurrency"])

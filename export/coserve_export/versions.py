@@ -68,8 +68,11 @@ def write_version(
                 own = repository / name / str(old) / CONFIG
                 if not own.exists():
                     moves.append((_write(staging / "old.pbtxt", ensemble), own))
+            running = {step.model_name: step.model_version for step in ensemble.ensemble_scheduling.step}
             for model, config in configs.items():
-                if _keep_serving(config, version):
+                # After going back, versions newer than the one that runs may still be there.
+                newer = [number for number in versions[model] if number > running.get(model, version)]
+                if _keep_serving(config, version, len(newer) + KEPT_VERSIONS):
                     moves.append((_write(staging / f"{model}.pbtxt", config), repository / model / CONFIG))
             moves += [
                 (staging / model / str(version), repository / model / str(version))
@@ -116,17 +119,17 @@ def _check_tensors(
                 raise _misfit(repository, description, f"the {field} of {config.name} is another")
 
 
-def _keep_serving(config: ModelConfig, version: int) -> bool:
-    """Have a model's `version_policy` serve this version beside the ones before; whether it did not yet."""
+def _keep_serving(config: ModelConfig, version: int, latest: int) -> bool:
+    """Have a model's `version_policy` serve this version, or so many of the latest; whether it did not."""
     policy = config.version_policy
     if policy.HasField("all"):
         return False
     if policy.HasField("specific"):
         policy.specific.versions.append(version)
         return True
-    if policy.latest.num_versions >= KEPT_VERSIONS:
+    if policy.latest.num_versions >= latest:
         return False
-    policy.latest.num_versions = KEPT_VERSIONS
+    policy.latest.num_versions = latest
     return True
 
 

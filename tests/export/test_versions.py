@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,17 @@ def test_a_repository_whose_steps_run_the_newest_version(repository: Path, descr
     assert {step.model_version for step in read(repository, "e").ensemble_scheduling.step} == {2}
     assert [read(repository, model).version_policy.latest.num_versions for model in MODELS] == [2, 2, 0]
     assert read(repository, "e_mean").version_policy.specific.versions == [1, 2]
+
+
+def test_the_version_gone_back_to_is_served_until_a_new_one_runs(
+    repository: Path, describe: Describe
+) -> None:
+    write_version(repository, describe(), NEW, {})
+    shutil.rmtree(repository / "e/2")
+    (repository / "e/1/config.pbtxt").rename(repository / "e/config.pbtxt")
+    assert write_version(repository, describe(), NEW, {}) == 3
+    kept = [read(repository, model).version_policy.latest.num_versions for model in MODELS]
+    assert kept == [3, 3, 3], "versions 1, which runs, 2 and 3"
 
 
 def test_no_model_is_asked_for_a_version_before_it_is_there(

@@ -1,5 +1,6 @@
 """What export writes, loaded by a real Triton server."""
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -130,11 +131,21 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
+def go_back(repository: Path) -> None:
+    """From version 2 to version 1, as the documentation says."""
+    shutil.rmtree(repository / "e/2")
+    (repository / "e/1/config.pbtxt").rename(repository / "e/config.pbtxt")
+
+
+@pytest.mark.parametrize("gone_back", [False, True])
 def test_a_running_server_takes_over_a_new_version_of_all_members_at_once(
-    triton: StartTriton, tmp_path: Path
+    triton: StartTriton, tmp_path: Path, gone_back: bool
 ) -> None:
     repository, old, new = tmp_path / "repository", members(0), members(10)
     write_ensemble(repository, describe(), old, {})
+    if gone_back:
+        write_version(repository, describe(), members(20), {})
+        go_back(repository)
     server = triton(repository, "--", "--model-control-mode=poll", "--repository-poll-secs=1")
     before, after = logits(old, [1, 1]), logits(new, [1, 1])
     with asking(server) as answers:

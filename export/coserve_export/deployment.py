@@ -22,6 +22,8 @@ PARAMETERS = (
     "share_session_between_instances",
 )
 """Those of the ONNX Runtime backend that have no option of their own; it ignores names it does not know."""
+MAX_GPU = 2**31 - 1
+"""The largest number that fits where Triton keeps it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Placement:
             gpus = tuple(int(part) for part in text.split(","))
         except ValueError:
             gpus = (-1,)
-        if min(gpus) < 0:
+        if min(gpus) < 0 or max(gpus) > MAX_GPU:
             raise DescriptionError(f"placement {text!r} is neither auto, cpu nor GPUs such as 0 or 0,1")
         return cls(gpus)
 

@@ -144,13 +144,16 @@ def check_name(name: str) -> None:
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raise DescriptionError unless labels are distinct, non-blank lines."""
+    """Raise DescriptionError unless labels are distinct, non-blank lines of text."""
     if not labels:
         raise DescriptionError("there are no labels")
     first: dict[str, int] = {}
     for number, label in enumerate(labels, start=1):
         if not label.strip() or label != label.strip() or len(label.splitlines()) != 1:
             raise DescriptionError(f"label {number} is blank, padded or of several lines: {label!r}")
+        # Bytes of a folder's name that are no UTF-8 become surrogates.
+        if re.search("[\ud800-\udfff]", label):
+            raise DescriptionError(f"label {number} cannot be written as UTF-8: {label!r}")
         if label in first:
             raise DescriptionError(
                 f"labels {first[label]} and {number} are both {label!r}; make them distinct"

@@ -115,6 +115,8 @@ def _parameters(description: Description, provenance: Mapping[str, object]) -> d
 
 def _json(key: str, value: object) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()  # A file's name may hold what is no UTF-8.
     except (TypeError, ValueError) as error:
         raise DescriptionError(f"{key} cannot be written as JSON: {error}") from error
+    return text

@@ -34,6 +34,7 @@ def test_names_that_cannot_be(describe: Describe, name: str) -> None:
         ({"labels": ["a", "b", "a"]}, "labels 1 and 3 are both 'a'"),
         ({"labels": ["a", " "]}, "label 2 is blank"),
         ({"labels": ["a", "b\nc"]}, "label 2 is blank, padded or of several lines"),
+        ({"labels": ["a", "caf\udce9"]}, r"label 2 cannot be written as UTF-8: 'caf\\udce9'"),
         ({"weights": [1.0]}, "1 weights for 2 members"),
         ({"weights": [1.0, 0.0]}, "positive"),
         ({"weights": [1.0, float("inf")]}, "finite"),

@@ -99,9 +99,10 @@ def test_equal_weights_are_left_out(describe: Describe, weights: list[float] | N
     assert "weights" not in ensemble_config(describe(weights=weights), MEMBERS, {}, 1).parameters
 
 
-def test_provenance_that_json_lacks_is_refused(describe: Describe) -> None:
+@pytest.mark.parametrize("value", [float("nan"), "caf\udce9"])
+def test_provenance_that_json_lacks_is_refused(describe: Describe, value: object) -> None:
     with pytest.raises(DescriptionError, match="provenance cannot be written as JSON"):
-        ensemble_config(describe(), MEMBERS, {"accuracy": float("nan")}, 1)
+        ensemble_config(describe(), MEMBERS, {"dataset": value}, 1)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_deployments_that_cannot_be(deployment: dict[str, Any], message: str) ->
         Deployment(**deployment)
 
 
-@pytest.mark.parametrize("text", ["", "gpu", "0,", "-1", "0;1"])
+@pytest.mark.parametrize("text", ["", "gpu", "0,", "-1", "0;1", "0,2147483648"])
 def test_placements_that_cannot_be(text: str) -> None:
     with pytest.raises(DescriptionError, match="neither auto, cpu nor GPUs"):
         Placement.parse(text)

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from coserve_server.repository import read_repository
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +14,13 @@ ROOT = Path(__file__).parents[2]
 def script(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, str(ROOT / "benchmarks" / name), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("name", ["engines.py", "gateway.py", "soak.py", "peers/compare.py"])
+def test_scripts_that_measure_explain_themselves(name: str) -> None:
+    done = script(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: ")
 
 
 def test_the_page_beside_other_servers_has_the_figures_that_were_kept(tmp_path: Path) -> None:

@@ -190,11 +190,11 @@ def translated(url: str) -> Iterator[None]:
         ) from error
     except httpx.TimeoutException as error:
         raise RequestTimeoutError(f"{url} did not answer in time ({type(error).__name__})") from error
-    except (httpx.ReadError, httpx.WriteError) as error:
+    except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
         # A server that refuses a body before reading all of it resets the connection; under asyncio the
-        # reset discards its answer.
+        # reset discards its answer. One that misses a certificate resets or closes it.
         raise UnreachableError(
-            f"{url} broke off the connection ({str(error) or type(error).__name__}); "
+            f"the connection to {url} broke ({str(error) or type(error).__name__}); "
             "perhaps because the request is larger than it allows, or lacks a client's certificate"
         ) from error
     except httpx.TransportError as error:

@@ -140,8 +140,12 @@ def test_wants_one_result_per_image(ask: Ask, reply: Make) -> None:
         (httpx.ConnectTimeout(""), UnreachableError, "timed out"),
         (httpx.ReadTimeout(""), RequestTimeoutError, "did not answer in time .ReadTimeout"),
         (httpx.PoolTimeout(""), RequestTimeoutError, "PoolTimeout"),
-        (httpx.RemoteProtocolError("Server disconnected"), UnreachableError, "failed: Server disconnected"),
-        (httpx.ReadError(""), UnreachableError, "broke off the connection .ReadError"),
+        (
+            httpx.RemoteProtocolError("Server disconnected"),
+            UnreachableError,
+            "Server disconnected.; .* certificate",
+        ),
+        (httpx.ReadError(""), UnreachableError, "broke .ReadError.; .* certificate"),
         (httpx.DecodingError("bad gzip"), ProtocolError, "bad gzip"),
     ],
 )

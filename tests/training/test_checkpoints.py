@@ -1,16 +1,22 @@
 """What a crash, a full disk or a foreign file does to a run's checkpoints."""
 
+import csv
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from coserve_training.config import TrainConfig
-from coserve_training.run import load_run
+from coserve_training.errors import RunError
+from coserve_training.run import Description, load_run
 from coserve_training.train import train
+from tests.training.untrained_run import write_run
 
 ELSEWHERE = Path("/dev/shm")
 """Another file system than that of most temporary folders."""
@@ -85,3 +91,48 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(config: TrainConfig, tmp
     assert full.returncode == 1
     assert full.stderr == f"error: cannot write {tmp_path}/run/samples.npz: File too large\n"
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_checkpoint_that_is_of_no_use_is_named(image_folder: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", image_folder)
+    config = Description.read(run).config
+    whole = (run / "last.ckpt").read_bytes()
+    foreign = {}
+    for name, split in (("more", 4), ("less", 1)):
+        foreign[name] = (write_run(tmp_path / name, image_folder, split) / "last.ckpt").read_bytes()
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    for content, message in (
+        (b"", "damaged (empty)"),
+        (whole[:1000], "damaged (PytorchStreamReader failed"),
+        (b"words " * 1000, "damaged ("),
+        (foreign["more"], "not a checkpoint of wide_resnet10_1 divided by 2"),
+        (foreign["less"], "not a checkpoint of wide_resnet10_1 divided by 2"),
+        ((tmp_path / "list.ckpt").read_bytes(), "not a checkpoint of wide_resnet10_1 divided by 2"),
+    ):
+        (run / "last.ckpt").write_bytes(content)
+        for use in (load_run, lambda folder: train(config, folder, resume=True, report=silent)):
+            with pytest.raises(RunError) as refused:
+                use(run)
+            assert str(refused.value).startswith(f"{run}/last.ckpt: {message}")
+            assert str(refused.value).endswith("; best.ckpt is there, and may take its place")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive"])
+def test_damaged_samples_are_named(image_folder: Path, tmp_path: Path, content: bytes | None) -> None:
+    run = write_run(tmp_path / "run", image_folder)
+    if content is None:
+        (run / "samples.npz").unlink()
+    else:
+        (run / "samples.npz").write_bytes(content)
+    with pytest.raises(RunError, match=re.escape(f"{run}/samples.npz") + "( is missing|: damaged)"):
+        load_run(run)
+
+
+def test_the_best_checkpoint_may_take_the_place_of_the_last(config: TrainConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config, run, report=silent)
+    rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    shutil.copy(run / "best.ckpt", run / "last.ckpt")
+    train(config, run, resume=True, report=silent)
+    again = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
+    assert [{**row, "seconds": ""} for row in again] == [{**row, "seconds": ""} for row in rows]

@@ -143,8 +143,8 @@ class CoTraining(L.LightningModule):
         for what, name in (("training", "train_loss"), ("test", "test_loss")):
             if not measured[name].isfinite():
                 raise RunError(
-                    f"the {what} loss of epoch {self.current_epoch + 1} is not finite: training diverged, "
-                    "and needs a lower learning_rate"
+                    f"the {what} loss of epoch {self.current_epoch + 1} is not finite: training diverged; "
+                    "a lower learning_rate may help"
                 )
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]

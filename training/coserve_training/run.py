@@ -9,10 +9,9 @@ samples.npz      up to 64 held-out images, for checks on real inputs
 
 import json
 import os
-import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -97,33 +96,62 @@ def load_run(folder: Path, checkpoint: Checkpoint = "last") -> Run:
     """
     description = Description.read(folder)
     config = description.config
-    file = folder / f"{checkpoint}.ckpt"
+    saved = _checkpoint(folder, checkpoint)
+    members = [config.member_network().build(len(description.labels)).eval() for _ in range(config.split)]
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-        members = []
-        for index in range(config.split):
-            member = config.member_network().build(len(description.labels))
-            prefix = f"members.{index}."
-            weights = {
-                k.removeprefix(prefix): v for k, v in saved["state_dict"].items() if k.startswith(prefix)
-            }
-            member.load_state_dict(weights)
-            members.append(member.eval())
-        with np.load(folder / "samples.npz") as arrays:
-            samples = arrays["images"]
-    except FileNotFoundError as error:
-        raise RunError(f"{error.filename} is missing; has the first epoch finished?") from error
-    except (OSError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError, EOFError) as error:
-        raise RunError(f"{file}: damaged ({str(error).splitlines()[0]})") from error
-    epochs = int(saved["epoch"]) + 1
+        state, prefix = saved["state_dict"], "members."
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        nn.ModuleList(members).load_state_dict(weights)
+        epochs = int(saved["epoch"]) + 1
+    # A file that another program wrote holds anything.
+    except Exception as error:
+        file = folder / f"{checkpoint}.ckpt"
+        raise RunError(
+            f"{file}: not a checkpoint of {config.network} divided by {config.split}"
+            + _other_checkpoint(folder, checkpoint)
+        ) from error
     return Run(
         members=members,
         labels=description.labels,
         preprocessing=description.preprocessing,
         provenance=_provenance(description, checkpoint, epochs)
         | measured(folder, checkpoint, epochs, members),
-        samples=samples,
+        samples=_samples(folder),
     )
+
+
+def _checkpoint(folder: Path, name: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint holds."""
+    file = folder / f"{name}.ckpt"
+    try:
+        saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is missing; has the first epoch finished?") from error
+    # Damaged pickles raise whatever their opcodes met: UnpicklingError, RuntimeError, EOFError and others.
+    except Exception as error:
+        why = (str(error) or "empty").splitlines()[0].split(". ")[0]  # torch's advice comes after
+        raise RunError(f"{file}: damaged ({why}){_other_checkpoint(folder, name)}") from error
+    return saved
+
+
+def _other_checkpoint(folder: Path, name: Checkpoint) -> str:
+    """What may be used in place of a checkpoint that is of no use."""
+    other = "best.ckpt" if name == "last" else "last.ckpt"
+    return f"; {other} is there, and may take its place" if (folder / other).exists() else ""
+
+
+def _samples(folder: Path) -> npt.NDArray[np.uint8]:
+    """The held-out images."""
+    file = folder / "samples.npz"
+    try:
+        with np.load(file) as arrays:
+            samples: npt.NDArray[np.uint8] = arrays["images"]
+    except FileNotFoundError as error:
+        raise RunError(f"{file} is missing") from error
+    # A damaged archive raises what zipfile, zlib or numpy met.
+    except Exception as error:
+        raise RunError(f"{file}: damaged ({error})") from error
+    return samples
 
 
 def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -> dict[str, object]:

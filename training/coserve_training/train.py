@@ -72,8 +72,11 @@ def train(
     first = trainer.is_global_zero
     if not first:
         report, progress = _silent, None
+    resumed = last if resume and last.exists() else None
     if resume:
         check_resumable(folder, config)
+        if resumed is not None:
+            load_run(folder)  # to find a damaged checkpoint before the data are read
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
     workers = max(1, usable_cores() // devices) if workers is None else workers
@@ -94,7 +97,7 @@ def train(
     if initial is not None:
         for index, member in module.members.items():
             member.load_state_dict(initial.members[int(index)].state_dict())
-    _fit(trainer, module, training, test, last if last.exists() else None)
+    _fit(trainer, module, training, test, resumed)
     if not first:
         return None
     run = load_run(folder, "last")

@@ -23,6 +23,7 @@ def config() -> TrainConfig:
     [
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
         ({"epochs": "many"}, "epochs must be a valid integer"),
+        ({"seed": 2**32}, "seed must be at most 4294967295, not 4294967296"),
         ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
         ({"image_size": 4}, "image_size must be at least 8, not 4"),
         ({"learning_rate": -0.1}, "learning_rate must be at least 0, not -0.1"),

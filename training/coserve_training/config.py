@@ -67,7 +67,7 @@ class TrainConfig:
         Help(DATA, "Compute parts again rather than keep them, in less memory and more time (DenseNet)."),
     ] = False
     initial: Annotated[str | None, Help(DATA, "Run folder to start from instead of random weights.")] = None
-    seed: Annotated[int, Ge(0), Help(DATA, "Of weights, order and views.")] = 0
+    seed: Annotated[int, Ge(0), Le(2**32 - 1), Help(DATA, "Of weights, order and views.")] = 0
 
     crop: Annotated[
         Literal["padded", "resized", "none"],

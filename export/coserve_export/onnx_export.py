@@ -48,6 +48,8 @@ def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onn
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
+        if _was_interrupted(error):
+            raise KeyboardInterrupt from error
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise NetworkError(f"torch cannot export it with a free batch: {reason}") from error
     assert program is not None
@@ -99,6 +101,13 @@ def within_fp16(network: torch.nn.Module, subject: str) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether an error arose from Ctrl-C, which torch meets with another one while it is being imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @contextmanager

@@ -147,6 +147,25 @@ def test_a_frozen_batch_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_interrupt_is_no_error_of_the_network(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's handlers look for names of its modules, which an interrupted import has not yet given them."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            try:
+                raise KeyboardInterrupt
+            except torch.no_such_error:
+                pass
+        except AttributeError as error:
+            raise torch.onnx.OnnxExporterError("it failed") from error
+
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export_networks(make_run(), tmp_path)
+
+
 def test_overflow_between_layers_is_refused_in_fp16(make_run: MakeRun, tmp_path: Path) -> None:
     """The logits are small, and those of ONNX Runtime on a CPU, which computes in fp32, are right."""
     torch.manual_seed(0)

@@ -1,6 +1,7 @@
 """`coserve train`: co-train the members of a divided network."""
 
 import inspect
+import shlex
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -80,7 +81,9 @@ def train(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; go on with: coserve train --output {output} --resume", err=True)
+        hint = f"; go on with: coserve train --output {shlex.quote(str(output))} --resume"
+        begun = (output / "config.json").exists()
+        typer.echo(f"interrupted{hint if begun else ' before anything was written'}", err=True)
         raise typer.Exit(130) from None
     if evaluation is not None:
         print_scores(evaluation, as_json)

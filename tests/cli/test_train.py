@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from coserve_cli.main import app
 
 COSERVE = [sys.executable, "-c", "from coserve_cli.main import app; app()"]
 
@@ -155,3 +158,23 @@ def test_an_output_that_cannot_be_written_is_one_line(image_folder: Path, tmp_pa
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert str(blocked) in result.stderr
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupt_hints_at_a_run_only_where_there_is_one(
+    begun: bool, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "a run"
+
+    def interrupted(*_: object, **__: object) -> None:
+        if begun:
+            output.mkdir()
+            (output / "config.json").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("coserve_training.train.train", interrupted)
+    command = ["train", "--data", str(image_folder), "--network", "resnet11", "--output", str(output)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 130
+    hint = f"; go on with: coserve train --output '{output}' --resume"
+    assert result.stderr == f"interrupted{hint if begun else ' before anything was written'}\n"

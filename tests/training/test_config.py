@@ -133,6 +133,17 @@ def test_a_copied_recipe_is_read_and_a_broken_one_named(tmp_path: Path) -> None:
     file.write_text("epochs = \n")
     with pytest.raises(ConfigError, match=r"mine\.toml: no TOML"):
         with_recipe(str(file), {})
+    for content, message in (
+        ("epoch = 3", "unknown configuration epoch; the nearest is epochs"),
+        ("foo = 3", "unknown configuration foo"),
+        ('epochs = "x"', "epochs must be a valid integer, not x"),
+        ("epochs = 1.5", "epochs must be a valid integer, not 1.5"),
+        ('[[where]]\nnetwork = ["resnet*"]\nseed = -1', "seed must be at least 0, not -1"),
+    ):
+        file.write_text(content)
+        with pytest.raises(ConfigError) as refused:
+            with_recipe(str(file), {"network": "resnet110", "epochs": 3})
+        assert str(refused.value) == f"recipe {file}: {message}"
     file.write_text("[[where]]\nepochs = 4\n")
     with pytest.raises(ConfigError, match="table needs network"):
         with_recipe(str(file), {})

@@ -4,7 +4,9 @@ import functools
 import hashlib
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -147,7 +149,7 @@ class TrainConfig:
             ConfigError: for a value out of range, naming it.
             NetworkError: for a network or a split that no rule covers.
         """
-        for name, value in _checked(asdict(self)).items():
+        for name, value in checked(asdict(self)).items():
             object.__setattr__(self, name, value)
         self.member_network()
         if not self.data:
@@ -215,10 +217,34 @@ class TrainConfig:
         Raises:
             ConfigError: for a key that this version does not know, or a value out of range.
         """
-        unknown = set(values) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ConfigError(f"unknown configuration {', '.join(sorted(unknown))}")
+        checked(values)
         return cls(**values)
+
+
+def checked(values: dict[str, Any]) -> dict[str, Any]:
+    """Some values of a configuration, each in its own type.
+
+    Raises:
+        ConfigError: naming a key that this version does not know, or a value out of range.
+    """
+    from pydantic import ValidationError
+
+    known = [field.name for field in fields(TrainConfig)]
+    for name in values:
+        if name not in known:
+            nearest = get_close_matches(name, known, 1)
+            raise ConfigError(
+                f"unknown configuration {name}" + "".join(f"; the nearest is {n}" for n in nearest)
+            )
+    try:
+        return _schema()(**values).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        # What follows is how the parser failed.
+        allowed = re.sub(", (unable|got) .*", "", problem["msg"]).replace("Input should be", "must be")
+        for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
+            allowed = allowed.replace(long, short)
+        raise ConfigError(f"{problem['loc'][0]} {allowed}, not {problem['input']}") from error
 
 
 @functools.cache
@@ -226,19 +252,6 @@ def _schema() -> "type[BaseModel]":
     from pydantic import create_model  # late, like torch: reading options and their help must be quick
 
     hints = get_type_hints(TrainConfig, include_extras=True)
-    definitions: Any = {name: (hint, ...) for name, hint in hints.items()}
+    definitions: Any = {name: (hint, None) for name, hint in hints.items()}
     schema: type[BaseModel] = create_model("TrainConfig", **definitions)
     return schema
-
-
-def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    from pydantic import ValidationError
-
-    try:
-        return _schema()(**values).model_dump()
-    except ValidationError as error:
-        problem = error.errors()[0]
-        allowed = problem["msg"].replace("Input should be", "must be")
-        for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
-            allowed = allowed.replace(long, short)
-        raise ConfigError(f"{problem['loc'][0]} {allowed}, not {problem['input']}") from error

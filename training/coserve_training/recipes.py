@@ -7,6 +7,7 @@ from typing import Any
 
 import tomli
 
+from coserve_training.config import checked
 from coserve_training.errors import ConfigError
 
 FOLDER = resources.files("coserve_training") / "recipes"
@@ -31,8 +32,11 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
         ConfigError: for an unknown name, or a file that is no recipe.
     """
     values = _read(recipe)
-    for table in values.pop("where", []):
+    tables = values.pop("where", [])
+    _check(recipe, values)
+    for table in tables:
         patterns = table.pop("network", None)
+        _check(recipe, table)
         if not isinstance(patterns, list):
             raise ConfigError(f'recipe {recipe}: a [[where]] table needs network = ["<name or pattern>", …]')
         if any(fnmatch(str(options.get("network")), str(pattern)) for pattern in patterns):
@@ -42,6 +46,13 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
             if name in values:
                 values[name] *= options["epochs"] / values["epochs"]
     return {**values, **options}
+
+
+def _check(recipe: str, values: dict[str, Any]) -> None:
+    try:
+        checked(values)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {recipe}: {error}") from error
 
 
 def _read(recipe: str) -> dict[str, Any]:

@@ -45,6 +45,13 @@ def test_rows_that_need_one_have_a_note() -> None:
     assert [line[:4] for line in shown[-2:]] == ["[1] ", "[2] "]
 
 
+@pytest.mark.parametrize("network", ["resnet9000002", "wide_resnet28_99999999999999999999999"])
+def test_a_network_too_large_to_count_is_one_line(network: str) -> None:
+    refused = CliRunner().invoke(app, ["divide", network])
+    assert refused.exit_code == 1
+    assert refused.stderr == f"error: {network}: the numbers in a network's name must be at most 2000\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
@@ -25,6 +26,9 @@ FAMILIES: tuple[type[NetworkConfig], ...] = (
     ShakeShakeConfig,
     EfficientNetConfig,
 )
+
+LARGEST = 2000
+"""Number in a name: beyond what is published, and already minutes to count what it stands for."""
 
 
 @functools.cache
@@ -51,6 +55,8 @@ def network(name: str) -> NetworkConfig:
     Raises:
         NetworkError: for an unknown name, or one whose depth or width no network can have.
     """
+    if any(float(number) > LARGEST for number in re.findall(r"\d+", name)):
+        raise NetworkError(f"{name}: the numbers in a network's name must be at most {LARGEST}")
     for family in families():
         config = family.parse(name)
         if config is not None:

@@ -77,10 +77,9 @@ def test_a_signal_to_the_command(start: Start, number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_all_its_processes(start: Start, number: signal.Signals) -> None:
-    """As `timeout` sends them: to the command, and at once to its whole group."""
+def test_a_signal_to_all_its_processes(start: Start, number: signal.Signals) -> None:
+    """As terminals and `timeout` send it."""
     process = start("--seconds", 60, "--warm-up", 0)
-    process.send_signal(number)
     os.killpg(process.pid, number)
     output, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "")

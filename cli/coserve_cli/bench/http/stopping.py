@@ -7,11 +7,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def stop_once() -> None:
     """Let the first SIGINT or SIGTERM raise KeyboardInterrupt, and ignore more: `timeout` sends two."""
+    stopped = False
 
     def stop(*_: object) -> None:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise KeyboardInterrupt
 
     for number in SIGNALS:
         signal.signal(number, stop)

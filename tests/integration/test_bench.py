@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,9 @@ import pytest
 from tests.integration.conftest import COSERVE, StartTriton, Triton
 from tests.integration.perf_analyzer import perf_analyzer
 from tests.server.onnx_repository import read_config, write_config, write_repository
+
+RANGES = ["0:4", "4:1", "4:1:-1", "1:2:0", "1:2:1:1"]
+"""Of levels, that are none."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +65,7 @@ def test_members_together_the_ensemble_and_a_server_over_http(
     results = json.loads(done.stdout)
     assert json.loads((tmp_path / "out.json").read_text()) == results
     assert (results["ensemble"], results["triton"], results["batch_size"]) == ("pair", "2.51.0", 2)
+    assert results["complete"] is True
     assert [(m["concurrency"], m["what"], m["model"]) for m in results["measurements"]] == [
         (concurrency, what, model)
         for concurrency in (1, 3)
@@ -113,49 +120,99 @@ def test_it_starts_a_server_for_a_repository(
     assert lines[7].startswith("concurrency 2, p50: slowest member alone ")
 
 
+@pytest.fixture
+def empty() -> Iterator[str]:
+    """The address of an HTTP server that has nothing."""
+    with HTTPServer(("127.0.0.1", 0), Nothing) as http:
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+class Nothing(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--triton", "{grpc}", "--binary", "none"], "none is not there: run make perf-analyzer"),
+        # The program and the file are looked at before the server, so that nothing is started in vain.
+        (["--triton", "127.0.0.1:1", "--binary", "none"], "none is not there: run make perf-analyzer"),
+        (["--triton", "127.0.0.1:1", "--binary", "."], ". cannot be run: run make perf-analyzer"),
+        (["--triton", "127.0.0.1:1", "--binary", "{text}"], "{text} cannot be run: run make perf-analyzer"),
+        (
+            ["--triton", "127.0.0.1:1", "--output", "none/out.json"],
+            "cannot write none/out.json: No such file",
+        ),
         (["--triton", "{grpc}", "--model", "pair_mean"], "pair_mean is no ensemble"),
         (["--triton", "{grpc}", "--model", "cats"], "Triton at {grpc}: "),
         (["--triton", "127.0.0.1:1"], "Triton at 127.0.0.1:1: "),
         (["--repository", "none"], "none is not a folder"),
-        (["--triton", "{grpc}", "--gateway", "127.0.0.1:1", "--binary", "{binary}"], "cannot measure pair: "),
+        (["--triton", "{grpc}", "--gateway", "127.0.0.1:1"], "the gateway at 127.0.0.1:1 does not answer: "),
+        (
+            ["--triton", "{grpc}", "--gateway", "{empty}"],
+            "the gateway at {empty} answers 404 Not Found for pair",
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_one_line(
-    bench: Callable[..., subprocess.CompletedProcess[str]], server: Triton, options: list[str], message: str
+    bench: Callable[..., subprocess.CompletedProcess[str]],
+    server: Triton,
+    empty: str,
+    options: list[str],
+    message: str,
 ) -> None:
-    places = {"grpc": server.grpc, "binary": str(perf_analyzer())}
+    places = {"grpc": server.grpc, "text": __file__, "empty": empty}
     arguments = [option.format(**places) for option in options]
-    done = bench(*arguments, "--concurrency", "1", "--requests", "5")
+    binary = [] if "--binary" in options else ["--binary", perf_analyzer()]
+    done = bench(*arguments, *binary, "--concurrency", "1", "--requests", "5")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert message.format(**places) in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_stopping_leaves_nothing_behind(server: Triton, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_gives_the_results_so_far(server: Triton, tmp_path: Path, number: signal.Signals) -> None:
+    """As a terminal does: to the whole process group."""
+    temporary, output = tmp_path / "temporary", tmp_path / "out.json"
+    temporary.mkdir()
     command = [COSERVE, "bench", "perf-analyzer", "--triton", server.grpc, "--binary", perf_analyzer()]
     process = subprocess.Popen(
-        [*command, "--requests", "1000000"],
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        [*command, "--requests", "20", "--concurrency", "1:1000", "--output", output],
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    while not list(tmp_path.glob("*/*")) and process.poll() is None:
+    # The second member's figures: the first one's are read.
+    while not list(temporary.glob("*/pair_member1.csv")) and process.poll() is None:
         time.sleep(0.05)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert b"Traceback" not in errors
-    assert list(tmp_path.iterdir()) == []
+    os.killpg(process.pid, number)
+    printed, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert list(temporary.iterdir()) == []
+    lines = printed.splitlines()
+    assert lines[2].split()[:3] == ["1", "pair_member0", "alone"]
+    assert lines[-1] == "stopped early: these are the results so far"
+    results = json.loads(output.read_text())
+    assert results["complete"] is False
+    assert results["measurements"][0]["latencies"]["p50_ms"] > 0
 
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--triton", "a:1", "--repository", "b"], ["--triton", "a:1", "--concurrency", "0:4"]],
-    ids=["neither", "both", "range"],
+    [
+        [],
+        ["--triton", "a:1", "--repository", "b"],
+        *(["--triton", "a:1", "--concurrency", levels] for levels in RANGES),
+    ],
+    ids=["neither", "both", *RANGES],
 )
 def test_options_that_cannot_be(
     bench: Callable[..., subprocess.CompletedProcess[str]], options: list[str]

@@ -62,25 +62,31 @@ class Latencies:
     p99_ms: float
 
 
+def find_program(binary: Path | None) -> Path:
+    """The program given, by default what `make perf-analyzer` left, or else on PATH.
+
+    Raises:
+        BenchError: it is not there, or none that can be run.
+    """
+    usual = FETCHED if FETCHED.exists() else Path(shutil.which("perf_analyzer") or "perf_analyzer")
+    found = binary or usual
+    if not found.is_file() or not os.access(found, os.X_OK):
+        why = "cannot be run" if found.exists() else "is not there"
+        raise BenchError(f"{found} {why}: run make perf-analyzer, or give --binary")
+    return found.resolve()
+
+
 class PerfAnalyzer:
     """The program, and images for it to send; a context manager."""
 
-    def __init__(self, binary: Path | None, input_name: str, shape: tuple[int, ...]) -> None:
-        """Find the program.
+    def __init__(self, program: Path, input_name: str, shape: tuple[int, ...]) -> None:
+        """Prepare to send images.
 
         Args:
-            binary: by default what `make perf-analyzer` left, or else on PATH.
+            program: as `find_program` gives it.
             input_name, shape: of one image's tensor, FP32.
-
-        Raises:
-            BenchError: it is not there.
         """
-        found = binary or (FETCHED if FETCHED.exists() else shutil.which("perf_analyzer"))
-        if found is None or not Path(found).is_file():
-            raise BenchError(
-                f"{found or 'perf_analyzer'} is not there: run make perf-analyzer, or give --binary"
-            )
-        self._binary = Path(found).resolve()
+        self._program = program
         self._image = {input_name: {"b64": _random_image(shape)}}
 
     def __enter__(self) -> "PerfAnalyzer":
@@ -108,7 +114,7 @@ class PerfAnalyzer:
 
     def _start(self, target: Target, load: Load) -> "subprocess.Popen[str]":
         command = [
-            *(str(self._binary), "-m", target.model, "-u", target.address, "-i", target.protocol),
+            *(str(self._program), "-m", target.model, "-u", target.address, "-i", target.protocol),
             *("--input-data", str(self._folder / "input.json"), "-b", str(load.batch_size)),
             *("--concurrency-range", str(load.concurrency), "--measurement-mode", "count_windows"),
             *("--measurement-request-count", str(load.requests)),
@@ -118,7 +124,7 @@ class PerfAnalyzer:
             *(("-x", target.version) if target.version else ()),
             *(part for header in target.headers for part in ("-H", header)),
         ]
-        libraries = [str(self._binary.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+        libraries = [str(self._program.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
         self._result(target).unlink(missing_ok=True)
         return subprocess.Popen(  # noqa: S603  # the user's own program
             command,
@@ -126,6 +132,8 @@ class PerfAnalyzer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # Ctrl-C in a terminal would reach it too, after which it may wait forever.
+            start_new_session=True,
         )
 
     def _latencies(self, target: Target, process: "subprocess.Popen[str]") -> Latencies:
@@ -133,7 +141,7 @@ class PerfAnalyzer:
         result = self._result(target)
         if process.returncode or not result.exists():
             last = (output.strip().splitlines() or ["it printed nothing"])[-1].strip()
-            raise BenchError(f"perf_analyzer cannot measure {target.model}: {last}")
+            raise BenchError(f"perf_analyzer cannot measure {target.model} at {target.address}: {last}")
         with result.open(newline="") as file:
             row = next(csv.DictReader(file))
         return Latencies(

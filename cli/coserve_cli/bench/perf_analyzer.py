@@ -1,12 +1,13 @@
 """`coserve bench perf-analyzer`."""
 
 import json
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPException
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from coserve_cli.bench.results import Measurement, Results
     from coserve_cli.bench.triton_target import TritonEnsemble
 
+GATEWAY_TIMEOUT_S = 10
+
 
 def _levels(text: str) -> list[int]:
     """Concurrency levels of `start:end[:step]`, both ends included."""
     try:
-        start, end, step = (int(part) for part in (text + ":1" * (2 - text.count(":"))).split(":"))
-        levels = list(range(start, max(start, end) + 1, step))
+        numbers = [int(part) for part in text.split(":")]
+        start, end, step = numbers + [numbers[0], 1][len(numbers) - 1 :]
+        levels = list(range(start, end + 1, step)) if step > 0 else []
     except ValueError:
         levels = []
     if not levels or levels[0] < 1:
@@ -65,36 +69,40 @@ def perf_analyzer(
 ) -> None:
     """Load an ensemble in Triton with NVIDIA's perf_analyzer: members alone, all together, the ensemble.
 
-    Says how near members that run at once come to the slowest of them alone.
+    Says how near members that run at once come to the slowest of them alone. Ctrl-C gives the results so far.
     """
     if (repository is None) == (triton is None):
         raise typer.BadParameter("give either --repository or --triton")
     levels = _levels(concurrency)
 
     from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.load import Load, Target
+    from coserve_cli.bench.http.stopping import stop_once
+    from coserve_cli.bench.load import Load, Target, find_program
+    from coserve_cli.bench.results import Results
     from coserve_cli.bench.triton_target import connect
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, write_whole
-    from coserve_cli.progress import progress_bars
+    from coserve_cli.output import OutputError, check_writable
+    from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
 
-    # Stopping on request clears up, whoever asks.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    loads = [Load(level, batch_size, requests) for level in levels]
-    with (
-        one_line(BenchError, OutputError, StartupError, OSError),
-        _triton(repository, triton, model) as address,
-        connect(address, model) as ensemble,
-        progress_bars() as progress,
-    ):
-        headers = (f"X-API-Key: {api_key}",) if api_key else ()
-        target = Target(gateway, "http", ensemble.name, headers=headers) if gateway else None
-        results = _measure(ensemble, address, target, loads, binary, progress)
-        text = json.dumps(results.to_json(), indent=2)
+    with one_line(BenchError, OutputError, StartupError, OSError):
         if output is not None:
-            write_whole(output, f"{text}\n")
-    typer.echo(text if as_json else "\n".join(results.table()))
+            check_writable(output)
+        program = find_program(binary)
+        stop_once()
+        with _triton(repository, triton, model) as address, connect(address, model) as ensemble:
+            headers = (f"X-API-Key: {api_key}",) if api_key else ()
+            target = Target(gateway, "http", ensemble.name, headers=headers) if gateway else None
+            if target is not None:
+                _check_gateway(target)
+            results = Results(
+                ensemble.name, ensemble.server_version, usable_cores().count, batch_size, requests
+            )
+            try:
+                loads = [Load(level, batch_size, requests) for level in levels]
+                _measure(results, ensemble, address, target, loads, program)
+            finally:
+                _tell(results, output, as_json)
 
 
 @contextmanager
@@ -113,17 +121,44 @@ def _triton(repository: Path | None, address: str | None, model: str | None) -> 
         yield f"{server.host}:{server.ports.grpc}"
 
 
+def _check_gateway(target: "Target") -> None:
+    """Find out, before what takes long, whether the gateway has the ensemble."""
+    from coserve_cli.bench.errors import BenchError
+
+    headers = dict(header.split(": ", 1) for header in target.headers)
+    try:
+        with closing(HTTPConnection(target.address, timeout=GATEWAY_TIMEOUT_S)) as connection:
+            connection.request("GET", f"/v2/models/{quote(target.model)}", headers=headers)
+            answer = connection.getresponse()
+    except (OSError, HTTPException) as error:
+        raise BenchError(f"the gateway at {target.address} does not answer: {error}") from error
+    if answer.status != 200:
+        what = f"answers {answer.status} {answer.reason} for {target.model}"
+        raise BenchError(f"the gateway at {target.address} {what}")
+
+
+def _tell(results: "Results", output: Path | None, as_json: bool) -> None:
+    """Print the results before they are written, so that a full disk does not lose them."""
+    from coserve_cli.output import write_whole
+
+    text = json.dumps(results.to_json(), indent=2)
+    typer.echo(text if as_json else "\n".join(results.table()))
+    if output is not None:
+        write_whole(output, f"{text}\n")
+
+
 def _measure(
+    results: "Results",
     ensemble: "TritonEnsemble",
     address: str,
     gateway: "Target | None",
     loads: "list[Load]",
-    binary: Path | None,
-    progress: Callable[[str, int, int], None] | None,
-) -> "Results":
+    program: Path,
+) -> None:
+    """Add to the results, measurement by measurement."""
     from coserve_cli.bench.load import PerfAnalyzer, Target
-    from coserve_cli.bench.results import ALONE, ENSEMBLE, GATEWAY, TOGETHER, Results
-    from coserve_server.cores import usable_cores
+    from coserve_cli.bench.results import ALONE, ENSEMBLE, GATEWAY, TOGETHER
+    from coserve_cli.progress import progress_bars
 
     members = [Target(address, "grpc", name, ensemble.versions[name]) for name in ensemble.members]
     rounds = [(ALONE, [member]) for member in members] + [(TOGETHER, members)]
@@ -131,20 +166,12 @@ def _measure(
     if gateway is not None:
         rounds.append((GATEWAY, [gateway]))
 
-    measurements: list[Measurement] = []
-    with PerfAnalyzer(binary, ensemble.input_name, ensemble.shape) as analyzer:
+    with progress_bars() as progress, PerfAnalyzer(program, ensemble.input_name, ensemble.shape) as analyzer:
         for done, (load, (what, targets)) in enumerate(product(loads, rounds), start=1):
-            measurements += _round(analyzer, ensemble, load, what, targets)
+            results.measurements += _round(analyzer, ensemble, load, what, targets)
             if progress is not None:
                 progress("measuring", done, len(loads) * len(rounds))
-    return Results(
-        ensemble.name,
-        ensemble.server_version,
-        usable_cores().count,
-        loads[0].batch_size,
-        loads[0].requests,
-        measurements,
-    )
+    results.complete = True
 
 
 def _round(

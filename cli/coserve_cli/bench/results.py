@@ -1,7 +1,7 @@
 """What was measured of an ensemble, as JSON and as a table."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from coserve_cli.bench.load import Latencies
 from coserve_cli.bench.triton_target import Times
@@ -53,12 +53,13 @@ class Comparison:
     ensemble_ms: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Results:
     """All measurements of an ensemble.
 
     Attributes:
         cores: that were usable, by clients and server alike.
+        complete: whether all loads were applied to all models.
     """
 
     ensemble: str
@@ -66,11 +67,13 @@ class Results:
     cores: int
     batch_size: int
     requests: int
-    measurements: list[Measurement]
+    measurements: list[Measurement] = field(default_factory=list)
+    complete: bool = False
 
     def comparisons(self) -> list[Comparison]:
         """How near concurrent members come to the slowest member alone, by concurrency."""
-        return [self._comparison(level) for level in dict.fromkeys(m.concurrency for m in self.measurements)]
+        # The ensemble is measured after its members: nothing else lacks where it does not.
+        return [self._comparison(m.concurrency) for m in self.measurements if m.what == ENSEMBLE]
 
     def to_json(self) -> dict[str, object]:
         """Everything, with the comparisons."""
@@ -82,7 +85,7 @@ class Results:
             f"{self.ensemble} on Triton {self.triton}, {self.cores} cores, batch {self.batch_size}, "
             f"at least 3 × {self.requests} requests each"
         )
-        width = max(len(measurement.model) for measurement in self.measurements)
+        width = max((len(measurement.model) for measurement in self.measurements), default=0)
         heads = ("images/s", "p50 ms", "p95 ms", "p99 ms", "queue ms", "compute ms")
         yield f"{'':>3}  {'':<{width}}  {'':<8}  " + "  ".join(f"{head:>10}" for head in heads)
         for m in self.measurements:
@@ -98,6 +101,8 @@ class Results:
                 f"members together {c.together_ms:.2f} ms, {together:.0%} as fast; "
                 f"ensemble {c.ensemble_ms:.2f} ms, {ensemble:.0%}; members in turn {c.in_turn_ms:.2f} ms"
             )
+        if not self.complete:
+            yield "stopped early: these are the results so far"
 
     def _comparison(self, concurrency: int) -> Comparison:
         medians: dict[str, list[float]] = {ALONE: [], TOGETHER: [], ENSEMBLE: [], GATEWAY: []}

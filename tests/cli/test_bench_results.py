@@ -1,0 +1,26 @@
+"""What `coserve bench perf-analyzer` makes of its measurements."""
+
+from coserve_cli.bench.load import Latencies
+from coserve_cli.bench.results import ALONE, ENSEMBLE, TOGETHER, Measurement, Results
+
+
+def measurement(what: str, concurrency: int, p50_ms: float) -> Measurement:
+    return Measurement(what, "cats", concurrency, Latencies(100, p50_ms, p50_ms, p50_ms), {})
+
+
+def test_only_what_was_measured_in_full_is_compared() -> None:
+    kinds = [(ALONE, 1), (ALONE, 2), (TOGETHER, 2), (TOGETHER, 3), (ENSEMBLE, 4)]
+    first = [measurement(what, 1, ms) for what, ms in kinds]
+    results = Results("cats", "2", 2, 1, 100, [*first, measurement(ALONE, 2, 1), measurement(TOGETHER, 2, 2)])
+    (compared,) = results.comparisons()
+    assert (compared.concurrency, compared.slowest_alone_ms, compared.in_turn_ms) == (1, 2, 3)
+    assert (compared.together_ms, compared.ensemble_ms) == (3, 4)
+    *_, comparison, last = results.table()
+    assert comparison.startswith("concurrency 1, p50: ")
+    assert last == "stopped early: these are the results so far"
+
+
+def test_nothing_was_measured() -> None:
+    results = Results("cats", "2", 2, 1, 100)
+    assert results.to_json()["comparisons"] == []
+    assert len(list(results.table())) == 3

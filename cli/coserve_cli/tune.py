@@ -72,10 +72,10 @@ def tune(
     if not (math.isfinite(max_accuracy_loss) and max_accuracy_loss >= 0):
         raise typer.BadParameter(f"--max-accuracy-loss {max_accuracy_loss}: give points from 0 on")
 
-    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.errors import one_line
     from coserve_cli.output import OutputError, check_writable, write_whole
     from coserve_cli.progress import progress_bars
+    from coserve_cli.stopping import stop_once
     from coserve_export.errors import ExportError
     from coserve_server.cores import usable_cores
     from coserve_server.errors import SettingsError, StartupError

@@ -76,12 +76,12 @@ def perf_analyzer(
     levels = _levels(concurrency)
 
     from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.bench.load import Load, Target, find_program
     from coserve_cli.bench.results import Results
     from coserve_cli.bench.triton_target import connect
     from coserve_cli.errors import one_line
     from coserve_cli.output import OutputError, check_writable
+    from coserve_cli.stopping import stop_once
     from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
 

@@ -70,10 +70,10 @@ def http(
     from coserve_cli.bench.http.loads import Interval
     from coserve_cli.bench.http.report import Report
     from coserve_cli.bench.http.results import LoadResults
-    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.errors import one_line
     from coserve_cli.output import OutputError, check_writable
     from coserve_cli.progress import progress_bars
+    from coserve_cli.stopping import stop_once
     from coserve_client import CoserveError
     from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError

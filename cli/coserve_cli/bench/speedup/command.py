@@ -80,13 +80,13 @@ def speedup(
         raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
 
     from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.http.stopping import stop_once
     from coserve_cli.bench.speedup.compare import Request, compare
     from coserve_cli.bench.speedup.measure import Limits
     from coserve_cli.bench.speedup.table import table
     from coserve_cli.errors import one_line
     from coserve_cli.output import OutputError, check_writable, write_whole
     from coserve_cli.progress import progress_bars
+    from coserve_cli.stopping import stop_once
     from coserve_export.errors import ExportError
     from coserve_server.errors import StartupError
     from coserve_training.errors import TrainingError

@@ -40,6 +40,12 @@ app()
 """
 
 
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This file, to processes of their own that run its functions, however pytest was started."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+
+
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
 def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
     """A signal; that to terminate does nothing unless the command says so."""

@@ -115,6 +115,8 @@ def test_exporting_ends_at_once_and_leaves_nothing(
     def run(_: object, *_arguments: object, progress: object) -> None:
         run_apart(export_for_ever, progress=lambda *_: signal.raise_signal(number))
 
+    # The first process of its own makes a folder that `multiprocessing` keeps until the end.
+    run_apart(blocked)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(compare, "run_apart", run)
     result = bench("--network", "wide_resnet10_1", "--splits", "2")

@@ -1,6 +1,9 @@
 """Files that commands write their results to."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
+import typer
 
 
 class OutputError(Exception):
@@ -47,6 +50,17 @@ def write_whole(file: Path, text: str) -> None:
             raise
     except OSError as error:
         raise OutputError(f"cannot write {file}: {error.strerror}") from error
+
+
+def show(text: str, table: Iterable[str], file: Path | None, as_json: bool) -> None:
+    """Print results, as JSON or as a table, and then write the JSON: a full disk does not lose them.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    typer.echo(text if as_json else "\n".join(table))
+    if file is not None:
+        write_whole(file, f"{text}\n")
 
 
 def _is_special(target: Path) -> bool:

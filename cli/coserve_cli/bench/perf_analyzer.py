@@ -80,7 +80,7 @@ def perf_analyzer(
     from coserve_cli.bench.results import Results
     from coserve_cli.bench.triton_target import connect
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable
+    from coserve_cli.output import OutputError, check_writable, show
     from coserve_cli.stopping import stop_once
     from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
@@ -102,7 +102,7 @@ def perf_analyzer(
                 loads = [Load(level, batch_size, requests) for level in levels]
                 _measure(results, ensemble, address, target, loads, program)
             finally:
-                _tell(results, output, as_json)
+                show(json.dumps(results.to_json(), indent=2), results.table(), output, as_json)
 
 
 @contextmanager
@@ -135,16 +135,6 @@ def _check_gateway(target: "Target") -> None:
     if answer.status != 200:
         what = f"answers {answer.status} {answer.reason} for {target.model}"
         raise BenchError(f"the gateway at {target.address} {what}")
-
-
-def _tell(results: "Results", output: Path | None, as_json: bool) -> None:
-    """Print the results before they are written, so that a full disk does not lose them."""
-    from coserve_cli.output import write_whole
-
-    text = json.dumps(results.to_json(), indent=2)
-    typer.echo(text if as_json else "\n".join(results.table()))
-    if output is not None:
-        write_whole(output, f"{text}\n")
 
 
 def _measure(

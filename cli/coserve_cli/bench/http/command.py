@@ -12,7 +12,6 @@ from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
 if TYPE_CHECKING:
     from coserve_cli.bench.http.engine import RawEngine
     from coserve_cli.bench.http.loads import Load
-    from coserve_cli.bench.http.report import Report
 
 CONCURRENCY = "1,8,32"
 DAY_S, HOUR_S = 86_400, 3_600
@@ -70,8 +69,9 @@ def http(
     from coserve_cli.bench.http.loads import Interval
     from coserve_cli.bench.http.report import Report
     from coserve_cli.bench.http.results import LoadResults
+    from coserve_cli.bench.http.table import table
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable
+    from coserve_cli.output import OutputError, check_writable, show
     from coserve_cli.progress import progress_bars
     from coserve_cli.stopping import stop_once
     from coserve_client import CoserveError
@@ -101,18 +101,7 @@ def http(
             with Generator(target) as generator, progress_bars() as progress:
                 report.measure(generator, progress)
         finally:
-            _tell(report, output, as_json)
-
-
-def _tell(report: "Report", output: Path | None, as_json: bool) -> None:
-    """Print the results before they are written, so that a full disk does not lose them."""
-    from coserve_cli.bench.http.table import table
-    from coserve_cli.output import write_whole
-
-    text = json.dumps(report.to_json(), indent=2)
-    typer.echo(text if as_json else "\n".join(table(report)))
-    if output is not None:
-        write_whole(output, f"{text}\n")
+            show(json.dumps(report.to_json(), indent=2), table(report), output, as_json)
 
 
 def _check_installed() -> None:

@@ -84,7 +84,7 @@ def speedup(
     from coserve_cli.bench.speedup.measure import Limits
     from coserve_cli.bench.speedup.table import table
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable, write_whole
+    from coserve_cli.output import OutputError, check_writable, show
     from coserve_cli.progress import progress_bars
     from coserve_cli.stopping import stop_once
     from coserve_export.errors import ExportError
@@ -113,9 +113,7 @@ def speedup(
         with progress_bars() as progress:
             report = compare(request, progress)
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-        typer.echo(text if as_json else "\n".join(table(report)))
-        if output is not None:
-            write_whole(output, f"{text}\n")
+        show(text, table(report), output, as_json)
         if plots is not None:
             from coserve_cli.bench.speedup.plots import draw
 

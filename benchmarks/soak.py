@@ -41,7 +41,7 @@ from soak_hostile import Hostile
 from soak_models import Models, photographs
 
 from coserve_cli.progress import progress_bars
-from coserve_server.cores import usable_cores
+from coserve_server.machine.cores import usable_cores
 
 WARM_UP_S = 120
 """At most a quarter of the time; what the server takes until then is not counted as growth."""

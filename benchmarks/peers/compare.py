@@ -33,9 +33,9 @@ from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, T
 from coserve_cli.bench.http.results import LoadResults
 from coserve_cli.output import write_whole
 from coserve_client import CoserveError
-from coserve_server.cores import usable_cores
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import StartupError
+from coserve_server.machine.cores import usable_cores
 from coserve_server.repository import read_repository
 
 BOUNDARY = "coserve-peers"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from coserve_server.ensembles import Ensemble, Stamp
 from coserve_server.errors import EngineError, OutOfMemoryError, RepositoryError, UnknownModelError
-from coserve_server.memory import available_bytes, loading_bytes
+from coserve_server.machine.memory import available_bytes, loading_bytes
 from coserve_server.repository import Contents, read_contents, read_stamps
 
 if TYPE_CHECKING:

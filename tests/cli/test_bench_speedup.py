@@ -19,8 +19,8 @@ from coserve_cli.bench.speedup.plots import draw
 from coserve_cli.bench.speedup.report import Report
 from coserve_cli.bench.speedup.table import table
 from coserve_cli.main import app
-from coserve_server.cores import usable_cores
 from coserve_server.engines.onnxruntime import gpus
+from coserve_server.machine.cores import usable_cores
 from coserve_training.networks import member_network
 from tests.server.onnx_repository import LABELS, network, write_repository
 

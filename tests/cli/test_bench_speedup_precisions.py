@@ -13,9 +13,9 @@ from coserve_cli.bench.speedup.family import Division, read_family
 from coserve_cli.bench.speedup.loading import load
 from coserve_cli.bench.speedup.ways import CONCURRENT, ONNXRUNTIME, OPENVINO, Plan, plans
 from coserve_cli.main import app
-from coserve_server.cores import usable_cores
 from coserve_server.engines.embedded.choice import precisions
 from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.machine.cores import usable_cores
 
 THERE = "bf16" in precisions("openvino")
 NOT_IN_ONNXRUNTIME = (

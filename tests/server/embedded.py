@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.machine.cores import Cores
 from coserve_server.repository import read_repository
 
 T = TypeVar("T")

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.machine.cores import Cores, usable_cores
 
 V2_MOUNT = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1_MOUNT = "33 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"

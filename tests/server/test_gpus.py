@@ -15,7 +15,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice, embedded_engine
 from coserve_server.engines.embedded.engine import EmbeddedEngine
@@ -23,6 +22,7 @@ from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, cuda_graphs, g
 from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
 from coserve_server.engines.onnxruntime.sessions import create_session
 from coserve_server.errors import EngineError, SettingsError
+from coserve_server.machine.cores import Cores
 from coserve_server.repository import read_repository
 from coserve_server.settings import load_settings
 from tests.server.embedded import infer, with_engine

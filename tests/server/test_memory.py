@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coserve_server.memory import available_bytes, loading_bytes
+from coserve_server.machine.memory import available_bytes, loading_bytes
 from coserve_server.repository import read_versions
 from tests.server.onnx_repository import write_repository
 from tests.server.test_cores import V2_MOUNT, system
@@ -73,7 +73,7 @@ def test_what_loading_takes_grows_with_the_files(tmp_path: Path) -> None:
 def test_threads_share_two_arenas() -> None:
     program = """
 import ctypes, threading
-from coserve_server.memory import return_freed_memory
+from coserve_server.machine.memory import return_freed_memory
 return_freed_memory()
 together = threading.Barrier(20)
 def allocate():
@@ -92,7 +92,7 @@ ctypes.CDLL(None).malloc_stats()
 BETWEEN = """
 import ctypes
 from pathlib import Path
-from coserve_server.memory import trim_memory
+from coserve_server.machine.memory import trim_memory
 library = ctypes.CDLL(None)
 library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def pages():

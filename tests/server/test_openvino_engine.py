@@ -12,13 +12,13 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.choice import Choice, create_engine, embedded_engine
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.errors import EngineError, SettingsError
+from coserve_server.machine.cores import Cores
 from coserve_server.reload import Reloader
 from coserve_server.repository import read_repository, read_versions
 from coserve_server.settings import load_settings

@@ -15,13 +15,13 @@ from prometheus_client import generate_latest
 
 from coserve_server import reload
 from coserve_server.classify import Classifier
-from coserve_server.cores import Cores
 from coserve_server.engines.base import MemberRun
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import RepositoryError, UnknownModelError
+from coserve_server.machine.cores import Cores
 from coserve_server.observability.exposition import registry
 from coserve_server.reload import Reloader
 from coserve_server.repository import check_unchanged, read_stamps, read_versions

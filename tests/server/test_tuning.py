@@ -8,11 +8,11 @@ import onnxruntime as ort
 import pytest
 
 from coserve_server import tuning
-from coserve_server.cores import Cores
 from coserve_server.engines.embedded.choice import Choice, precisions
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.ensembles import Ensemble
 from coserve_server.errors import SettingsError
+from coserve_server.machine.cores import Cores
 from coserve_server.repository import read_repository
 from coserve_server.settings import Precision
 from coserve_server.tuning import (

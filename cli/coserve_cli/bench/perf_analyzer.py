@@ -82,8 +82,8 @@ def perf_analyzer(
     from coserve_cli.errors import one_line
     from coserve_cli.output import OutputError, check_writable, show
     from coserve_cli.stopping import stop_once
-    from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
+    from coserve_server.machine.cores import usable_cores
 
     with one_line(BenchError, OutputError, StartupError, OSError):
         if output is not None:

@@ -75,8 +75,8 @@ def http(
     from coserve_cli.progress import progress_bars
     from coserve_cli.stopping import stop_once
     from coserve_client import CoserveError
-    from coserve_server.cores import usable_cores
     from coserve_server.errors import StartupError
+    from coserve_server.machine.cores import usable_cores
 
     with one_line(BenchError, OutputError, CoserveError, StartupError, OSError):
         if output is not None:

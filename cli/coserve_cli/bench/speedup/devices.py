@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coserve_server.cores import Cores, usable_cores
 from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.engines.onnxruntime.gpus import check_gpus
+from coserve_server.machine.cores import Cores, usable_cores
 
 
 @dataclass(frozen=True)

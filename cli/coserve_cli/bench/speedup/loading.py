@@ -20,7 +20,6 @@ from coserve_cli.bench.speedup.ways import (
     Plan,
     Way,
 )
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
@@ -28,6 +27,7 @@ from coserve_server.engines.embedded.members import LoadedMember
 from coserve_server.engines.onnxruntime import sessions
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_device
 from coserve_server.ensembles import Ensemble
+from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision
 
 FATAL = 4

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
@@ -10,6 +9,7 @@ from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_lanes
 from coserve_server.engines.onnxruntime.sessions import load_member
 from coserve_server.ensembles import Ensemble
+from coserve_server.machine.cores import Cores
 
 
 class OnnxRuntimeEngine(EmbeddedEngine):

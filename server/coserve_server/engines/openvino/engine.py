@@ -12,7 +12,6 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from coserve_server.cores import Cores
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
@@ -20,6 +19,7 @@ from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles import Ensemble, Member
 from coserve_server.errors import SettingsError
+from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coserve_server.cgroups import cgroup_folders, read
+from coserve_server.machine.cgroups import cgroup_folders, read
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coserve_server.cgroups import cgroup_folders, read
 from coserve_server.ensembles import Ensemble
+from coserve_server.machine.cgroups import cgroup_folders, read
 
 BYTES_PER_BYTE = 3.5
 """Measured: what a process grows by, at most, while ONNX Runtime or OpenVINO loads and warms a network of 47

@@ -37,7 +37,7 @@ def create(
     """Make a key and print it, this once; the file, made if need be, gets its digest."""
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
-    from coserve_server.keys import create_key, revoke_key
+    from coserve_server.security.keys import create_key, revoke_key
 
     with one_line(StartupError):
         key = create_key(file, name, role.value)
@@ -54,7 +54,7 @@ def list_(file: File) -> None:
     """List the names and roles of the keys."""
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
-    from coserve_server.keys import read_keys
+    from coserve_server.security.keys import read_keys
 
     with one_line(StartupError):
         for key in read_keys(file):
@@ -66,7 +66,7 @@ def revoke(name: Name, file: File) -> None:
     """Take a key out of the file, so that it opens nothing any more."""
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
-    from coserve_server.keys import revoke_key
+    from coserve_server.security.keys import revoke_key
 
     with one_line(StartupError):
         revoke_key(file, name)

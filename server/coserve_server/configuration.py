@@ -11,9 +11,9 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
 from coserve_server.errors import SettingsError, StartupError
-from coserve_server.key_ring import KeyRing
+from coserve_server.security.key_ring import KeyRing
+from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings, load_settings
-from coserve_server.tls import server_context
 
 _TYPES = {
     bool: "true, false",

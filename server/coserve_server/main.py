@@ -20,13 +20,13 @@ from coserve_server.connections import limited
 from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
-from coserve_server.key_ring import KeyRing
 from coserve_server.machine.cores import Cores, usable_cores
 from coserve_server.machine.memory import return_freed_memory
 from coserve_server.observability import logs
 from coserve_server.reload import Reloader
+from coserve_server.security.key_ring import KeyRing
+from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings
-from coserve_server.tls import server_context
 
 if sys.platform == "win32":
     from asyncio import run as _run_loop

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coserve_server.errors import KeysError
-from coserve_server.key_ring import KeyRing
-from coserve_server.keys import create_key, read_keys, revoke_key
+from coserve_server.security.key_ring import KeyRing
+from coserve_server.security.keys import create_key, read_keys, revoke_key
 
 
 @pytest.fixture

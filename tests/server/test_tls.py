@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from coserve_server.errors import TlsError
+from coserve_server.security.tls import server_context
 from coserve_server.settings import load_settings
-from coserve_server.tls import server_context
 
 
 @pytest.fixture(scope="module")

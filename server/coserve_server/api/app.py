@@ -13,8 +13,8 @@ from coserve_server.api import observing, problems, security, v1, v2, v2_reposit
 from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
-from coserve_server.key_ring import KeyRing
 from coserve_server.reload import Reloader
+from coserve_server.security.key_ring import KeyRing
 
 if TYPE_CHECKING:
     from coserve_server.observability.tracing import Tracer

@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from coserve_server.api.page_headers import PageHeaders
 from coserve_server.api.problems import KINDS, problem
 from coserve_server.errors import ForbiddenError, UnauthenticatedError
-from coserve_server.key_ring import KeyRing
-from coserve_server.keys import ApiKey
+from coserve_server.security.key_ring import KeyRing
+from coserve_server.security.keys import ApiKey
 from coserve_server.settings import Settings
 
 OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from coserve_server.errors import KeysError
-from coserve_server.file_stamp import LOOK_S, file_stamp
-from coserve_server.keys import ApiKey, digest, read_keys
+from coserve_server.security.file_stamp import LOOK_S, file_stamp
+from coserve_server.security.keys import ApiKey, digest, read_keys
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from coserve_server.errors import TlsError
-from coserve_server.file_stamp import LOOK_S, FileStamp, file_stamp
+from coserve_server.security.file_stamp import LOOK_S, FileStamp, file_stamp
 from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)

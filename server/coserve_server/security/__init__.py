@@ -1,0 +1,1 @@
+"""API keys, TLS, and the files they come from."""

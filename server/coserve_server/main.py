@@ -16,8 +16,6 @@ import uvicorn
 
 from coserve_server.api.app import create_app
 from coserve_server.classify import Classifier
-from coserve_server.connections import limited
-from coserve_server.drain import DrainingServer
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
 from coserve_server.machine.cores import Cores, usable_cores
@@ -27,6 +25,8 @@ from coserve_server.reload import Reloader
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings
+from coserve_server.transport.connections import limited
+from coserve_server.transport.drain import DrainingServer
 
 if sys.platform == "win32":
     from asyncio import run as _run_loop

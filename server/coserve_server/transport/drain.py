@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from coserve_server.connections import Connection
+from coserve_server.transport.connections import Connection
 
 CLOSE = (b"connection", b"close")
 

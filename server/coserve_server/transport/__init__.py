@@ -1,0 +1,1 @@
+"""HTTP connections below the application: limits and draining."""

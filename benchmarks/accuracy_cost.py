@@ -17,8 +17,8 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from coserve_server.ensembles import Ensemble
-from coserve_server.repository import read_repository
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
 
 
 def accuracy_by_members(ensemble: Ensemble) -> dict[int, list[float]]:

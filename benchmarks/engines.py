@@ -32,9 +32,9 @@ from coserve_cli.progress import progress_bars
 from coserve_cli.tune import read_evaluation
 from coserve_export.existing import export_onnx
 from coserve_export.int8 import Int8
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores, usable_cores
-from coserve_server.repository import read_repository
 from coserve_server.tuning import Candidate, Measured, installed_engines, measure, measure_top1, variants
 
 BATCH_SIZES = (1, 8, 32)

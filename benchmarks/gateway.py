@@ -31,9 +31,9 @@ import onnxruntime as ort
 from served import serving
 
 from coserve_server.engines.embedded.choice import Choice, create_engine
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores, usable_cores
-from coserve_server.repository import read_repository
 
 ROUNDS = 5
 WARM_UP = 20

@@ -13,8 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.images import decode, preprocess
-from coserve_server.repository import read_repository
 
 Floats = NDArray[np.float32]
 

@@ -33,10 +33,10 @@ from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, T
 from coserve_cli.bench.http.results import LoadResults
 from coserve_cli.output import write_whole
 from coserve_client import CoserveError
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import StartupError
 from coserve_server.machine.cores import usable_cores
-from coserve_server.repository import read_repository
 
 BOUNDARY = "coserve-peers"
 WARM_UP = ClosedLoop(8), Interval(0, 3)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from coserve_server.ensembles import Ensemble
+    from coserve_server.ensembles.ensemble import Ensemble
     from coserve_server.machine.cores import Cores
     from coserve_server.tuning import Candidate, Evaluation, Measured
 
@@ -77,9 +77,9 @@ def tune(
     from coserve_cli.progress import progress_bars
     from coserve_cli.stopping import stop_once
     from coserve_export.errors import ExportError
+    from coserve_server.ensembles.repository import read_repository
     from coserve_server.errors import SettingsError, StartupError
     from coserve_server.machine.cores import usable_cores
-    from coserve_server.repository import read_repository
     from coserve_server.tuning import (
         Interrupted,
         best,

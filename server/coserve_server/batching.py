@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from coserve_server.engines.base import Batch, Engine, MemberRun
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
 
 

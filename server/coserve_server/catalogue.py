@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from coserve_server.engines.base import Engine
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import InvalidParametersError, NoQuorumError, UnknownModelError
 from coserve_server.observability.record import current
 from coserve_server.settings import Settings

@@ -14,7 +14,7 @@ from coserve_server.batching import Batcher, BatchRun
 from coserve_server.catalogue import Catalogue
 from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import (
     InvalidParametersError,
     TooManyImagesError,

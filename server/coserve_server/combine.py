@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.calibration import UNCALIBRATED, Calibration
+from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 
 Floats = NDArray[np.float64]
 Mean = Literal["logits", "probabilities"]

@@ -89,7 +89,7 @@ def _fault(check: Callable[[], object]) -> Iterator[str]:
 
 
 def _check_repository(repository: Path, default_model: str | None) -> None:
-    from coserve_server.repository import read_contents
+    from coserve_server.ensembles.repository import read_contents
 
     contents = read_contents(repository)
     found = [str(error) for error in contents.errors.values()]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from coserve_server.batching import Batcher, Share
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.observability.record import current
 

@@ -127,7 +127,7 @@ async def _start_engine(settings: Settings, cores: Cores) -> tuple[Engine, Reloa
         # What Triton has loaded may change at any time, so nothing about it can prevent the start.
         return await TritonEngine.connect(settings), None
     from coserve_server.engines.embedded.choice import embedded_engine
-    from coserve_server.repository import read_versions
+    from coserve_server.ensembles.repository import read_versions
 
     ensembles = read_versions(settings.repository)
     if settings.default_model is not None and settings.default_model not in ensembles:

@@ -18,7 +18,7 @@ from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.choice import Choice, create_engine, precisions
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import ThreadBudget
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coserve_server.repository import read_repository
+from coserve_server.ensembles.repository import read_repository
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment, Placement
 from coserve_export.ensemble import Description, Member, Preprocessing
 from coserve_export.repository import write_ensemble
 from coserve_export.versions import write_version
-from coserve_server.repository import read_repository, read_versions
+from coserve_server.ensembles.repository import read_repository, read_versions
 from tests.integration.conftest import StartTriton, Triton
 from tests.server.onnx_repository import LABELS, network
 

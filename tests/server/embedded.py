@@ -8,8 +8,8 @@ from typing import TypeVar
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores
-from coserve_server.repository import read_repository
 
 T = TypeVar("T")
 TWO = Cores(2, None)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from coserve_server.accuracy import Accuracy
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.accuracy import Accuracy
+from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.images import Preprocessing
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from coserve_server.batching import Batcher, BatchRun, Share
 from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
 from tests.server.fake_engine import FakeEngine, ensemble, run
 

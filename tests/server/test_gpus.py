@@ -21,9 +21,9 @@ from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, cuda_graphs, gpus
 from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
 from coserve_server.engines.onnxruntime.sessions import create_session
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
-from coserve_server.repository import read_repository
 from coserve_server.settings import load_settings
 from tests.server.embedded import infer, with_engine
 from tests.server.onnx_repository import FAILS, HANGS, write_repository

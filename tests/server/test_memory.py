@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from coserve_server.ensembles.repository import read_versions
 from coserve_server.machine.memory import available_bytes, loading_bytes
-from coserve_server.repository import read_versions
 from tests.server.onnx_repository import write_repository
 from tests.server.test_cores import V2_MOUNT, system
 

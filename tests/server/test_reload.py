@@ -19,12 +19,12 @@ from coserve_server.engines.base import MemberRun
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import check_unchanged, read_stamps, read_versions
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.machine.cores import Cores
 from coserve_server.observability.exposition import registry
 from coserve_server.reload import Reloader
-from coserve_server.repository import check_unchanged, read_stamps, read_versions
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import add_version, read_config, write_config, write_repository
 

@@ -10,10 +10,10 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import EngineError, RepositoryError
 from coserve_server.machine.cores import Cores
-from coserve_server.repository import read_repository
 from tests.server import onnx_repository as writer
 from tests.server.onnx_repository import LABELS, read_config, write_config, write_repository
 

@@ -10,10 +10,10 @@ import pytest
 from coserve_server import tuning
 from coserve_server.engines.embedded.choice import Choice, precisions
 from coserve_server.engines.openvino import OpenVinoEngine
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
-from coserve_server.repository import read_repository
 from coserve_server.settings import Precision
 from coserve_server.tuning import (
     Candidate,

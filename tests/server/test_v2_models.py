@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coserve_server.accuracy import Accuracy, Measured
 from coserve_server.api.app import create_app
 from coserve_server.classify import Classifier
+from coserve_server.ensembles.accuracy import Accuracy, Measured
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 from tests.server.test_classify import png

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from coserve_server.classify import Classification, Classifier
 from coserve_server.combine import Floats, top_k
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.fan_out import MemberOutcome
 from coserve_server.images import EncodedImage, Preprocessing
 

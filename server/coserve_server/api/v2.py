@@ -32,7 +32,7 @@ from coserve_server.api.v2_requests import InferRequest, read_request
 from coserve_server.api.v2_responses import write_response
 from coserve_server.api.v2_statistics import StatisticsList, statistics
 from coserve_server.engines.base import Batch
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 from coserve_server.api.bodies import parse_json
 from coserve_server.api.v2_models import image_shape
 from coserve_server.engines.base import Batch
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import BadBodyError, InvalidParametersError
 
 FP32 = np.dtype("<f4")

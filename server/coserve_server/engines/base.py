@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 
 Batch = NDArray[np.float32]
 """Preprocessed images, FP32 `[N, 3, H, W]`."""

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from coserve_server.classify import Classifier
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.metrics import Histogram, Metrics, ModelMetrics
 from coserve_server.reload import Reloader
 

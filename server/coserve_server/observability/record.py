@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from coserve_server.ensembles import Ensemble
+    from coserve_server.ensembles.ensemble import Ensemble
     from coserve_server.fan_out import Chunk, MemberOutcome
 
 REQUEST_ID = "X-Request-Id"

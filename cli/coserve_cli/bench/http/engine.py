@@ -12,8 +12,8 @@ import numpy as np
 from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.http.results import Distribution
 from coserve_server.engines.embedded.choice import Choice, create_engine
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import usable_cores
-from coserve_server.repository import read_repository
 
 BATCH_SIZES = (1, 4, 8, 16, 32)
 

@@ -10,8 +10,8 @@ from coserve_cli.bench.errors import BenchError
 from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
 from coserve_export.ensemble import IMAGES, LOGITS
 from coserve_export.onnx_file import read_onnx
-from coserve_server.ensembles import Ensemble, Member
-from coserve_server.repository import read_repository
+from coserve_server.ensembles.ensemble import Ensemble, Member
+from coserve_server.ensembles.repository import read_repository
 from coserve_server.tuning import network_precision
 
 BF16 = "bf16"

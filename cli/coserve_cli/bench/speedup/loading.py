@@ -26,7 +26,7 @@ from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember
 from coserve_server.engines.onnxruntime import sessions
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_device
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision
 

@@ -13,10 +13,10 @@ from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.generation import Generation
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import Load, LoadedMember
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import check_unchanged
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import trim_memory
-from coserve_server.repository import check_unchanged
 
 NONE: frozenset[str] = frozenset()
 NOTHING = "no ensemble is loaded"

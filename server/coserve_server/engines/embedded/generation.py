@@ -8,7 +8,7 @@ import numpy as np
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 
 WARM_UP_S = 120
 """For one image through one member; one that takes longer would block every later load."""

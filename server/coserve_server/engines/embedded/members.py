@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.errors import EngineError
 
 logger = logging.getLogger(__name__)

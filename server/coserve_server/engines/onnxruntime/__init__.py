@@ -8,7 +8,7 @@ from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_lanes
 from coserve_server.engines.onnxruntime.sessions import load_member
-from coserve_server.ensembles import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cores import Cores
 
 

@@ -12,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from coserve_server.engines.base import Batch
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.ensemble import Ensemble, Member
 
 GRAPH_ID, NO_GRAPH = "gpu_graph_id", "-1"
 """The entry of a run's options that names its graph, and what it says of a run that is not to be one."""

@@ -16,7 +16,7 @@ from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, first_line, misfit
 from coserve_server.engines.onnxruntime.cuda_graphs import GRAPH_ID, NO_GRAPH, RECORDINGS, Graph
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.errors import EngineError, SettingsError
 
 if TYPE_CHECKING:

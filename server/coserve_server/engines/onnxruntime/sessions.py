@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.ensemble import Ensemble, Member
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision

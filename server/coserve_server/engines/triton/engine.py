@@ -13,7 +13,7 @@ from coserve_server.engines.triton.channel import metadata, open_channel
 from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoint
 from coserve_server.engines.triton.shared_memory import Place, SharedMemory, SystemSharedMemory
 from coserve_server.engines.triton.tensors import Outgoing, read_logits
-from coserve_server.ensembles import Ensemble, Member
+from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from tritonclient.grpc import service_pb2 as messages
 from coserve_server.engines.base import Batch
 from coserve_server.engines.triton.endpoint import CallError
 from coserve_server.engines.triton.shared_memory import Place
-from coserve_server.ensembles import Member
+from coserve_server.ensembles.ensemble import Member
 
 FP32 = np.dtype("<f4")
 

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32
 
-from coserve_server.accuracy import Accuracy
-from coserve_server.calibration import UNCALIBRATED, Calibration
+from coserve_server.ensembles.accuracy import Accuracy
+from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 from coserve_server.errors import RepositoryError
 from coserve_server.images import Positive, Preprocessing
 

@@ -1,0 +1,1 @@
+"""Ensembles as a Triton model repository describes them."""

@@ -20,7 +20,7 @@ from coserve_server.errors import (
     TooManyImagesError,
 )
 from coserve_server.fan_out import MemberOutcome, fan_out
-from coserve_server.images import EncodedImage
+from coserve_server.images.decode import EncodedImage
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import current
 from coserve_server.preparation import Preparation

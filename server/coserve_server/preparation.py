@@ -10,7 +10,7 @@ import numpy as np
 
 from coserve_server.engines.base import Batch
 from coserve_server.errors import BadImageError, DeadlineError
-from coserve_server.images import EncodedImage, Preprocessing, decode, preprocess
+from coserve_server.images.decode import EncodedImage, Preprocessing, decode, preprocess
 from coserve_server.observability.record import ImageTimes, current
 
 SMALL_BYTES = 2**14

@@ -25,7 +25,7 @@ from coserve_server.errors import (
     UnsupportedTypeError,
     UploadTimeoutError,
 )
-from coserve_server.images import EncodedImage
+from coserve_server.images.decode import EncodedImage
 from coserve_server.settings import Settings
 
 if sys.version_info >= (3, 11):

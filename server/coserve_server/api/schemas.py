@@ -10,7 +10,7 @@ from coserve_server.classify import Classification, Classifier
 from coserve_server.combine import Floats, top_k
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.fan_out import MemberOutcome
-from coserve_server.images import EncodedImage, Preprocessing
+from coserve_server.images.decode import EncodedImage, Preprocessing
 
 
 class Prediction(BaseModel):

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 from coserve_server.errors import RepositoryError
-from coserve_server.images import Positive, Preprocessing
+from coserve_server.images.decode import Positive, Preprocessing
 
 Stamp = tuple[str, int, int, int]
 """A file's path, size in bytes, and the times of its last change and of its inode's, in nanoseconds."""

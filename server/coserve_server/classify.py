@@ -11,7 +11,7 @@ import numpy as np
 
 from coserve_server.admission import Admission
 from coserve_server.batching import Batcher, BatchRun
-from coserve_server.catalogue import Catalogue
+from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles.ensemble import Ensemble

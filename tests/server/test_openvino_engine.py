@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from coserve_server.catalogue.reload import Reloader
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.choice import Choice, create_engine, embedded_engine
@@ -20,7 +21,6 @@ from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.ensembles.repository import read_repository, read_versions
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
-from coserve_server.reload import Reloader
 from coserve_server.settings import load_settings
 from tests.server.embedded import TWO, infer, with_engine
 from tests.server.onnx_repository import BUSY, add_version, write_repository

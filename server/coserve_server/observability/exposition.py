@@ -16,10 +16,10 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from coserve_server.catalogue.reload import Reloader
 from coserve_server.classify import Classifier
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.metrics import Histogram, Metrics, ModelMetrics
-from coserve_server.reload import Reloader
 
 
 def registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:

@@ -16,12 +16,12 @@ import uvicorn
 
 from coserve_server.api.app import create_app
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.classify import Classifier
 from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
 from coserve_server.machine.cores import Cores, usable_cores
 from coserve_server.machine.memory import return_freed_memory
 from coserve_server.observability import logs
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings

@@ -24,8 +24,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from coserve_server.combine import Mean
 from coserve_server.errors import SettingsError
+from coserve_server.pipeline.combine import Mean
 
 Precision = Literal["fp32", "bf16"]
 """What networks in fp32 are computed in."""

@@ -8,8 +8,8 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from coserve_server.batching import BatchRun
 from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.pipeline.batching import BatchRun
 
 
 @dataclass

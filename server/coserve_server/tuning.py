@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.combine import combine
 from coserve_server.engines.base import Batch
 from coserve_server.engines.embedded.choice import Choice, create_engine, precisions
 from coserve_server.engines.embedded.engine import EmbeddedEngine
@@ -21,6 +20,7 @@ from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
+from coserve_server.pipeline.combine import combine
 
 Goal = Literal["latency", "throughput"]
 Progress = Callable[[str, int, int], None]

@@ -2,8 +2,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from coserve_server.admission import Admission
 from coserve_server.errors import OverloadedError
+from coserve_server.pipeline.admission import Admission
 
 UNFINISHED: list[AbstractContextManager[None]] = []
 

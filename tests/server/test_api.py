@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from coserve_server.api.app import create_app
-from coserve_server.classify import Classifier
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine, ensemble, run
 from tests.server.test_classify import png

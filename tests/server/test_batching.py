@@ -8,10 +8,10 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from coserve_server.batching import Batcher, BatchRun, Share
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
+from coserve_server.pipeline.batching import Batcher, BatchRun, Share
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 PAIR, OTHER = ensemble(max_batch_size=4), ensemble(name="other", max_batch_size=4)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from coserve_server import errors
-from coserve_server.classify import Classification, Classifier
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.images.decode import EncodedImage
+from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.settings import Settings, load_settings
 from tests.server.fake_engine import FakeEngine, ensemble, run
 

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from coserve_server.combine import combine, top_k
 from coserve_server.ensembles.calibration import Calibration
+from coserve_server.pipeline.combine import combine, top_k
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coserve_server.batching import Batcher
 from coserve_server.errors import DeadlineError, NoQuorumError
-from coserve_server.fan_out import FanOut, fan_out
+from coserve_server.pipeline.batching import Batcher
+from coserve_server.pipeline.fan_out import FanOut, fan_out
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 

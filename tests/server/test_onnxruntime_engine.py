@@ -12,12 +12,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from coserve_server.batching import Batcher
-from coserve_server.combine import combine
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.machine.cores import Cores
+from coserve_server.pipeline.batching import Batcher
+from coserve_server.pipeline.combine import combine
 from tests.server.embedded import infer, with_engine
 from tests.server.onnx_repository import BUSY, FAILS, HANGS, write_repository
 

@@ -10,13 +10,13 @@ import onnxruntime as ort
 import pytest
 from cuda.bindings import runtime
 
-from coserve_server.batching import Batcher
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.onnxruntime import gpus
 from coserve_server.engines.onnxruntime.pinned_memory import BLOCKS, PinnedMemory
 from coserve_server.errors import EngineError
 from coserve_server.machine.cores import Cores
+from coserve_server.pipeline.batching import Batcher
 from tests.server.embedded import with_engine
 from tests.server.onnx_repository import write_repository
 

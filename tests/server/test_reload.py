@@ -15,7 +15,6 @@ from prometheus_client import generate_latest
 
 from coserve_server.catalogue import reload
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.classify import Classifier
 from coserve_server.engines.base import MemberRun
 from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.lanes import Lane
@@ -25,6 +24,7 @@ from coserve_server.ensembles.repository import check_unchanged, read_stamps, re
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.machine.cores import Cores
 from coserve_server.observability.exposition import registry
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import add_version, read_config, write_config, write_repository
 

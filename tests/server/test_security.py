@@ -13,7 +13,7 @@ from fastapi import Depends, FastAPI
 
 from coserve_server.api.app import create_app
 from coserve_server.api.security import OPEN, require_admin
-from coserve_server.classify import Classifier
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import Role, create_key
 from coserve_server.settings import load_settings

@@ -12,10 +12,10 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from coserve_server.api.app import create_app
-from coserve_server.classify import Classifier
 from coserve_server.errors import SettingsError
 from coserve_server.main import _tracer
 from coserve_server.observability.tracing import Tracer
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.engine_on_fake import TritonEngine, until
 from tests.server.fake_engine import FakeEngine, ensemble, run

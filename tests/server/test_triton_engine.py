@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coserve_server.batching import Batcher
 from coserve_server.engines.triton.engine import TritonEngine
-from coserve_server.fan_out import fan_out
+from coserve_server.pipeline.batching import Batcher
+from coserve_server.pipeline.fan_out import fan_out
 from tests.server.engine_on_fake import IMAGES, infer, ready, until, with_engine
 from tests.server.fake_triton import FakeTriton, logits
 from tests.server.onnx_repository import write_repository

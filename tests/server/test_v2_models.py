@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from coserve_server.api.app import create_app
-from coserve_server.classify import Classifier
 from coserve_server.ensembles.accuracy import Accuracy, Measured
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 from tests.server.test_classify import png

@@ -8,7 +8,7 @@ import httpx
 import numpy as np
 
 from coserve_server.api.app import create_app
-from coserve_server.classify import Classifier
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine
 

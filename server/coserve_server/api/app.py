@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from coserve_server.api import observing, problems, security, v1, v2, v2_repository
 from coserve_server.api.unread_bodies import UnreadBodies
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.classify import Classifier
 from coserve_server.errors import NoQuorumError
+from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from coserve_server.classify import Classifier
+from coserve_server.pipeline.classifier import Classifier
 
 
 def classifier(request: Request) -> Classifier:

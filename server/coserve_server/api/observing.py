@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server.api import metrics
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.classify import Classifier
 from coserve_server.observability.exposition import registry
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import REQUEST_ID, Record, begin
+from coserve_server.pipeline.classifier import Classifier
 
 if TYPE_CHECKING:
     from coserve_server.observability.tracing import Tracer

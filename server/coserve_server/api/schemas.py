@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from coserve_server.classify import Classification, Classifier
-from coserve_server.combine import Floats, top_k
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.fan_out import MemberOutcome
 from coserve_server.images.decode import EncodedImage, Preprocessing
+from coserve_server.pipeline.classifier import Classification, Classifier
+from coserve_server.pipeline.combine import Floats, top_k
+from coserve_server.pipeline.fan_out import MemberOutcome
 
 
 class Prediction(BaseModel):

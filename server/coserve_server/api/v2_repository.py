@@ -14,8 +14,8 @@ from coserve_server.api.bodies import parse_json, read_body
 from coserve_server.api.dependencies import Core
 from coserve_server.api.security import require_admin
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.classify import Classifier
 from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError
+from coserve_server.pipeline.classifier import Classifier
 
 # Whole, since a router within another one would tell the routes' paths without the outer's prefix.
 router = APIRouter(prefix="/v2/repository", tags=[v2_errors.TAG], responses=v2_errors.RESPONSES)

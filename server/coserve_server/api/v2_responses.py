@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from coserve_server.api.v2_requests import FP32, InferRequest, Output
-from coserve_server.classify import Classification
-from coserve_server.combine import top_k
+from coserve_server.pipeline.classifier import Classification
+from coserve_server.pipeline.combine import top_k
 
 
 def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:

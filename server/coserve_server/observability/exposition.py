@@ -17,9 +17,9 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.classify import Classifier
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.metrics import Histogram, Metrics, ModelMetrics
+from coserve_server.pipeline.classifier import Classifier
 
 
 def registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:

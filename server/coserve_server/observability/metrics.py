@@ -9,10 +9,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from coserve_server.batching import BatchRun
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.fan_out import LATE
 from coserve_server.observability.record import Record
+from coserve_server.pipeline.batching import BatchRun
+from coserve_server.pipeline.fan_out import LATE
 
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SHORT_S = (0.0001, 0.00025, 0.0005, *LATENCY_S)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from coserve_server.ensembles.ensemble import Ensemble
-    from coserve_server.fan_out import Chunk, MemberOutcome
+    from coserve_server.pipeline.fan_out import Chunk, MemberOutcome
 
 REQUEST_ID = "X-Request-Id"
 """Header of a request's id, both ways."""

@@ -19,8 +19,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
-from coserve_server.fan_out import LATE, Chunk
 from coserve_server.observability.record import Record
+from coserve_server.pipeline.fan_out import LATE, Chunk
 
 EXPORT_TIMEOUT_S = 5
 CLOSE_TIMEOUT_S = 2

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coserve_server.admission import Admission
-from coserve_server.batching import Batcher, BatchRun
 from coserve_server.catalogue.catalogue import Catalogue
-from coserve_server.combine import Combined, Mean, combine
 from coserve_server.engines.base import Batch, Engine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import (
     InvalidParametersError,
     TooManyImagesError,
 )
-from coserve_server.fan_out import MemberOutcome, fan_out
 from coserve_server.images.decode import EncodedImage
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import current
-from coserve_server.preparation import Preparation
+from coserve_server.pipeline.admission import Admission
+from coserve_server.pipeline.batching import Batcher, BatchRun
+from coserve_server.pipeline.combine import Combined, Mean, combine
+from coserve_server.pipeline.fan_out import MemberOutcome, fan_out
+from coserve_server.pipeline.preparation import Preparation
 from coserve_server.settings import Settings
 from coserve_server.statistics import Statistics
 

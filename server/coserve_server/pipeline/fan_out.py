@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.batching import Batcher, Share
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.observability.record import current
+from coserve_server.pipeline.batching import Batcher, Share
 
 LATE = "no answer before the deadline"
 

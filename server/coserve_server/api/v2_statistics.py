@@ -6,7 +6,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 from pydantic import BaseModel, Field
 
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.statistics import Compute, ModelStatistics, Total
+from coserve_server.observability.statistics import Compute, ModelStatistics, Total
 
 
 class Duration(BaseModel):

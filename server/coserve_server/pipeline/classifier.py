@@ -19,13 +19,13 @@ from coserve_server.errors import (
 from coserve_server.images.decode import EncodedImage
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import current
+from coserve_server.observability.statistics import Statistics
 from coserve_server.pipeline.admission import Admission
 from coserve_server.pipeline.batching import Batcher, BatchRun
 from coserve_server.pipeline.combine import Combined, Mean, combine
 from coserve_server.pipeline.fan_out import MemberOutcome, fan_out
 from coserve_server.pipeline.preparation import Preparation
 from coserve_server.settings import Settings
-from coserve_server.statistics import Statistics
 
 
 @dataclass(frozen=True)

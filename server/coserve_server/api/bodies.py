@@ -14,7 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from coserve_server.api.schemas import ClassifyRequest
+from coserve_server.api.v1.schemas import ClassifyRequest
 from coserve_server.errors import (
     BadBodyError,
     BadImageError,

@@ -12,7 +12,7 @@ from coserve_server.api.dependencies import Core, classifier
 from coserve_server.api.disconnects import while_connected
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.quick_route import QuickRoute
-from coserve_server.api.schemas import (
+from coserve_server.api.v1.schemas import (
     ClassifyReply,
     ClassifyRequest,
     Model,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from coserve_server.api.v2_requests import read_request
+from coserve_server.api.v2.requests import read_request
 from coserve_server.errors import (
     BadBodyError,
     BodyTooLargeError,

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server import errors
-from coserve_server.api import v2_errors
+from coserve_server.api.v2 import errors as v2_errors
 from coserve_server.observability.record import current
 
 logger = logging.getLogger(__name__)

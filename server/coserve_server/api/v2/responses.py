@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from coserve_server.api.v2_requests import FP32, InferRequest, Output
+from coserve_server.api.v2.requests import FP32, InferRequest, Output
 from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.combine import top_k
 

@@ -13,12 +13,12 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from coserve_server.api import parameters
 from coserve_server.api.bodies import read_body
-from coserve_server.api.compression import decompress
 from coserve_server.api.dependencies import Core, classifier
 from coserve_server.api.disconnects import while_connected
 from coserve_server.api.quick_route import QuickRoute
-from coserve_server.api.v2_errors import RESPONSES, TAG
-from coserve_server.api.v2_models import (
+from coserve_server.api.v2.compression import decompress
+from coserve_server.api.v2.errors import RESPONSES, TAG
+from coserve_server.api.v2.models import (
     Live,
     ModelConfig,
     ModelMetadata,
@@ -28,9 +28,9 @@ from coserve_server.api.v2_models import (
     config,
     metadata,
 )
-from coserve_server.api.v2_requests import InferRequest, read_request
-from coserve_server.api.v2_responses import write_response
-from coserve_server.api.v2_statistics import StatisticsList, statistics
+from coserve_server.api.v2.requests import InferRequest, read_request
+from coserve_server.api.v2.responses import write_response
+from coserve_server.api.v2.statistics import StatisticsList, statistics
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles.ensemble import Ensemble
 

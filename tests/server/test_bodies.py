@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from coserve_server.api import bodies
+from coserve_server.api.requests import bodies
 from tests.server.fake_engine import FakeEngine, ensemble
 from tests.server.v2 import INFER, Server
 

@@ -6,12 +6,12 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from coserve_server import errors
-from coserve_server.api import parameters
-from coserve_server.api.bodies import FIELD, read_images
-from coserve_server.api.dependencies import Core, classifier
-from coserve_server.api.disconnects import while_connected
 from coserve_server.api.problems import KINDS, responses
-from coserve_server.api.quick_route import QuickRoute
+from coserve_server.api.requests import parameters
+from coserve_server.api.requests.bodies import FIELD, read_images
+from coserve_server.api.requests.dependencies import Core, classifier
+from coserve_server.api.requests.disconnects import while_connected
+from coserve_server.api.requests.quick_route import QuickRoute
 from coserve_server.api.v1.schemas import (
     ClassifyReply,
     ClassifyRequest,

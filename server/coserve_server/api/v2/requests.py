@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 
-from coserve_server.api.bodies import parse_json
+from coserve_server.api.requests.bodies import parse_json
 from coserve_server.api.v2.models import image_shape
 from coserve_server.engines.base import Batch
 from coserve_server.ensembles.ensemble import Ensemble

@@ -11,11 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from coserve_server.api import parameters
-from coserve_server.api.bodies import read_body
-from coserve_server.api.dependencies import Core, classifier
-from coserve_server.api.disconnects import while_connected
-from coserve_server.api.quick_route import QuickRoute
+from coserve_server.api.requests import parameters
+from coserve_server.api.requests.bodies import read_body
+from coserve_server.api.requests.dependencies import Core, classifier
+from coserve_server.api.requests.disconnects import while_connected
+from coserve_server.api.requests.quick_route import QuickRoute
 from coserve_server.api.v2.compression import decompress
 from coserve_server.api.v2.errors import RESPONSES, TAG
 from coserve_server.api.v2.models import (

@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
-from coserve_server.api.dependencies import TIMEOUT, TIMEOUT_DESCRIPTION
+from coserve_server.api.requests.dependencies import TIMEOUT, TIMEOUT_DESCRIPTION
 from coserve_server.errors import InvalidParametersError
 
 M = TypeVar("M", bound=BaseModel)

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from coserve_server.api.app import create_app
-from coserve_server.api.security import OPEN, require_admin
+from coserve_server.api.middleware.security import OPEN, require_admin
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import Role, create_key

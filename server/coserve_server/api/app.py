@@ -9,8 +9,9 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
-from coserve_server.api import observing, problems, security
-from coserve_server.api.unread_bodies import UnreadBodies
+from coserve_server.api import problems
+from coserve_server.api.middleware import observing, security
+from coserve_server.api.middleware.unread_bodies import UnreadBodies
 from coserve_server.api.v1 import routes as v1
 from coserve_server.api.v2 import repository as v2_repository
 from coserve_server.api.v2 import routes as v2

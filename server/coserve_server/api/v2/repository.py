@@ -9,9 +9,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from coserve_server.api.middleware.security import require_admin
 from coserve_server.api.requests.bodies import parse_json, read_body
 from coserve_server.api.requests.dependencies import Core
-from coserve_server.api.security import require_admin
 from coserve_server.api.v2 import errors as v2_errors
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError

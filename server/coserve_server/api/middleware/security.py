@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coserve_server.api.page_headers import PageHeaders
+from coserve_server.api.middleware.page_headers import PageHeaders
 from coserve_server.api.problems import KINDS, problem
 from coserve_server.errors import ForbiddenError, UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing

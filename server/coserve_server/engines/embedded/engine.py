@@ -10,8 +10,8 @@ import numpy as np
 
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.embedded.choice import Choice
-from coserve_server.engines.embedded.generation import Generation
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
+from coserve_server.engines.embedded.loaded_ensemble import Generation
 from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from coserve_server.triton_server.server import TritonServer
+    from coserve_triton.server import TritonServer
 
 
 def triton(
@@ -33,7 +33,7 @@ def triton(
     """
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError, TritonError
-    from coserve_server.triton_server.server import Ports, ending, run_triton
+    from coserve_triton.server import Ports, ending, run_triton
 
     # Stopping on request means the same whoever asks.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

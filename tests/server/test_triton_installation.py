@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pytest
 
 from coserve_server.errors import TritonError
-from coserve_server.triton_server import installation
-from coserve_server.triton_server.installation import find_installation
+from coserve_triton import installation
+from coserve_triton.installation import find_installation
 
 
 class Version(NamedTuple):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from coserve_server.errors import TritonError
-from coserve_server.triton_server import server
-from coserve_server.triton_server.server import LOCK_LOST, STARTS, Ports, run_triton
+from coserve_triton import server
+from coserve_triton.server import LOCK_LOST, STARTS, Ports, run_triton
 
 pytest.importorskip("pytriton", reason="nvidia-pytriton is not installed")
 

@@ -112,7 +112,7 @@ def _triton(repository: Path | None, address: str | None, model: str | None) -> 
         assert address is not None
         yield address
         return
-    from coserve_server.triton_server.server import Ports, run_triton
+    from coserve_triton.server import Ports, run_triton
 
     options = ["--model-control-mode=explicit", f"--load-model={model}"] if model else []
     with run_triton(

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coserve_server.errors import AddressError, RepositoryError, TritonError
-from coserve_server.triton_server.installation import Installation, find_installation
-from coserve_server.triton_server.staging import EXIT_TIMEOUT_S, Staging
+from coserve_triton.installation import Installation, find_installation
+from coserve_triton.staging import EXIT_TIMEOUT_S, Staging
 
 POLL_S = 0.05
 STARTS = 3

@@ -6,14 +6,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from coserve_server.triton_server.installation import Installation
+from coserve_triton.installation import Installation
 
 EXIT_TIMEOUT_S = 10
 """For requests in progress when the server is told to stop; after it and as long again, it is killed."""
 
 MODEL = """import sys
 sys.path[:0] = {path!r}  # Triton's interpreter sees neither virtual environments nor PYTHONPATH
-from coserve_server.triton_server.onnxruntime_backend import TritonPythonModel
+from coserve_triton.onnxruntime_backend import TritonPythonModel
 """
 
 # Reads the server's process id, then waits until its standard input ends: the launcher lets go, or dies.

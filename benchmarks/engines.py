@@ -26,8 +26,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from coserve_cli.bench.speedup.devices import Devices
-from coserve_cli.bench.speedup.peak import measure_peak
+from coserve_bench.speedup.devices import Devices
+from coserve_bench.speedup.peak import measure_peak
+from coserve_bench.tune import Candidate, Measured, installed_engines, measure, measure_top1, variants
 from coserve_cli.progress import progress_bars
 from coserve_cli.tune import read_evaluation
 from coserve_export.existing import export_onnx
@@ -35,7 +36,6 @@ from coserve_export.int8 import Int8
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores, usable_cores
-from coserve_server.tuning import Candidate, Measured, installed_engines, measure, measure_top1, variants
 
 BATCH_SIZES = (1, 8, 32)
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from coserve_cli.output import write_whole
+from coserve_bench.output import write_whole
 
 END = "<!-- end -->"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from marked_page import markdown, update
 
-from coserve_cli.bench.http.results import STAGES
+from coserve_bench.http.results import STAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 Results = dict[str, Any]

@@ -8,7 +8,7 @@ Other benchmarks take it with `--repository random --model wide_resnet16_8_s2_fp
 import argparse
 from pathlib import Path
 
-from coserve_cli.bench.speedup.random_weights import export_family
+from coserve_bench.speedup.random_weights import export_family
 from coserve_training.divide import DATASETS
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from marked_page import markdown, update
 
-from coserve_cli.bench.speedup.report import Report, Row
-from coserve_cli.bench.speedup.table import describe
-from coserve_cli.bench.speedup.ways import ALL_DEVICES, CONCURRENT, ONE_DEVICE
+from coserve_bench.speedup.report import Report, Row
+from coserve_bench.speedup.table import describe
+from coserve_bench.speedup.ways import ALL_DEVICES, CONCURRENT, ONE_DEVICE
 
 ROOT = Path(__file__).resolve().parent.parent
 Cells = list[str]
@@ -36,7 +36,7 @@ def main() -> None:
     if arguments.check:
         return
     for name, report in reports.items():
-        from coserve_cli.bench.speedup.plots import draw
+        from coserve_bench.speedup.plots import draw
 
         images[name].mkdir(parents=True, exist_ok=True)
         draw(report, images[name])

@@ -25,13 +25,13 @@ import httpx
 import onnxruntime as ort
 from servers import Running, Server, ServerError, servers
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.http.engine import RawEngine
-from coserve_cli.bench.http.generator import Generator
-from coserve_cli.bench.http.images import EncodedImage, read_images
-from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
-from coserve_cli.bench.http.results import LoadResults
-from coserve_cli.output import write_whole
+from coserve_bench.errors import BenchError
+from coserve_bench.http.engine import RawEngine
+from coserve_bench.http.generator import Generator
+from coserve_bench.http.images import EncodedImage, read_images
+from coserve_bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
+from coserve_bench.http.results import LoadResults
+from coserve_bench.output import write_whole
 from coserve_client import CoserveError
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from coserve_bench.tune import Candidate, Evaluation, Measured
     from coserve_server.ensembles.ensemble import Ensemble
     from coserve_server.machine.cores import Cores
-    from coserve_server.tuning import Candidate, Evaluation, Measured
 
 
 class Goal(str, Enum):
@@ -72,15 +72,9 @@ def tune(
     if not (math.isfinite(max_accuracy_loss) and max_accuracy_loss >= 0):
         raise typer.BadParameter(f"--max-accuracy-loss {max_accuracy_loss}: give points from 0 on")
 
-    from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable, write_whole
-    from coserve_cli.progress import progress_bars
-    from coserve_cli.stopping import stop_once
-    from coserve_export.errors import ExportError
-    from coserve_server.ensembles.repository import read_repository
-    from coserve_server.errors import SettingsError, StartupError
-    from coserve_server.machine.cores import usable_cores
-    from coserve_server.tuning import (
+    from coserve_bench.output import OutputError, check_writable, write_whole
+    from coserve_bench.stopping import stop_once
+    from coserve_bench.tune import (
         Interrupted,
         best,
         candidates,
@@ -90,6 +84,12 @@ def tune(
         measure_top1,
         variants,
     )
+    from coserve_cli.errors import one_line
+    from coserve_cli.progress import progress_bars
+    from coserve_export.errors import ExportError
+    from coserve_server.ensembles.repository import read_repository
+    from coserve_server.errors import SettingsError, StartupError
+    from coserve_server.machine.cores import usable_cores
 
     # Members that Ctrl-C stops would be reported as failed.
     logging.getLogger("coserve_server").addHandler(logging.NullHandler())
@@ -132,9 +132,9 @@ def read_evaluation(paths: list[Path], ensemble: "Ensemble") -> "Evaluation":
         coserve_export.errors.ExportError: there are no such images, or they are of other classes; also later,
             where an image of a batch cannot be decoded.
     """
+    from coserve_bench.tune import Evaluation
     from coserve_export.ensemble import Preprocessing
     from coserve_export.labelled import read_labelled
-    from coserve_server.tuning import Evaluation
 
     preprocessing = Preprocessing.from_json(ensemble.preprocessing.model_dump())
     images = read_labelled(paths, ["test"], ensemble.labels, preprocessing)

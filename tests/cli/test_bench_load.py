@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from coserve_cli.bench.http.generator import Generator
-from coserve_cli.bench.http.loads import ClosedLoop, Interval, OpenLoop, Run, Target
-from coserve_cli.bench.http.results import STAGES, Distribution, LoadResults
+from coserve_bench.http.generator import Generator
+from coserve_bench.http.loads import ClosedLoop, Interval, OpenLoop, Run, Target
+from coserve_bench.http.results import STAGES, Distribution, LoadResults
 
 STALL_S = 0.5
 TIMINGS = {"decode": 1, "preprocess": 2, "queue": 3, "inference": 4, "combine": 5, "total": 16}

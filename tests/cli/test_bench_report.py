@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Run
-from coserve_cli.bench.http.report import Report
-from coserve_cli.bench.http.results import LoadResults
-from coserve_cli.bench.http.table import table
+from coserve_bench.errors import BenchError
+from coserve_bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Run
+from coserve_bench.http.report import Report
+from coserve_bench.http.results import LoadResults
+from coserve_bench.http.table import table
 
 
 def answers() -> Run:

@@ -1,7 +1,7 @@
 """What `coserve bench perf-analyzer` makes of its measurements."""
 
-from coserve_cli.bench.load import Latencies
-from coserve_cli.bench.results import ALONE, ENSEMBLE, TOGETHER, Measurement, Results
+from coserve_bench.perf_analyzer.results import ALONE, ENSEMBLE, TOGETHER, Measurement, Results
+from coserve_bench.perf_analyzer.run import Latencies
 
 
 def measurement(what: str, concurrency: int, p50_ms: float) -> Measurement:

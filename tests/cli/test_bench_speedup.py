@@ -14,10 +14,10 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
-from coserve_cli.bench.speedup.plots import draw
-from coserve_cli.bench.speedup.report import Report
-from coserve_cli.bench.speedup.table import table
+from coserve_bench.speedup.graphs import fuse, multiply_adds, vanishing
+from coserve_bench.speedup.plots import draw
+from coserve_bench.speedup.report import Report
+from coserve_bench.speedup.table import table
 from coserve_cli.main import app
 from coserve_server.engines.onnxruntime import gpus
 from coserve_server.machine.cores import usable_cores

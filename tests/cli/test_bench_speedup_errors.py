@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from coserve_cli import output
-from coserve_cli.bench.speedup import compare, measure
-from coserve_cli.bench.speedup.loading import load
-from coserve_cli.bench.speedup.ways import OPENVINO, Plan, Way
+from coserve_bench import output
+from coserve_bench.speedup import compare, measure
+from coserve_bench.speedup.loading import load
+from coserve_bench.speedup.ways import OPENVINO, Plan, Way
 from coserve_cli.main import app
 from coserve_server.errors import EngineError
 from tests.server.onnx_repository import write_repository

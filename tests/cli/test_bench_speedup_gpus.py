@@ -10,11 +10,11 @@ import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
-from coserve_cli.bench.speedup import compare, peak
-from coserve_cli.bench.speedup.devices import find_devices
-from coserve_cli.bench.speedup.family import Division, read_family
-from coserve_cli.bench.speedup.loading import load
-from coserve_cli.bench.speedup.ways import (
+from coserve_bench.speedup import compare, peak
+from coserve_bench.speedup.devices import find_devices
+from coserve_bench.speedup.family import Division, read_family
+from coserve_bench.speedup.loading import load
+from coserve_bench.speedup.ways import (
     ALL_DEVICES,
     CONCURRENT,
     FUSED,

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from coserve_cli.bench.speedup.devices import Devices
-from coserve_cli.bench.speedup.family import Division, read_family
-from coserve_cli.bench.speedup.loading import load
-from coserve_cli.bench.speedup.ways import CONCURRENT, ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_bench.speedup.devices import Devices
+from coserve_bench.speedup.family import Division, read_family
+from coserve_bench.speedup.loading import load
+from coserve_bench.speedup.ways import CONCURRENT, ONNXRUNTIME, OPENVINO, Plan, plans
 from coserve_cli.main import app
 from coserve_server.engines.embedded.choice import precisions
 from coserve_server.engines.openvino import OpenVinoEngine

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.speedup import compare, measure
-from coserve_cli.bench.speedup.apart import run_apart
-from coserve_cli.bench.speedup.measure import Samples
-from coserve_cli.bench.speedup.report import Report
-from coserve_cli.bench.speedup.ways import Way
+from coserve_bench.errors import BenchError
+from coserve_bench.speedup import compare, measure
+from coserve_bench.speedup.apart import run_apart
+from coserve_bench.speedup.measure import Samples
+from coserve_bench.speedup.report import Report
+from coserve_bench.speedup.ways import Way
 from coserve_cli.main import app
 from tests.server.onnx_repository import HANGS, write_repository
 
 STOPPED_IN_A_BATCH = """
 import asyncio, signal
-from coserve_cli.bench.speedup.ways import Way
+from coserve_bench.speedup.ways import Way
 from coserve_cli.main import app
 
 run = Way.run

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coserve_cli.stopping import SIGNALS, stop_once
+from coserve_bench.stopping import SIGNALS, stop_once
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coserve_cli.output import OutputError, check_writable, write_whole
+from coserve_bench.output import OutputError, check_writable, write_whole
 
 
 def test_a_file_is_written_whole_through_links(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from coserve_cli import output
+from coserve_bench import output
+from coserve_bench import tune as tuning
 from coserve_cli.main import app
-from coserve_server import tuning
 from coserve_server.engines.embedded import choice
 from coserve_server.engines.embedded.choice import precisions
 from coserve_server.engines.embedded.engine import EmbeddedEngine
@@ -26,7 +26,7 @@ from tests.server.onnx_repository import HANGS, LABELS, write_repository
 STOPPED_IN_A_BATCH = """
 import asyncio, signal
 from coserve_cli.main import app
-from coserve_server import tuning
+from coserve_bench import tune as tuning
 
 run = tuning._run
 

@@ -12,7 +12,7 @@ import pytest
 import trustme
 from typer.testing import CliRunner, Result
 
-from coserve_cli.bench.http.results import STAGES
+from coserve_bench.http.results import STAGES
 from coserve_cli.main import app
 from tests.integration.conftest import COSERVE, Serve, Server
 from tests.integration.gateway import BLACK, LIME, RED

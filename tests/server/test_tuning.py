@@ -7,15 +7,8 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from coserve_server import tuning
-from coserve_server.engines.embedded.choice import Choice, precisions
-from coserve_server.engines.openvino import OpenVinoEngine
-from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.ensembles.repository import read_repository
-from coserve_server.errors import SettingsError
-from coserve_server.machine.cores import Cores
-from coserve_server.settings import Precision
-from coserve_server.tuning import (
+from coserve_bench import tune as tuning
+from coserve_bench.tune import (
     Candidate,
     Evaluation,
     Measured,
@@ -27,6 +20,13 @@ from coserve_server.tuning import (
     measure_top1,
     variants,
 )
+from coserve_server.engines.embedded.choice import Choice, precisions
+from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.repository import read_repository
+from coserve_server.errors import SettingsError
+from coserve_server.machine.cores import Cores
+from coserve_server.settings import Precision
 from tests.server.onnx_repository import FAILS, write_repository
 
 BOTH = ["onnxruntime", "openvino"]

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import typer
 
 if TYPE_CHECKING:
-    from coserve_cli.bench.load import Load, PerfAnalyzer, Target
-    from coserve_cli.bench.results import Measurement, Results
-    from coserve_cli.bench.triton_target import TritonEnsemble
+    from coserve_bench.perf_analyzer.results import Measurement, Results
+    from coserve_bench.perf_analyzer.run import Load, PerfAnalyzer, Target
+    from coserve_bench.perf_analyzer.target import TritonEnsemble
 
 GATEWAY_TIMEOUT_S = 10
 
@@ -75,13 +75,13 @@ def perf_analyzer(
         raise typer.BadParameter("give either --repository or --triton")
     levels = _levels(concurrency)
 
-    from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.load import Load, Target, find_program
-    from coserve_cli.bench.results import Results
-    from coserve_cli.bench.triton_target import connect
+    from coserve_bench.errors import BenchError
+    from coserve_bench.output import OutputError, check_writable, show
+    from coserve_bench.perf_analyzer.results import Results
+    from coserve_bench.perf_analyzer.run import Load, Target, find_program
+    from coserve_bench.perf_analyzer.target import connect
+    from coserve_bench.stopping import stop_once
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable, show
-    from coserve_cli.stopping import stop_once
     from coserve_server.errors import StartupError
     from coserve_server.machine.cores import usable_cores
 
@@ -123,7 +123,7 @@ def _triton(repository: Path | None, address: str | None, model: str | None) -> 
 
 def _check_gateway(target: "Target") -> None:
     """Find out, before what takes long, whether the gateway has the ensemble."""
-    from coserve_cli.bench.errors import BenchError
+    from coserve_bench.errors import BenchError
 
     headers = dict(header.split(": ", 1) for header in target.headers)
     try:
@@ -146,8 +146,8 @@ def _measure(
     program: Path,
 ) -> None:
     """Add to the results, measurement by measurement."""
-    from coserve_cli.bench.load import PerfAnalyzer, Target
-    from coserve_cli.bench.results import ALONE, ENSEMBLE, GATEWAY, TOGETHER
+    from coserve_bench.perf_analyzer.results import ALONE, ENSEMBLE, GATEWAY, TOGETHER
+    from coserve_bench.perf_analyzer.run import PerfAnalyzer, Target
     from coserve_cli.progress import progress_bars
 
     members = [Target(address, "grpc", name, ensemble.versions[name]) for name in ensemble.members]
@@ -168,8 +168,8 @@ def _round(
     analyzer: "PerfAnalyzer", ensemble: "TritonEnsemble", load: "Load", what: str, targets: "list[Target]"
 ) -> "list[Measurement]":
     """Measure some models at the same time."""
-    from coserve_cli.bench.results import ENSEMBLE, GATEWAY, Measurement
-    from coserve_cli.bench.triton_target import Times
+    from coserve_bench.perf_analyzer.results import ENSEMBLE, GATEWAY, Measurement
+    from coserve_bench.perf_analyzer.target import Times
 
     before = ensemble.counts()
     latencies = analyzer.run(targets, load)

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from coserve_cli.bench.errors import BenchError
+from coserve_bench.errors import BenchError
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient

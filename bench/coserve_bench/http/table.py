@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from coserve_cli.bench.http.report import Report
-from coserve_cli.bench.http.results import BOTTLENECK, PERCENTILES, LoadResults
+from coserve_bench.http.report import Report
+from coserve_bench.http.results import BOTTLENECK, PERCENTILES, LoadResults
 
 
 def table(report: Report) -> Iterator[str]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import onnx
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.speedup.graphs import fuse, multiply_adds, vanishing
+from coserve_bench.errors import BenchError
+from coserve_bench.speedup.graphs import fuse, multiply_adds, vanishing
+from coserve_bench.tune import network_precision
 from coserve_export.ensemble import IMAGES, LOGITS
 from coserve_export.onnx_file import read_onnx
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.repository import read_repository
-from coserve_server.tuning import network_precision
 
 BF16 = "bf16"
 """No network is exported in it: those of fp32 are computed in it."""

@@ -10,11 +10,11 @@ from multiprocessing.connection import Connection as Pipe
 
 import uvloop
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.http.connection import Address, post
-from coserve_cli.bench.http.loads import ClosedLoop, Interval, Load, Run, Target
-from coserve_cli.bench.http.traffic import Traffic, clock, closed_loop, open_loop
-from coserve_cli.stopping import SIGNALS
+from coserve_bench.errors import BenchError
+from coserve_bench.http.connection import Address, post
+from coserve_bench.http.loads import ClosedLoop, Interval, Load, Run, Target
+from coserve_bench.http.traffic import Traffic, clock, closed_loop, open_loop
+from coserve_bench.stopping import SIGNALS
 
 
 class Generator:

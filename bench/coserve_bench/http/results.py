@@ -6,7 +6,7 @@ from typing import Any
 
 from hdrh.histogram import HdrHistogram
 
-from coserve_cli.bench.http.loads import ClosedLoop, Load, OpenLoop, Run
+from coserve_bench.http.loads import ClosedLoop, Load, OpenLoop, Run
 
 PERCENTILES = (50, 90, 99)
 LONGEST_US = 3_600_000_000

@@ -11,10 +11,10 @@ import numpy as np
 import onnxruntime as ort
 from pydantic import TypeAdapter
 
-from coserve_cli.bench.speedup.devices import Devices
-from coserve_cli.bench.speedup.family import Division, Family
-from coserve_cli.bench.speedup.measure import Measured, Samples
-from coserve_cli.bench.speedup.ways import ONE_DEVICE, OPENVINO, Plan
+from coserve_bench.speedup.devices import Devices
+from coserve_bench.speedup.family import Division, Family
+from coserve_bench.speedup.measure import Measured, Samples
+from coserve_bench.speedup.ways import ONE_DEVICE, OPENVINO, Plan
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.speedup.loading import load
-from coserve_cli.bench.speedup.ways import Plan, Way, overlap
+from coserve_bench.errors import BenchError
+from coserve_bench.speedup.loading import load
+from coserve_bench.speedup.ways import Plan, Way, overlap
 from coserve_server.engines.base import Batch
 from coserve_server.errors import EngineError
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from itertools import product
 
-from coserve_cli.bench.speedup.report import Report, Row
-from coserve_cli.bench.speedup.ways import ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL, ONE_DEVICE
+from coserve_bench.speedup.report import Report, Row
+from coserve_bench.speedup.ways import ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL, ONE_DEVICE
 
 DEVICE_NAMES = {"cores": ("core", "cores"), "streams": ("GPU", "GPUs"), "gpus": ("GPU", "GPUs")}
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.http.images import EncodedImage
-from coserve_cli.bench.http.loads import Target
+from coserve_bench.errors import BenchError
+from coserve_bench.http.images import EncodedImage
+from coserve_bench.http.loads import Target
 from coserve_client import Client, Image, RejectedError, Reply
 from coserve_client.connecting import API_KEY_VARIABLE
 

@@ -79,14 +79,14 @@ def speedup(
     if plots is not None and find_spec("matplotlib") is None:
         raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
 
-    from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.speedup.compare import Request, compare
-    from coserve_cli.bench.speedup.measure import Limits
-    from coserve_cli.bench.speedup.table import table
+    from coserve_bench.errors import BenchError
+    from coserve_bench.output import OutputError, check_writable, show
+    from coserve_bench.speedup.compare import Request, compare
+    from coserve_bench.speedup.measure import Limits
+    from coserve_bench.speedup.table import table
+    from coserve_bench.stopping import stop_once
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable, show
     from coserve_cli.progress import progress_bars
-    from coserve_cli.stopping import stop_once
     from coserve_export.errors import ExportError
     from coserve_server.errors import StartupError
     from coserve_training.errors import TrainingError
@@ -115,7 +115,7 @@ def speedup(
         text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
         show(text, table(report), output, as_json)
         if plots is not None:
-            from coserve_cli.bench.speedup.plots import draw
+            from coserve_bench.speedup.plots import draw
 
             plots.mkdir(parents=True, exist_ok=True)
             for file in draw(report, plots):

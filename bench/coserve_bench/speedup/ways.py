@@ -7,9 +7,9 @@ from itertools import chain
 
 import numpy as np
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.speedup.devices import Devices
-from coserve_cli.bench.speedup.family import BF16, Division
+from coserve_bench.errors import BenchError
+from coserve_bench.speedup.devices import Devices
+from coserve_bench.speedup.family import BF16, Division
 from coserve_server.engines.base import Batch, MemberRun
 
 ONE_DEVICE, ALL_DEVICES, CONCURRENT = "one_device", "all_devices", "concurrent"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from coserve_cli.bench.errors import BenchError
+from coserve_bench.errors import BenchError
 
 WINDOWS = 3
 FETCHED = Path(".perf_analyzer/perf_analyzer")

@@ -10,8 +10,8 @@ from itertools import cycle
 from random import expovariate
 from typing import Any
 
-from coserve_cli.bench.http.connection import Address, Connection, Reply
-from coserve_cli.bench.http.loads import UNREACHED, ClosedLoop, Interval, OpenLoop, Run
+from coserve_bench.http.connection import Address, Connection, Reply
+from coserve_bench.http.loads import UNREACHED, ClosedLoop, Interval, OpenLoop, Run
 
 PAUSE_S = 0.05
 """A user who could not connect waits so long, or the attempts alone would take the machine."""

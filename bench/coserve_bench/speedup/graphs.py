@@ -6,7 +6,7 @@ from math import prod
 import onnx
 from onnx import TensorProto, compose, helper, numpy_helper
 
-from coserve_cli.bench.errors import BenchError
+from coserve_bench.errors import BenchError
 from coserve_export.ensemble import IMAGES, LOGITS
 from coserve_export.mean_graph import mean_graph, mean_inputs
 

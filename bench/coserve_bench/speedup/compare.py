@@ -7,16 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.speedup.apart import Progress, run_apart
-from coserve_cli.bench.speedup.devices import find_devices
-from coserve_cli.bench.speedup.family import BF16, Family, exported_in, read_family
-from coserve_cli.bench.speedup.measure import Limits, measure
-from coserve_cli.bench.speedup.memory import measure_memory
-from coserve_cli.bench.speedup.other_work import OtherWork
-from coserve_cli.bench.speedup.peak import measure_peak
-from coserve_cli.bench.speedup.report import Report, describe_machine, make_report
-from coserve_cli.bench.speedup.ways import GRAPHS, ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_bench.errors import BenchError
+from coserve_bench.speedup.apart import Progress, run_apart
+from coserve_bench.speedup.devices import find_devices
+from coserve_bench.speedup.family import BF16, Family, exported_in, read_family
+from coserve_bench.speedup.measure import Limits, measure
+from coserve_bench.speedup.memory import measure_memory
+from coserve_bench.speedup.other_work import OtherWork
+from coserve_bench.speedup.peak import measure_peak
+from coserve_bench.speedup.report import Report, describe_machine, make_report
+from coserve_bench.speedup.ways import GRAPHS, ONNXRUNTIME, OPENVINO, Plan, plans
 from coserve_export.parity import Precision
 from coserve_server.engines.embedded.choice import precisions
 
@@ -147,7 +147,7 @@ def _random_family(request: Request, scratch: Path, progress: Progress | None) -
 
 def _export(*how: Any) -> None:
     # The only part that needs torch.
-    from coserve_cli.bench.speedup.random_weights import export_family
+    from coserve_bench.speedup.random_weights import export_family
 
     export_family(*how)
 

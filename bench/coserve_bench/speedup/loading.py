@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnxruntime as ort
 
-from coserve_cli.bench.speedup.family import BF16
-from coserve_cli.bench.speedup.ways import (
+from coserve_bench.speedup.family import BF16
+from coserve_bench.speedup.ways import (
     ALL_DEVICES,
     CONCURRENT,
     FUSED,

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.http.results import Distribution
+from coserve_bench.errors import BenchError
+from coserve_bench.http.results import Distribution
 from coserve_server.engines.embedded.choice import Choice, create_engine
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import usable_cores

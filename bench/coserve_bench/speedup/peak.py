@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from coserve_cli.bench.speedup.devices import Devices
+from coserve_bench.speedup.devices import Devices
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.onnxruntime import gpus
 from coserve_server.engines.onnxruntime.sessions import CPU

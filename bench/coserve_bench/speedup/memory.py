@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from coserve_cli.bench.speedup.apart import run_apart
-from coserve_cli.bench.speedup.loading import load
-from coserve_cli.bench.speedup.ways import Plan
+from coserve_bench.speedup.apart import run_apart
+from coserve_bench.speedup.loading import load
+from coserve_bench.speedup.ways import Plan
 from coserve_server.errors import EngineError
 
 STATM = Path("/proc/self/statm")

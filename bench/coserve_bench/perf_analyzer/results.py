@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from coserve_cli.bench.load import Latencies
-from coserve_cli.bench.triton_target import Times
+from coserve_bench.perf_analyzer.run import Latencies
+from coserve_bench.perf_analyzer.target import Times
 
 ALONE, TOGETHER, ENSEMBLE, GATEWAY = "alone", "together", "ensemble", "gateway"
 """A member while the others rest, or while all of them are asked as much; Triton's ensemble; coserve's."""

@@ -8,14 +8,14 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from coserve_cli.bench.errors import BenchError
+from coserve_bench.errors import BenchError
 from coserve_export.errors import ExportError
 from coserve_server.errors import StartupError
 from coserve_training.errors import TrainingError
 
 Progress = Callable[[str, int, int], None]
 
-LIBRARIES = "coserve_cli.bench.speedup.loading"
+LIBRARIES = "coserve_bench.speedup.loading"
 """What the processes begin with; they have none of this one's threads."""
 
 

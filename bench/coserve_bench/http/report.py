@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from coserve_cli.bench.errors import BenchError
-from coserve_cli.bench.http.generator import Generator
-from coserve_cli.bench.http.loads import ClosedLoop, Interval
-from coserve_cli.bench.http.results import LoadResults
+from coserve_bench.errors import BenchError
+from coserve_bench.http.generator import Generator
+from coserve_bench.http.loads import ClosedLoop, Interval
+from coserve_bench.http.results import LoadResults
 
 if TYPE_CHECKING:
-    from coserve_cli.bench.http.engine import RawEngine
+    from coserve_bench.http.engine import RawEngine
 
 Progress = Callable[[str, int, int], None]
 

@@ -11,9 +11,9 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from coserve_cli.bench.speedup.report import Report, Row
-from coserve_cli.bench.speedup.table import DEVICE_NAMES
-from coserve_cli.bench.speedup.ways import ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL, ONE_DEVICE
+from coserve_bench.speedup.report import Report, Row
+from coserve_bench.speedup.table import DEVICE_NAMES
+from coserve_bench.speedup.ways import ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL, ONE_DEVICE
 
 WAYS = (ONE_DEVICE, ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL)
 BAR = 0.8 / len(WAYS)

@@ -10,8 +10,8 @@ import typer
 from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
 
 if TYPE_CHECKING:
-    from coserve_cli.bench.http.engine import RawEngine
-    from coserve_cli.bench.http.loads import Load
+    from coserve_bench.http.engine import RawEngine
+    from coserve_bench.http.loads import Load
 
 CONCURRENCY = "1,8,32"
 DAY_S, HOUR_S = 86_400, 3_600
@@ -62,18 +62,18 @@ def http(
     loads = _loads(concurrency, rate, connections)
     _check_installed()
 
-    from coserve_cli.bench.errors import BenchError
-    from coserve_cli.bench.http.gateway import classification, first_reply
-    from coserve_cli.bench.http.generator import Generator
-    from coserve_cli.bench.http.images import read_images
-    from coserve_cli.bench.http.loads import Interval
-    from coserve_cli.bench.http.report import Report
-    from coserve_cli.bench.http.results import LoadResults
-    from coserve_cli.bench.http.table import table
+    from coserve_bench.errors import BenchError
+    from coserve_bench.http.gateway import classification, first_reply
+    from coserve_bench.http.generator import Generator
+    from coserve_bench.http.images import read_images
+    from coserve_bench.http.loads import Interval
+    from coserve_bench.http.report import Report
+    from coserve_bench.http.results import LoadResults
+    from coserve_bench.http.table import table
+    from coserve_bench.output import OutputError, check_writable, show
+    from coserve_bench.stopping import stop_once
     from coserve_cli.errors import one_line
-    from coserve_cli.output import OutputError, check_writable, show
     from coserve_cli.progress import progress_bars
-    from coserve_cli.stopping import stop_once
     from coserve_client import CoserveError
     from coserve_server.errors import StartupError
     from coserve_server.machine.cores import usable_cores
@@ -114,14 +114,14 @@ def _check_installed() -> None:
 def _engine(repository: Path | None, model: str) -> "RawEngine | None":
     if repository is None:
         return None
-    from coserve_cli.bench.http.engine import RawEngine
+    from coserve_bench.http.engine import RawEngine
 
     return RawEngine(repository, model)
 
 
 def _loads(concurrency: str | None, rate: str | None, connections: int) -> "list[Load]":
     """Closed loops, then open ones; without either option the usual closed ones."""
-    from coserve_cli.bench.http.loads import ClosedLoop, OpenLoop
+    from coserve_bench.http.loads import ClosedLoop, OpenLoop
 
     if concurrency is None and rate is None:
         concurrency = CONCURRENCY

@@ -1,0 +1,1 @@
+"""Measures what is served: speed-up, HTTP load, perf_analyzer, tuning."""

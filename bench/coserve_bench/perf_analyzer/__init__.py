@@ -1,0 +1,1 @@
+"""NVIDIA's perf_analyzer against Triton or the gateway."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from coserve_training.divide import Division
+    from coserve_training.cost import Division
 
 
 class DatasetName(str, Enum):
@@ -43,8 +43,8 @@ def divide(
         raise typer.BadParameter("a NETWORK is needed, or --table for the paper's rows")
 
     from coserve_cli.errors import one_line
-    from coserve_training.divide import DATASETS
-    from coserve_training.divide import divide as divide_network
+    from coserve_training.cost import DATASETS
+    from coserve_training.cost import divide as divide_network
     from coserve_training.errors import TrainingError
 
     num_classes, usual_size = DATASETS[dataset.value]

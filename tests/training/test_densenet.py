@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coserve_training.divide import divide
+from coserve_training.cost import divide
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network, network
 from coserve_training.networks.densenet import DenseNet, DenseNetConfig

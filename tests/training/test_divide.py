@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from coserve_training.divide import DATASETS, Cost, count, divide
+from coserve_training.cost import DATASETS, Cost, count, divide
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network
 from coserve_training.networks.config import NetworkConfig

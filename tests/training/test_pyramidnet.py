@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from coserve_training.divide import divide
+from coserve_training.cost import divide
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network
 from coserve_training.networks.pyramidnet import PyramidBottleneck, ShakeDrop

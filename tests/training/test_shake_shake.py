@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from coserve_training.divide import divide
+from coserve_training.cost import divide
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network
 from coserve_training.networks.layers import DropPath

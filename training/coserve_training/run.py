@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from coserve_training.config import TrainConfig
-from coserve_training.divide import divide
+from coserve_training.cost import divide
 from coserve_training.errors import RunError
 from coserve_training.records import measured
 

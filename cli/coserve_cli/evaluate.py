@@ -30,10 +30,10 @@ def evaluate(
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_calibration, print_scores
-    from coserve_training.calibrate import calibrate_run
     from coserve_training.errors import TrainingError
-    from coserve_training.evaluate import evaluate_run
-    from coserve_training.run import Description
+    from coserve_training.runs.calibrate import calibrate_run
+    from coserve_training.runs.evaluate import evaluate_run
+    from coserve_training.runs.folder import Description
 
     with one_line(TrainingError), progress_bars() as progress:
         paths = data or [Path(path) for path in Description.read(run).config.data]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from coserve_training.calibrate import Calibration, Subset
-    from coserve_training.evaluate import Evaluation
+    from coserve_training.runs.calibrate import Calibration, Subset
+    from coserve_training.runs.evaluate import Evaluation
 
 
 def print_scores(evaluation: "Evaluation", as_json: bool) -> None:

@@ -93,7 +93,7 @@ def _config(output: Path, recipe: str | None, resume: bool, given: dict[str, Any
     from dataclasses import asdict
 
     from coserve_training.recipes import with_recipe
-    from coserve_training.run import Description
+    from coserve_training.runs.folder import Description
 
     if resume:
         given = {**asdict(Description.read(output).config), **given}

@@ -230,8 +230,8 @@ def _measure(
     """What is lost, and the int8 ensemble's own `accuracy` and `calibration`."""
     import torch
 
-    from coserve_training.calibrate import calibrate
-    from coserve_training.evaluate import score, score_members
+    from coserve_training.runs.calibrate import calibrate
+    from coserve_training.runs.evaluate import score, score_members
 
     before, after = _logits(members, images), _logits(quantised, images)
     means = [weighted_mean(list(logits), description.weights) for logits in (before, after)]

@@ -29,7 +29,7 @@ from coserve_export.report import MemberReport, Progress, Report
 from coserve_export.repository import check_free, write_ensemble
 from coserve_export.session import Session
 from coserve_export.versions import check_extends, write_version
-from coserve_training.run import Checkpoint, Run, load_run
+from coserve_training.runs.folder import Checkpoint, Run, load_run
 
 MAX_FILE_BYTES = 2**31 - 1
 

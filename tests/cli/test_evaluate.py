@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from coserve_cli.scores import print_calibration
-from coserve_training.calibrate import calibrate
-from coserve_training.evaluate import score_members
+from coserve_training.runs.calibrate import calibrate
+from coserve_training.runs.evaluate import score_members
 from tests.training.untrained_run import write_run
 
 COSERVE = Path(sys.executable).with_name("coserve")

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from coserve_export.ensemble import Description, Preprocessing
-from coserve_training.run import Run
+from coserve_training.runs.folder import Run
 
 SIZE, CLASSES = 8, 5
 LABELS = ["cat", "dog", "frog", "ship", "naïve plane"]

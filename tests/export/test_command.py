@@ -15,7 +15,7 @@ from coserve_cli.main import app
 from coserve_export.deployment import Deployment, Placement
 from coserve_training.config import TrainConfig
 from coserve_training.networks import member_network
-from coserve_training.run import Description
+from coserve_training.runs.folder import Description
 
 MakeOnnx = Callable[..., Path]
 OWN = ["--name", "own", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]

@@ -19,7 +19,7 @@ from coserve_export.int8 import Int8
 from coserve_export.labelled import read_labelled
 from coserve_export.report import Report
 from coserve_export.trained import export_networks
-from coserve_training.run import Run
+from coserve_training.runs.folder import Run
 
 LABELS = ["cat", "dog", "frog", "ship", "naïve plane"]
 SIZE, PER_CLASS = 8, 40

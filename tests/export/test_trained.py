@@ -17,7 +17,7 @@ from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError, ParityError, RepositoryError
 from coserve_export.report import Report
 from coserve_export.trained import export_networks
-from coserve_training.run import Run
+from coserve_training.runs.folder import Run
 
 MakeRun = Callable[..., Run]
 

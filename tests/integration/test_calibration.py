@@ -13,8 +13,8 @@ from onnx import helper
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from coserve_export.trained import export_run
-from coserve_training.calibrate import Calibration, calibrate_run
 from coserve_training.config import TrainConfig
+from coserve_training.runs.calibrate import Calibration, calibrate_run
 from coserve_training.train import train
 from tests.integration.conftest import Serve, Server
 

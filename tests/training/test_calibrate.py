@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from coserve_training.calibrate import TEMPERATURES, calibrate, fit_temperature, halves, member_subsets
-from coserve_training.evaluate import score, score_members
+from coserve_training.runs.calibrate import TEMPERATURES, calibrate, fit_temperature, halves, member_subsets
+from coserve_training.runs.evaluate import score, score_members
 
 
 def drawn(logits: Tensor, seed: int = 0) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 
 from coserve_training.config import TrainConfig
 from coserve_training.errors import ConfigError
-from coserve_training.evaluate import evaluate_run
 from coserve_training.module import CoTraining
-from coserve_training.run import load_run
+from coserve_training.runs.evaluate import evaluate_run
+from coserve_training.runs.folder import load_run
 from coserve_training.train import train
 
 METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]

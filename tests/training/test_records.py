@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from coserve_training.calibrate import calibrate_run
 from coserve_training.errors import DataError, RunError
-from coserve_training.evaluate import evaluate_run, write_evaluation
-from coserve_training.run import load_run
+from coserve_training.runs.calibrate import calibrate_run
+from coserve_training.runs.evaluate import evaluate_run, write_evaluation
+from coserve_training.runs.folder import load_run
 from tests.training.untrained_run import write_checkpoint, write_run
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from coserve_training.calibrate import calibrate_run
 from coserve_training.config import TrainConfig
 from coserve_training.data import load_dataset
 from coserve_training.errors import DataError, RunError
-from coserve_training.evaluate import channel_statistics, evaluate_run, score
-from coserve_training.run import Description, load_run
+from coserve_training.runs.calibrate import calibrate_run
+from coserve_training.runs.evaluate import channel_statistics, evaluate_run, score
+from coserve_training.runs.folder import Description, load_run
 from coserve_training.train import train
 
 METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]

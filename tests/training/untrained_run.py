@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from coserve_training.config import TrainConfig
-from coserve_training.run import Description
+from coserve_training.runs.folder import Description
 
 LABELS = ["blue", "green", "red"]
 """Of the `image_folder`."""

@@ -28,7 +28,7 @@ from coserve_training.batch_norm_sync import SharedBatchNorm
 from coserve_training.config import Precision, TrainConfig
 from coserve_training.errors import ConfigError
 from coserve_training.placement import MemberPerProcess
-from coserve_training.run import write_atomically
+from coserve_training.runs.folder import write_atomically
 
 
 def make_trainer(

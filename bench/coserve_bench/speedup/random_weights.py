@@ -11,7 +11,7 @@ from coserve_export.parity import Precision
 from coserve_export.trained import export_networks
 from coserve_training.cost import DATASETS
 from coserve_training.networks import member_network
-from coserve_training.run import Run
+from coserve_training.runs.folder import Run
 
 SAMPLES = 8
 

@@ -21,7 +21,7 @@ from torch import nn
 from coserve_training.config import TrainConfig
 from coserve_training.cost import divide
 from coserve_training.errors import RunError
-from coserve_training.records import measured
+from coserve_training.runs.records import measured
 
 Checkpoint = Literal["last", "best"]
 SAMPLES = 64

@@ -14,7 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from coserve_training.data import Batches, Progress, Split, in_order, load_dataset, to_pixels
 from coserve_training.errors import DataError, RunError
-from coserve_training.run import Checkpoint, Description, Run, load_run, write_atomically
+from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
 
 BATCH = 256
 CALIBRATION_BINS = 15

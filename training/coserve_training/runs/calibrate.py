@@ -13,9 +13,9 @@ from torch import Tensor
 
 from coserve_training.data import Progress
 from coserve_training.errors import DataError
-from coserve_training.evaluate import Evaluation, held_out_logits, score, score_members
-from coserve_training.records import calibration_file, weights_digest
-from coserve_training.run import Checkpoint, write_atomically
+from coserve_training.runs.evaluate import Evaluation, held_out_logits, score, score_members
+from coserve_training.runs.folder import Checkpoint, write_atomically
+from coserve_training.runs.records import calibration_file, weights_digest
 
 TEMPERATURES = (0.1, 10.0)
 """The range searched: logits without a single error would ask for 0."""

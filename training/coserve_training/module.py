@@ -13,10 +13,10 @@ from torchmetrics.aggregation import MeanMetric
 from coserve_training.augment import Views, mix_up
 from coserve_training.config import TrainConfig
 from coserve_training.data import to_pixels
+from coserve_training.distributed.placement import everyones
 from coserve_training.errors import RunError
 from coserve_training.loss import co_training_loss, warmed_up
 from coserve_training.optimise import learning_rate_factor, make_optimizer
-from coserve_training.placement import everyones
 
 VIEW, MIXUP, FORWARD = range(3)
 """What is drawn for a batch."""

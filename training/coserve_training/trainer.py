@@ -24,10 +24,10 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from coserve_training.batch_norm_sync import SharedBatchNorm
 from coserve_training.config import Precision, TrainConfig
+from coserve_training.distributed.batch_norm_sync import SharedBatchNorm
+from coserve_training.distributed.placement import MemberPerProcess
 from coserve_training.errors import ConfigError
-from coserve_training.placement import MemberPerProcess
 from coserve_training.runs.folder import write_atomically
 
 

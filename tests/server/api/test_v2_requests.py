@@ -16,8 +16,8 @@ from coserve_server.errors import (
     InvalidParametersError,
     RequestError,
 )
+from tests.server.api.v2 import IMAGES, document
 from tests.server.fake_engine import ensemble
-from tests.server.v2 import IMAGES, document
 
 MODEL = ensemble()
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from coserve_server.api.requests import bodies
+from tests.server.api.v2 import INFER, Server
 from tests.server.fake_engine import FakeEngine, ensemble
-from tests.server.v2 import INFER, Server
 
 RATE = 1000
 

@@ -7,8 +7,8 @@ import pytest
 
 from coserve_server.ensembles.repository import read_versions
 from coserve_server.machine.memory import available_bytes, loading_bytes
+from tests.server.machine.test_cores import V2_MOUNT, system
 from tests.server.onnx_repository import write_repository
-from tests.server.test_cores import V2_MOUNT, system
 
 MIB = 2**20
 V1_MOUNT = "34 31 0:30 {root} /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory"

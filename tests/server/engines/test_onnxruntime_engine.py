@@ -18,7 +18,7 @@ from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.machine.cores import Cores
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.combine import combine
-from tests.server.embedded import infer, with_engine
+from tests.server.engines.embedded import infer, with_engine
 from tests.server.onnx_repository import BUSY, FAILS, HANGS, write_repository
 
 

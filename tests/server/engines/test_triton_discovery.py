@@ -8,8 +8,8 @@ import pytest
 
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.settings import load_settings
-from tests.server.engine_on_fake import IMAGES, infer, ready, until, with_engine
-from tests.server.fake_triton import FakeTriton
+from tests.server.engines.engine_on_fake import IMAGES, infer, ready, until, with_engine
+from tests.server.engines.fake_triton import FakeTriton
 from tests.server.onnx_repository import write_repository
 
 

@@ -14,7 +14,7 @@ from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine, ensemble, run
-from tests.server.test_classify import png
+from tests.server.pipeline.test_classify import png
 
 
 class BuggyEngine(FakeEngine):

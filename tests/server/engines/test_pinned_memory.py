@@ -17,7 +17,7 @@ from coserve_server.engines.onnxruntime.pinned_memory import BLOCKS, PinnedMemor
 from coserve_server.errors import EngineError
 from coserve_server.machine.cores import Cores
 from coserve_server.pipeline.batching import Batcher
-from tests.server.embedded import with_engine
+from tests.server.engines.embedded import with_engine
 from tests.server.onnx_repository import write_repository
 
 ONE = Cores(1, None)

@@ -43,7 +43,7 @@ app()
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """This file, to processes of their own that run its functions, however pytest was started."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    monkeypatch.syspath_prepend(Path(__file__).parents[3])
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])

@@ -11,7 +11,7 @@ import pytest
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.settings import load_settings
-from tests.server.fake_triton import FakeTriton
+from tests.server.engines.fake_triton import FakeTriton
 
 Use = Callable[[TritonEngine, list[FakeTriton]], Awaitable[None]]
 IMAGES: Batch = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)

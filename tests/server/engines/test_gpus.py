@@ -25,7 +25,7 @@ from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import load_settings
-from tests.server.embedded import infer, with_engine
+from tests.server.engines.embedded import infer, with_engine
 from tests.server.onnx_repository import FAILS, HANGS, write_repository
 
 T = TypeVar("T")

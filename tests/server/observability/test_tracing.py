@@ -17,12 +17,12 @@ from coserve_server.main import _tracer
 from coserve_server.observability.tracing import Tracer
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
-from tests.server.engine_on_fake import TritonEngine, until
+from tests.server.engines.engine_on_fake import TritonEngine, until
+from tests.server.engines.fake_triton import FakeTriton
 from tests.server.fake_engine import FakeEngine, ensemble, run
-from tests.server.fake_triton import FakeTriton
 from tests.server.onnx_repository import write_repository
 from tests.server.otlp import Collector, attributes, collector
-from tests.server.test_classify import png
+from tests.server.pipeline.test_classify import png
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 NAMED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.server.api.test_v2_requests import spoilt_requests
+from tests.server.api.v2 import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble, run
-from tests.server.test_v2_requests import spoilt_requests
-from tests.server.v2 import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.openvino import OpenVinoEngine
 from coserve_server.errors import SettingsError
 from coserve_server.settings import Precision, load_settings
-from tests.server.embedded import TWO, infer, with_engine
+from tests.server.engines.embedded import TWO, infer, with_engine
 from tests.server.onnx_repository import write_repository
 
 IMAGES = np.random.default_rng(9).random((8, 3, 8, 8), np.float32)

@@ -11,8 +11,8 @@ import pytest
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.fan_out import fan_out
-from tests.server.engine_on_fake import IMAGES, infer, ready, until, with_engine
-from tests.server.fake_triton import FakeTriton, logits
+from tests.server.engines.engine_on_fake import IMAGES, infer, ready, until, with_engine
+from tests.server.engines.fake_triton import FakeTriton, logits
 from tests.server.onnx_repository import write_repository
 
 

@@ -24,7 +24,7 @@ from coserve_server.machine.cores import usable_cores
 from coserve_training.networks import member_network
 from tests.server.onnx_repository import LABELS, network, write_repository
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NETWORK = "wide_resnet10_2"
 WAYS = {"one_device", "all_devices", "concurrent", "fused", "fused_parallel"}
 

@@ -14,8 +14,8 @@ from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.engines.triton.shared_memory import SystemSharedMemory
 from coserve_server.errors import SettingsError
 from coserve_server.settings import load_settings
-from tests.server.engine_on_fake import IMAGES, infer, until, with_engine
-from tests.server.fake_triton import FakeTriton
+from tests.server.engines.engine_on_fake import IMAGES, infer, until, with_engine
+from tests.server.engines.fake_triton import FakeTriton
 from tests.server.onnx_repository import write_repository
 
 

@@ -22,7 +22,7 @@ from coserve_server.ensembles.repository import read_repository, read_versions
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import load_settings
-from tests.server.embedded import TWO, infer, with_engine
+from tests.server.engines.embedded import TWO, infer, with_engine
 from tests.server.onnx_repository import BUSY, add_version, write_repository
 
 OPENVINO = Choice("openvino")

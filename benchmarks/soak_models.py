@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coserve_server.ensembles.repository import read_repository
-from coserve_server.images.decode import decode, preprocess
+from coserve_server.images.decode import decode
+from coserve_server.images.preprocess import preprocess
 
 Floats = NDArray[np.float32]
 

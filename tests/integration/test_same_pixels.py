@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from coserve_server.errors import BadImageError
-from coserve_server.images.decode import Preprocessing, decode, preprocess
+from coserve_server.images.decode import decode
+from coserve_server.images.preprocess import Preprocessing, preprocess
 from coserve_training.data.decode import decode_image
 
 SIZE = 24

@@ -12,7 +12,8 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from PIL import Image
 
-from coserve_server.images.decode import Preprocessing, decode, preprocess
+from coserve_server.images.decode import decode
+from coserve_server.images.preprocess import Preprocessing, preprocess
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import classify, logits, member_logits
 from tests.server.onnx_repository import LABELS, NOT_FINITE, PREPROCESSING, write_repository

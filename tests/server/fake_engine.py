@@ -9,7 +9,7 @@ import numpy as np
 from coserve_server.engines.base import Batch, MemberRun
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.images.decode import Preprocessing
+from coserve_server.images.preprocess import Preprocessing
 
 
 def ensemble(

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.ensembles.ensemble import Ensemble, Stamp
 from coserve_server.ensembles.repository import Contents, read_contents, read_stamps
 from coserve_server.errors import EngineError, OutOfMemoryError, RepositoryError, UnknownModelError
-from coserve_server.machine.memory import available_bytes, loading_bytes
+from coserve_server.machine.memory import available_bytes
 
 if TYPE_CHECKING:
     from coserve_server.engines.embedded.engine import EmbeddedEngine

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from coserve_server.images.decode import Finite
+from coserve_server.images.preprocess import Finite
 
 
 class Measured(BaseModel):

@@ -10,7 +10,8 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from coserve_server.ensembles.ensemble import Ensemble, Member, Stamp, read_ensemble
+from coserve_server.ensembles.ensemble import Ensemble, Member, Stamp
+from coserve_server.ensembles.triton_config import read_ensemble
 from coserve_server.errors import RepositoryError
 
 CONFIG = "config.pbtxt"

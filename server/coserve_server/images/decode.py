@@ -1,14 +1,10 @@
-"""From an image file's bytes to the tensor a network takes: decode, then preprocess."""
+"""Decode image files to upright 8-bit RGB."""
 
 import io
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from coserve_server.errors import BadImageError
 
@@ -22,11 +18,6 @@ PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
 MAX_RLE_PIXELS = 2**20
 """Of a run-length encoded BMP: Pillow decodes these in Python, for seconds per megapixel."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-_INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
 # EXIF orientation (CIPA DC-008, tag 0x0112) to what makes the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,30 +28,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class Preprocessing(BaseModel):
-    """How an image becomes a network's input: the repository's `preprocessing` parameter."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    height: PositiveInt
-    width: PositiveInt
-    resize_size: PositiveInt | None
-    interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[Finite, Finite, Finite]
-    std: tuple[Positive, Positive, Positive]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of one image's tensor: channels, height, width."""
-        return 3, self.height, self.width
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> "Preprocessing":
-        if self.resize_size is not None and self.resize_size < max(self.height, self.width):
-            raise ValueError("resize_size is less than height or width")
-        return self
 
 
 @dataclass(frozen=True)
@@ -81,12 +48,12 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.size, max_pixels)
+            check_pixels(image.size, max_pixels)
             if image.tile and image.tile[0][0] == "bmp_rle":
-                _check_pixels(image.size, min(max_pixels, MAX_RLE_PIXELS))
+                check_pixels(image.size, min(max_pixels, MAX_RLE_PIXELS))
             image.load()
             # A frame may turn out larger than the header says.
-            _check_pixels(image.size, max_pixels)
+            check_pixels(image.size, max_pixels)
             return _to_rgb(_upright(image))
     except (BadImageError, MemoryError):
         raise
@@ -99,43 +66,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImageError(f"broken or truncated: {error}") from error
 
 
-def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArray[np.float32]:
-    """Resize, crop and normalise an RGB image.
-
-    Returns:
-        FP32 `[3, height, width]`, `(pixel / 255 - mean) / std`.
-
-    Raises:
-        BadImageError: resized, the image would have more than `max_pixels`: it is far too long and thin.
-    """
-    if how.resize_size is None:
-        size = (how.width, how.height)
-    else:
-        scale = how.resize_size / min(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
-    if size != image.size:
-        _check_pixels(size, max_pixels)
-        image = image.resize(size, _INTERPOLATIONS[how.interpolation])
-    if image.size != (how.width, how.height):
-        left, top = round((image.width - how.width) / 2), round((image.height - how.height) / 2)
-        image = image.crop((left, top, left + how.width, top + how.height))
-    factor, shift = _normalisation(how.mean, how.std)
-    tensor = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-    tensor *= factor
-    tensor += shift
-    return tensor
-
-
-@lru_cache
-def _normalisation(
-    mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What 8-bit channels are multiplied with, and what is added then, both `[3, 1, 1]`."""
-    factor, shift = 1 / (255 * np.array(std)), -np.array(mean) / np.array(std)
-    return factor.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
-
-
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise BadImageError if an image of this size has more than `max_pixels`."""
     width, height = size
     if width * height > max_pixels:
         raise BadImageError(f"{width} x {height} pixels, more than the {max_pixels} allowed")

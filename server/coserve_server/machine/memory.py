@@ -1,4 +1,4 @@
-"""How much memory there is, how much loading an ensemble takes, and how freed memory is kept."""
+"""Available memory, and the return of freed memory to the system."""
 
 import ctypes
 import os
@@ -6,14 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cgroups import cgroup_folders, read
-
-BYTES_PER_BYTE = 3.5
-"""Measured: what a process grows by, at most, while ONNX Runtime or OpenVINO loads and warms a network of 47
-to 263 MB (WideResNet-28-10, ResNet-50, EfficientNet-B3, WideResNet-50-2) is 2.4 to 4.3 times its file."""
-BYTES_PER_MEMBER = 32 * 2**20
-"""And of the smallest networks, whose threads and buffers outweigh their weights, 24 to 63 MB."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 FREED_MEMORY = {
@@ -51,12 +44,6 @@ def trim_memory() -> None:
 
 def _of_c_library(name: str) -> Any:
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
-
-
-def loading_bytes(ensemble: Ensemble) -> int:
-    """About what loading an ensemble's members takes, from the sizes of their files."""
-    files = sum(size for member in ensemble.members for _, size, *_ in member.stamps)
-    return int(files * BYTES_PER_BYTE) + len(ensemble.members) * BYTES_PER_MEMBER
 
 
 def available_bytes(root: Path = Path("/")) -> float:

@@ -10,7 +10,8 @@ import numpy as np
 
 from coserve_server.engines.base import Batch
 from coserve_server.errors import BadImageError, DeadlineError
-from coserve_server.images.decode import EncodedImage, Preprocessing, decode, preprocess
+from coserve_server.images.decode import EncodedImage, decode
+from coserve_server.images.preprocess import Preprocessing, preprocess
 from coserve_server.observability.record import ImageTimes, current
 
 SMALL_BYTES = 2**14

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from coserve_server.errors import BadImageError
-from coserve_server.images.decode import Preprocessing, decode, preprocess
+from coserve_server.images.decode import decode
+from coserve_server.images.preprocess import Preprocessing, preprocess
 from tests.server.hostile_images import png
 
 LIMIT = 10_000

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.images.decode import EncodedImage, Preprocessing
+from coserve_server.images.decode import EncodedImage
+from coserve_server.images.preprocess import Preprocessing
 from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.pipeline.combine import Floats, top_k
 from coserve_server.pipeline.fan_out import MemberOutcome

@@ -12,7 +12,8 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from coserve_server.engines.triton.channel import Metadata
 from coserve_server.engines.triton.shared_memory import SharedMemory
-from coserve_server.ensembles.ensemble import Ensemble, Member, read_ensemble
+from coserve_server.ensembles.ensemble import Ensemble, Member
+from coserve_server.ensembles.triton_config import read_ensemble
 from coserve_server.errors import RepositoryError
 from coserve_server.observability.record import current
 

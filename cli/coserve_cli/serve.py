@@ -83,10 +83,6 @@ def serve(
             show_default=False,
         ),
     ] = None,
-    combine: Annotated[
-        str | None,
-        typer.Option(help="What of the members is averaged: logits or probabilities.", show_default="logits"),
-    ] = None,
 ) -> None:
     """Serve ensembles over HTTP: those of a model repository, or what Triton servers have loaded.
 
@@ -115,6 +111,5 @@ def serve(
             tls_certificate=tls_certificate,
             tls_key=tls_key,
             allow_public=allow_public,
-            combine=combine,
         )
         run(settings, typer.echo)

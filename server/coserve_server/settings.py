@@ -25,7 +25,6 @@ from pydantic_settings import (
 )
 
 from coserve_server.errors import SettingsError
-from coserve_server.pipeline.combine import Mean
 
 Precision = Literal["fp32", "bf16"]
 """What networks in fp32 are computed in."""
@@ -126,8 +125,6 @@ class Settings(BaseSettings):
     """Time after SIGTERM in which `/readyz` says no and new requests are still answered."""
     default_model: str | None = None
     """Ensemble that answers requests that name none; where only one is served, it does anyway."""
-    combine: Mean = "logits"
-    """What of the members is averaged."""
     min_members: int | None = Field(None, ge=1)
     """The quorum: members that must answer a request, by default all; an ensemble of fewer needs all."""
     deadline_ms: float = Field(10_000, gt=0)

@@ -138,13 +138,3 @@ def test_the_openapi_description_is_complete(server: Server) -> None:
     for status, response in operation["responses"].items():
         wanted = "application/json" if status == "200" else "application/problem+json"
         assert list(response["content"]) == [wanted]
-
-
-def test_probabilities_are_averaged_on_demand(serve: Serve, repository: Path) -> None:
-    server = serve(repository, "--combine", "probabilities")
-    reply = classify(server, RED, model="five").json()
-    members = np.exp(member_logits(repository, "five", (1, 0, 0)).astype(float))
-    expected = (members / members.sum(axis=1, keepdims=True)).mean(axis=0)
-    found = {p["class_id"]: p["probability"] for p in reply["results"][0]["predictions"]}
-    np.testing.assert_allclose([found[index] for index in range(4)], expected, atol=1e-6)
-    np.testing.assert_allclose(logits(reply, 0), np.log(expected), atol=1e-5)

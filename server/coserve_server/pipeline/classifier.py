@@ -22,7 +22,7 @@ from coserve_server.observability.record import current
 from coserve_server.observability.statistics import Statistics
 from coserve_server.pipeline.admission import Admission
 from coserve_server.pipeline.batching import Batcher, BatchRun
-from coserve_server.pipeline.combine import Combined, Mean, combine
+from coserve_server.pipeline.combine import Combined, combine
 from coserve_server.pipeline.fan_out import MemberOutcome, fan_out
 from coserve_server.pipeline.preparation import Preparation
 from coserve_server.settings import Settings
@@ -169,7 +169,7 @@ class Classifier:
         fan = await fan_out(self._batcher, ensemble, batch, self.catalogue.quorum(ensemble), expires)
         combining = time.perf_counter_ns()
         used = [index for index, member in enumerate(fan.members) if member.logits is not None]
-        combined = _combine(ensemble, fan.members, used, self.settings.combine)
+        combined = _combine(ensemble, fan.members, used)
         ended = time.perf_counter_ns()
         record = current()
         record.images, record.queue_ns, record.combined_ns = len(batch), fan.queue_ns, (combining, ended)
@@ -189,15 +189,8 @@ class Classifier:
             combine=(ended - combining) / 1e6,
             total=(ended - began) / 1e6,
         )
-        return Classification(
-            ensemble, fan.members, fan.overlap, combined, self._measured_top1(ensemble, used), timings
-        )
-
-    def _measured_top1(self, ensemble: Ensemble, used: Sequence[int]) -> float | None:
-        """What the repository says of these members; it measured the mean of their logits."""
-        if self.settings.combine != "logits" and len(used) > 1:
-            return None
-        return ensemble.accuracy.top1(used, len(ensemble.members))
+        measured_top1 = ensemble.accuracy.top1(used, len(ensemble.members))
+        return Classification(ensemble, fan.members, fan.overlap, combined, measured_top1, timings)
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -206,10 +199,8 @@ class Classifier:
             raise TooManyImagesError(f"{count} images, more than the {self.settings.max_images} allowed")
 
 
-def _combine(
-    ensemble: Ensemble, members: Sequence[MemberOutcome], used: Sequence[int], mean: Mean
-) -> Combined:
+def _combine(ensemble: Ensemble, members: Sequence[MemberOutcome], used: Sequence[int]) -> Combined:
     """Average the members whose indices are `used`, all that have logits."""
     logits = np.stack([member.logits for member in members if member.logits is not None])
     weights = np.array([ensemble.members[index].weight for index in used])
-    return combine(logits, weights, mean, ensemble.calibration)
+    return combine(logits, weights, ensemble.calibration)

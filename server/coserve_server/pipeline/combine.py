@@ -1,7 +1,7 @@
 """From the members' logits to the ensemble's answer: weighted mean, softmax, top-k, uncertainty."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 
 Floats = NDArray[np.float64]
-Mean = Literal["logits", "probabilities"]
-"""What of the members is averaged."""
 
 TINY = float(np.finfo(np.float64).tiny)
 
@@ -20,7 +18,7 @@ class Combined:
     """An ensemble's answer to a batch.
 
     Attributes:
-        logits: weighted mean of the members' logits, or logarithm of that of their probabilities, `[N, C]`.
+        logits: weighted mean of the members' logits, `[N, C]`.
         probabilities: softmax of `logits` divided by the temperature of so many members, `[N, C]`.
         entropy: of `probabilities`, in nats, `[N]`; 0 where sure, ln C where all classes are as likely.
         disagreement: mutual information between the answer and the choice of a member, in nats, `[N]`;
@@ -38,7 +36,6 @@ class Combined:
 def combine(
     member_logits: NDArray[np.float32],
     weights: NDArray[np.float64],
-    mean: Mean = "logits",
     calibration: Calibration = UNCALIBRATED,
 ) -> Combined:
     """Average the members that answered.
@@ -49,21 +46,14 @@ def combine(
     Args:
         member_logits: finite, `[S, N, C]`.
         weights: positive, `[S]`; only their proportions matter.
-        mean: what to average.
-        calibration: temperatures; they were fitted on averaged logits, and not used where probabilities are
-            averaged.
+        calibration: temperatures for the mean of each number of members.
     """
     logits = member_logits.astype(np.float64)
     # Of the largest first: a sum may be more than there are numbers for.
     shares = weights / weights.max()
     shares /= shares.sum()
-    if mean == "probabilities":
-        calibration = UNCALIBRATED
     members, logarithms = _softmax(logits / calibration.temperature(1))
-    if mean == "logits":
-        combined = np.einsum("s,snc->nc", shares, logits)
-    else:
-        combined = np.logaddexp.reduce(np.log(shares)[:, None, None] + logarithms, axis=0)
+    combined = np.einsum("s,snc->nc", shares, logits)
     probabilities, own_logarithms = _softmax(combined / calibration.temperature(len(logits)))
     mixture = np.einsum("s,snc->nc", shares, members)
     # What is not possible has no share in an entropy, and no logarithm.

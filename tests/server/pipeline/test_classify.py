@@ -120,15 +120,6 @@ def test_what_keeps_ensembles_from_answering_is_named() -> None:
     ]
 
 
-def test_probabilities_are_averaged_where_the_settings_say_so() -> None:
-    scripts = [[run(0, 1, [100, 0]), run(0, 1, [0, 0])]]
-    answer = classify(
-        classifier(FakeEngine(ensemble(), scripts=scripts), combine="probabilities"), EncodedImage(png())
-    )
-    np.testing.assert_allclose(answer.combined.probabilities, [[0.75, 0.25]])
-    np.testing.assert_allclose(answer.combined.logits, np.log([[0.75, 0.25]]))
-
-
 MEASURED = Accuracy.model_validate(
     {
         "ensemble": {"top1": 0.9, "nll": 0.3},
@@ -146,15 +137,6 @@ def test_the_measured_accuracy_is_that_of_the_members_used(used: list[int], top1
     script = [run(0, 1, [1, 3]) if index in used else run(0, 1, error="broke") for index in range(3)]
     engine = FakeEngine(ensemble(members=3, accuracy=MEASURED), scripts=[script])
     assert classify(classifier(engine, min_members=1), EncodedImage(png())).measured_top1 == top1
-
-
-def test_the_accuracy_of_averaged_probabilities_was_not_measured() -> None:
-    scripts = [[run(0, 1, [1, 3])] * 3, [run(0, 1, [1, 3])] + [run(0, 1, error="broke")] * 2]
-    engine = FakeEngine(ensemble(members=3, accuracy=MEASURED), scripts=scripts)
-    core = classifier(engine, min_members=1, combine="probabilities")
-    assert classify(core, EncodedImage(png())).measured_top1 is None
-    core = classifier(engine, min_members=1, combine="probabilities")
-    assert classify(core, EncodedImage(png())).measured_top1 == 0.7
 
 
 @pytest.mark.parametrize(("asked_ms", "late"), [(1e-6, True), (None, False), (1e9, False)])
@@ -205,7 +187,6 @@ TRITON = {"engine": "triton", "triton_url": "a:1"}
             "engine: Input should be 'onnxruntime', 'openvino' or 'triton'",
         ),
         ({"repository": "r", "min_members": 0}, "min_members: Input should be greater than or equal to 1"),
-        ({"repository": "r", "combine": "votes"}, "combine: Input should be 'logits' or 'probabilities'"),
         ({"repository": "r", "triton_url": "a:1"}, "triton_url: only engine triton uses it"),
         ({"engine": "triton"}, "triton_url: engine triton needs the address of a Triton server"),
         (TRITON | {"repository": "r"}, "repository: engine triton serves what Triton has loaded"),

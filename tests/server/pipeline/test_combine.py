@@ -82,11 +82,3 @@ def test_each_number_of_members_has_its_temperature() -> None:
     np.testing.assert_allclose(alone.probabilities, both.member_probabilities[0])
     uncalibrated = combine(logits([1, 2, 3], [3, 2, 7], [0, 0, 0]), np.ones(3), calibration=calibration)
     np.testing.assert_allclose(uncalibrated.probabilities, softmax(uncalibrated.logits))
-
-
-def test_averaged_probabilities_are_left_as_they_are() -> None:
-    calibration = Calibration.model_validate({"temperatures": {"1": 0.5, "2": 4}})
-    members = logits([1, 2, 3], [3, 2, 7])
-    combined = combine(members, np.ones(2), "probabilities", calibration)
-    np.testing.assert_allclose(combined.probabilities, softmax(members).mean(0), rtol=1e-6)
-    np.testing.assert_allclose(combined.member_probabilities, softmax(members), rtol=1e-6)

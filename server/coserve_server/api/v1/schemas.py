@@ -23,10 +23,7 @@ class Prediction(BaseModel):
         description="Softmax over all classes' logits, divided by the temperature that the model's "
         "provenance.calibration has for so many members."
     )
-    logit: float = Field(
-        description="Weighted mean of the members' logits, or logarithm of that of their probabilities where "
-        "the server averages these; of one member, its own."
-    )
+    logit: float = Field(description="Weighted mean of the members' logits; for one member, its own.")
 
 
 class Uncertainty(BaseModel):

@@ -171,8 +171,6 @@ class Settings(BaseSettings):
     """Form of the log: lines for people, or one JSON object a line."""
     access_log: bool = True
     """Whether every request is logged, at level `info`."""
-    metrics: bool = True
-    """Whether `/metrics` tells Prometheus what the server does."""
     otlp_endpoint: AnyHttpUrl | None = None
     """Base URL of the OpenTelemetry collector that traces go to, over OTLP/HTTP; None: no traces. Needs the
     extra `otel`."""

@@ -66,7 +66,7 @@ class Classifier:
         """Take over the engine; at most `cores` images are decoded at once."""
         self.engine, self.settings = engine, settings
         self.statistics = Statistics()
-        self.metrics = Metrics() if settings.metrics else None
+        self.metrics = Metrics()
         self.catalogue = Catalogue(engine, settings)
         self._batcher = Batcher(engine, self._ran)
         self._preparation = Preparation(cores, settings.max_pixels)
@@ -139,8 +139,7 @@ class Classifier:
 
     def _ran(self, ensemble: Ensemble, batch: BatchRun) -> None:
         self.statistics.ran(ensemble, batch)
-        if self.metrics is not None:
-            self.metrics.batch(ensemble, batch)
+        self.metrics.batch(ensemble, batch)
 
     def _expires(self, began: int, deadline_ms: float | None) -> float:
         """When to stop, on the clock of `loop.time()`."""

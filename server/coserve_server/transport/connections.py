@@ -28,18 +28,17 @@ UNREAD_ANSWER_MS = 60_000
 """How long a client may take nothing of an answer that waits for it."""
 
 
-def limited(settings: Settings, metrics: Metrics | None = None) -> type[HttpToolsProtocol]:
-    """The class of connections that keep to the settings, for `uvicorn.Config(http=…)`.
+def limited(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
+    """Make the class of connections that keeps to the settings, for `uvicorn.Config(http=…)`.
 
     Args:
-        metrics: count what is refused here, which the application never sees.
+        metrics: counts the requests refused here, which the application never sees.
     """
-    refused: Counter[str] = Counter() if metrics is None else metrics.connections_refused
 
     class Limited(Connection):
         head_timeout_s = settings.head_timeout_ms / 1000
         max_connections = settings.max_connections
-        refusals = refused
+        refusals = metrics.connections_refused
 
     return Limited
 

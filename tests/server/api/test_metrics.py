@@ -134,12 +134,6 @@ def test_openmetrics_where_asked_for() -> None:
     assert "process_cpu_seconds" in families
 
 
-def test_switched_off() -> None:
-    server = Server(FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3]), run(0, 1, [3, 1])]]), metrics=False)
-    assert server.ask("POST", "/v1/classify", **CLASSIFY).status_code == 200
-    assert server.ask("GET", "/metrics").status_code == 404
-
-
 def test_a_value_on_a_bound_is_in_its_bucket() -> None:
     histogram = Histogram((1, 2))
     for value in (0.5, 1, 1.5, 2, 2.5):

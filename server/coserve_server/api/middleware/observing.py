@@ -30,10 +30,11 @@ UNMATCHED = "unmatched"
 class Observe:
     """Outermost, so that it sees every answer."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics | None, tracer: "Tracer | None", *, access_log: bool
-    ) -> None:
-        self.app, self.metrics, self.tracer, self.access_log = app, metrics, tracer, access_log
+    def __init__(self, app: ASGIApp, metrics: Metrics, tracer: "Tracer | None", *, access_log: bool) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.tracer = tracer
+        self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and report it once it has its answer."""
@@ -65,8 +66,7 @@ class Observe:
 
     def _report(self, record: Record, scope: Scope, status: int, answered_ns: int) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED)
-        if self.metrics is not None:
-            self.metrics.request(record, route, status, (answered_ns - record.began_ns) / 1e9)
+        self.metrics.request(record, route, status, (answered_ns - record.began_ns) / 1e9)
         if self.tracer is not None:
             self.tracer.end(record, scope, route, status, answered_ns)
         if self.access_log and logger.isEnabledFor(logging.INFO):
@@ -75,8 +75,7 @@ class Observe:
 
 def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", reloader: Reloader | None) -> None:
     """Watch the requests of the application, as its settings say."""
-    if classifier.metrics is not None:
-        app.include_router(metrics.router(registry(classifier, classifier.metrics, reloader)))
+    app.include_router(metrics.router(registry(classifier, classifier.metrics, reloader)))
     app.add_middleware(
         Observe, metrics=classifier.metrics, tracer=tracer, access_log=classifier.settings.access_log
     )

@@ -1,63 +1,59 @@
-"""Headers that tell browsers what not to do with an answer (OWASP HTTP Headers Cheat Sheet)."""
+"""Security headers of answers (OWASP HTTP Headers Cheat Sheet)."""
 
 import base64
 import hashlib
 import re
 
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-DOCS = "/docs"
-_INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class PageHeaders:
-    """Forbids guessing of content types; pages may load nothing from elsewhere, nor be framed."""
+    """Forbids browsers to guess content types, to frame a page, or to load anything into it from elsewhere."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, policy: bytes) -> None:
+        """Send `policy` as the Content-Security-Policy of every page."""
         self.app = app
+        self.page_headers = [
+            (b"content-security-policy", policy),
+            (b"x-frame-options", b"DENY"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and add to its answer."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        page: Message | None = None
+        """Pass a request on, and add headers to its answer."""
 
         async def guarded(message: Message) -> None:
-            nonlocal page
             if message["type"] == "http.response.start":
-                headers = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+                headers = [*message["headers"], NOSNIFF]
+                if dict(headers).get(b"content-type", b"").startswith(b"text/html"):
+                    headers += self.page_headers
                 message = {**message, "headers": headers}
-                if _is_page(headers):
-                    # It waits for the body, which has the script that the policy must name.
-                    page = message
-                    return
-            elif page is not None:
-                script = message.get("body", b"") if scope["path"] == DOCS else b""
-                await send({**page, "headers": [*page["headers"], *_page_headers(script)]})
-                page = None
             await send(message)
 
         await self.app(scope, receive, guarded)
 
 
-def _is_page(headers: list[tuple[bytes, bytes]]) -> bool:
-    return dict(headers).get(b"content-type", b"").startswith(b"text/html")
+def docs_policy(app: FastAPI) -> bytes:
+    """Return a Content-Security-Policy that allows only what the page /docs needs.
 
-
-def _page_headers(html: bytes) -> list[tuple[bytes, bytes]]:
-    """The policy allows the inline scripts of `html`, which must not depend on the request.
-
-    Swagger UI sets styles from its script, and has its icons in data: addresses.
+    Swagger UI has one inline script, sets styles from its scripts, and keeps its icons in data: addresses.
     """
-    hashes = (base64.b64encode(hashlib.sha256(script).digest()) for script in _INLINE_SCRIPT.findall(html))
-    scripts = b" ".join([b"'self'", *(b"'sha256-%b'" % digest for digest in hashes)])
-    policy = (
-        b"default-src 'none'; script-src %b; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
-        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" % scripts
+    page = get_swagger_ui_html(
+        openapi_url=str(app.openapi_url),
+        title=app.title,
+        oauth2_redirect_url=app.swagger_ui_oauth2_redirect_url,
+        swagger_ui_parameters=app.swagger_ui_parameters,
     )
-    return [
-        (b"content-security-policy", policy),
-        (b"x-frame-options", b"DENY"),
-        (b"referrer-policy", b"no-referrer"),
-    ]
+    hashes = "".join(
+        f" 'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'"
+        for script in re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
+    )
+    return (
+        f"default-src 'none'; script-src 'self'{hashes}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ).encode()

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from coserve_server.api.middleware.page_headers import PageHeaders
+from coserve_server.api.middleware.page_headers import PageHeaders, docs_policy
 from coserve_server.api.problems import KINDS, problem
 from coserve_server.errors import ForbiddenError, UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing
@@ -82,7 +82,7 @@ def install(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
             allow_headers=("*",),
             expose_headers=EXPOSED,
         )
-    app.add_middleware(PageHeaders)
+    app.add_middleware(PageHeaders, policy=docs_policy(app))
 
 
 def _is_open(path: str) -> bool:

@@ -13,7 +13,7 @@ floor_ms     the multiply-adds of a batch at that peak.
 top1         the share of right first answers through each engine in each precision, on the evaluation data;
              without it what the exports recorded.
 
-Writes `engines.json` beside this file. A few minutes; measure on a machine that does nothing else.
+Writes `benchmarks/results/engines.json`. A few minutes; measure on a machine that does nothing else.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--evaluation-data", type=Path, help="to measure what accuracy is lost")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.2, help="per candidate, batch size and round")
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results") / "engines.json")
     arguments = parser.parse_args()
 
     cores = usable_cores()

@@ -21,7 +21,7 @@ Results = dict[str, Any]
 def main() -> None:
     """Read the command line, then write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/peers/results")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/peers")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmark.md")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()

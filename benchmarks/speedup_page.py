@@ -24,7 +24,7 @@ Cells = list[str]
 def main() -> None:
     """Read the command line, then write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/speedup")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/speedup")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
     parser.add_argument("--plots", type=Path, default=ROOT / "docs/images/speedup")
     parser.add_argument("--check", action="store_true")
@@ -57,7 +57,8 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
         yield (
             f"{machine['count']} {machine['devices']} of {machine['processor']}, ONNX Runtime "
             f"{machine['onnxruntime']}, whose best is {peak['one_device']:.0f} GFLOP/s on one and "
-            f"{peak['all_devices']:.0f} on all{others}. [The figures](../benchmarks/speedup/{name}.json).\n"
+            f"{peak['all_devices']:.0f} on all{others}. "
+            f"[The figures](../benchmarks/results/speedup/{name}.json).\n"
         )
         for one in report.networks:
             accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"

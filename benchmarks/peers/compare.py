@@ -7,8 +7,8 @@ options. Each round also runs the ensemble directly in Coserve's engine, which n
 
     python benchmarks/peers/compare.py --image photo.jpg
 
-The first run installs the peers into `.peers/`. Writes a file named like the model into `results/`. Measure
-on a machine that does nothing else.
+The first run installs the peers into `.peers/`. Writes a file named like the model into
+`benchmarks/results/peers/`. Measure on a machine that does nothing else.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import StartupError
 from coserve_server.machine.cores import usable_cores
 
+RESULTS = Path(__file__).parents[1] / "results" / "peers"
 BOUNDARY = "coserve-peers"
 WARM_UP = ClosedLoop(8), Interval(0, 3)
 TOLERANCE = 1e-3
@@ -197,9 +198,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="per round and load")
     parser.add_argument("--only", nargs="*", help="names of servers; the first is always Coserve")
-    parser.add_argument("--output", type=Path, help="by default in results/, beside this file")
+    parser.add_argument("--output", type=Path, help="by default in benchmarks/results/peers/")
     arguments = parser.parse_args()
-    output = arguments.output or Path(__file__).with_name("results") / f"{arguments.model}.json"
+    output = arguments.output or RESULTS / f"{arguments.model}.json"
     images = read_images(arguments.image)
     engine = RawEngine(arguments.repository, arguments.model)
     ensemble = read_repository(arguments.repository)[arguments.model]

@@ -15,9 +15,9 @@ from tests.server.hostile_images import encoded
 from tests.server.onnx_repository import write_repository
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "benchmarks"))
-import soak_clients  # noqa: E402
-from soak_models import Models  # noqa: E402
+sys.path.append(str(ROOT))
+from benchmarks.soak import clients  # noqa: E402
+from benchmarks.soak.models import Models  # noqa: E402
 
 IMAGES = [encoded((9, 9)), encoded((30, 20), "JPEG")]
 OPTIONS = ("--minutes", "0.1", "--reload-seconds", "1", "--burst-seconds", "2.5", "--sample-seconds", "0.5")
@@ -41,7 +41,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def soak(folder: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    script, slow = str(ROOT / "benchmarks" / "soak.py"), ("--deadline-ms", "60000")
+    script, slow = str(ROOT / "benchmarks" / "soak" / "soak.py"), ("--deadline-ms", "60000")
     command = [script, "--repository", str(folder), "--output", str(output), *OPTIONS, *slow, *options]
     # The soak ends when its last upload that stalls is refused, by default after a minute.
     soon = {**os.environ, "COSERVE_UPLOAD_TIMEOUT_MS": "6000"}
@@ -66,7 +66,7 @@ def test_a_sound_server_passes(repository: Path, tmp_path: Path) -> None:
     assert {"ok", "refused"} <= set(report["total"]) <= {"ok", "refused", "overloaded", "left"}
     assert not report["failures"]
     kinds = report["kinds"]
-    assert sum(kinds.get(form, {}).get("ok", 0) for form in soak_clients.FORMS) > 5
+    assert sum(kinds.get(form, {}).get("ok", 0) for form in clients.FORMS) > 5
     assert kinds["burst"]["overloaded"] > 0
     assert kinds["reload of a new version"]["ok"] > 0
     for when in ("start", "end", "most"):
@@ -87,9 +87,9 @@ def test_other_networks_than_those_it_knows_fail(tmp_path: Path, models: Models)
 
 
 def test_only_what_was_served_meanwhile_is_right(models: Models) -> None:
-    clients = soak_clients.Clients(1, models, IMAGES)
+    asking = clients.Clients(1, models, IMAGES)
     (old,) = models.allowed["pair"]
-    assert clients.check("v1 file", reply("1", old.logits[[1]]), [1], models.allowed["pair"]) == old
+    assert asking.check("v1 file", reply("1", old.logits[[1]]), [1], models.allowed["pair"]) == old
     wrong = [
         reply("1", old.logits[[0]]),
         reply("2", old.logits[[1]]),
@@ -97,10 +97,10 @@ def test_only_what_was_served_meanwhile_is_right(models: Models) -> None:
         reply("1", old.logits[[1, 1]]),
     ]
     for answer in wrong:
-        with pytest.raises(soak_clients.WrongAnswerError):
-            clients.check("v1 file", answer, [1], models.allowed["pair"])
-    with pytest.raises(soak_clients.UnexpectedError, match="503"):
-        clients.check("v1 file", httpx.Response(503), [1], models.allowed["pair"])
+        with pytest.raises(clients.WrongAnswerError):
+            asking.check("v1 file", answer, [1], models.allowed["pair"])
+    with pytest.raises(clients.UnexpectedError, match="503"):
+        asking.check("v1 file", httpx.Response(503), [1], models.allowed["pair"])
 
 
 def test_changed_files_are_an_ensemble_s_only_answer_once_served(repository: Path) -> None:
@@ -108,7 +108,7 @@ def test_changed_files_are_an_ensemble_s_only_answer_once_served(repository: Pat
     (old,) = models.allowed["pair"]
     new = models.change("pair", in_place=False)
     assert (new.version, models.allowed["pair"]) == ("2", (old, new))
-    assert np.abs(new.logits - old.logits).max() > soak_clients.TOLERANCE
+    assert np.abs(new.logits - old.logits).max() > clients.TOLERANCE
     models.settle("pair")
     assert models.allowed["pair"] == (new,)
     assert not (repository / "pair_member0" / "1").exists()

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import numpy as np
-from soak_models import Generation, Models
 
+from benchmarks.soak.models import Generation, Models
 from coserve_client import calls
 from coserve_client.tensors import HEADER_LENGTH, read_inference
 

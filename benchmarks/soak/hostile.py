@@ -10,8 +10,8 @@ import time
 from typing import Any
 
 import httpx
-from soak_clients import Action, Clients, UnexpectedError
 
+from benchmarks.soak.clients import Action, Clients, UnexpectedError
 from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, STAGES, TENSORS
 from tests.server.hostile_images import REFUSED, SHOWN
 

@@ -11,9 +11,9 @@ A copy of the repository is served by `coserve serve` with its usual limits, and
 Logits must be those of a state of the ensemble's files that was served while the request was in progress, as
 ONNX Runtime alone gives them. The server's memory, threads and open files are read all along.
 
-    python benchmarks/soak.py
+    python benchmarks/soak/soak.py
 
-Writes `soak.json` beside this file; ends with status 1 where an answer was wrong or none of those expected.
+Writes `benchmarks/results/soak.json`; ends with status 1 where an answer was wrong or none of those expected.
 """
 
 import argparse
@@ -34,15 +34,15 @@ import numpy as np
 import onnxruntime as ort
 import psutil
 
-sys.path.append(str(Path(__file__).parents[1]))
-from served import serving
-from soak_clients import Clients
-from soak_hostile import Hostile
-from soak_models import Models, photographs
-
+sys.path.append(str(Path(__file__).parents[2]))
+from benchmarks.soak.clients import Clients
+from benchmarks.soak.hostile import Hostile
+from benchmarks.soak.models import Models, photographs
+from benchmarks.soak.serving import serving
 from coserve_cli.progress import progress_bars
 from coserve_server.machine.cores import usable_cores
 
+RESULT = Path(__file__).parents[1] / "results" / "soak.json"
 WARM_UP_S = 120
 """At most a quarter of the time; what the server takes until then is not counted as growth."""
 
@@ -189,7 +189,7 @@ def main() -> None:
         "--deadline-ms", type=float, default=10_000, help="longer where others have the cores"
     )
     parser.add_argument("--sample-seconds", type=float, default=10)
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report = soak(arguments, Path(folder))

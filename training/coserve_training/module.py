@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric
 
-from coserve_training.augment import Views, mix_up
 from coserve_training.config import TrainConfig
 from coserve_training.data import to_pixels
 from coserve_training.distributed.placement import everyones
 from coserve_training.errors import RunError
 from coserve_training.loss import co_training_loss, warmed_up
 from coserve_training.optimise import learning_rate_factor, make_optimizer
+from coserve_training.views import Views
+from coserve_training.views.mixup import mix_up
 
 VIEW, MIXUP, FORWARD = range(3)
 """What is drawn for a batch."""
@@ -118,7 +119,7 @@ class CoTraining(L.LightningModule):
         for member in map(int, self.members):
             self._seed(VIEW, step, member)
             crop = resized(to_pixels(images[member]), size) if shared is None else shared
-            views.append(self.views.holes(self.normalise(self.views.colours(crop))))
+            views.append(self.views.erase(self.normalise(self.views.augment(crop))))
         return views
 
     def validation_step(self, batch: Batch, _: int) -> None:

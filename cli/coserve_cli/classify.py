@@ -110,7 +110,7 @@ async def _print(
 
 def _items(path: Path) -> Iterator[_Item]:
     from coserve_client import Image, InputError
-    from coserve_client.streams import SUFFIXES, images_in
+    from coserve_client.images import SUFFIXES, images_in
 
     if str(path) == "-":
         yield _Item("-", Image(sys.stdin.buffer.read(), "stdin"))

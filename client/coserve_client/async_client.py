@@ -1,23 +1,24 @@
-"""The asynchronous client: all that is I/O, and nothing else."""
+"""The asynchronous client. Everything but the I/O is shared with `Client`."""
 
 import asyncio
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from coserve_client import calls, streams
-from coserve_client.calls import Call, Question
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, options
-from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated
-from coserve_client.images import Image, Source
+from coserve_client import batching, calls
+from coserve_client.batching import Outcome
+from coserve_client.calls import Call, ClassifyOptions
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, httpx_arguments
+from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
+from coserve_client.images import Image, Source, images_in
 from coserve_client.replies import Inference, Metadata, Model, Reply
-from coserve_client.retries import Attempts
-from coserve_client.streams import Outcome
+from coserve_client.retries import Backoff
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """A Coserve server, called asynchronously: `Client` with `await`, and `aclose` for `close`."""
+    """An asynchronous client of a Coserve server: `Client` with `await`, and `aclose` instead of `close`."""
 
     def __init__(
         self,
@@ -43,9 +44,10 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url
-        self._retries, self._retry_seconds = retries, retry_seconds
+        self._retries = retries
+        self._retry_seconds = retry_seconds
         self._http = httpx.AsyncClient(
-            transport=transport, **options(url, api_key, verify, certificate, timeout, headers)
+            transport=transport, **httpx_arguments(url, api_key, verify, certificate, timeout, headers)
         )
 
     async def classify(
@@ -58,37 +60,23 @@ class AsyncClient:
         member_predictions: bool = False,
         timeout_ms: float | None = None,
     ) -> Reply:
-        """See `Client.classify`; files are read in a thread."""
+        """See `Client.classify`. Files are read in a thread."""
         call = await asyncio.to_thread(
             calls.classify, images, model, version, top_k, member_predictions, timeout_ms
         )
         return await self._call(call)
 
-    async def classify_many(
+    def classify_many(
         self,
         images: Iterable[Source],
         *,
         batch_size: int = 16,
         concurrency: int = 8,
-        **question: "Unpack[Question]",
+        **options: "Unpack[ClassifyOptions]",
     ) -> AsyncIterator[Outcome]:
-        """See `Client.classify_many`; requests under way are cancelled when it ends early."""
-        streams.check(batch_size, concurrency)
-        pending: deque[asyncio.Task[list[Outcome]]] = deque()
-        batches = streams.batches(images, batch_size)
-        try:
-            while True:
-                more = islice(batches, concurrency - len(pending))
-                pending.extend(asyncio.create_task(self._outcomes(batch, question)) for batch in more)
-                if not pending:
-                    return
-                for outcome in await pending[0]:
-                    yield outcome
-                pending.popleft()
-        finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
+        """See `Client.classify_many`. Requests in progress are cancelled if the iteration ends early."""
+        batching.check_limits(batch_size, concurrency)
+        return self._classify_batches(batching.split(images, batch_size), concurrency, options)
 
     def classify_folder(
         self,
@@ -96,11 +84,11 @@ class AsyncClient:
         *,
         batch_size: int = 16,
         concurrency: int = 8,
-        **question: "Unpack[Question]",
+        **options: "Unpack[ClassifyOptions]",
     ) -> AsyncIterator[Outcome]:
         """See `Client.classify_folder`."""
         return self.classify_many(
-            streams.images_in(folder), batch_size=batch_size, concurrency=concurrency, **question
+            images_in(folder), batch_size=batch_size, concurrency=concurrency, **options
         )
 
     async def infer(
@@ -133,7 +121,7 @@ class AsyncClient:
 
     async def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
         """See `Client.ready`."""
-        return await self._probe(calls.readiness(model, version))
+        return await self._probe(calls.readiness_path(model, version))
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -147,41 +135,61 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
-    async def _outcomes(self, batch: list[Source], question: Question) -> list[Outcome]:
-        images = await asyncio.to_thread(streams.read, batch)
-        readable = [image for image in images if isinstance(image, Image)]
-        return streams.outcomes(batch, images, await self._answered(readable, question))
+    async def _classify_batches(
+        self, batches: Iterator[list[Source]], concurrency: int, options: ClassifyOptions
+    ) -> AsyncIterator[Outcome]:
+        pending: deque[asyncio.Task[list[Outcome]]] = deque()
+        try:
+            while True:
+                more = islice(batches, concurrency - len(pending))
+                pending.extend(asyncio.create_task(self._classify_batch(batch, options)) for batch in more)
+                if not pending:
+                    return
+                for outcome in await pending[0]:
+                    yield outcome
+                pending.popleft()
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _answered(self, images: list[Image], question: Question) -> list[Outcome]:
+    async def _classify_batch(self, batch: list[Source], options: ClassifyOptions) -> list[Outcome]:
+        images = await asyncio.to_thread(batching.read_batch, batch)
+        readable = [image for image in images if isinstance(image, Image)]
+        return batching.merge_outcomes(batch, images, await self._classify_images(readable, options))
+
+    async def _classify_images(self, images: list[Image], options: ClassifyOptions) -> list[Outcome]:
         if not images:
             return []
         try:
-            reply = await self.classify(images, **question)
+            reply = await self.classify(images, **options)
         except RejectedError as error:
             if len(images) == 1:
-                # Its traceback holds the image.
+                # The traceback would keep the image in memory.
                 return [Outcome(images[0], error=error.with_traceback(None))]
         else:
             return [
                 Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)
             ]
-        # The server rejects a request as a whole, so each image is asked for alone.
-        return [outcome for image in images for outcome in await self._answered([image], question)]
+        # The server rejects a request as a whole, so each image is sent again by itself.
+        return [outcome for image in images for outcome in await self._classify_images([image], options)]
 
     async def _call(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retries, self._retry_seconds)
+        backoff = Backoff(self._retries, self._retry_seconds)
         request = call.request(self._http)
         response = await self._send(request)
-        while (wait := attempts.wait(response)) is not None:
-            await asyncio.sleep(wait)
+        while (delay := backoff.delay(response)) is not None:
+            await asyncio.sleep(delay)
             response = await self._send(request)
         return call.read(response)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        with translated(self._url):
+        with translated_errors(self._url):
             response = await self._http.send(request)
-        # It and the response hold each other, and with them the images until garbage is collected.
-        del response.stream
+        # The stream and the response reference each other, which would keep the images in memory until the
+        # garbage collector runs. httpx may drop this undocumented attribute.
+        with suppress(AttributeError):
+            del response.stream
         return response
 
     async def _probe(self, path: str) -> bool:
@@ -189,4 +197,4 @@ class AsyncClient:
             response = await self._send(self._http.build_request("GET", path))
         except (UnreachableError, RequestTimeoutError):
             return False
-        return calls.healthy(response)
+        return calls.is_healthy(response)

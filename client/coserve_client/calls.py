@@ -1,4 +1,4 @@
-"""The calls a client can make, without any I/O: what to send and how to read the answer."""
+"""Build the requests of a client and parse their responses, without any I/O."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from coserve_client.decoding import decode
-from coserve_client.errors import ProblemError, ProtocolError, problem
+from coserve_client.errors import ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
 from coserve_client.replies import Inference, Metadata, Model, Reply
 from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inference
@@ -20,8 +20,8 @@ T = TypeVar("T")
 Files = list[tuple[str, tuple[str, bytes]]]
 
 
-class Question(TypedDict, total=False):
-    """What `Client.classify` takes beside the images."""
+class ClassifyOptions(TypedDict, total=False):
+    """The arguments of `Client.classify` other than the images."""
 
     model: str | None
     version: str | None
@@ -30,20 +30,20 @@ class Question(TypedDict, total=False):
     timeout_ms: float | None
 
 
-# A proxy before the server gives these answers too, without a problem document.
+# A proxy in front of the server also returns these, without a problem document.
 PROXY_STATUSES = (413, 502, 503, 504)
-# These are about the key, not about the server.
+# These say something about the key, not about the server's health.
 KEY_STATUSES = (401, 403)
 
 
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """One request and the reader of its answer.
+    """A request and the parser of its response.
 
     Attributes:
-        parse: makes the result from a successful answer.
-        files: multipart fields in order, `(field, (file name, bytes))`; bytes can be sent again.
-        content: the body, where it is no multipart.
+        parse: makes the result from a successful response.
+        files: multipart fields in order, `(field, (file name, bytes))`; bytes can be sent again on a retry.
+        content: the body, unless it is multipart.
     """
 
     method: str
@@ -66,15 +66,15 @@ class Call(Generic[T]):
         )
 
     def read(self, response: httpx.Response) -> T:
-        """Read the final answer.
+        """Return the result in the final response.
 
         Raises:
-            ProblemError: the server reports a problem.
-            ProtocolError: the answer is not a Coserve server's.
+            ProblemError: the server reports an error.
+            ProtocolError: the response is not from a Coserve server.
         """
         if response.is_success:
             return self.parse(response)
-        raise failure(response)
+        raise error_from(response)
 
 
 def classify(
@@ -85,7 +85,7 @@ def classify(
     member_predictions: bool = False,
     timeout_ms: float | None = None,
 ) -> Call[Reply]:
-    """Classify images; reads them. The arguments are those of `Client.classify`.
+    """Read images and build the call that classifies them. The arguments are those of `Client.classify`.
 
     Raises:
         InputError: there is no image, or one cannot be read.
@@ -93,9 +93,9 @@ def classify(
     files: Files = [("files", (image.filename, image.data)) for image in read_images(images)]
 
     def parse(response: httpx.Response) -> Reply:
-        reply = decode(Reply, document(response), "reply")
+        reply = decode(Reply, json_document(response), "reply")
         if len(reply.results) != len(files):
-            raise ProtocolError(f"the server answered {len(reply.results)} results for {len(files)} images")
+            raise ProtocolError(f"the server returned {len(reply.results)} results for {len(files)} images")
         return reply
 
     params: dict[str, str | int | bool] = {"top_k": top_k, "member_predictions": member_predictions}
@@ -103,7 +103,7 @@ def classify(
         params["model"] = model
     if version is not None:
         params["version"] = version
-    return Call("POST", "/v1/classify", parse, params, _deadline(timeout_ms), files)
+    return Call("POST", "/v1/classify", parse, params, _deadline_header(timeout_ms), files)
 
 
 def infer(
@@ -113,10 +113,10 @@ def infer(
     timeout_ms: float | None = None,
     input_name: str = "images",
 ) -> Call[Inference]:
-    """Give the logits of preprocessed images. The arguments are those of `Client.infer`.
+    """Build the call that computes logits. The arguments are those of `Client.infer`.
 
     Raises:
-        InputError: they are no array of real numbers, or numpy is not installed.
+        InputError: `images` is not an array of real numbers, or NumPy is not installed.
     """
     content, json_length = write_inference(images, input_name)
 
@@ -126,43 +126,26 @@ def infer(
     headers = {
         "Content-Type": "application/octet-stream",
         HEADER_LENGTH: str(json_length),
-        **_deadline(timeout_ms),
+        **_deadline_header(timeout_ms),
     }
-    return Call("POST", f"{_v2(model, version)}/infer", parse, headers=headers, content=content)
+    return Call("POST", f"{_v2_path(model, version)}/infer", parse, headers=headers, content=content)
 
 
 def metadata(model: str, version: str | None = None) -> Call[Metadata]:
-    """Describe a model's tensors."""
-    return Call("GET", _v2(model, version), lambda r: decode(Metadata, document(r), "reply"))
-
-
-def readiness(model: str | None, version: str | None) -> str:
-    """The path that says whether the server, or one model, can answer."""
-    return "/readyz" if model is None else f"{_v2(model, version)}/ready"
-
-
-def healthy(response: httpx.Response) -> bool:
-    """Read the answer to a question for liveness or readiness.
-
-    Raises:
-        UnauthenticatedError: it says only that the key is missing or wrong.
-        ForbiddenError: it says only that the key does not allow to ask.
-    """
-    if response.status_code in KEY_STATUSES:
-        raise failure(response)
-    return response.is_success
+    """Build the call that describes a model's tensors."""
+    return Call("GET", _v2_path(model, version), lambda r: decode(Metadata, json_document(r), "reply"))
 
 
 def models() -> Call[tuple[Model, ...]]:
-    """List the ensembles served."""
-    return Call("GET", "/v1/models", lambda r: decode(ModelList, document(r), "reply").models)
+    """Build the call that lists the ensembles."""
+    return Call("GET", "/v1/models", lambda r: decode(ModelList, json_document(r), "reply").models)
 
 
 def model(name: str, version: str | None = None) -> Call[Model]:
-    """Describe one ensemble, in its newest version or the one named."""
+    """Build the call that describes one ensemble, in its newest version by default."""
     params: dict[str, str | int | bool] = {} if version is None else {"version": version}
     path = f"/v1/models/{quote(name, safe='')}"
-    return Call("GET", path, lambda r: decode(Model, document(r), "reply"), params)
+    return Call("GET", path, lambda r: decode(Model, json_document(r), "reply"), params)
 
 
 @dataclass(frozen=True)
@@ -172,20 +155,38 @@ class ModelList:
     models: tuple[Model, ...]
 
 
-def failure(response: httpx.Response) -> ProblemError | ProtocolError:
-    """The error that an unsuccessful answer stands for."""
-    status, kind = response.status_code, response.headers.get("Content-Type", "")
-    if kind.partition(";")[0].strip().lower() == "application/problem+json":
-        return problem(status, decode(dict, document(response), "problem"))
+def readiness_path(model: str | None, version: str | None) -> str:
+    """Return the path that reports whether the server, or one model, is ready."""
+    return "/readyz" if model is None else f"{_v2_path(model, version)}/ready"
+
+
+def is_healthy(response: httpx.Response) -> bool:
+    """Return whether a liveness or readiness response is positive.
+
+    Raises:
+        UnauthenticatedError: the response says only that the key is missing or not valid.
+        ForbiddenError: the response says only that the key does not allow this call.
+    """
+    if response.status_code in KEY_STATUSES:
+        raise error_from(response)
+    return response.is_success
+
+
+def error_from(response: httpx.Response) -> ProblemError | ProtocolError:
+    """Return the error for an unsuccessful response."""
+    status = response.status_code
+    content_type = response.headers.get("Content-Type", "")
+    if content_type.partition(";")[0].strip().lower() == "application/problem+json":
+        return problem_error(status, decode(dict, json_document(response), "problem"))
     if text := _v2_error(response):
-        return problem(status, {"title": text})
+        return problem_error(status, {"title": text})
     if status in PROXY_STATUSES:
-        return problem(status, {"title": f"{_address(response)} answered {response.reason_phrase}"})
-    return _foreign(response)
+        return problem_error(status, {"title": f"{_address(response)} answered {response.reason_phrase}"})
+    return _unexpected(response)
 
 
 def _v2_error(response: httpx.Response) -> str | None:
-    """The text of an error of the Open Inference Protocol; None where the answer is none."""
+    """Return the text of an Open Inference Protocol error, or None if the response is not one."""
     try:
         content = response.json()
     except ValueError:
@@ -194,33 +195,34 @@ def _v2_error(response: httpx.Response) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _v2(model: str, version: str | None) -> str:
+def _v2_path(model: str, version: str | None) -> str:
     path = f"/v2/models/{quote(model, safe='')}"
     return path if version is None else f"{path}/versions/{quote(version, safe='')}"
 
 
-def _deadline(timeout_ms: float | None) -> dict[str, str]:
+def _deadline_header(timeout_ms: float | None) -> dict[str, str]:
     return {} if timeout_ms is None else {"Request-Timeout-Ms": f"{timeout_ms:g}"}
 
 
-def document(response: httpx.Response) -> object:
-    """The JSON of an answer.
+def json_document(response: httpx.Response) -> object:
+    """Return the JSON in a response's body.
 
     Raises:
-        ProtocolError: it has none.
+        ProtocolError: the body is not JSON.
     """
     try:
         return response.json()
     except ValueError as error:
-        raise _foreign(response) from error
+        raise _unexpected(response) from error
 
 
-def _foreign(response: httpx.Response) -> ProtocolError:
+def _unexpected(response: httpx.Response) -> ProtocolError:
     target = response.headers.get("Location")
-    kind = response.headers.get("Content-Type", "no content type")
-    what = f"a redirect to {target}" if target else kind
+    content_type = response.headers.get("Content-Type", "no content type")
+    content = f"a redirect to {target}" if target else content_type
     return ProtocolError(
-        f"{_address(response)} answered {response.status_code} with {what}: no answer of a Coserve server"
+        f"{_address(response)} answered {response.status_code} with {content}, "
+        "which is not a Coserve server's response"
     )
 
 

@@ -1,24 +1,25 @@
-"""The synchronous client: all that is I/O, and nothing else."""
+"""The synchronous client. Everything but the I/O is shared with `AsyncClient`."""
 
 import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 
-from coserve_client import calls, streams
-from coserve_client.calls import Call, Question
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, options
-from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated
-from coserve_client.images import Image, Source
+from coserve_client import batching, calls
+from coserve_client.batching import Outcome
+from coserve_client.calls import Call, ClassifyOptions
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, httpx_arguments
+from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
+from coserve_client.images import Image, Source, images_in
 from coserve_client.replies import Inference, Metadata, Model, Reply
-from coserve_client.retries import Attempts
-from coserve_client.streams import Outcome
+from coserve_client.retries import Backoff
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -28,24 +29,24 @@ T = TypeVar("T")
 
 
 class Client:
-    """A Coserve server, called synchronously; connections are kept open and shared between threads.
+    """A synchronous client of a Coserve server. Threads may share it and its open connections.
 
     Args:
-        url: the server's address, with a path prefix where a proxy adds one.
-        api_key: sent with every request; None for the environment's `COSERVE_API_KEY`, if there is one.
-        verify: PEM file of the authorities that may certify an HTTPS server, or an `ssl.SSLContext`;
-            None for the usual authorities.
+        url: the server's address, with the path prefix if a proxy adds one.
+        api_key: key sent with every request; by default the environment variable `COSERVE_API_KEY`, if set.
+        verify: PEM file of the certificate authorities to trust for HTTPS, or an `ssl.SSLContext`; by
+            default the usual authorities.
         certificate: PEM file of the client's own certificate and key, or a file of each, for servers that
-            ask for it; part of `verify` where that is an `ssl.SSLContext`.
-        timeout: seconds to connect, to wait for more of the answer, to send more of the request and to wait
-            for a free connection.
-        retries: how often a call is repeated after 503; no other failure is retried.
-        retry_seconds: no retry starts later than this after the call began.
-        headers: sent with every request, such as a proxy's `Authorization`.
-        transport: replaces the network, for tests.
+            require one. An `ssl.SSLContext` passed as `verify` must contain it instead.
+        timeout: seconds for each of: connecting, receiving more of the response, sending more of the
+            request, getting a free connection.
+        retries: maximum number of retries after 503; no other failure is retried.
+        retry_seconds: seconds after the start of a call during which retries may start.
+        headers: additional headers for every request, such as a proxy's `Authorization`.
+        transport: replacement for the network in tests.
 
     Raises:
-        InputError: `url`, the key, a header or the certificates are not usable.
+        InputError: `url`, the key, a header or a certificate cannot be used.
     """
 
     def __init__(
@@ -62,9 +63,10 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._url = url
-        self._retries, self._retry_seconds = retries, retry_seconds
+        self._retries = retries
+        self._retry_seconds = retry_seconds
         self._http = httpx.Client(
-            transport=transport, **options(url, api_key, verify, certificate, timeout, headers)
+            transport=transport, **httpx_arguments(url, api_key, verify, certificate, timeout, headers)
         )
 
     def classify(
@@ -80,18 +82,18 @@ class Client:
         """Classify one or several images in one request.
 
         Args:
-            images: paths, encoded images, files opened in binary mode, or `Image`s to name them.
-            model: the ensemble; may be left out where the server has one or a default.
-            version: of the ensemble; the newest where left out.
-            top_k: how many classes to return per image.
+            images: paths, encoded images, files opened in binary mode, or `Image` objects, which add a name.
+            model: name of the ensemble; optional if the server has only one or a default.
+            version: version of the ensemble; by default the newest.
+            top_k: number of classes to return per image.
             member_predictions: whether to return each member's own predictions too.
-            timeout_ms: milliseconds the server may take; its own deadline where that is shorter.
+            timeout_ms: milliseconds the server may take, if less than its own deadline.
 
         Raises:
             InputError: there is no image, or one cannot be read.
-            RejectedError: the server does not take an image.
-            UnknownModelError: no such ensemble.
-            CoserveError: any other failure, by its subclass.
+            RejectedError: the server does not accept an image.
+            UnknownModelError: the server has no such ensemble.
+            CoserveError: any other failure, as a subclass.
         """
         return self._call(calls.classify(images, model, version, top_k, member_predictions, timeout_ms))
 
@@ -101,34 +103,27 @@ class Client:
         *,
         batch_size: int = 16,
         concurrency: int = 8,
-        **question: "Unpack[Question]",
+        **options: "Unpack[ClassifyOptions]",
     ) -> Iterator[Outcome]:
-        """Classify any number of images in many requests, and give the outcomes in the images' order.
+        """Classify any number of images in many requests; yield their outcomes in the order of the images.
 
-        At most `concurrency` requests of `batch_size` images and 16 MiB are in memory at once, with those
-        that wait for an earlier one's answer. An image that is rejected costs itself alone.
+        At most `concurrency` requests are in memory at a time, including finished ones whose turn has not
+        come. Each has at most `batch_size` images and 16 MiB, or one larger image. A rejected image does not
+        affect the others.
 
         Args:
-            images: as for `classify`; taken as the requests need them.
-            question: `model`, `version`, `top_k`, `member_predictions` and `timeout_ms`, as for `classify`.
+            images: images as for `classify`, consumed as requests need them.
+            batch_size: maximum number of images in one request.
+            concurrency: maximum number of requests at a time.
+            options: `model`, `version`, `top_k`, `member_predictions` and `timeout_ms`, as for `classify`.
 
         Raises:
-            InputError: `batch_size` or `concurrency` is below 1.
-            CoserveError: a failure that says nothing of single images; requests under way are waited for.
+            InputError: `batch_size` or `concurrency` is below 1; raised by the call itself.
+            CoserveError: a failure not specific to one image; raised during iteration, once the requests in
+                progress have finished.
         """
-        streams.check(batch_size, concurrency)
-        pending: deque[Future[list[Outcome]]] = deque()
-        threads = ThreadPoolExecutor(concurrency, "coserve-client")
-        batches = streams.batches(images, batch_size)
-        try:
-            while True:
-                more = islice(batches, concurrency - len(pending))
-                pending.extend(threads.submit(self._outcomes, batch, question) for batch in more)
-                if not pending:
-                    return
-                yield from pending.popleft().result()
-        finally:
-            threads.shutdown(cancel_futures=True)
+        batching.check_limits(batch_size, concurrency)
+        return self._classify_batches(batching.split(images, batch_size), concurrency, options)
 
     def classify_folder(
         self,
@@ -136,15 +131,15 @@ class Client:
         *,
         batch_size: int = 16,
         concurrency: int = 8,
-        **question: "Unpack[Question]",
+        **options: "Unpack[ClassifyOptions]",
     ) -> Iterator[Outcome]:
-        """Classify the images of a folder and its subfolders, sorted by path: see `classify_many`.
+        """Classify the images in a folder and its subfolders, sorted by path. See `classify_many`.
 
         Raises:
             InputError: the folder cannot be read.
         """
         return self.classify_many(
-            streams.images_in(folder), batch_size=batch_size, concurrency=concurrency, **question
+            images_in(folder), batch_size=batch_size, concurrency=concurrency, **options
         )
 
     def infer(
@@ -156,50 +151,53 @@ class Client:
         timeout_ms: float | None = None,
         input_name: str = "images",
     ) -> Inference:
-        """Give the logits of images that are preprocessed as the model wants; needs numpy.
+        """Compute the logits of preprocessed images. Requires NumPy.
 
         Args:
+            model: name of the ensemble.
             images: `[N, 3, H, W]`, sent as FP32.
-            input_name: the name of the model's input, as `metadata` has it.
+            version: version of the ensemble; by default the newest.
+            timeout_ms: milliseconds the server may take, if less than its own deadline.
+            input_name: name of the model's input, as in `metadata`.
 
         Raises:
-            InputError: they are no array of real numbers, or numpy is not installed.
-            RejectedError: the model takes another shape.
-            CoserveError: any other failure, by its subclass.
+            InputError: `images` is not an array of real numbers, or NumPy is not installed.
+            RejectedError: the images do not have the shape of the model's input.
+            CoserveError: any other failure, as a subclass.
         """
         return self._call(calls.infer(model, images, version, timeout_ms, input_name))
 
     def models(self) -> tuple[Model, ...]:
-        """List the ensembles served."""
+        """List the ensembles that the server offers."""
         return self._call(calls.models())
 
     def model(self, name: str, *, version: str | None = None) -> Model:
         """Describe one ensemble.
 
         Raises:
-            UnknownModelError: the server has none of that name, or not in that version.
+            UnknownModelError: the server has no ensemble with that name or version.
         """
         return self._call(calls.model(name, version))
 
     def metadata(self, model: str, *, version: str | None = None) -> Metadata:
-        """Describe the tensors of an ensemble, or of a member where the server serves these.
+        """Describe the tensors of an ensemble, or of a member if the server offers members.
 
         Raises:
-            UnknownModelError: the server has none of that name, or not in that version.
+            UnknownModelError: the server has no ensemble with that name or version.
         """
         return self._call(calls.metadata(model, version))
 
     def live(self) -> bool:
-        """Whether a server answers at the address."""
+        """Return whether a server answers at the address."""
         return self._probe("/healthz")
 
     def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
-        """Whether a server answers and every ensemble, or the one named, has enough members running.
+        """Return whether the server answers and enough members run in every ensemble, or in the given one.
 
         Raises:
-            UnauthenticatedError: the server asks for an API key, and the client has none or a wrong one.
+            UnauthenticatedError: the server requires an API key, and the client's is missing or not valid.
         """
-        return self._probe(calls.readiness(model, version))
+        return self._probe(calls.readiness_path(model, version))
 
     def close(self) -> None:
         """Close the connections."""
@@ -213,41 +211,58 @@ class Client:
     ) -> None:
         self.close()
 
-    def _outcomes(self, batch: list[Source], question: Question) -> list[Outcome]:
-        images = streams.read(batch)
-        readable = [image for image in images if isinstance(image, Image)]
-        return streams.outcomes(batch, images, self._answered(readable, question))
+    def _classify_batches(
+        self, batches: Iterator[list[Source]], concurrency: int, options: ClassifyOptions
+    ) -> Iterator[Outcome]:
+        pending: deque[Future[list[Outcome]]] = deque()
+        threads = ThreadPoolExecutor(concurrency, "coserve-client")
+        try:
+            while True:
+                more = islice(batches, concurrency - len(pending))
+                pending.extend(threads.submit(self._classify_batch, batch, options) for batch in more)
+                if not pending:
+                    return
+                yield from pending.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
 
-    def _answered(self, images: list[Image], question: Question) -> list[Outcome]:
+    def _classify_batch(self, batch: list[Source], options: ClassifyOptions) -> list[Outcome]:
+        images = batching.read_batch(batch)
+        readable = [image for image in images if isinstance(image, Image)]
+        return batching.merge_outcomes(batch, images, self._classify_images(readable, options))
+
+    def _classify_images(self, images: list[Image], options: ClassifyOptions) -> list[Outcome]:
         if not images:
             return []
         try:
-            reply = self.classify(images, **question)
+            reply = self.classify(images, **options)
         except RejectedError as error:
             if len(images) == 1:
-                # Its traceback holds the image.
+                # The traceback would keep the image in memory.
                 return [Outcome(images[0], error=error.with_traceback(None))]
         else:
             return [
                 Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)
             ]
-        # The server rejects a request as a whole, so each image is asked for alone.
-        return [outcome for image in images for outcome in self._answered([image], question)]
+        # The server rejects a request as a whole, so each image is sent again by itself.
+        return [outcome for image in images for outcome in self._classify_images([image], options)]
 
     def _call(self, call: Call[T]) -> T:
-        attempts = Attempts(self._retries, self._retry_seconds)
+        backoff = Backoff(self._retries, self._retry_seconds)
         request = call.request(self._http)
         response = self._send(request)
-        while (wait := attempts.wait(response)) is not None:
-            time.sleep(wait)
+        while (delay := backoff.delay(response)) is not None:
+            time.sleep(delay)
             response = self._send(request)
         return call.read(response)
 
     def _send(self, request: httpx.Request) -> httpx.Response:
-        with translated(self._url):
+        with translated_errors(self._url):
             response = self._http.send(request)
-        # It and the response hold each other, and with them the images until garbage is collected.
-        del response.stream
+        # The stream and the response reference each other, which would keep the images in memory until the
+        # garbage collector runs. httpx may drop this undocumented attribute.
+        with suppress(AttributeError):
+            del response.stream
         return response
 
     def _probe(self, path: str) -> bool:
@@ -255,4 +270,4 @@ class Client:
             response = self._send(self._http.build_request("GET", path))
         except (UnreachableError, RequestTimeoutError):
             return False
-        return calls.healthy(response)
+        return calls.is_healthy(response)

@@ -1,4 +1,4 @@
-"""Where and how both clients connect."""
+"""Connection settings that both clients share."""
 
 import os
 import ssl
@@ -13,17 +13,18 @@ from coserve_client.errors import InputError
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
 API_KEY_VARIABLE = "COSERVE_API_KEY"
-# The server closes idle connections after 5 s, and a request must not meet that; the rest is httpx's default.
+# Idle connections expire before the server closes them (after 5 s), so that no request is sent on a closing
+# one. The other limits are httpx's defaults.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
-# None means the client's own transport: an environment's HTTP_PROXY cannot reach this machine's loopback.
-LOOPBACK = {"all://127.0.0.1": None, "all://[::1]": None, "all://localhost": None}
+# None selects the client's own transport: the proxy of HTTP_PROXY cannot reach this machine's loopback.
+LOOPBACK_MOUNTS = {"all://127.0.0.1": None, "all://[::1]": None, "all://localhost": None}
 
 File: TypeAlias = str | os.PathLike[str]
 Verify: TypeAlias = File | ssl.SSLContext | None
 Certificate: TypeAlias = File | tuple[File, File] | None
 
 
-def options(
+def httpx_arguments(
     url: str,
     api_key: str | None,
     verify: Verify,
@@ -31,26 +32,27 @@ def options(
     timeout: httpx.Timeout | float,
     headers: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """The arguments of httpx's clients.
+    """Return the keyword arguments for httpx's clients.
 
     Raises:
-        InputError: the address, the key, a header or the certificates are not usable.
+        InputError: the address, the key, a header or a certificate cannot be used.
     """
     key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
     if key and not (key.isascii() and key.isprintable() and key == key.strip()):
-        raise InputError("the API key must be printable ASCII, without spaces at its ends")
+        raise InputError("the API key must be printable ASCII without leading or trailing spaces")
+    _check_url(url)
     return {
-        "base_url": _checked(url),
-        "headers": _merged(key, headers or {}),
+        "base_url": url,
+        "headers": _merge_headers(key, headers or {}),
         "timeout": timeout,
-        "verify": _context(verify, certificate),
+        "verify": _ssl_context(verify, certificate),
         "limits": LIMITS,
-        "mounts": LOOPBACK,
+        "mounts": LOOPBACK_MOUNTS,
     }
 
 
-def _merged(key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
-    """The headers of every request; those given win over the key, in whatever case they are written."""
+def _merge_headers(key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
+    """Combine the key's header with the caller's, which take precedence whatever their case."""
     merged = httpx.Headers({"X-API-Key": key} if key else None)
     try:
         merged.update(headers)
@@ -59,7 +61,7 @@ def _merged(key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
     return merged
 
 
-def _context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | bool:
+def _ssl_context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | bool:
     if verify is None and certificate is None:
         return True
     if isinstance(verify, ssl.SSLContext):
@@ -67,32 +69,31 @@ def _context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | bool:
     try:
         context = ssl.create_default_context(cafile=verify and Path(verify))
     except (OSError, ssl.SSLError) as error:
-        raise InputError(f"{verify} holds no certificates in PEM: {error}") from error
+        raise InputError(f"cannot load PEM certificates from {verify}: {error}") from error
     if certificate is not None:
         files = certificate if isinstance(certificate, tuple) else (certificate,)
         try:
             context.load_cert_chain(files[0], files[-1])
         except (OSError, ssl.SSLError) as error:
             names = " and ".join(map(os.fsdecode, files))
-            raise InputError(f"{names}: no certificate with its key in PEM: {error}") from error
+            raise InputError(f"cannot load a PEM certificate and its key from {names}: {error}") from error
     return context
 
 
-def _checked(url: str) -> str:
-    """The server's address, as given.
+def _check_url(url: str) -> None:
+    """Check that the server's address is an HTTP URL.
 
     Raises:
-        InputError: it is not an HTTP address.
+        InputError: it is not.
     """
     try:
         parsed = httpx.URL(url)
-        host, port = parsed.host, parsed.port
-        # As sockets will.
+        host = parsed.host
+        # Sockets encode host names this way too.
         parsed.raw_host.decode("ascii").encode("idna")
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise InputError(f"{url!r} is not an address: {error}") from error
+        raise InputError(f"{url!r} is not a valid URL: {error}") from error
     if parsed.scheme not in ("http", "https") or not host:
-        raise InputError(f"{url!r} is not an address such as http://127.0.0.1:8000")
-    if port is not None and not 0 < port < 2**16:
-        raise InputError(f"{url!r} is not an address: ports are 1 to 65535")
-    return url
+        raise InputError(f"{url!r} is not a valid URL; use one like {DEFAULT_URL}")
+    if parsed.port is not None and not 0 < parsed.port < 2**16:
+        raise InputError(f"{url!r} is not a valid URL: the port must be between 1 and 65535")

@@ -1,4 +1,4 @@
-"""JSON values into frozen dataclasses, by their annotations."""
+"""Build frozen dataclasses from JSON values, guided by their annotations."""
 
 import types
 from collections.abc import Mapping
@@ -12,24 +12,25 @@ T = TypeVar("T")
 
 
 def decode(annotation: type[T], value: object, where: str) -> T:
-    """Check `value` against `annotation` and build it.
+    """Check a JSON value against an annotation and convert it.
 
-    Understands dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `Any` and JSON's scalars.
-    Keys that a dataclass does not know are ignored: a newer server may send more.
+    Supports dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `Any` and JSON's scalars. Keys that
+    a dataclass does not know are ignored: a newer server may send more.
 
     Args:
-        annotation: the type wanted.
-        value: what `json.loads` gave.
+        annotation: the expected type.
+        value: a value returned by `json.loads`.
         where: path of the value in the document, for messages.
 
     Raises:
-        ProtocolError: a key is missing or a value has another type; the message gives its path.
+        ProtocolError: a key is missing or a value has the wrong type; the message gives its path.
     """
     return cast("T", _decode(annotation, value, where))
 
 
 def _decode(annotation: Any, value: object, where: str) -> object:
-    origin, args = get_origin(annotation), get_args(annotation)
+    origin = get_origin(annotation)
+    args = get_args(annotation)
     if annotation is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -47,21 +48,21 @@ def _decode(annotation: Any, value: object, where: str) -> object:
 
 
 def _decode_object(cls: type, value: dict[str, object], where: str) -> object:
-    hints = _hints(cls)
+    hints = _type_hints(cls)
     names = [field.name for field in fields(cls)]
     if missing := [name for name in names if name not in value]:
-        raise ProtocolError(f"the server's answer lacks {where}.{missing[0]}")
+        raise ProtocolError(f"the server's response lacks {where}.{missing[0]}")
     return cls(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in names})
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _type_hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
-def _expect(wanted: type[T], value: object, where: str) -> T:
-    if type(value) is not wanted:
+def _expect(expected: type[T], value: object, where: str) -> T:
+    if type(value) is not expected:
         raise ProtocolError(
-            f"{where} in the server's answer is {type(value).__name__}, expected {wanted.__name__}"
+            f"{where} in the server's response is {type(value).__name__}, expected {expected.__name__}"
         )
     return value

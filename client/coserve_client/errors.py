@@ -1,17 +1,17 @@
-"""What can go wrong between a client and its server.
+"""The errors that the client raises.
 
 CoserveError
-  x InputError            what the caller gave cannot be sent
-  x UnreachableError      no connection, or it broke
-  x RequestTimeoutError   the server took too long
-  x ProtocolError         the answer is not a Coserve server's
-  x ProblemError          the server says what is wrong (RFC 9457)
-    + RejectedError       it does not take these images
-      - BadImageError, BadBodyError, BodyTooLargeError, TooManyImagesError, UnsupportedTypeError
-    + UnauthenticatedError, ForbiddenError, UnknownModelError, InvalidParametersError
-    + UploadTimeoutError, DeadlineError, InternalError
-    + UnavailableError    it cannot just now; retried
-      - OverloadedError, NoQuorumError
+    InputError              an argument or image cannot be used
+    UnreachableError        no connection, or the connection broke
+    RequestTimeoutError     no response within the client's timeout
+    ProtocolError           the response is not from a Coserve server
+    ProblemError            the server reports an error (RFC 9457)
+        RejectedError       the images or the request body are not acceptable
+            BadImageError, BadBodyError, BodyTooLargeError, TooManyImagesError, UnsupportedTypeError
+        UnauthenticatedError, ForbiddenError, UnknownModelError, InvalidParametersError
+        UploadTimeoutError, DeadlineError, InternalError
+        UnavailableError    the server cannot answer at the moment; retried
+            OverloadedError, NoQuorumError
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,34 +22,34 @@ import httpx
 
 
 class CoserveError(Exception):
-    """Base of every error this package raises."""
+    """The base of every error that this package raises."""
 
 
 class InputError(CoserveError):
-    """What the caller gave cannot be sent: an unreadable file, no image, an unusable address."""
+    """An argument cannot be used: an unreadable file, no image, an invalid address."""
 
 
 class UnreachableError(CoserveError):
-    """No connection to the server could be made, or it broke before the answer was complete."""
+    """No connection to the server could be made, or it broke before the response was complete."""
 
 
 class RequestTimeoutError(CoserveError):
-    """The server did not answer within the client's timeout."""
+    """The server did not respond within the client's timeout."""
 
 
 class ProtocolError(CoserveError):
-    """The answer is not one a Coserve server gives."""
+    """The response is not from a Coserve server."""
 
 
 class ProblemError(CoserveError):
-    """The server's own account of what went wrong, an RFC 9457 problem document.
+    """An error reported by the server in a problem document (RFC 9457).
 
     Attributes:
         type: URI reference that identifies the kind of problem; stable across releases.
         title: the kind of problem in words.
-        status: HTTP status code of the answer.
-        detail: what happened this time, or None.
-        extra: the document's other members.
+        status: HTTP status code of the response.
+        detail: explanation of this occurrence, or None.
+        extra: the document's other fields.
     """
 
     def __init__(self, status: int, document: Mapping[str, Any]) -> None:
@@ -61,23 +61,23 @@ class ProblemError(CoserveError):
         extra.pop("status", None)
         self.status = status
         self.extra = extra
-        super().__init__(f"{self.detail or self.title} (the server answered {status})")
+        super().__init__(f"{self.detail or self.title} (HTTP {status})")
 
 
 class RejectedError(ProblemError):
-    """The server does not take these images: not decodable, too large, or of an unsupported type."""
+    """The server rejects the images or the body: not decodable, too large, or of an unsupported type."""
 
 
 class BadImageError(RejectedError):
-    """An image is of an unknown format, broken, truncated, or too large in pixels."""
+    """An image has an unknown format, is broken or truncated, or has too many pixels."""
 
 
 class BadBodyError(RejectedError):
-    """The request's body is not what its content type says."""
+    """The request's body does not match its content type."""
 
 
 class BodyTooLargeError(RejectedError):
-    """The request has more bytes than the server allows."""
+    """The request's body has more bytes than the server allows."""
 
 
 class TooManyImagesError(RejectedError):
@@ -85,11 +85,11 @@ class TooManyImagesError(RejectedError):
 
 
 class UnsupportedTypeError(RejectedError):
-    """The server does not read bodies of this type."""
+    """The server does not accept bodies of this content type."""
 
 
 class UnauthenticatedError(ProblemError):
-    """The server asks for an API key, and the client has none or a wrong one."""
+    """The server requires an API key, and the client's is missing or not valid."""
 
 
 class ForbiddenError(ProblemError):
@@ -97,7 +97,7 @@ class ForbiddenError(ProblemError):
 
 
 class UnknownModelError(ProblemError):
-    """The server has no ensemble of that name, or not in that version."""
+    """The server has no ensemble with that name or version."""
 
 
 class InvalidParametersError(ProblemError):
@@ -105,15 +105,15 @@ class InvalidParametersError(ProblemError):
 
 
 class UploadTimeoutError(ProblemError):
-    """The request took too long to arrive."""
+    """The request took too long to reach the server."""
 
 
 class DeadlineError(ProblemError):
-    """Too few members answered in the time the call or the server allows, or a proxy waited in vain."""
+    """Too few members answered before the deadline of the call or the server, or a proxy timed out."""
 
 
 class InternalError(ProblemError):
-    """The server is at fault; its log says how."""
+    """An internal error of the server; see its log."""
 
 
 class UnavailableError(ProblemError):
@@ -121,7 +121,7 @@ class UnavailableError(ProblemError):
 
 
 class OverloadedError(UnavailableError):
-    """The server is answering as many requests, or holds as many connections, as it may."""
+    """The server has reached its limit of requests in progress or of open connections."""
 
 
 class NoQuorumError(UnavailableError):
@@ -145,7 +145,7 @@ _BY_TYPE: Mapping[str, type[ProblemError]] = {
     "/problems/no-quorum": NoQuorumError,
 }
 
-# Where nothing says the type: the answers of /v2, and of proxies.
+# For responses without a type: those of /v2 and of proxies.
 _BY_STATUS: Mapping[int, type[ProblemError]] = {
     400: RejectedError,
     401: UnauthenticatedError,
@@ -161,28 +161,28 @@ _BY_STATUS: Mapping[int, type[ProblemError]] = {
 }
 
 
-def problem(status: int, document: Mapping[str, Any]) -> ProblemError:
-    """The error of a problem document, by its type, else by the status."""
+def problem_error(status: int, document: Mapping[str, Any]) -> ProblemError:
+    """Return the error for a problem document, chosen by its type or else by the status."""
     kind = _BY_TYPE.get(str(document.get("type")), _BY_STATUS.get(status, ProblemError))
     return kind(status, document)
 
 
 @contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Raise httpx's errors as this package's, most specific first, with the cause kept.
+def translated_errors(url: str) -> Iterator[None]:
+    """Translate httpx's errors into this package's, keeping the original as the cause.
 
     Raises:
-        UnreachableError: no connection, or it broke.
+        UnreachableError: no connection, or the connection broke.
         RequestTimeoutError: a timeout after connecting.
-        ProtocolError: the answer could not be decoded.
+        ProtocolError: the response could not be decoded.
     """
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             raise UnreachableError(
-                f"the certificate of {url} is not trusted ({error}); name the authorities that may "
-                "certify it: --cacert, or verify"
+                f"the certificate of {url} is not trusted ({error}); pass the certificate authorities "
+                "to trust: verify in Python, --cacert on the command line"
             ) from error
         raise UnreachableError(
             f"no server answers at {url} ({str(error) or 'timed out'}); "
@@ -191,13 +191,13 @@ def translated(url: str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise RequestTimeoutError(f"{url} did not answer in time ({type(error).__name__})") from error
     except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
-        # A server that refuses a body before reading all of it resets the connection; under asyncio the
-        # reset discards its answer. One that misses a certificate resets or closes it.
+        # A server that rejects a request before reading the whole body resets the connection, and asyncio
+        # then discards its response. A server that requires a client certificate resets or closes it.
         raise UnreachableError(
-            f"the connection to {url} broke ({str(error) or type(error).__name__}); "
-            "perhaps because the request is larger than it allows, or lacks a client's certificate"
+            f"the connection to {url} broke ({str(error) or type(error).__name__}); the request may be too "
+            "large, or the server may require a client certificate"
         ) from error
     except httpx.TransportError as error:
         raise UnreachableError(f"the connection to {url} failed: {error}") from error
     except httpx.RequestError as error:
-        raise ProtocolError(f"the answer of {url} cannot be read: {error}") from error
+        raise ProtocolError(f"the response of {url} cannot be read: {error}") from error

@@ -1,17 +1,20 @@
-"""What a caller may hand over as an image, and reading it."""
+"""Accept images in any supported form, read them, and find them in folders."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
 from coserve_client.errors import InputError
 
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+"""File name endings, in lower case, that mark an image in a folder."""
+
 
 @dataclass(frozen=True)
 class Image:
-    """An encoded image (JPEG, PNG, …) and the file name the server will call it by."""
+    """An encoded image (JPEG, PNG, …) with the file name that the server reports it under."""
 
     data: bytes = field(repr=False)
     filename: str
@@ -21,9 +24,9 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Bi
 
 
 def read_images(sources: Source | Iterable[Source]) -> list[Image]:
-    """Read one or several images, in order; what has no name of its own is called `image_<index>`.
+    """Read one or several images, in order. An unnamed image is called `image_<index>`.
 
-    Whole files are read, so that a request can be sent again.
+    Files are read whole, so that the request can be repeated.
 
     Raises:
         InputError: there is no image, or one cannot be read; the message names it.
@@ -39,33 +42,69 @@ def read_images(sources: Source | Iterable[Source]) -> list[Image]:
 
 
 def read_image(source: Source, index: int) -> Image:
-    """Read one image, the one at `index` of its request.
+    """Read one image.
+
+    Args:
+        source: the image in any supported form.
+        index: its position in the request, which names it if nothing else does.
 
     Raises:
         InputError: it cannot be read.
     """
     if isinstance(source, Image):
-        return Image(bytes(source.data), _sendable(source.filename))
+        return Image(bytes(source.data), _encodable(source.filename))
     if isinstance(source, (bytes, bytearray, memoryview)):
         return Image(bytes(source), f"image_{index}")
     if isinstance(source, (str, os.PathLike)):
-        return Image(_bytes_of(Path(source)), _sendable(Path(source).name))
-    return _read_open(source, f"image_{index}")
+        return Image(_read_path(Path(source)), _encodable(Path(source).name))
+    return _read_open_file(source, f"image_{index}")
 
 
-def _bytes_of(path: Path) -> bytes:
+def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Find the image files in a folder and its subfolders, sorted by path.
+
+    The folder itself is listed at once, each subfolder when the iteration reaches it.
+
+    Raises:
+        InputError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {os.fsdecode(folder)}: {reason}") from error
+    return _images_among(ordered)
+
+
+def _images_among(entries: Iterable["os.DirEntry[str]"]) -> Iterator[Path]:
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from images_in(entry.path)
+        elif Path(entry.name).suffix.lower() in SUFFIXES and (entry.is_file() or _is_dangling(entry)):
+            yield Path(entry.path)
+
+
+def _is_dangling(entry: "os.DirEntry[str]") -> bool:
+    """Return whether the entry is a broken link; reading it later reports the error."""
+    return entry.is_symlink() and not Path(entry.path).exists()
+
+
+def _read_path(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _read_open(file: BinaryIO, default: str) -> Image:
+def _read_open_file(file: BinaryIO, default_name: str) -> Image:
     if not hasattr(file, "read"):
         kind = type(file).__name__
-        raise InputError(f"an image is a path, bytes, a file opened in binary mode or an Image, not {kind}")
+        raise InputError(
+            f"an image must be a path, bytes, a file opened in binary mode or an Image, not {kind}"
+        )
     name = getattr(file, "name", None)
-    filename = _sendable(Path(name).name) if isinstance(name, str) else default
+    filename = _encodable(Path(name).name) if isinstance(name, str) else default_name
     try:
         data = file.read()
     except (OSError, ValueError) as error:
@@ -75,6 +114,6 @@ def _read_open(file: BinaryIO, default: str) -> Image:
     return Image(data, filename)
 
 
-def _sendable(name: str) -> str:
-    # File names may hold bytes that are no characters (PEP 383), which no multipart header can carry.
+def _encodable(name: str) -> str:
+    # File names may contain undecodable bytes (PEP 383), which a multipart header cannot carry.
     return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

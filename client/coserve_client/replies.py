@@ -1,4 +1,4 @@
-"""What a Coserve server answers, as frozen dataclasses."""
+"""The server's responses as frozen dataclasses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class an image may show: `probability` in 0…1, `logit` as combined over the members."""
+    """One candidate class of an image.
+
+    Attributes:
+        label: name of the class.
+        class_id: index of the class.
+        probability: its probability, from 0 to 1.
+        logit: its logit, combined over the members.
+    """
 
     label: str
     class_id: int
@@ -21,10 +28,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How unsure the ensemble is of an image, and how far its members differ, both in nats.
+    """The ensemble's uncertainty about one image, in nats.
 
-    `entropy` is that of the probabilities, `disagreement` the mutual information between the answer and the
-    choice of a member.
+    Attributes:
+        entropy: entropy of the predicted probabilities.
+        disagreement: mutual information between the predicted class and the choice of member.
     """
 
     entropy: float
@@ -33,9 +41,13 @@ class Uncertainty:
 
 @dataclass(frozen=True)
 class Result:
-    """What the server says of one image, the most probable class first.
+    """The classification of one image.
 
-    `member_predictions` holds the same per member name where the request asked for it.
+    Attributes:
+        filename: name the image was sent under.
+        predictions: candidate classes, the most probable first.
+        uncertainty: how unsure the ensemble is.
+        member_predictions: each member's own predictions by its name, if the request asked for them.
     """
 
     filename: str
@@ -46,7 +58,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Member:
-    """One member's part in a reply; times in milliseconds since the first member started."""
+    """One member's part in a reply.
+
+    Attributes:
+        name: name of the member.
+        used: whether its logits were combined.
+        device: device it ran on, such as `cpu:0`; None if it did not answer in time.
+        start_ms: start in milliseconds after the first member's start.
+        end_ms: end in milliseconds after the first member's start.
+        error: why it was not used.
+    """
 
     name: str
     used: bool
@@ -58,7 +79,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Timings:
-    """Where the server's time went, in milliseconds; `decode` and `preprocess` are sums over the images."""
+    """The server's time per step in milliseconds; `decode` and `preprocess` are summed over the images."""
 
     decode: float
     preprocess: float
@@ -70,12 +91,18 @@ class Timings:
 
 @dataclass(frozen=True)
 class Reply:
-    """The answer to one classification request, one result per image in the order sent.
+    """The response to one classification request.
 
-    `degraded` says that fewer than all members were combined; `measured_top1` is the share of right first
-    answers that those combined reached on a test set, where the server knows it. `overlap` is the sum of the
-    members' durations divided by the wall time of all: S when S equal members ran in parallel, 1 when one
-    after another.
+    Attributes:
+        model: name of the ensemble.
+        version: its version.
+        degraded: whether some members are missing from the result.
+        measured_top1: top-1 accuracy of the combined members on a test set, from 0 to 1, if known.
+        overlap: sum of the members' durations divided by their total wall time: S if S equal members ran
+            in parallel, 1 if they ran one after another.
+        members: every member of the ensemble, used or not.
+        timings_ms: the server's time per step.
+        results: one result per image, in the order sent.
     """
 
     model: str
@@ -89,16 +116,25 @@ class Reply:
 
     @property
     def missing(self) -> tuple[Member, ...]:
-        """The members whose logits are not in this reply."""
+        """The members whose logits were not combined."""
         return tuple(member for member in self.members if not member.used)
 
 
 @dataclass(frozen=True)
 class Model:
-    """An ensemble that is served.
+    """An ensemble that the server offers.
 
-    `ready` says whether `quorum` members, as many as must answer a request, can. `weights` are the members'
-    shares in the mean, `labels` are by class index; `provenance` is what its repository says of it.
+    Attributes:
+        name: name of the ensemble.
+        version: its version.
+        ready: whether at least `quorum` members can answer.
+        quorum: number of members that must answer a request.
+        members: names of the members.
+        weights: each member's weight in the mean.
+        max_batch_size: largest number of images in one batch.
+        labels: class names by class index.
+        preprocessing: how images are resized and normalized.
+        provenance: origin and measured accuracy, as recorded in the model repository.
     """
 
     name: str
@@ -115,7 +151,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A model's input or output; -1 in its shape is the number of images."""
+    """An input or output of a model; -1 in `shape` stands for the number of images."""
 
     name: str
     datatype: str
@@ -124,7 +160,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the Open Inference Protocol says of a model."""
+    """A model's metadata in the Open Inference Protocol."""
 
     name: str
     versions: tuple[str, ...]
@@ -135,9 +171,16 @@ class Metadata:
 
 @dataclass(frozen=True, eq=False)
 class Inference:
-    """The answer to tensors: logits, FP32 `[N, C]`, as combined over `members`.
+    """The response to a tensor of preprocessed images.
 
-    `missing` says of every member that is not among them why, `overlap` is as in `Reply`.
+    Attributes:
+        model: name of the ensemble.
+        version: its version.
+        logits: FP32 `[N, C]`, combined over `members`.
+        degraded: whether some members are missing from the logits.
+        members: names of the members that were combined.
+        missing: the other members, each with the reason, if there are any.
+        overlap: as in `Reply`.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""When a request is sent again, and after how long."""
+"""Decide whether to retry a request, and how long to wait before."""
 
 import random
 import time
@@ -11,14 +11,14 @@ BASE_SECONDS = 0.25
 CAP_SECONDS = 30.0
 
 
-class Attempts:
-    """The attempts of one call, which begins now.
+class Backoff:
+    """The retry state of one call, which starts now.
 
-    Only 503 is retried: any other failure may already have had its effect or its cost.
+    Only 503 is retried: after any other failure the request may already have had its effect or its cost.
 
     Args:
-        retries: how often the request is sent again at most.
-        seconds: no retry starts later than this after the call began.
+        retries: maximum number of retries.
+        seconds: time after which no retry starts.
     """
 
     def __init__(self, retries: int, seconds: float) -> None:
@@ -26,27 +26,27 @@ class Attempts:
         self._deadline = time.monotonic() + seconds
         self._bound = BASE_SECONDS
 
-    def wait(self, response: httpx.Response) -> float | None:
-        """Seconds until the request is sent again, or None where this response is final.
+    def delay(self, response: httpx.Response) -> float | None:
+        """Return the seconds to wait before the next retry, or None if the response is final.
 
-        `Retry-After` (RFC 9110, section 10.2.3) is honoured up to `CAP_SECONDS`; without it the wait is
+        `Retry-After` (RFC 9110, section 10.2.3) is honoured up to `CAP_SECONDS`. Without it, the delay is
         exponential backoff with full jitter (Brooker, "Exponential Backoff and Jitter", AWS 2015).
         """
         if response.status_code != httpx.codes.SERVICE_UNAVAILABLE or self._left <= 0:
             return None
-        asked = retry_after(response.headers.get("Retry-After", ""), datetime.now(timezone.utc))
-        jittered = random.uniform(0, self._bound)  # noqa: S311 (nothing secret)
-        wait = min(jittered if asked is None else asked, CAP_SECONDS)
+        requested = retry_after(response.headers.get("Retry-After", ""), datetime.now(timezone.utc))
+        jittered = random.uniform(0, self._bound)  # noqa: S311 (not a secret)
+        delay = min(jittered if requested is None else requested, CAP_SECONDS)
         self._left -= 1
         self._bound = min(2 * self._bound, CAP_SECONDS)
-        return wait if time.monotonic() + wait <= self._deadline else None
+        return delay if time.monotonic() + delay <= self._deadline else None
 
 
 def retry_after(value: str, now: datetime) -> float | None:
-    """Seconds that a `Retry-After` header asks for, or None where it says nothing valid.
+    """Parse a `Retry-After` header and return its delay in seconds, or None if it is not valid.
 
     Args:
-        value: delay in seconds or an HTTP date.
+        value: a number of seconds or an HTTP date.
         now: the current time, with a time zone.
     """
     if value.isascii() and value.isdigit():

@@ -1,4 +1,4 @@
-"""Arrays on their way to the server and back: Triton's binary tensor data extension.
+"""Encode and decode arrays in Triton's binary tensor data extension.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
+"""HTTP header with the length of the JSON that precedes the tensor."""
 
 
 @dataclass(frozen=True)
-class _Size:
+class _OutputParameters:
     binary_data_size: int
 
 
@@ -26,41 +27,44 @@ class _Size:
 class _Output:
     datatype: str
     shape: tuple[int, ...]
-    parameters: _Size
+    parameters: _OutputParameters
 
 
 @dataclass(frozen=True)
-class _Combined:
+class _Parameters:
     degraded: bool
     members: str
     overlap: float
 
 
 @dataclass(frozen=True)
-class _Head:
+class _InferenceHeader:
     """The JSON of an inference response."""
 
     model_name: str
     model_version: str
-    parameters: _Combined
+    parameters: _Parameters
     outputs: tuple[_Output, ...]
 
 
 def write_inference(images: "ArrayLike", input_name: str) -> tuple[bytes, int]:
-    """A request's body, and the length of its JSON, which the tensor follows.
+    """Encode an inference request.
+
+    Returns:
+        The body, which is JSON followed by the tensor, and the length of the JSON in bytes.
 
     Raises:
-        InputError: `images` are no array of real numbers, or numpy is not installed.
+        InputError: `images` is not an array of real numbers, or NumPy is not installed.
     """
     np = _numpy()
     try:
-        given = np.asarray(images)
+        array = np.asarray(images)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"the images are no array of real numbers: {error}") from error
-    # numpy would parse strings, and drop the imaginary part of complex numbers.
-    if given.dtype.kind not in "biuf":
-        raise InputError(f"the images are no array of real numbers, but of {given.dtype}")
-    array = np.ascontiguousarray(given, "<f4")
+        raise InputError(f"the images are not an array of real numbers: {error}") from error
+    # NumPy would parse strings, and drop the imaginary part of complex numbers.
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"the images are not an array of real numbers: their type is {array.dtype}")
+    array = np.ascontiguousarray(array, "<f4")
     tensor = {
         "name": input_name,
         "shape": array.shape,
@@ -68,43 +72,49 @@ def write_inference(images: "ArrayLike", input_name: str) -> tuple[bytes, int]:
         "parameters": {"binary_data_size": array.nbytes},
     }
     request = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    head = json.dumps(request).encode()
-    return head + array.tobytes(), len(head)
+    header = json.dumps(request).encode()
+    return header + array.tobytes(), len(header)
 
 
 def read_inference(body: bytes, json_length: str | None) -> Inference:
-    """Read a response's body; `json_length` is the header.
+    """Decode an inference response.
+
+    Args:
+        body: JSON followed by the tensor.
+        json_length: value of the header `HEADER_LENGTH`, if the response has it.
 
     Raises:
-        ProtocolError: it is not the answer of a Coserve server.
+        ProtocolError: the response is not valid.
     """
     np = _numpy()
     if json_length is None or not json_length.isdecimal() or int(json_length) > len(body):
-        raise ProtocolError("the server's answer does not say where its tensor begins")
+        raise ProtocolError(f"the server's response has no valid {HEADER_LENGTH} header")
     length = int(json_length)
     try:
         document = json.loads(body[:length])
     except ValueError as error:
-        raise ProtocolError(f"the server's answer is no JSON: {error}") from error
-    head = decode(_Head, document, "reply")
-    if len(head.outputs) != 1 or head.outputs[0].datatype != "FP32":
-        raise ProtocolError("the server's answer has another output than one of FP32")
-    (output,) = head.outputs
-    if output.parameters.binary_data_size != len(body) - length:
-        raise ProtocolError("the server's answer has too few or too many bytes")
+        raise ProtocolError(f"the server's response is not valid JSON: {error}") from error
+    header = decode(_InferenceHeader, document, "reply")
+    if len(header.outputs) != 1 or header.outputs[0].datatype != "FP32":
+        raise ProtocolError("the server's response must have exactly one output, of type FP32")
+    (output,) = header.outputs
+    announced = output.parameters.binary_data_size
+    received = len(body) - length
+    if announced != received:
+        raise ProtocolError(f"the server's response announces {announced} tensor bytes but has {received}")
     try:
         logits = np.frombuffer(body, "<f4", offset=length).reshape(output.shape)
     except ValueError as error:
-        raise ProtocolError(f"the server's answer has another shape than it says: {error}") from error
-    combined = head.parameters
+        raise ProtocolError(f"the server's tensor does not have the announced shape: {error}") from error
+    parameters = header.parameters
     return Inference(
-        model=head.model_name,
-        version=head.model_version,
+        model=header.model_name,
+        version=header.model_version,
         logits=np.require(logits, np.float32, ["C", "ALIGNED"]),
-        degraded=combined.degraded,
-        members=tuple(combined.members.split(",")),
+        degraded=parameters.degraded,
+        members=tuple(parameters.members.split(",")),
         missing=document["parameters"].get("missing"),
-        overlap=combined.overlap,
+        overlap=parameters.overlap,
     )
 
 
@@ -112,5 +122,5 @@ def _numpy() -> Any:
     try:
         import numpy as np
     except ImportError as error:
-        raise InputError("tensors need numpy: pip install numpy") from error
+        raise InputError("tensors need NumPy: pip install numpy") from error
     return np

@@ -205,7 +205,7 @@ def test_classifies_the_others_where_one_is_bad(server: Server, folder: Path) ->
         f"{folder}/deep/c.webp",
         "E",
     ]
-    assert result.stderr == f"error: {folder}/b.JPG: b.JPG is not an image (the server answered 400)\n"
+    assert result.stderr == f"error: {folder}/b.JPG: b.JPG is not an image (HTTP 400)\n"
     assert server.requests == [["a.png", "b.JPG", "c.webp"], ["a.png"], ["b.JPG"], ["c.webp"]]
 
 
@@ -230,7 +230,7 @@ def test_sends_smaller_requests_where_one_is_too_large(server: Server, folder: P
     server.limit = 0
     result = run(folder / "a.png")
     assert result.exit_code == 1
-    assert "a.png: the request is larger than 1 MB (the server answered 413)" in result.stderr
+    assert "a.png: the request is larger than 1 MB (HTTP 413)" in result.stderr
     assert result.stdout == ""
 
 

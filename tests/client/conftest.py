@@ -56,7 +56,7 @@ def make_reply(*filenames: str) -> dict[str, Any]:
 
 
 class Loopback(ThreadingHTTPServer):
-    """A real server on the loopback that answers with `statuses` in turn, the last one for ever."""
+    """A real HTTP server that answers with each of `statuses` in turn, and then repeats the last one."""
 
     daemon_threads = True
 
@@ -84,13 +84,13 @@ class Handler(BaseHTTPRequestHandler):
         self.server.parts = message_from_bytes(head + body).get_payload()  # type: ignore[assignment]
         statuses = self.server.statuses
         status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
-        answer = json.dumps(make_reply(*(str(part.get_filename()) for part in self.server.parts))).encode()
+        content = json.dumps(make_reply(*(str(part.get_filename()) for part in self.server.parts))).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(content)))
         self.send_header("Retry-After", "0")
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(content)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -106,13 +106,13 @@ def loopback() -> Iterator[Loopback]:
 
 @pytest.fixture
 def reply() -> Callable[..., dict[str, Any]]:
-    """Builds a server's answer for the given file names."""
+    """Build a server's reply for the given file names."""
     return make_reply
 
 
 @pytest.fixture(params=["sync", "async"])
 def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Calls one method of a fresh client, synchronous or asynchronous, against a handler or a URL."""
+    """Call one method of a new client, synchronous or asynchronous, on a handler or a URL."""
 
     def sync(
         server: Any, method: str, *args: Any, options: dict[str, Any] | None = None, **kwargs: Any

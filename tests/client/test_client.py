@@ -91,7 +91,7 @@ def test_sends_the_key_and_the_deadline(ask: Ask, reply: Make, monkeypatch: pyte
     assert [headers.get("Request-Timeout-Ms") for headers in seen] == ["250", None, None, None]
 
 
-def test_a_header_replaces_the_key_in_whatever_case(ask: Ask) -> None:
+def test_a_header_replaces_the_key_whatever_its_case(ask: Ask) -> None:
     def server(request: httpx.Request) -> httpx.Response:
         assert request.headers.get_list("X-API-Key") == ["b"]
         return httpx.Response(200)
@@ -100,29 +100,29 @@ def test_a_header_replaces_the_key_in_whatever_case(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("key", ["a\r\nb", "ü", "a ", " a"])
-def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
+def test_rejects_a_key_that_no_header_can_carry(key: str) -> None:
     with pytest.raises(InputError, match="API key"):
         Client(api_key=key)
 
 
-def test_a_header_that_cannot_be_sent_is_refused() -> None:
+def test_rejects_a_header_that_cannot_be_sent() -> None:
     with pytest.raises(InputError, match="headers must be ASCII"):
         Client(headers={"Authorization": "ü"})
 
 
-def test_wants_certificates_in_pem(tmp_path: Path) -> None:
+def test_certificates_must_be_pem(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     for _ in range(2):
-        with pytest.raises(InputError, match=r"ca\.pem holds no certificates"):
+        with pytest.raises(InputError, match=r"cannot load PEM certificates from .*ca\.pem"):
             Client("https://localhost", verify=file)
         file.write_text("no certificate")
 
 
-def test_asks_for_a_version(ask: Ask) -> None:
-    asked: list[str] = []
+def test_requests_a_version(ask: Ask) -> None:
+    targets: list[str] = []
 
     def server(request: httpx.Request) -> httpx.Response:
-        asked.append(request.url.raw_path.decode())
+        targets.append(request.url.raw_path.decode())
         return httpx.Response(404, json={"error": "none"})
 
     for method in ("model", "metadata"):
@@ -132,7 +132,7 @@ def test_asks_for_a_version(ask: Ask) -> None:
     assert ask(server, "ready", "E", version="2") is False
     with pytest.raises(UnknownModelError):
         ask(server, "classify", b"x", version="2")
-    assert asked == [
+    assert targets == [
         "/v1/models/a%2Fb?version=2",
         "/v2/models/a%2Fb/versions/2",
         "/v2/models/E/ready",
@@ -169,7 +169,7 @@ def test_describes_models(ask: Ask) -> None:
     assert paths == ["/v1/models/a%2Fb", "/v1/models"]
 
 
-def test_tells_liveness_and_readiness_without_retrying(ask: Ask) -> None:
+def test_reports_liveness_and_readiness_without_retrying(ask: Ask) -> None:
     paths: list[str] = []
 
     def server(request: httpx.Request) -> httpx.Response:
@@ -182,7 +182,7 @@ def test_tells_liveness_and_readiness_without_retrying(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, UnauthenticatedError), (403, ForbiddenError)])
-def test_a_key_that_is_refused_does_not_look_like_a_model_that_is_not_ready(
+def test_a_rejected_key_is_not_reported_as_a_model_that_is_not_ready(
     ask: Ask, status: int, error: type[ProblemError]
 ) -> None:
     with pytest.raises(error, match="no key"):
@@ -202,15 +202,15 @@ def test_a_key_that_is_refused_does_not_look_like_a_model_that_is_not_ready(
         "http://xn--zz",
     ],
 )
-def test_wants_an_http_address(url: str) -> None:
-    with pytest.raises(InputError, match="is not an address"):
+def test_the_url_must_be_http(url: str) -> None:
+    with pytest.raises(InputError, match="is not a valid URL"):
         Client(url)
-    with pytest.raises(InputError, match="is not an address"):
+    with pytest.raises(InputError, match="is not a valid URL"):
         AsyncClient(url)
 
 
-def test_both_clients_have_one_surface() -> None:
-    def surface(kind: type) -> set[str]:
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(kind: type) -> set[str]:
         return {name.removeprefix("a") for name in vars(kind) if not name.startswith("_")}
 
-    assert surface(Client) == surface(AsyncClient)
+    assert methods(Client) == methods(AsyncClient)

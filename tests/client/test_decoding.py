@@ -35,13 +35,13 @@ def test_reads_member_predictions_and_missing_members(reply: Make) -> None:
     assert [member.name for member in built.missing] == ["E_member1"]
 
 
-def test_ignores_what_a_newer_server_adds(reply: Make) -> None:
+def test_ignores_keys_that_a_newer_server_adds(reply: Make) -> None:
     newer = copy.deepcopy(reply("cat.jpg"))
     newer["new"] = newer["results"][0]["predictions"][0]["new"] = {"x": 1}
     assert decode(Reply, newer, "reply") == decode(Reply, reply("cat.jpg"), "reply")
 
 
-def test_says_which_key_is_missing(reply: Make) -> None:
+def test_names_the_missing_key(reply: Make) -> None:
     document = reply("cat.jpg")
     del document["results"][0]["predictions"][0]["logit"]
     with pytest.raises(ProtocolError, match=r"lacks reply\.results\[0\]\.predictions\[0\]\.logit"):
@@ -51,14 +51,14 @@ def test_says_which_key_is_missing(reply: Make) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model", 3, "reply.model in the server's answer is int, expected str"),
-        ("degraded", "no", "reply.degraded in the server's answer is str, expected bool"),
-        ("overlap", True, "reply.overlap in the server's answer is bool, expected float"),
-        ("members", {}, "reply.members in the server's answer is dict, expected list"),
-        ("results", [None], "reply.results[0] in the server's answer is NoneType, expected dict"),
+        ("model", 3, "reply.model in the server's response is int, expected str"),
+        ("degraded", "no", "reply.degraded in the server's response is str, expected bool"),
+        ("overlap", True, "reply.overlap in the server's response is bool, expected float"),
+        ("members", {}, "reply.members in the server's response is dict, expected list"),
+        ("results", [None], "reply.results[0] in the server's response is NoneType, expected dict"),
     ],
 )
-def test_says_which_value_has_a_wrong_type(reply: Make, key: str, value: object, message: str) -> None:
+def test_names_the_value_of_the_wrong_type(reply: Make, key: str, value: object, message: str) -> None:
     with pytest.raises(ProtocolError) as caught:
         decode(Reply, reply("cat.jpg") | {key: value}, "reply")
     assert str(caught.value).startswith(message)

@@ -1,4 +1,4 @@
-"""What the client makes of errors, the server's and those on the way."""
+"""Errors of the server and of the connection, as the client raises them."""
 
 import re
 from collections.abc import Callable
@@ -66,11 +66,11 @@ def test_raises_problems_by_status_without_retrying(ask: Ask, status: int, kind:
     assert type(error) is kind
     assert (error.type, error.title, error.status, error.detail) == ("/problems/x", "X", status, "why")
     assert error.extra == {"filename": "a.jpg"}
-    assert str(error) == f"why (the server answered {status})"
+    assert str(error) == f"why (HTTP {status})"
     assert calls == 1
 
 
-def test_every_problem_that_the_server_documents_has_its_error(ask: Ask) -> None:
+def test_every_documented_problem_has_its_error(ask: Ask) -> None:
     page = Path(__file__).parents[2] / "docs" / "http-api.md"
     documented = re.findall(r"^\| `(/problems/([a-z-]+))` \| (\d{3}) \|", page.read_text(), re.M)
     assert len(documented) > 15
@@ -91,7 +91,7 @@ def test_reads_the_errors_of_the_open_inference_protocol(ask: Ask) -> None:
         ask(server, "metadata", "E")
 
 
-def test_understands_a_proxy_that_sends_no_problem_document(ask: Ask) -> None:
+def test_understands_a_proxy_without_problem_documents(ask: Ask) -> None:
     def nginx(request: httpx.Request) -> httpx.Response:
         return httpx.Response(413, html="<h1>413 Request Entity Too Large</h1>")
 
@@ -105,17 +105,17 @@ def test_understands_a_proxy_that_sends_no_problem_document(ask: Ask) -> None:
     [
         (200, {"Content-Type": "text/html"}, b"<p>hello", "answered 200 with text/html"),
         (200, {}, b"", "answered 200 with no content type"),
-        (200, {}, b"[]", "reply in the server's answer is list"),
+        (200, {}, b"[]", "reply in the server's response is list"),
         (200, {}, b'{"model": "E"', "answered 200"),
         (200, {}, b"{}", r"lacks reply\.model"),
         (200, {}, b"\xff\xfe", "answered 200"),
         (404, {"Content-Type": "application/json"}, b"{}", "answered 404 with application/json"),
         (400, {"Content-Type": PROBLEM}, b"[", r"/classify answered 400 with application/problem\+json"),
-        (400, {"Content-Type": PROBLEM}, b"[]", "problem in the server's answer is list"),
+        (400, {"Content-Type": PROBLEM}, b"[]", "problem in the server's response is list"),
         (301, {"Location": "https://elsewhere/"}, b"", "a redirect to https://elsewhere/"),
     ],
 )
-def test_says_what_is_no_coserve_answer(
+def test_reports_responses_of_other_servers(
     ask: Ask, status: int, headers: dict[str, str], body: bytes, message: str
 ) -> None:
     def server(request: httpx.Request) -> httpx.Response:
@@ -125,7 +125,7 @@ def test_says_what_is_no_coserve_answer(
         ask(server, "classify", b"x")
 
 
-def test_wants_one_result_per_image(ask: Ask, reply: Make) -> None:
+def test_requires_one_result_per_image(ask: Ask, reply: Make) -> None:
     def server(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json=reply("a"))
 
@@ -165,7 +165,7 @@ def test_translates_transport_errors_once(
     assert calls == 1
 
 
-def test_publishes_its_whole_error_tree() -> None:
+def test_exports_the_whole_error_tree() -> None:
     errors = {name for name, kind in vars(coserve_client).items() if name.endswith("Error")}
     assert errors == {name for name in vars(coserve_client.errors) if name.endswith("Error")}
     assert errors <= set(coserve_client.__all__)

@@ -26,15 +26,15 @@ def test_keeps_order_and_names_of_every_kind_of_source(tmp_path: Path) -> None:
     ]
 
 
-def test_takes_one_without_a_list() -> None:
+def test_accepts_one_image_without_a_list() -> None:
     with io.BytesIO(b"x") as opened:
         assert read_images(opened) == read_images(b"x") == read_images([b"x"])
     assert read_images(bytearray(b"x")) == read_images(memoryview(b"x")) == read_images(b"x")
     assert type(read_images(Image(bytearray(b"x"), "a.png"))[0].data) is bytes
 
 
-def test_takes_a_generator_and_unnamed_files() -> None:
-    with tempfile.TemporaryFile() as opened:  # its `name` is a number
+def test_accepts_a_generator_and_unnamed_files() -> None:
+    with tempfile.TemporaryFile() as opened:  # its `name` is a file descriptor
         opened.write(b"y")
         opened.seek(0)
         assert [i.filename for i in read_images(s for s in (b"x", opened))] == ["image_0", "image_1"]
@@ -59,7 +59,7 @@ def test_names_the_file_it_cannot_read(tmp_path: Path) -> None:
         read_images(closed)
 
 
-def test_wants_binary_files_and_at_least_one(tmp_path: Path) -> None:
+def test_requires_binary_files_and_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="binary mode"):
         read_images(io.StringIO("text"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="opened in binary mode or an Image, not NoneType"):
@@ -68,7 +68,7 @@ def test_wants_binary_files_and_at_least_one(tmp_path: Path) -> None:
         read_images([])
 
 
-def test_makes_any_file_name_sendable(tmp_path: Path) -> None:
+def test_makes_any_file_name_encodable(tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
     file.write_bytes(b"x")
     assert read_images(file)[0].filename == "\N{REPLACEMENT CHARACTER}.jpg"

@@ -36,7 +36,7 @@ def test_replays_the_body_on_a_retry(ask: Ask, loopback: Any) -> None:
     assert len(set(loopback.bodies)) == 1
 
 
-def test_reuses_its_connection_and_takes_no_proxy_to_loopback(
+def test_reuses_its_connection_and_bypasses_proxies_for_loopback(
     loopback: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -58,7 +58,7 @@ def test_does_not_reuse_a_connection_that_the_server_may_be_closing(
     assert loopback.connections == 2
 
 
-def test_says_when_nothing_listens(ask: Ask) -> None:
+def test_reports_that_nothing_listens(ask: Ask) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -68,7 +68,7 @@ def test_says_when_nothing_listens(ask: Ask) -> None:
         assert ask(url, "ready") is False
 
 
-def test_does_not_wait_for_ever(ask: Ask) -> None:
+def test_does_not_wait_forever(ask: Ask) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(RequestTimeoutError, match="ReadTimeout"):

@@ -53,33 +53,33 @@ def test_tensors_are_bytes_both_ways(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("respond", "message"),
     [
-        (lambda: answer(length="9999"), "where its tensor begins"),
-        (lambda: answer(length="x"), "where its tensor begins"),
-        (lambda: answer(length="3"), "is no JSON"),
-        (lambda: answer(tensor=b"1234"), "too few or too many bytes"),
-        (lambda: answer(shape=[3, 3]), "another shape"),
-        (lambda: answer(shape=[-2, -3]), "another shape"),
-        (lambda: answer(datatype="BYTES"), "another output"),
+        (lambda: answer(length="9999"), "no valid Inference-Header-Content-Length"),
+        (lambda: answer(length="x"), "no valid Inference-Header-Content-Length"),
+        (lambda: answer(length="3"), "is not valid JSON"),
+        (lambda: answer(tensor=b"1234"), "announces 24 tensor bytes but has 4"),
+        (lambda: answer(shape=[3, 3]), "not have the announced shape"),
+        (lambda: answer(shape=[-2, -3]), "not have the announced shape"),
+        (lambda: answer(datatype="BYTES"), "exactly one output"),
         (lambda: answer(parameters={}), r"lacks reply\.outputs\[0\]\.parameters\.binary_data_size"),
-        (lambda: httpx.Response(200, json={}), "where its tensor begins"),
+        (lambda: httpx.Response(200, json={}), "no valid Inference-Header-Content-Length"),
     ],
 )
-def test_says_what_is_no_answer(ask: Ask, respond: Callable[[], httpx.Response], message: str) -> None:
+def test_reports_invalid_responses(ask: Ask, respond: Callable[[], httpx.Response], message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         ask(lambda _: respond(), "infer", "E", np.zeros((2, 3, 4, 4)))
 
 
 @pytest.mark.parametrize("images", ["text", "1.5", ["1"], [1j], [[1], [2, 3]], [{}]])
-def test_wants_numbers(ask: Ask, images: object) -> None:
-    with pytest.raises(InputError, match="no array of real numbers"):
+def test_requires_real_numbers(ask: Ask, images: object) -> None:
+    with pytest.raises(InputError, match="not an array of real numbers"):
         ask(lambda _: answer(), "infer", "E", images)
 
 
-def test_numpy_is_needed_for_tensors_alone() -> None:
+def test_only_tensors_need_numpy() -> None:
     script = (
         "import sys; sys.modules['numpy'] = None\n"
         "from coserve_client import Client, InputError\n"
         "try:\n    Client().infer('E', [])\nexcept InputError as error:\n    print(error)"
     )
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ended.stdout == "tensors need numpy: pip install numpy\n"
+    assert ended.stdout == "tensors need NumPy: pip install numpy\n"

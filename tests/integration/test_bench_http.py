@@ -117,10 +117,10 @@ def test_the_table_and_answers_that_lack_members(bench: Bench, server: Server) -
         (["--image", "notes.txt"], "notes.txt cannot be used: image 0 (notes.txt): not an image"),
         (["--image", "images", "--model", "cats"], "model 'cats' is not served; choose from faulty, pair"),
         (["--image", "images", "--url", "http://127.0.0.1:1"], "no server answers at http://127.0.0.1:1"),
-        (["--image", "images", "--url", "here"], "'here' is not an address"),
+        (["--image", "images", "--url", "here"], "'here' is not a valid URL"),
         (["--image", "images", "--repository", "images"], "images has no ensemble"),
         (["--image", "images", "--output", "none/out.json"], "cannot write none/out.json: No such file"),
-        (["--image", "images", "--cacert", "notes.txt"], "notes.txt holds no certificates"),
+        (["--image", "images", "--cacert", "notes.txt"], "cannot load PEM certificates from notes.txt"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coserve_client import InputError
-from coserve_client.streams import images_in
+from coserve_client.images import images_in
 
 MOST = 100
 """Images kept in memory and sent in turn; more would make no difference to a server."""

@@ -1,4 +1,4 @@
-"""Many images in many requests, against a server that answers one of them when it is told to."""
+"""Classify many images in many requests."""
 
 import asyncio
 import gc
@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from coserve_client import AsyncClient, Client, Image, InputError, RejectedError, UnreachableError
-from coserve_client.streams import BATCH_BYTES, batches, images_in
+from coserve_client.batching import BATCH_BYTES, split
+from coserve_client.images import images_in
 
 Make = Callable[..., dict[str, Any]]
 
@@ -29,7 +30,7 @@ def filenames(request: httpx.Request) -> list[str]:
 
 @pytest.fixture(params=["sync", "async"])
 def many(request: pytest.FixtureRequest) -> Callable[..., list[Any]]:
-    """Runs `classify_many`, or another method, of a fresh client to its end."""
+    """Run `classify_many`, or another method, of a new client to its end."""
 
     def sync(server: Any, *args: Any, method: str = "classify_many", **kwargs: Any) -> list[Any]:
         with Client(transport=httpx.MockTransport(server)) as client:
@@ -57,7 +58,7 @@ def test_outcomes_come_in_order_with_their_replies(many: Any, reply: Make) -> No
     assert len({id(outcome.reply) for outcome in outcomes}) == 6
 
 
-def test_a_rejected_or_unreadable_image_costs_itself_alone(many: Any, reply: Make, tmp_path: Path) -> None:
+def test_a_bad_image_does_not_affect_the_others(many: Any, reply: Make, tmp_path: Path) -> None:
     def server(request: httpx.Request) -> httpx.Response:
         names = filenames(request)
         return httpx.Response(413) if "bad.png" in names else httpx.Response(200, json=reply(*names))
@@ -73,7 +74,7 @@ def test_a_rejected_or_unreadable_image_costs_itself_alone(many: Any, reply: Mak
     assert outcomes[5].result is None
 
 
-def test_what_can_be_read_only_once_survives_a_rejected_neighbour(
+def test_files_that_can_be_read_only_once_survive_a_rejected_neighbour(
     many: Any, reply: Make, tmp_path: Path
 ) -> None:
     def server(request: httpx.Request) -> httpx.Response:
@@ -96,21 +97,21 @@ def test_what_can_be_read_only_once_survives_a_rejected_neighbour(
     assert [outcome.source for outcome in outcomes[:3]] == opened
 
 
-def test_readable_images_are_asked_for_together_beside_an_unreadable_one(many: Any, reply: Make) -> None:
-    asked: list[list[str]] = []
+def test_readable_images_share_a_request_despite_an_unreadable_one(many: Any, reply: Make) -> None:
+    requests: list[list[str]] = []
 
     def server(request: httpx.Request) -> httpx.Response:
-        asked.append(filenames(request))
-        return httpx.Response(200, json=reply(*asked[-1]))
+        requests.append(filenames(request))
+        return httpx.Response(200, json=reply(*requests[-1]))
 
     text = io.StringIO("text")
     first, second = images(2)
     outcomes = many(server, [first, text, second])
     assert [outcome.error is None for outcome in outcomes] == [True, False, True]
-    assert asked == [["0.png", "1.png"]]
+    assert requests == [["0.png", "1.png"]]
 
 
-def test_any_other_failure_ends_it(many: Any) -> None:
+def test_any_other_failure_ends_the_iteration(many: Any) -> None:
     def server(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("refused")
 
@@ -118,8 +119,9 @@ def test_any_other_failure_ends_it(many: Any) -> None:
         many(server, images(100), batch_size=1, concurrency=4)
 
 
-def test_takes_images_as_it_needs_them_and_stops_with_its_caller(reply: Make) -> None:
-    taken, asked = 0, 0
+def test_consumes_images_as_needed_and_stops_with_the_caller(reply: Make) -> None:
+    taken = 0
+    sent = 0
 
     def sources() -> Iterator[Image]:
         nonlocal taken
@@ -128,8 +130,8 @@ def test_takes_images_as_it_needs_them_and_stops_with_its_caller(reply: Make) ->
             yield image
 
     def server(request: httpx.Request) -> httpx.Response:
-        nonlocal asked
-        asked += 1
+        nonlocal sent
+        sent += 1
         return httpx.Response(200, json=reply(*filenames(request)))
 
     threads = threading.active_count()
@@ -138,12 +140,13 @@ def test_takes_images_as_it_needs_them_and_stops_with_its_caller(reply: Make) ->
         next(outcomes)
         outcomes.close()  # type: ignore[attr-defined]  # it is a generator
     assert taken <= 2 * 3 + 1
-    assert asked <= 3
+    assert sent <= 3
     assert threading.active_count() == threads
 
 
 def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
-    running, most = 0, 0
+    running = 0
+    most = 0
 
     async def server(request: httpx.Request) -> httpx.Response:
         nonlocal running, most
@@ -164,7 +167,7 @@ def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
     assert most == 5
 
 
-def test_a_folder_is_read_in_the_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:
+def test_a_folder_is_read_in_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:
     for name in ("b.png", "a/z.jpg", "a/b/c.GIF", "a.png", "c/notes.txt", "d.JPEG", "a-b/x.avif"):
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +175,7 @@ def test_a_folder_is_read_in_the_order_of_its_paths(many: Any, reply: Make, tmp_
     (tmp_path / "link.png").symlink_to("gone")
     found = list(images_in(tmp_path))
     assert found == sorted(path for path in tmp_path.rglob("*.*") if path.suffix != ".txt"), (
-        "links to nothing too"
+        "broken links too"
     )
     (tmp_path / "link.png").unlink()
     found.remove(tmp_path / "link.png")
@@ -182,13 +185,9 @@ def test_a_folder_is_read_in_the_order_of_its_paths(many: Any, reply: Make, tmp_
 
     outcomes = many(server, tmp_path, method="classify_folder", batch_size=4, concurrency=2)
     assert [outcome.source for outcome in outcomes] == found
-    with pytest.raises(InputError, match="nowhere: No such file"):
-        many(server, tmp_path / "nowhere", method="classify_folder")
-    with pytest.raises(InputError, match="null"):
-        many(server, "a\0b", method="classify_folder")
 
 
-def test_images_leave_the_memory_with_the_answer(many: Any, reply: Make) -> None:
+def test_images_leave_memory_with_the_response(many: Any, reply: Make) -> None:
     requests: list[weakref.ref[httpx.Request]] = []
 
     def server(request: httpx.Request) -> httpx.Response:
@@ -205,18 +204,42 @@ def test_images_leave_the_memory_with_the_answer(many: Any, reply: Make) -> None
         gc.enable()
 
 
-@pytest.mark.parametrize("name", ["batch_size", "concurrency"])
-def test_asks_for_something_at_least(many: Any, name: str) -> None:
-    with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
-        many(lambda _: httpx.Response(500), images(1), **{name: 0})
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_wrong_arguments_are_reported_by_the_call_itself(kind: Any, tmp_path: Path) -> None:
+    client = kind()
+    for name in ("batch_size", "concurrency"):
+        with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
+            client.classify_many(images(1), **{name: 0})
+    with pytest.raises(InputError, match="nowhere: No such file"):
+        client.classify_folder(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="null"):
+        client.classify_folder("a\0b")
 
 
-def test_batches_have_at_most_so_many_bytes(tmp_path: Path) -> None:
+def test_works_if_httpx_stops_keeping_the_stream(many: Any, reply: Make, monkeypatch: Any) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=reply(*filenames(request)))
+
+    def send(self: httpx.Client, request: httpx.Request) -> httpx.Response:
+        response = server(request)
+        del response.stream
+        return response
+
+    async def send_async(self: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+        return send(httpx.Client(), request)
+
+    monkeypatch.setattr(httpx.Client, "send", send)
+    monkeypatch.setattr(httpx.AsyncClient, "send", send_async)
+    assert len(many(server, images(2))) == 2
+
+
+def test_batches_are_limited_in_bytes(tmp_path: Path) -> None:
     large = tmp_path / "large.png"
     with large.open("wb") as file:
         file.truncate(BATCH_BYTES)
     end, start = os.pipe()
-    opened, pipe = io.BytesIO(bytes(BATCH_BYTES)), os.fdopen(end, "rb")
+    opened = io.BytesIO(bytes(BATCH_BYTES))
+    pipe = os.fdopen(end, "rb")
     opened.seek(1)
     sizes: list[list[Any]] = [
         [b"x"],
@@ -229,11 +252,11 @@ def test_batches_have_at_most_so_many_bytes(tmp_path: Path) -> None:
         [pipe],
         [f"/dev/fd/{end}"],
     ]
-    assert list(batches([source for batch in sizes for source in batch], 2)) == sizes
+    assert list(split([source for batch in sizes for source in batch], 2)) == sizes
     assert opened.tell() == 1
     os.close(start)
     pipe.close()
-    assert list(batches([b"12", large, b"3", b"4"], 9)) == [[b"12"], [large], [b"3", b"4"]]
+    assert list(split([b"12", large, b"3", b"4"], 9)) == [[b"12"], [large], [b"3", b"4"]]
     half = bytearray(BATCH_BYTES // 2)
-    assert [len(batch) for batch in batches([half, memoryview(half), half], 9)] == [2, 1]
-    assert list(batches([], 9)) == []
+    assert [len(batch) for batch in split([half, memoryview(half), half], 9)] == [2, 1]
+    assert list(split([], 9)) == []

@@ -32,15 +32,15 @@ def triton(
     What Triton logs goes to standard error, its addresses to standard output once every model is loaded.
     """
     from coserve_cli.errors import one_line
-    from coserve_server.errors import StartupError, TritonError
-    from coserve_triton.server import Ports, ending, run_triton
+    from coserve_triton.errors import TritonError
+    from coserve_triton.server import Ports, describe_end, run_triton
 
     # Stopping on request means the same whoever asks.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(http_port, grpc_port, metrics_port)
     try:
         with (
-            one_line(StartupError),
+            one_line(TritonError),
             run_triton(
                 repository,
                 lambda line: typer.echo(line, err=True),
@@ -52,7 +52,7 @@ def triton(
         ):
             typer.echo(_json(server) if as_json else _text(server, repository))
             server.process.wait()
-            raise TritonError(f"Triton {ending(server.process)}")
+            raise TritonError(f"Triton {describe_end(server.process)}")
     except KeyboardInterrupt:
         return
 
@@ -64,13 +64,13 @@ def _json(server: "TritonServer") -> str:
             "grpc": f"{server.host}:{server.ports.grpc}",
             "metrics": f"{server.host}:{server.ports.metrics}",
             "pid": server.process.pid,
-            "models": [asdict(model) for model in server.models()],
+            "models": [asdict(model) for model in server.list_models()],
         }
     )
 
 
 def _text(server: "TritonServer", repository: Path) -> str:
-    models = server.models()
+    models = server.list_models()
     lines = [
         f"Triton serves {sum(model.ready for model in models)} models of {repository}",
         f"  HTTP     http://{server.host}:{server.ports.http}",

@@ -9,7 +9,6 @@ ServerError
     + EngineError           a member cannot be loaded or does not fit its ensemble
       + OutOfMemoryError    there is not enough memory to load it beside what is served
     + AddressError          the address cannot be listened on
-    + TritonError           Triton's server is not installed or does not start
   x RequestError            one request cannot be answered
     + UnauthenticatedError  it brings no key, or an unknown one
     + ForbiddenError        its key does not allow this call
@@ -69,10 +68,6 @@ class OutOfMemoryError(EngineError):
 
 class AddressError(StartupError):
     """The address cannot be listened on."""
-
-
-class TritonError(StartupError):
-    """Triton's server is not installed, or does not start; the text has its own reason."""
 
 
 class RequestError(ServerError):

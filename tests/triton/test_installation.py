@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
-from coserve_server.errors import TritonError
 from coserve_triton import installation
+from coserve_triton.errors import TritonError
 from coserve_triton.installation import find_installation
 
 

@@ -1,14 +1,15 @@
-"""What becomes of a Triton that gives up while it loads; scripts stand in, since no test can provoke that."""
+"""Triton servers that fail while they load; scripts stand in, since no test can provoke that."""
 
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from coserve_server.errors import TritonError
 from coserve_triton import server
+from coserve_triton.errors import TritonError
 from coserve_triton.server import LOCK_LOST, STARTS, Ports, run_triton
 
 pytest.importorskip("pytriton", reason="nvidia-pytriton is not installed")
@@ -31,7 +32,7 @@ for option in sys.argv:
 def start(
     monkeypatch: pytest.MonkeyPatch, repository: Path, *scripts: str, unread: bool = False
 ) -> list[str]:
-    """The log of a start in which Triton is these scripts, one after another; nobody may read it."""
+    """Return the log of a start in which Triton is these scripts, one after another."""
     left, lines = list(scripts), list[str]()
 
     def log(line: str) -> None:
@@ -76,3 +77,34 @@ def test_a_log_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatc
 def test_other_failures_are_final(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(TritonError, match="no models"):
         start(monkeypatch, tmp_path, FAILS)
+
+
+SERVES_ITS_REPOSITORY = f"""
+import pathlib, sys
+(folder,) = [option.partition("=")[2] for option in sys.argv if option.startswith("--model-repository=")]
+print("repository", repr(folder), sorted(path.name for path in pathlib.Path(folder).iterdir()), flush=True)
+{SERVES}
+"""
+
+
+def test_triton_gets_a_repository_path_that_no_shell_splits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Triton's Python backend gives paths unquoted to a shell, and then waits for ever."""
+    repository = tmp_path / "with spaces; and $more"
+    (repository / "pair").mkdir(parents=True)
+    (line,) = [one for one in start(monkeypatch, repository, SERVES_ITS_REPOSITORY) if "repository" in one]
+    assert line.endswith("repository' ['pair']")
+    assert " and " not in line
+    assert (repository / "pair").is_dir(), "only the link is removed"
+
+
+def test_temporary_files_where_a_shell_would_split_the_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with pytest.raises(TritonError, match=r"my files.* set TMPDIR"):
+        start(monkeypatch, tmp_path)
+    assert not list(folder.iterdir())

@@ -1,1 +1,1 @@
-"""Runs NVIDIA's Triton server without a container, from the wheel `nvidia-pytriton`."""
+"""Run NVIDIA's Triton server without a container, from the wheel `nvidia-pytriton`."""

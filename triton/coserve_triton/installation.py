@@ -1,4 +1,4 @@
-"""Finds the Triton server in the wheel `nvidia-pytriton`, whose own Python package is not used."""
+"""Find the Triton server in the wheel `nvidia-pytriton`; the wheel's own Python package is not used."""
 
 import ctypes
 import sys
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from coserve_server.errors import TritonError
+from coserve_triton.errors import TritonError
 
 STUB = "triton_python_backend_stub"
 
@@ -18,8 +18,8 @@ class Installation:
 
     Attributes:
         server: the executable.
-        python_backend: the Python backend's library, its stub for the running Python, and its module.
-        library_path: folders of the shared libraries that these need.
+        python_backend: the Python backend's library, its module, and its stub for the running Python.
+        library_path: folders of the shared libraries that the server and the stub need.
     """
 
     server: Path
@@ -31,7 +31,7 @@ def find_installation() -> Installation:
     """Find the installed wheel.
 
     Raises:
-        TritonError: there is none, or it cannot run models with the running Python.
+        TritonError: it is not installed, or has no stub or no shared library for the running Python.
     """
     try:
         wheel = distribution("nvidia-pytriton")
@@ -40,7 +40,8 @@ def find_installation() -> Installation:
             "Triton is not installed: pip install 'coserve[triton]' (Linux on x86-64, Python 3.10 to 3.12)"
         ) from error
     root = Path(str(wheel.locate_file("pytriton/tritonserver")))
-    stubs, version = root / "python_backend_stubs", f"{sys.version_info.major}.{sys.version_info.minor}"
+    stubs = root / "python_backend_stubs"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not (stubs / version / STUB).is_file():
         known = sorted((folder.name for folder in stubs.iterdir()), key=lambda name: int(name.split(".")[1]))
         raise TritonError(f"Triton runs models with Python {', '.join(known)}, not with {version}")
@@ -57,7 +58,7 @@ def find_installation() -> Installation:
 
 
 def _python_library_folders(version: str) -> list[Path]:
-    """The folder of the running Python's shared library; none where the dynamic loader knows it."""
+    """Return the folder of the running Python's shared library, or none if the dynamic loader finds it."""
     name = f"libpython{version}.so.1.0"
     configured = [sysconfig.get_config_var(key) for key in ("LIBDIR", "LIBPL")]
     for folder in (*filter(None, configured), f"{sys.base_prefix}/lib"):

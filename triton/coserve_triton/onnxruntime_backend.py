@@ -1,9 +1,9 @@
-"""Triton's `onnxruntime` backend in Python, for a Triton server that lacks the native one.
+"""Triton's `onnxruntime` backend in Python, for a Triton server without the native one.
 
-Triton's Python backend imports this in one process per instance of a model
+Triton's Python backend imports this module in one process per instance of a model
 (https://github.com/triton-inference-server/backend/blob/main/docs/python_based_backends.md).
-Of the native backend's options it knows `intra_op_thread_count`, `inter_op_thread_count`, `execution_mode`,
-`enable_mem_arena`, `enable_mem_pattern`, and the accelerator `cuda` with its parameters.
+It supports these options of the native backend: `intra_op_thread_count`, `inter_op_thread_count`,
+`execution_mode`, `enable_mem_arena`, `enable_mem_pattern`, and the accelerator `cuda` with its parameters.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 DEFAULT_THREADS = "1"
-"""The native backend takes all cores, which slows down members that share them."""
+"""By default the native backend uses all cores, which slows down members that share them."""
 TRUE = ("1", "true", "True")
 
 PyCapsule_SetName = ctypes.pythonapi.PyCapsule_SetName
 PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_char_p]
-TAKEN = ctypes.c_char_p(b"used_dltensor")
-"""What the DLPack specification calls a capsule whose tensor has a new owner."""
+USED = ctypes.c_char_p(b"used_dltensor")
+"""The DLPack specification's name for a capsule whose tensor has a new owner."""
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -37,43 +37,44 @@ class TritonPythonModel:
         """Load the model.
 
         Args:
-            args: the model's configuration as JSON, its folder and version, and where the instance is to run.
+            args: the model's configuration as JSON, its folder and version, and the instance's device.
 
         Raises:
-            TritonModelException: it cannot be loaded; Triton gives up the model and reports the text.
+            TritonModelException: it cannot be loaded; Triton marks the model as failed with this text.
         """
         config = json.loads(args["model_config"])
-        version = Path(args["model_repository"]) / args["model_version"]
+        version = Path(args["model_repository"]).resolve() / args["model_version"]
         path = version / (config.get("default_model_filename") or "model.onnx")
         self.name = args["model_instance_name"]
         self.batches = config.get("max_batch_size", 0) > 0
         options = session_options(config)
-        where = providers(config, args["model_instance_kind"], int(args["model_instance_device_id"]))
+        kind = args["model_instance_kind"]
+        execution_providers = select_providers(config, kind, int(args["model_instance_device_id"]))
         try:
-            self.session = ort.InferenceSession(path, options, where)
+            self.session = ort.InferenceSession(path, options, execution_providers)
         # ONNX Runtime's errors share no base class but Exception.
         except Exception as error:
             raise pb_utils.TritonModelException(f"{path} cannot be loaded: {_one_line(error)}") from error
         _check_names(path, "input", config["input"], self.session.get_inputs())
         _check_names(path, "output", config["output"], self.session.get_outputs())
         pb_utils.Logger.log_info(
-            f"{self.name} runs {path} on {args['model_instance_kind']} with ONNX Runtime {ort.__version__}, "
+            f"{self.name} runs {path} on {kind} with ONNX Runtime {ort.__version__}, "
             f"{options.intra_op_num_threads or 'a thread per core as'} threads"
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests that Triton put together, as one batch where the model takes batches."""
+        """Answer the requests that Triton collected; if the model takes batches, as one batch."""
         if self.batches:
             return self._answer(requests)
         return [response for request in requests for response in self._answer([request])]
 
     def _answer(self, requests: list[Any]) -> list[Any]:
-        # `as_numpy` is wrong with numpy 2, silently: every element equals the first.
+        # With numpy 2 `as_numpy` is silently wrong: every element equals the first.
         inputs = [{tensor.name(): np.from_dlpack(tensor) for tensor in r.inputs()} for r in requests]
         names = sorted({name for request in requests for name in request.requested_output_names()})
         try:
-            outputs = dict(zip(names, self.session.run(names, _joined(inputs)), strict=True))
-        # As above; and a request that fails must not end the instance.
+            outputs = dict(zip(names, self.session.run(names, _join(inputs)), strict=True))
+        # Any exception, as above; a request that fails must not end the instance.
         except Exception as error:
             pb_utils.Logger.log_error(f"{self.name}: {error}")
             return [
@@ -85,7 +86,7 @@ class TritonPythonModel:
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:
-    """Translate the `parameters` of a model's configuration."""
+    """Make ONNX Runtime's options from the `parameters` of a model's configuration."""
     parameters = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
     options = ort.SessionOptions()
     options.intra_op_num_threads = int(parameters.get("intra_op_thread_count", DEFAULT_THREADS))
@@ -94,16 +95,20 @@ def session_options(config: dict[str, Any]) -> ort.SessionOptions:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.enable_cpu_mem_arena = parameters.get("enable_mem_arena", "1") in TRUE
     options.enable_mem_pattern = parameters.get("enable_mem_pattern", "1") in TRUE
-    # A pool that spins while it waits takes the cores from the member that runs beside it.
+    # Threads that spin while they wait take CPU time from the members that run beside them.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
-def providers(config: dict[str, Any], kind: str, device: int) -> list[Any]:
-    """ONNX Runtime's execution providers for an instance of kind `CPU`, or `GPU` on a device.
+def select_providers(config: dict[str, Any], kind: str, device: int) -> list[Any]:
+    """Select ONNX Runtime's execution providers for an instance.
+
+    Args:
+        kind: `CPU` or `GPU`.
+        device: number of the GPU.
 
     Raises:
-        TritonModelException: this ONNX Runtime does not have them.
+        TritonModelException: this ONNX Runtime lacks the provider, or this backend the accelerator.
     """
     if kind != "GPU":
         return ["CPUExecutionProvider"]
@@ -122,21 +127,23 @@ def providers(config: dict[str, Any], kind: str, device: int) -> list[Any]:
 
 
 def _check_names(path: Path, kind: str, configured: list[dict[str, Any]], tensors: Sequence[Any]) -> None:
-    wanted, found = {tensor["name"] for tensor in configured}, {tensor.name for tensor in tensors}
+    wanted = {tensor["name"] for tensor in configured}
+    found = {tensor.name for tensor in tensors}
     if not wanted <= found:
-        missing, present = ", ".join(sorted(wanted - found)), ", ".join(sorted(found))
+        missing = ", ".join(sorted(wanted - found))
+        present = ", ".join(sorted(found))
         raise pb_utils.TritonModelException(f"{path} has no {kind} {missing}, only {present}")
 
 
-def _joined(inputs: Sequence[Tensors]) -> Tensors:
-    """One batch of several requests' tensors."""
+def _join(inputs: Sequence[Tensors]) -> Tensors:
+    """Concatenate several requests' tensors to one batch."""
     if len(inputs) == 1:
         return inputs[0]
     return {name: np.concatenate([tensors[name] for tensors in inputs]) for name in inputs[0]}
 
 
 def _split(outputs: Tensors, sizes: Sequence[int]) -> list[Tensors]:
-    """Each request's share of a batch's outputs."""
+    """Split a batch's outputs into those of each request."""
     bounds = [0, *np.cumsum(sizes).tolist()]
     return [{name: tensor[start:end] for name, tensor in outputs.items()} for start, end in pairwise(bounds)]
 
@@ -147,11 +154,11 @@ def _response(request: Any, outputs: Tensors) -> Any:
 
 
 def _tensor(name: str, array: NDArray[Any]) -> Any:
-    # `Tensor(name, array)` sends nothing with numpy 2, silently.
+    # With numpy 2 `Tensor(name, array)` silently sends nothing.
     capsule = array.__dlpack__()
     tensor = pb_utils.Tensor.from_dlpack(name, capsule)
-    # Triton calls it `used_dlpack`; numpy 1 then does not see the new owner, and crashes in freeing it.
-    PyCapsule_SetName(capsule, TAKEN)
+    # Triton renames it to `used_dlpack`. Numpy 1 does not recognise that name, frees the tensor, and crashes.
+    PyCapsule_SetName(capsule, USED)
     return tensor
 
 

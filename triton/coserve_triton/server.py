@@ -1,4 +1,4 @@
-"""Starts a Triton server, waits until it serves, and stops it."""
+"""Start a Triton server, wait until it serves, and stop it."""
 
 import http.client
 import json
@@ -13,20 +13,20 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from coserve_server.errors import AddressError, RepositoryError, TritonError
+from coserve_triton.errors import TritonError
 from coserve_triton.installation import Installation, find_installation
 from coserve_triton.staging import EXIT_TIMEOUT_S, Staging
 
 POLL_S = 0.05
 STARTS = 3
-"""How often Triton is started in all where it ends as `_LockLostError` says."""
+"""Attempts to start Triton in all, if each ends with `_LockLostError`."""
 LOCK_LOST = "boost::interprocess::lock_exception"
 
 
 class _LockLostError(TritonError):
-    """Triton gave up while loading, as its Python backend does where a lock is not had within a second.
+    """Triton ended while loading, because its Python backend did not get a lock within a second.
 
-    That tells of a machine with too much to do, not of the models.
+    The cause is a busy machine, not the models.
     """
 
 
@@ -41,7 +41,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Model:
-    """A version of a model; `reason` says why it is not ready."""
+    """A version of a model; `reason` tells why it is not ready."""
 
     name: str
     version: str
@@ -55,16 +55,16 @@ class TritonServer:
 
     Attributes:
         host: the address it listens on.
-        ports: those it really uses.
-        process: the server, leader of the process group that has the models' processes.
+        ports: the ports in use; none is 0.
+        process: the server; it leads the process group of the models' processes.
     """
 
     host: str
     ports: Ports
     process: "subprocess.Popen[str]"
 
-    def models(self) -> list[Model]:
-        """Every version that was to be loaded, by name; none of models that nobody asked for.
+    def list_models(self) -> list[Model]:
+        """List the versions that Triton was to load, sorted by name.
 
         Raises:
             TritonError: the server does not answer.
@@ -75,6 +75,7 @@ class TritonServer:
             raise TritonError(f"Triton does not answer: {error}") from error
         if status != 200:
             raise TritonError(f"Triton answers {status}: {body}")
+        # Models that nobody asked to load have no state.
         models = [
             Model(m["name"], m.get("version", ""), m["state"] == "READY", m.get("reason", ""))
             for m in json.loads(body)
@@ -83,7 +84,7 @@ class TritonServer:
         return sorted(models, key=lambda model: (model.name, model.version))
 
     def serves(self) -> bool:
-        """Whether all its services answer."""
+        """Return whether its HTTP and metrics services answer."""
         try:
             answers = [
                 self.request("GET", self.ports.http, "/v2/health/live"),
@@ -94,7 +95,7 @@ class TritonServer:
         return all(status == 200 for status, _ in answers)
 
     def request(self, method: str, port: int, path: str) -> tuple[int, str]:
-        """Status and body of the answer to a request without a body."""
+        """Send a request without a body; return the status and body of the answer."""
         with closing(http.client.HTTPConnection(self.host, port, timeout=5)) as connection:
             connection.request(method, path)
             response = connection.getresponse()
@@ -111,29 +112,26 @@ def run_triton(
     start_timeout_s: float = 300,
     arguments: Sequence[str] = (),
 ) -> Iterator[TritonServer]:
-    """Run Triton's server while the context lasts; nothing of it outlives this process, however that ends.
+    """Run Triton's server while the context lasts; it is stopped even if this process is killed.
 
     Args:
         repository: folder of the model repository.
-        log: is given every line that the server prints, in a thread of its own.
-        start_timeout_s: for all models to load.
+        log: called with every line that the server prints, in another thread.
+        start_timeout_s: time for all models to load.
         arguments: more options for `tritonserver`.
 
     Raises:
-        TritonError: it is not installed, or does not start; the text has Triton's own reason.
-        RepositoryError: there is no such folder.
-        AddressError: a port is taken, or the address is not this machine's.
+        TritonError: there is no such folder, a port is taken, the address is not this machine's, or Triton is
+            not installed or does not start; the text has Triton's own reason.
     """
     if not repository.is_dir():
-        raise RepositoryError(f"{repository} is not a folder")
+        raise TritonError(f"{repository} is not a folder")
     installation = find_installation()
-    ports = _bindable(host, ports)
+    ports = _choose_ports(host, ports)
     with ExitStack() as stack:
         for left in reversed(range(STARTS)):
             try:
-                running = _running(
-                    installation, repository.resolve(), log, host, ports, start_timeout_s, arguments
-                )
+                running = _run(installation, repository, log, host, ports, start_timeout_s, arguments)
                 server = stack.enter_context(running)
                 break
             except _LockLostError as error:
@@ -144,7 +142,7 @@ def run_triton(
 
 
 @contextmanager
-def _running(
+def _run(
     installation: Installation,
     repository: Path,
     log: Callable[[str], None],
@@ -155,30 +153,30 @@ def _running(
 ) -> Iterator[TritonServer]:
     with ExitStack() as stack:
         try:
-            staging = stack.enter_context(Staging(installation))
-            options = _options(staging, repository, host, ports)
+            staging = stack.enter_context(Staging(installation, repository))
+            options = _options(staging, host, ports)
             process = _start([str(installation.server), *options, *arguments], installation)
         except OSError as error:
             raise TritonError(f"Triton cannot be started: {error}") from error
         staging.entrust(process.pid)
         output = stack.enter_context(_Output(process, log))
         stack.callback(process.wait)
-        stack.callback(staging.let_go)
+        stack.callback(staging.release)
         server = TritonServer(host, ports, process)
         _wait_until_it_serves(server, output, start_timeout_s)
         yield server
 
 
-def ending(process: "subprocess.Popen[str]") -> str:
-    """How an ended process ended."""
+def describe_end(process: "subprocess.Popen[str]") -> str:
+    """Say how a process ended."""
     status = process.returncode
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
 
-def _bindable(host: str, ports: Ports) -> Ports:
-    """The ports with free ones chosen, all of which can be listened on now."""
+def _choose_ports(host: str, ports: Ports) -> Ports:
+    """Choose a free port for each 0, and check that all ports can be listened on."""
     if ":" in host:
-        raise AddressError(f"cannot listen on {host}: Triton takes names and IPv4 addresses here")
+        raise TritonError(f"cannot listen on {host}: Triton takes names and IPv4 addresses here")
     with ExitStack() as stack:
         chosen = []
         for port in (ports.http, ports.grpc, ports.metrics):
@@ -186,23 +184,23 @@ def _bindable(host: str, ports: Ports) -> Ports:
                 listener = stack.enter_context(socket.create_server((host, port)))
             except OSError as error:
                 reason = error.strerror or error
-                raise AddressError(f"cannot listen on {host} port {port}: {reason}") from error
+                raise TritonError(f"cannot listen on {host} port {port}: {reason}") from error
             chosen.append(listener.getsockname()[1])
     return Ports(*chosen)
 
 
-def _options(staging: Staging, repository: Path, host: str, ports: Ports) -> list[str]:
+def _options(staging: Staging, host: str, ports: Ports) -> list[str]:
     services = [
         option
         for service, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics))
         for option in (f"--{service}-address={host}", f"--{service}-port={port}")
     ]
     return [
-        f"--model-repository={repository}",
+        f"--model-repository={staging.repository}",
         f"--backend-directory={staging.backends}",
         f"--backend-config=python,shm-region-prefix-name={staging.shm_prefix}",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
-        # Completing starts every model one time more; repositories written for coserve are complete.
+        # Auto-completion starts every model once more; repositories written for coserve are complete.
         "--disable-auto-complete-config",
         *services,
     ]
@@ -229,7 +227,7 @@ def _wait_until_it_serves(server: TritonServer, output: "_Output", timeout_s: fl
     deadline = time.monotonic() + timeout_s
     while not server.serves():
         if server.process.poll() is not None:
-            reason = f"Triton {ending(server.process)}: {output.reason()}"
+            reason = f"Triton {describe_end(server.process)}: {output.reason()}"
             raise _LockLostError(reason) if output.lock_lost else TritonError(reason)
         if time.monotonic() > deadline:
             raise TritonError(f"Triton did not load its models within {timeout_s:g} seconds")
@@ -237,13 +235,14 @@ def _wait_until_it_serves(server: TritonServer, output: "_Output", timeout_s: fl
 
 
 class _Output:
-    """Reads what a server prints, passes it on, and remembers the errors; a context manager."""
+    """A context manager that passes on what a server prints, and remembers the errors."""
 
     # `E1124 13:04:08.315170 26135 model_lifecycle.cc:642] "text"`, and the server's last line `error: text`.
     ERROR = re.compile(r'(?:E\d{4} \S+ \d+ model_\w+\.cc:\d+\] "(?P<model>.*)"|error: (?P<last>.*))$')
 
     def __init__(self, process: "subprocess.Popen[str]", log: Callable[[str], None]) -> None:
-        self._process, self._log = process, log
+        self._process = process
+        self._log = log
         self._models: list[str] = []
         self._last = "its log says why"
         self.lock_lost = False
@@ -259,22 +258,22 @@ class _Output:
         self._process.stdout.close()
 
     def reason(self) -> str:
-        """Why an ended server ended: models that failed, or else its last words."""
+        """Return why the server ended: the models that failed, or else its last error."""
         self._thread.join(EXIT_TIMEOUT_S)
-        # An ensemble repeats what its members say.
+        # An ensemble repeats its members' errors.
         models = [text for text in self._models if "which has no loaded version" not in text]
         return "; ".join(dict.fromkeys(models)) or self._last
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            # Where nobody reads the log any more, Triton must still get rid of it.
+            # Keep reading when nobody reads the log any more: a full pipe would stop Triton.
             with suppress(OSError):
                 self._log(line.rstrip("\n"))
             self.lock_lost |= LOCK_LOST in line
             found = self.ERROR.match(line.rstrip())
             if found and found["model"]:
-                # Without the Python traceback, and on one line.
+                # Drop the Python traceback, and make it one line.
                 self._models.append(" ".join(found["model"].split(r"\n\nAt:")[0].replace(r"\n", " ").split()))
             elif found:
                 self._last = found["last"]

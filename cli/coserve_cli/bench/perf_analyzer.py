@@ -82,10 +82,10 @@ def perf_analyzer(
     from coserve_bench.perf_analyzer.target import connect
     from coserve_bench.stopping import stop_once
     from coserve_cli.errors import one_line
-    from coserve_server.errors import StartupError
     from coserve_server.machine.cores import usable_cores
+    from coserve_triton.errors import TritonError
 
-    with one_line(BenchError, OutputError, StartupError, OSError):
+    with one_line(BenchError, OutputError, TritonError, OSError):
         if output is not None:
             check_writable(output)
         program = find_program(binary)

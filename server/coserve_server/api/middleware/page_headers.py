@@ -12,7 +12,7 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 
 
 class PageHeaders:
-    """Forbids browsers to guess content types, to frame a page, or to load anything into it from elsewhere."""
+    """Keep browsers from guessing content types, framing pages, and loading anything from elsewhere."""
 
     def __init__(self, app: ASGIApp, policy: bytes) -> None:
         """Send `policy` as the Content-Security-Policy of every page."""

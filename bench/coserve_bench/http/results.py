@@ -1,16 +1,15 @@
 """What the runs gave, load by load, as distributions and as JSON."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hdrh.histogram import HdrHistogram
+import numpy as np
 
 from coserve_bench.http.loads import ClosedLoop, Load, OpenLoop, Run
 
 PERCENTILES = (50, 90, 99)
-LONGEST_US = 3_600_000_000
-DIGITS = 3
 BOTTLENECK = 0.8
 """Of a core: above it, the load generator may be what limits the figures."""
 
@@ -19,52 +18,45 @@ STAGES, TOTAL = ("decode", "preprocess", "queue", "inference", "combine"), "tota
 
 
 class Distribution:
-    """Milliseconds in an HdrHistogram (https://hdrhistogram.org): three digits, from 1 µs to an hour."""
+    """Durations of many requests, in milliseconds."""
 
     def __init__(self, values_ms: Iterable[float] = ()) -> None:
-        self._histogram = HdrHistogram(1, LONGEST_US, DIGITS)
-        self._sum_us = 0
+        self._values_ms = array("d")
         self.add(values_ms)
 
     def add(self, values_ms: Iterable[float]) -> None:
-        """Record values; negative ones count as 0."""
-        for value in values_ms:
-            value_us = min(max(round(value * 1000), 0), LONGEST_US)
-            self._histogram.record_value(value_us)
-            self._sum_us += value_us
+        """Record durations; negative ones count as 0."""
+        self._values_ms.extend(max(value, 0.0) for value in values_ms)
 
     def __bool__(self) -> bool:
         return self.count > 0
 
     @property
     def count(self) -> int:
-        """How many values there are."""
-        return int(self._histogram.total_count)
+        """How many values were recorded."""
+        return len(self._values_ms)
 
     @property
     def mean(self) -> float:
-        """In milliseconds."""
-        return self._sum_us / self.count / 1000 if self.count else 0.0
+        """Mean in milliseconds; 0 without values."""
+        return float(np.mean(self._values_ms)) if self else 0.0
 
     @property
     def max(self) -> float:
-        """In milliseconds."""
-        return float(self._histogram.get_max_value()) / 1000
+        """Largest value in milliseconds; 0 without values."""
+        return max(self._values_ms, default=0.0)
 
     def percentile(self, percent: float) -> float:
-        """In milliseconds."""
-        return float(self._histogram.get_value_at_percentile(percent)) / 1000
+        """Return a percentile in milliseconds, interpolated; 0 without values."""
+        return float(np.percentile(self._values_ms, percent)) if self else 0.0
 
     def to_json(self) -> dict[str, float] | None:
-        """Mean, percentiles and maximum; None where there is no value."""
+        """Return mean, percentiles and maximum in milliseconds, to the microsecond; None without values."""
         if not self:
             return None
         percentiles = {f"p{percent}": self.percentile(percent) for percent in PERCENTILES}
-        return {"mean": round(self.mean, 3), **percentiles, "max": self.max}
-
-    def encoded(self) -> str:
-        """As the histogram's own tools read it (compressed, base64)."""
-        return str(self._histogram.encode().decode())
+        figures = {"mean": self.mean, **percentiles, "max": self.max}
+        return {name: round(value, 3) for name, value in figures.items()}
 
 
 class LoadResults:
@@ -146,7 +138,6 @@ class LoadResults:
                 "bottleneck": self.was_bottleneck,
                 "late_ms": self.late.to_json(),
             },
-            "latency_histogram_us": self.latency.encoded(),
         }
 
     def _add_stages(self, run: Run) -> None:

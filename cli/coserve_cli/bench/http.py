@@ -105,7 +105,7 @@ def http(
 
 
 def _check_installed() -> None:
-    missing = [name for name in ("hdrh", "httptools", "httpx", "uvloop") if find_spec(name) is None]
+    missing = [name for name in ("httptools", "httpx", "numpy", "uvloop") if find_spec(name) is None]
     if missing:
         typer.echo(f"error: {', '.join(missing)} not installed: pip install 'coserve[bench]'", err=True)
         raise typer.Exit(1)

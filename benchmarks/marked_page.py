@@ -1,4 +1,4 @@
-"""A page of docs/ of which a part is made from figures: what stands between its two markers."""
+"""Update the generated part of a page in docs/, which stands between two markers."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,15 +10,19 @@ END = "<!-- end -->"
 
 
 def update(page: Path, script: str, lines: Iterable[str], check: bool) -> None:
-    """Write what a script made of figures into its page, or with `check` only compare.
+    """Write generated lines into a page, or with `check` only compare.
 
     Args:
-        script: its path below the project's root, which the opening marker names.
+        page: the Markdown file.
+        script: the generator's path below the project's root, which the opening marker names.
+        lines: the new content between the markers.
+        check: leave the page as it is, and fail if its content differs.
 
     Raises:
-        SystemExit: the page lacks the markers, or differs and should not.
+        SystemExit: if the page lacks the markers, or with `check` differs.
     """
-    begin, old = f"<!-- begin: {script} -->", page.read_text("utf-8")
+    begin = f"<!-- begin: {script} -->"
+    old = page.read_text("utf-8")
     before, begins, rest = old.partition(begin)
     _, ends, after = rest.partition(END)
     if not (begins and ends):
@@ -27,11 +31,11 @@ def update(page: Path, script: str, lines: Iterable[str], check: bool) -> None:
     if not check:
         write_whole(page, new)
     elif new != old:
-        sys.exit(f"{page}: run {Path(script).name}, its figures are not the JSON's")
+        sys.exit(f"{page} differs from the JSON files: run {Path(script).name}")
 
 
 def markdown(table: Iterable[list[str]]) -> Iterator[str]:
-    """Lines of a table; its first row is the head."""
+    """Yield the lines of a Markdown table, whose first row is the header."""
     for index, cells in enumerate(table):
         yield f"| {' | '.join(cells)} |"
         if index == 0:

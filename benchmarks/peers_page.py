@@ -1,7 +1,7 @@
-"""Put the figures of `peers/compare.py` into docs/benchmark.md.
+"""Write the results of `peers/compare.py` into docs/benchmark.md.
 
-python benchmarks/peers_page.py            after `make bench-peers`, which ends with it
-python benchmarks/peers_page.py --check    fails where the page's tables are not those of the JSON files
+python benchmarks/peers_page.py            update the page; `make bench-peers` ends with this
+python benchmarks/peers_page.py --check    fail if the page's tables differ from the JSON files
 """
 
 import argparse
@@ -19,7 +19,7 @@ Results = dict[str, Any]
 
 
 def main() -> None:
-    """Read the command line, then write or check."""
+    """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/peers")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmark.md")
@@ -31,16 +31,17 @@ def main() -> None:
 
 
 def section(results: Results) -> Iterator[str]:
-    """Lines: how it was measured, all servers, and where Coserve's time goes."""
-    engine, measured = results["engine"], [one for one in results["servers"] if one["failure"] is None]
+    """Yield the conditions, a comparison per load, and Coserve's latency by stage."""
+    engine = results["engine"]
+    measured = [one for one in results["servers"] if one["failure"] is None]
     best = max(engine["images_per_s"].values())
     yield f"### {results['model']}\n"
     yield (
         f"{results['images']} images of {results['image_bytes'] / 1000:.1f} kB, "
         f"{results['cores']} cores for server and load generator, ONNX Runtime {results['onnxruntime']}, "
         f"{results['rounds']} rounds of {results['seconds']:g} s per load. The engine alone takes "
-        f"{engine['latency_ms']['p50']:.2f} ms for an image (p50), and gives {best:.0f} images a second in "
-        f"batches that suit it best."
+        f"{engine['latency_ms']['p50']:.2f} ms per image (p50) and reaches {best:.0f} images per second at "
+        f"its best batch size."
     )
     for index, load in enumerate(measured[0]["loads"]):
         yield f"\n{loop(load)}:\n"
@@ -48,20 +49,20 @@ def section(results: Results) -> Iterator[str]:
     for one in results["servers"]:
         if one["failure"] is not None:
             yield f"\n{one['server']} was not measured: {one['failure']}"
-    yield "\nWhere Coserve's mean latency goes, in milliseconds:\n"
+    yield "\nCoserve's mean latency by stage, in milliseconds:\n"
     yield from markdown(breakdown(measured[0]["loads"]))
 
 
 def loop(load: Results) -> str:
-    """The load in words."""
+    """Describe a load."""
     if load["loop"] == "open":
-        return f"**Open loop**, {load['requested_per_s']:g} requests a second"
+        return f"**Open loop**, {load['requested_per_s']:g} requests per second"
     count = load["concurrency"]
-    return f"**Closed loop**, {count} request{'s' * (count > 1)} at a time"
+    return f"**Closed loop**, {count} concurrent request{'s' * (count > 1)}"
 
 
 def comparison(servers: list[Results], index: int) -> Iterator[list[str]]:
-    """All servers under one load."""
+    """Compare all servers under one load."""
     yield ["", "answers/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed", "memory MiB"]
     for server in servers:
         load = server["loads"][index]
@@ -76,7 +77,7 @@ def comparison(servers: list[Results], index: int) -> Iterator[list[str]]:
 
 
 def breakdown(loads: list[Results]) -> Iterator[list[str]]:
-    """The columns of a row add up to its last."""
+    """Split the mean latency into stages; the columns of a row add up to its last."""
     names = [*STAGES, "other", "outside"]
     yield ["load", "late", *names, "latency"]
     for load in loads:

@@ -1,9 +1,9 @@
-"""Put the figures of `coserve bench speedup` into docs/performance.md: tables, and plots beside them.
+"""Write the results of `coserve bench speedup` into docs/performance.md: tables, and plots next to the page.
 
-    python benchmarks/speedup_page.py            after `make speedup`, which ends with it
-    python benchmarks/speedup_page.py --check    fails where the page's tables are not those of the JSON files
+    python benchmarks/speedup_page.py            update the page; `make speedup` ends with this
+    python benchmarks/speedup_page.py --check    fail if the page's tables differ from the JSON files
 
-Between the page's two markers stands what this writes, and nothing else.
+This script owns everything between the page's two markers.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Cells = list[str]
 
 
 def main() -> None:
-    """Read the command line, then write or check."""
+    """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/speedup")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
@@ -44,21 +44,19 @@ def main() -> None:
 
 
 def section(reports: dict[str, Report], images: dict[str, Path], place: Path) -> Iterator[str]:
-    """Lines: all networks beside each other, then each of its own."""
+    """Yield a table of all networks, then a section for each."""
     if not reports:
         return
     yield from markdown(summary(reports))
     for name, report in reports.items():
         machine, peak = report.machine, report.peak_gflops
-        others = (
-            f"; other processes took {report.other_work:.2f} cores" if report.other_work is not None else ""
-        )
+        others = "" if report.other_work is None else f" Other processes used {report.other_work:.2f} cores."
         yield f"\n### {report.network}\n"
         yield (
-            f"{machine['count']} {machine['devices']} of {machine['processor']}, ONNX Runtime "
-            f"{machine['onnxruntime']}, whose best is {peak['one_device']:.0f} GFLOP/s on one and "
-            f"{peak['all_devices']:.0f} on all{others}. "
-            f"[The figures](../benchmarks/results/speedup/{name}.json).\n"
+            f"Measured on {machine['count']} {machine['devices']} ({machine['processor']}) with ONNX Runtime "
+            f"{machine['onnxruntime']}. Peak: {peak['one_device']:.0f} GFLOP/s on one, "
+            f"{peak['all_devices']:.0f} on all.{others} "
+            f"[Results as JSON](../benchmarks/results/speedup/{name}.json).\n"
         )
         for one in report.networks:
             accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"
@@ -74,9 +72,9 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
 
 
 def summary(reports: dict[str, Report]) -> Iterator[Cells]:
-    """Concurrent members beside the large network, at each report's smallest batch."""
+    """Compare concurrent members with the large network, at each report's smallest batch."""
     head = ["network", "S", "large, one device", "large, all devices", "concurrent", "overlap"]
-    yield [*head, "speedup over one device", "ideal", "reached", "over all devices"]
+    yield [*head, "speedup over one device", "ideal", "reached", "speedup over all devices"]
     for report in reports.values():
         for engine, precision in report.runners:
             of = {(row.split, row.way): row for row in report.of(engine, precision, report.batch_sizes[0])}
@@ -94,7 +92,7 @@ def summary(reports: dict[str, Report]) -> Iterator[Cells]:
 
 
 def rows(report: Report) -> Iterator[Cells]:
-    """Everything that was measured of one network."""
+    """Yield every row of one network's report."""
     head = ["engine", "batch", "S", "way", "median ms (quartiles)", "images/s", "overlap"]
     yield [*head, "speedup", "ideal", "reached", "floor ms", "of the peak", "MiB"]
     for (engine, precision), size in product(report.runners, report.batch_sizes):
@@ -104,7 +102,7 @@ def rows(report: Report) -> Iterator[Cells]:
 
 
 def figures(row: Row) -> Cells:
-    """What was measured of one way."""
+    """Format the figures of one row."""
     ms, memory = row.ms, row.memory_mib
     return [
         f"{ms.median:.2f} ({ms.q1:.2f}–{ms.q3:.2f})",

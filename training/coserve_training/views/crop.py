@@ -9,7 +9,7 @@ from coserve_training.config import TrainConfig
 
 def make_crop(config: TrainConfig, size: int, device: torch.device) -> nn.Module | None:
     """Return the recipe's crop to `size` × `size` pixels and its flip; None if it has neither."""
-    operations: list[nn.Module] = []
+    operations = []
     if config.crop == "padded":  # "resized" crops are cut while photographs are decoded: data/lazy.py
         operations.append(K.RandomCrop((size, size), padding=max(1, size // 8)))
     if config.flip:

@@ -16,7 +16,7 @@ def make_policy(config: TrainConfig, device: torch.device) -> nn.Module | None:
     if config.policy == "none":
         return None
     if config.policy == "randaugment":
-        policy = RandAugment(config.policy_operations, config.policy_magnitude)
+        policy: nn.Module = RandAugment(config.policy_operations, config.policy_magnitude)
     else:
         policy = AutoAugment(config.policy.removeprefix("autoaugment-"))
     return policy.to(device)
@@ -24,4 +24,4 @@ def make_policy(config: TrainConfig, device: torch.device) -> nn.Module | None:
 
 def apply_policy(policy: nn.Module, pixels: Tensor) -> Tensor:
     """Apply a policy to images `[N, 3, H, W]` in [0, 1], with a new sub-policy for every few of them."""
-    return torch.cat([policy(group) for group in pixels.split(POLICY_GROUP)]).clamp(0, 1)
+    return torch.cat([policy(group) for group in torch.split(pixels, POLICY_GROUP)]).clamp(0, 1)

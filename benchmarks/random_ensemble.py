@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from coserve_bench.speedup.random_weights import export_family
-from coserve_training.cost import DATASETS
+from coserve_training.counting import DATASETS
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from coserve_training.cost import Division
+    from coserve_training.counting import DividedCost
 
 
 class DatasetName(str, Enum):
@@ -43,14 +43,13 @@ def divide(
         raise typer.BadParameter("a NETWORK is needed, or --table for the paper's rows")
 
     from coserve_cli.errors import one_line
-    from coserve_training.cost import DATASETS
-    from coserve_training.cost import divide as divide_network
+    from coserve_training.counting import DATASETS, cost
     from coserve_training.errors import TrainingError
 
     num_classes, usual_size = DATASETS[dataset.value]
     size = image_size or usual_size
     with one_line(TrainingError):
-        division = divide_network(network, split, num_classes, size)
+        division = cost(network, split, num_classes, size)
     if as_json:
         return _print_json(division, num_classes, size)
     return _print_rows(division, num_classes, size)
@@ -65,7 +64,7 @@ def _refuse_what_the_table_sets(context: typer.Context) -> None:
             raise typer.BadParameter(f"--table counts the paper's own rows; leave out {shown}")
 
 
-def _print_json(division: "Division", num_classes: int, size: int) -> None:
+def _print_json(division: "DividedCost", num_classes: int, size: int) -> None:
     content = {
         "network": division.network,
         "split": division.split,
@@ -82,7 +81,7 @@ def _print_json(division: "Division", num_classes: int, size: int) -> None:
     typer.echo(json.dumps(content, indent=2))
 
 
-def _print_rows(division: "Division", num_classes: int, size: int) -> None:
+def _print_rows(division: "DividedCost", num_classes: int, size: int) -> None:
     rows = [
         (division.network, "undivided", division.undivided),
         (division.member_network, "one member", division.member),

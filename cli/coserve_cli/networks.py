@@ -9,7 +9,7 @@ import typer
 from coserve_cli.divide import DatasetName
 
 if TYPE_CHECKING:
-    from coserve_training.cost import Cost
+    from coserve_training.counting import Cost
 
 Row = tuple[str, int, int, "Cost"]
 """Network, number of classes, image size in pixels, and what it costs."""
@@ -39,7 +39,7 @@ def networks(
 
 
 def _counted(dataset: str) -> Iterator[Row]:
-    from coserve_training.cost import DATASETS, count
+    from coserve_training.counting import DATASETS, count
     from coserve_training.networks import families, member_network
 
     classes, size = DATASETS[dataset]

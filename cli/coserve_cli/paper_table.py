@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from coserve_training.cost import Cost
+    from coserve_training.counting import Cost
     from coserve_training.paper import PaperRow
 
 
 def print_table(table: str, as_json: bool) -> None:
     """One row per row of the paper, each as soon as it is counted, then notes; or JSON."""
-    from coserve_training.cost import count
+    from coserve_training.counting import count
     from coserve_training.networks import member_network
     from coserve_training.paper import paper_rows
 

@@ -66,7 +66,7 @@ def train(
         with one_line(TrainingError), progress_bars() as progress:
             config = _config(output, recipe, resume, given)
             # After the checks above: this import takes seconds.
-            from coserve_training.train import train as train_run
+            from coserve_training.training_run import train as train_run
 
             evaluation = train_run(
                 config,

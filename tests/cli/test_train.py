@@ -172,7 +172,7 @@ def test_an_interrupt_hints_at_a_run_only_where_there_is_one(
             (output / "config.json").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("coserve_training.train.train", interrupted)
+    monkeypatch.setattr("coserve_training.training_run.train", interrupted)
     command = ["train", "--data", str(image_folder), "--network", "resnet11", "--output", str(output)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 130

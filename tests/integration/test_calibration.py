@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from coserve_export.trained import export_run
 from coserve_training.config import TrainConfig
 from coserve_training.runs.calibrate import Calibration, calibrate_run
-from coserve_training.train import train
+from coserve_training.training_run import train
 from tests.integration.conftest import Serve, Server
 
 MEMBERS = 3

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from coserve_training.config import TrainConfig
-from coserve_training.train import train
+from coserve_training.training_run import train
 
 if __name__ == "__main__":
     folder, copy = map(Path, sys.argv[1:3])

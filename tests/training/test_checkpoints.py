@@ -15,7 +15,7 @@ import torch
 from coserve_training.config import TrainConfig
 from coserve_training.errors import RunError
 from coserve_training.runs.folder import Description, load_run
-from coserve_training.train import train
+from coserve_training.training_run import train
 from tests.training.untrained_run import write_run
 
 ELSEWHERE = Path("/dev/shm")

@@ -14,7 +14,7 @@ from coserve_training.config import TrainConfig
 from coserve_training.data import Batches, LazyImages, RandomCrops, Split, in_order, load_dataset
 from coserve_training.data.workers import InWorkers
 from coserve_training.errors import DataError
-from coserve_training.train import train
+from coserve_training.training_run import train
 from tests.training.photographs import photograph
 
 VIEWS, SIZE = 2, 48

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from coserve_training.cost import divide
+from coserve_training.counting import cost
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network, network
 from coserve_training.networks.densenet import DenseNet, DenseNetConfig
@@ -19,15 +19,15 @@ from coserve_training.networks.densenet import DenseNet, DenseNetConfig
 def test_counts_agree_with_the_paper(
     split: int, member: str, parameters: float, multiply_adds: float
 ) -> None:
-    division = divide("densenet190", split, 100, 32)
-    assert division.member_network == member
-    assert division.total.parameters == pytest.approx(parameters * 1e6, abs=0.051e6)
-    assert division.total.multiply_adds == pytest.approx(multiply_adds * 1e9, abs=0.0051e9)
+    divided = cost("densenet190", split, 100, 32)
+    assert divided.member_network == member
+    assert divided.total.parameters == pytest.approx(parameters * 1e6, abs=0.051e6)
+    assert divided.total.multiply_adds == pytest.approx(multiply_adds * 1e9, abs=0.0051e9)
 
 
 def test_counts_agree_with_the_densenet_paper() -> None:
     # arXiv 1608.06993, table 2.
-    assert divide("densenet100_12", 1, 10, 32).total.parameters == pytest.approx(0.8e6, abs=0.05e6)
+    assert cost("densenet100_12", 1, 10, 32).total.parameters == pytest.approx(0.8e6, abs=0.05e6)
 
 
 @pytest.mark.parametrize("split", [1, 2, 4])

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from coserve_training.cost import divide
+from coserve_training.counting import cost
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network
 from coserve_training.networks.pyramidnet import PyramidBottleneck, ShakeDrop
@@ -24,7 +24,7 @@ from coserve_training.networks.pyramidnet import PyramidBottleneck, ShakeDrop
 def test_counts_agree_with_the_paper(
     classes: int, split: int, parameters: float, multiply_adds: float
 ) -> None:
-    total = divide("pyramidnet272", split, classes, 32).total
+    total = cost("pyramidnet272", split, classes, 32).total
     assert total.parameters == pytest.approx(parameters * 1e6, abs=0.051e6)
     assert total.multiply_adds == pytest.approx(multiply_adds * 1e9, abs=0.0051e9)
 

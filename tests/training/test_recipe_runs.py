@@ -14,7 +14,7 @@ import torch
 from coserve_training.config import TrainConfig
 from coserve_training.errors import ConfigError
 from coserve_training.runs.folder import load_run
-from coserve_training.train import train
+from coserve_training.training_run import train
 
 METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]
 

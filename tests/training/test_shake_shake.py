@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from coserve_training.cost import divide
+from coserve_training.counting import cost
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network
 from coserve_training.networks.layers import DropPath
@@ -16,15 +16,15 @@ from coserve_training.networks.shake_shake import ShakeShake, ShiftedShortcut
     ("split", "parameters", "multiply_adds"), [(1, 26.2, 3.78), (2, 23.3, 3.38), (4, 26.3, 3.82)]
 )
 def test_counts_agree_with_the_paper(split: int, parameters: float, multiply_adds: float) -> None:
-    total = divide("shake_resnet26_2x96d", split, 10, 32).total
+    total = cost("shake_resnet26_2x96d", split, 10, 32).total
     assert total.parameters == pytest.approx(parameters * 1e6, abs=0.051e6)
     assert total.multiply_adds == pytest.approx(multiply_adds * 1e9, abs=0.0051e9)
 
 
 def test_counts_agree_with_the_shake_shake_paper() -> None:
     # arXiv 1705.07485, table 1: 2.9 M parameters for 2x32d, 11.7 M for 2x64d.
-    assert divide("shake_resnet26_2x32d", 1, 10, 32).total.parameters == pytest.approx(2.9e6, abs=0.05e6)
-    assert divide("shake_resnet26_2x64d", 1, 10, 32).total.parameters == pytest.approx(11.7e6, abs=0.06e6)
+    assert cost("shake_resnet26_2x32d", 1, 10, 32).total.parameters == pytest.approx(2.9e6, abs=0.05e6)
+    assert cost("shake_resnet26_2x64d", 1, 10, 32).total.parameters == pytest.approx(11.7e6, abs=0.06e6)
 
 
 @pytest.mark.parametrize("split", [1, 2, 4, 8])

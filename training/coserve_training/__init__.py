@@ -1,1 +1,74 @@
-"""Dividing image classifiers into ensembles and training their members together (arXiv 2011.14660)."""
+"""Divide image classifiers into ensembles and train their members together (arXiv 2011.14660).
+
+The names below are the public API, with examples in docs/python-training.md. They are imported when they are
+first used, because torch and Lightning take seconds to import.
+
+networks/        architectures by name, and the rules that divide them: `member_network`
+counting.py      parameters and multiply-adds: `cost`
+paper.py         the paper's tables
+config.py        a training run's options: `TrainConfig`
+recipes.py       options by recipe, from recipes/*.toml
+data/            labelled images: reading, decoding, batches and their order
+views/           augmentation: what each member sees of an image
+loss.py          the co-training loss
+optimise.py      optimizers and learning-rate schedules
+module.py        the training step, as a Lightning module
+trainer.py       Lightning's trainer: checkpoints, history, precision, devices
+distributed/     batch norm across processes, and one member per process
+runs/            run folders: writing, loading (`load_run`), evaluating (`evaluate_run`) and
+                 calibrating (`calibrate_run`) them
+training_run.py  a whole run, from data set to run folder: `train`
+errors.py        what can go wrong: `TrainingError` and its subclasses
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coserve_training.config import TrainConfig as TrainConfig
+    from coserve_training.counting import Cost as Cost
+    from coserve_training.counting import DividedCost as DividedCost
+    from coserve_training.counting import cost as cost
+    from coserve_training.errors import TrainingError as TrainingError
+    from coserve_training.networks import member_network as member_network
+    from coserve_training.networks.config import NetworkConfig as NetworkConfig
+    from coserve_training.runs.calibrate import Calibration as Calibration
+    from coserve_training.runs.calibrate import Subset as Subset
+    from coserve_training.runs.calibrate import calibrate_run as calibrate_run
+    from coserve_training.runs.evaluate import Evaluation as Evaluation
+    from coserve_training.runs.evaluate import Scores as Scores
+    from coserve_training.runs.evaluate import evaluate_run as evaluate_run
+    from coserve_training.runs.folder import Run as Run
+    from coserve_training.runs.folder import load_run as load_run
+    from coserve_training.training_run import train as train
+
+_MODULES = {
+    "Calibration": "runs.calibrate",
+    "Cost": "counting",
+    "DividedCost": "counting",
+    "Evaluation": "runs.evaluate",
+    "NetworkConfig": "networks.config",
+    "Run": "runs.folder",
+    "Scores": "runs.evaluate",
+    "Subset": "runs.calibrate",
+    "TrainConfig": "config",
+    "TrainingError": "errors",
+    "calibrate_run": "runs.calibrate",
+    "cost": "counting",
+    "evaluate_run": "runs.evaluate",
+    "load_run": "runs.folder",
+    "member_network": "networks",
+    "train": "training_run",
+}
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -9,7 +9,7 @@ from torch import nn
 
 from coserve_export.parity import Precision
 from coserve_export.trained import export_networks
-from coserve_training.cost import DATASETS
+from coserve_training.counting import DATASETS
 from coserve_training.networks import member_network
 from coserve_training.runs.folder import Run
 

@@ -18,7 +18,7 @@ from coserve_training.errors import ConfigError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import evaluate_run
 from coserve_training.runs.folder import load_run
-from coserve_training.train import train
+from coserve_training.training_run import train
 
 METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]
 COSERVE = Path(sys.executable).with_name("coserve")

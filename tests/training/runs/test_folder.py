@@ -15,7 +15,7 @@ from coserve_training.errors import DataError, RunError
 from coserve_training.runs.calibrate import calibrate_run
 from coserve_training.runs.evaluate import channel_statistics, evaluate_run, score
 from coserve_training.runs.folder import Description, load_run
-from coserve_training.train import train
+from coserve_training.training_run import train
 
 METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]
 

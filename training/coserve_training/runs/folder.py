@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from coserve_training.config import TrainConfig
-from coserve_training.cost import divide
+from coserve_training.counting import cost
 from coserve_training.errors import RunError
 from coserve_training.runs.records import measured
 
@@ -156,7 +156,7 @@ def _samples(folder: Path) -> npt.NDArray[np.uint8]:
 
 def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -> dict[str, object]:
     config = description.config
-    division = divide(config.network, config.split, len(description.labels), config.image_size)
+    counted = cost(config.network, config.split, len(description.labels), config.image_size)
     training: dict[str, object] = {
         "recipe_hash": config.recipe_hash,
         "epochs": epochs,
@@ -169,11 +169,11 @@ def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -
         "network": config.network,
         "split": config.split,
         "dataset": description.dataset,
-        "member_networks": [division.member_network] * config.split,
-        "parameters": division.total.parameters,
-        "multiply_adds": division.total.multiply_adds,
-        "member_parameters": division.member.parameters,
-        "member_multiply_adds": division.member.multiply_adds,
+        "member_networks": [counted.member_network] * config.split,
+        "parameters": counted.total.parameters,
+        "multiply_adds": counted.total.multiply_adds,
+        "member_parameters": counted.member.parameters,
+        "member_multiply_adds": counted.member.multiply_adds,
         "training": training,
     }
 

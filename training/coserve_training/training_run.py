@@ -19,9 +19,9 @@ from coserve_training.data import (
     name_some,
     usable_cores,
 )
+from coserve_training.data.order import BatchOrder
 from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
-from coserve_training.order import BatchOrder
 from coserve_training.runs.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.runs.folder import SAMPLES, Description, Run, load_run, write_atomically
 from coserve_training.trainer import make_trainer, quiet

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from coserve_training.cost import DATASETS, Cost, count, divide
+from coserve_training.counting import DATASETS, Cost, cost, count
 from coserve_training.errors import NetworkError
 from coserve_training.networks import member_network
 from coserve_training.networks.config import NetworkConfig
@@ -56,7 +56,7 @@ def test_multiply_adds_agree_with_the_paper(row: PaperRow) -> None:
 def test_the_paper_counts_some_rows_with_ten_classes() -> None:
     for row in paper_rows("cifar100"):
         if row.num_classes == 10:
-            more = divide(row.network, row.split, 100, 32).total.parameters - of_all_members(row).parameters
+            more = cost(row.network, row.split, 100, 32).total.parameters - of_all_members(row).parameters
             assert f"have {more / 1e6:.3f} M more" in row.note
 
 
@@ -98,14 +98,14 @@ def test_counting_allocates_no_weights() -> None:
 
 
 def test_undivided_costs_stand_beside_the_members() -> None:
-    division = divide("wide_resnet28_10", 4, 10, 32)
-    assert division.member_network == "wide_resnet28_5"
-    assert division.undivided == divide("wide_resnet28_10", 1, 10, 32).total
-    assert division.total.parameters == 4 * division.member.parameters
+    divided = cost("wide_resnet28_10", 4, 10, 32)
+    assert divided.member_network == "wide_resnet28_5"
+    assert divided.undivided == cost("wide_resnet28_10", 1, 10, 32).total
+    assert divided.total.parameters == 4 * divided.member.parameters
 
 
 def test_multiply_adds_grow_with_the_square_of_the_image() -> None:
-    small, large = (divide("resnet110", 1, 10, size).total.multiply_adds for size in (32, 64))
+    small, large = (cost("resnet110", 1, 10, size).total.multiply_adds for size in (32, 64))
     assert large == pytest.approx(4 * small, rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""What dividing a network costs and saves: parameters and multiply-adds, before and after."""
+"""Count parameters and multiply-adds, of a network and of the members it is divided into."""
 
 import functools
 from dataclasses import dataclass
@@ -20,24 +20,31 @@ DATASETS = {"cifar10": (10, 32), "cifar100": (100, 32), "imagenet": (1000, 224)}
 
 @dataclass(frozen=True)
 class Cost:
-    """Learnable parameters, and multiply-adds of one image.
+    """Learnable parameters, and multiply-adds for one image.
 
-    Multiply-adds are those of convolutions and linear layers, two per element of a batch norm and one per
-    element that an average pool takes in, as the paper's tables count. Without norms and pools they would be
-    0.1 to 7 % fewer.
+    As in the paper's tables, multiply-adds count convolutions and linear layers, two per element of a batch
+    norm, and one per input element of an average pool. Norms and pools add 0.1 to 7 %.
     """
 
     parameters: int
     multiply_adds: int
 
     def times(self, networks: int) -> "Cost":
-        """Of so many networks together."""
+        """Return the cost of several such networks together."""
         return Cost(networks * self.parameters, networks * self.multiply_adds)
 
 
 @dataclass(frozen=True)
-class Division:
-    """A network beside the ensemble it is divided into."""
+class DividedCost:
+    """What a network costs, undivided and divided into members.
+
+    Attributes:
+        network: name of the undivided network.
+        split: number of members S.
+        member_network: name of one member's architecture.
+        undivided: cost of the undivided network.
+        member: cost of one member.
+    """
 
     network: str
     split: int
@@ -47,35 +54,36 @@ class Division:
 
     @property
     def total(self) -> Cost:
-        """Of all members together."""
+        """Cost of all members together."""
         return self.member.times(self.split)
 
 
-def divide(name: str, split: int, num_classes: int, image_size: int) -> Division:
-    """Count a network and its division into `split` members.
+def cost(network: str, split: int, num_classes: int = 10, image_size: int = 32) -> DividedCost:
+    """Count a network and the members it is divided into.
 
     Args:
-        name: as in `coserve_training.networks`.
+        network: a name such as `wide_resnet28_10` (docs/networks.md).
         split: number of members S.
         num_classes: outputs of the classifier.
         image_size: height and width in pixels.
 
     Raises:
-        NetworkError: for an unknown network or a split that no rule covers.
+        NetworkError: for an unknown network, or a split that no rule covers.
     """
-    member = member_network(name, split, image_size=image_size)
-    return Division(
-        network=name,
+    member = member_network(network, split, image_size=image_size)
+    undivided = member_network(network, 1, image_size=image_size)
+    return DividedCost(
+        network=network,
         split=split,
         member_network=str(member),
-        undivided=count(member_network(name, 1, image_size=image_size), num_classes, image_size),
+        undivided=count(undivided, num_classes, image_size),
         member=count(member, num_classes, image_size),
     )
 
 
 @functools.cache
 def count(config: NetworkConfig, num_classes: int, image_size: int) -> Cost:
-    """Parameters and multiply-adds, counted without allocating weights."""
+    """Count one network's parameters and multiply-adds, without allocating weights."""
     with torch.device("meta"), torch.no_grad(), _Counter() as counter:
         network = config.build(num_classes).eval()
         network(torch.empty(1, 3, image_size, image_size))
@@ -83,7 +91,7 @@ def count(config: NetworkConfig, num_classes: int, image_size: int) -> Cost:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the multiply-adds of every operation that runs inside."""
+    """Adds up the multiply-adds of every operation inside its context."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -93,11 +101,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: OpOverload, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         operation = func.overloadpacket
-        if operation == aten.native_batch_norm:  # not run: no meta kernel takes longer
+        if operation == aten.native_batch_norm:  # not run: its meta kernel is the slowest
             self.multiply_adds += 2 * args[0].numel()
             return torch.empty_like(args[0]), args[0].new_empty(0), args[0].new_empty(0)
         result = func(*args, **(kwargs or {}))
-        if operation in flop_registry:  # PyTorch counts two operations for a multiply-add
+        if operation in flop_registry:  # counts a multiply-add as two operations
             self.multiply_adds += flop_registry[operation](*args, **(kwargs or {}), out_val=result) // 2
         elif operation in (aten.mean, aten.avg_pool2d, aten._adaptive_avg_pool2d):
             self.multiply_adds += args[0].numel()

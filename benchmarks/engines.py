@@ -31,8 +31,7 @@ from coserve_bench.speedup.peak import measure_peak
 from coserve_bench.tune import Candidate, Measured, installed_engines, measure, measure_top1, variants
 from coserve_cli.progress import progress_bars
 from coserve_cli.tune import read_evaluation
-from coserve_export.existing import export_onnx
-from coserve_export.int8 import Int8
+from coserve_export import Int8, export_onnx
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores, usable_cores
@@ -49,9 +48,9 @@ def quantised(
         pre = ensemble.preprocessing
         report = export_onnx(
             [member.model_path for member in ensemble.members if member.model_path],
-            source / ensemble.name / "labels.txt",
             target,
             name=ensemble.name,
+            labels=source / ensemble.name / "labels.txt",
             mean=pre.mean,
             std=pre.std,
             resize_size=pre.resize_size,

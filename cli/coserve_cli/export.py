@@ -13,9 +13,7 @@ from coserve_cli.errors import one_line
 from coserve_cli.progress import status_line
 
 if TYPE_CHECKING:
-    from coserve_export.deployment import Deployment
-    from coserve_export.int8 import Int8
-    from coserve_export.report import Report
+    from coserve_export import Deployment, Int8, Report
 
 
 def export(
@@ -71,7 +69,7 @@ def export(
 
     The networks of a run are compared with torch on held-out images. ONNX files are run alone and in batches.
     """
-    from coserve_export.errors import DescriptionError, ExportError
+    from coserve_export import DescriptionError, ExportError
 
     for_runs = _given(checkpoint=checkpoint)
     if precision != options.NetworkPrecision.int8:
@@ -106,8 +104,6 @@ def export(
     )
     of_every_model = _given(max_batch_size=max_batch_size)
     with one_line(ExportError):
-        if new_version and overwrite:
-            raise DescriptionError("give either --new-version or --overwrite")
         if new_version:
             _refuse(for_triton | of_every_model, "--new-version: the ensemble keeps its configuration")
         are_files = _are_files(sources)
@@ -127,7 +123,7 @@ def export(
 
 
 def _refuse(misplaced: dict[str, Any], context: str) -> None:
-    from coserve_export.errors import DescriptionError
+    from coserve_export import DescriptionError
 
     if misplaced:
         names = ", ".join(f"--{option.replace('_', '-')}" for option in misplaced)
@@ -135,7 +131,7 @@ def _refuse(misplaced: dict[str, Any], context: str) -> None:
 
 
 def _int8(calibration_data: Sequence[Path] = (), **options: Any) -> "Int8":
-    from coserve_export.int8 import Int8
+    from coserve_export import Int8
 
     return Int8(calibration_data, **options)
 
@@ -148,7 +144,7 @@ def _deployment(
     tensorrt: Iterable[tuple[str, str]] = (),
     **numbers: int,
 ) -> "Deployment":
-    from coserve_export.deployment import Deployment, Placement
+    from coserve_export import Deployment, Placement
 
     return Deployment(
         placement=Placement.parse(placement),
@@ -170,7 +166,7 @@ def _given(**options: object) -> dict[str, Any]:
 
 
 def _are_files(sources: list[Path]) -> bool:
-    from coserve_export.errors import DescriptionError
+    from coserve_export import DescriptionError
 
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
@@ -183,7 +179,7 @@ def _are_files(sources: list[Path]) -> bool:
 
 
 def _export_run(sources: list[Path], repository: Path, options: dict[str, Any]) -> "Report":
-    from coserve_export.trained import export_run
+    from coserve_export import export_run
     from coserve_training.errors import TrainingError
 
     with one_line(TrainingError), status_line() as progress:
@@ -191,15 +187,14 @@ def _export_run(sources: list[Path], repository: Path, options: dict[str, Any]) 
 
 
 def _export_files(sources: list[Path], repository: Path, options: dict[str, Any]) -> "Report":
-    from coserve_export.errors import DescriptionError
-    from coserve_export.existing import export_onnx
+    from coserve_export import DescriptionError, export_onnx
 
     needed = ("name", "labels", "mean", "std")
     missing = ", ".join(f"--{option}" for option in needed if options.get(option) is None)
     if missing:
         raise DescriptionError(f"ONNX files also need {missing}")
     with status_line() as progress:
-        return export_onnx(sources, repository=repository, progress=progress, **options)
+        return export_onnx(sources, repository, progress=progress, **options)
 
 
 def _print(report: "Report", as_json: bool) -> None:
@@ -215,7 +210,7 @@ def _print(report: "Report", as_json: bool) -> None:
             line += f"  largest difference {parity.max_abs_difference:.1e}"
             line += f"  top-1 agreement {parity.top1_agreement:.2%} of {parity.images} images"
         typer.echo(line)
-    if (loss := report.loss) is not None:
+    if (loss := report.accuracy_loss) is not None:
         typer.echo(
             f"top-1 accuracy {loss.int8:.2%} of {loss.images} images, fp32 {loss.fp32:.2%}: "
             f"{loss.points:+.2f} points lost"

@@ -1,4 +1,4 @@
-"""What an ensemble in a model repository consists of (docs/model-repository.md)."""
+"""The contents of an ensemble in a model repository (docs/model-repository.md)."""
 
 import math
 import re
@@ -11,19 +11,22 @@ import numpy.typing as npt
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.errors import DescriptionError
 
-IMAGES, LOGITS = "images", "logits"
-"""Names of the ensemble's input and output, and of those of the networks exported here."""
+IMAGES = "images"
+"""The input's name in ensembles, and in networks exported from torch."""
+LOGITS = "logits"
+"""The output's name in ensembles, and in networks exported from torch."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an 8-bit RGB image becomes a network's input.
+    """How an 8-bit RGB image is turned into a network's input.
 
     Attributes:
         height, width: the input's size in pixels.
-        resize_size: the shorter side before the central crop; None resizes to `height` x `width` exactly.
+        resize_size: length in pixels that the shorter side is resized to before the central crop; None
+            resizes to `height` x `width` without keeping proportions.
         interpolation: `"bilinear"` or `"bicubic"`.
-        mean, std: per channel, in units of pixel / 255.
+        mean, std: one number per channel, in units of pixel / 255.
     """
 
     height: int
@@ -38,7 +41,8 @@ class Preprocessing:
             raise DescriptionError(f"the image size must be positive, not {self.height} x {self.width}")
         if self.resize_size is not None and self.resize_size < max(self.height, self.width):
             raise DescriptionError(
-                f"no {self.height} x {self.width} centre fits a shorter side of {self.resize_size} pixels"
+                f"the resize size must be at least {max(self.height, self.width)}, the longer side of the "
+                f"network's input, not {self.resize_size}"
             )
         if self.interpolation not in ("bilinear", "bicubic"):
             raise DescriptionError(f"interpolation must be bilinear or bicubic, not {self.interpolation!r}")
@@ -50,15 +54,20 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> "Preprocessing":
-        """Of the contract's JSON object; DescriptionError where a key lacks or is unknown."""
+        """Read the JSON object that docs/model-repository.md defines.
+
+        Raises:
+            DescriptionError: a key is missing or unknown, or a value is invalid.
+        """
         names = {field.name for field in fields(cls)}
         if set(values) != names:
-            raise DescriptionError(f"preprocessing has the keys {sorted(values)}, not {sorted(names)}")
+            raise DescriptionError(f"preprocessing must have the keys {sorted(names)}, not {sorted(values)}")
         return cls(**values)  # type: ignore[arg-type]
 
     def normalise(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Turn uint8 `[N, H, W, 3]` into what networks take, float32 `[N, 3, H, W]`."""
-        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        """Normalise uint8 images `[N, H, W, 3]` to network input, float32 `[N, 3, H, W]`."""
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
         normalised = (images.astype(np.float32) / 255 - mean) / std
         return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2), dtype=np.float32)
 
@@ -68,15 +77,16 @@ class Description:
     """An ensemble without its networks.
 
     Attributes:
-        name: of the ensemble; its members are `<name>_member0` and on, its mean `<name>_mean`.
-        num_members: S.
-        labels: by class index, distinct.
-        weights: one positive number per member; None averages all alike.
-        max_batch_size: of every model, at least 1.
+        name: the ensemble's name; its members are named `<name>_member0` and so on, its mean `<name>_mean`.
+        num_members: the number of members, S.
+        labels: distinct names, in order of class index.
+        preprocessing: how images are prepared for every member.
+        max_batch_size: the largest batch of every model, at least 1.
+        weights: one positive number per member; None weights all members equally.
         deployment: how Triton runs the members.
 
     Raises:
-        DescriptionError: for a value that no repository can hold.
+        DescriptionError: a value is invalid.
     """
 
     name: str
@@ -93,11 +103,11 @@ class Description:
         if self.num_members < 1:
             raise DescriptionError("an ensemble needs at least one member")
         if self.max_batch_size < 1:
-            raise DescriptionError(f"the largest batch must be at least 1, not {self.max_batch_size}")
+            raise DescriptionError(f"the maximum batch size must be at least 1, not {self.max_batch_size}")
         preferred = self.deployment.preferred_batch_sizes
         if preferred and max(preferred) > self.max_batch_size:
             raise DescriptionError(
-                f"a preferred batch of {max(preferred)} exceeds the largest, {self.max_batch_size}"
+                f"a preferred batch size of {max(preferred)} exceeds the maximum, {self.max_batch_size}"
             )
         if self.weights is None:
             return
@@ -108,23 +118,23 @@ class Description:
 
     @property
     def member_names(self) -> list[str]:
-        """Names of the members' models, in order."""
+        """Return the names of the members' models, in order."""
         return [f"{self.name}_member{index}" for index in range(self.num_members)]
 
     @property
     def unequal_weights(self) -> Sequence[float] | None:
-        """The weights, where they differ."""
+        """Return the weights, or None if all members weigh the same."""
         return self.weights if self.weights is not None and len(set(self.weights)) > 1 else None
 
     @property
     def mean_name(self) -> str:
-        """Name of the model that averages the members."""
+        """Return the name of the model that averages the members."""
         return f"{self.name}_mean"
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member's ONNX file, and the names of its one input and its logits."""
+    """A member's ONNX file with the names of its input and its logits."""
 
     model: bytes
     input: str = IMAGES
@@ -132,26 +142,27 @@ class Member:
 
 
 def check_name(name: str) -> None:
-    """Raise DescriptionError for a name that is no folder name or belongs to another ensemble's models."""
+    """Raise DescriptionError if the name cannot name a folder, or is reserved for an ensemble's models."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise DescriptionError(
-            f"{name!r} cannot name an ensemble: use letters, digits, '_', '-', '.', first a letter or digit"
+            f"{name!r} is not a valid ensemble name: use letters, digits, '_', '-' and '.', and start with a "
+            "letter or digit"
         )
     if re.search(r"_(member\d+|mean)$", name):
         raise DescriptionError(
-            f"{name!r} cannot name an ensemble: the endings _member0, _member1, … and _mean name its models"
+            f"{name!r} is not a valid ensemble name: the endings _member0, _member1, … and _mean are reserved"
         )
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raise DescriptionError unless labels are distinct, non-blank lines of text."""
+    """Raise DescriptionError unless the labels are distinct, non-blank lines of text."""
     if not labels:
         raise DescriptionError("there are no labels")
     first: dict[str, int] = {}
     for number, label in enumerate(labels, start=1):
         if not label.strip() or label != label.strip() or len(label.splitlines()) != 1:
-            raise DescriptionError(f"label {number} is blank, padded or of several lines: {label!r}")
-        # Bytes of a folder's name that are no UTF-8 become surrogates.
+            raise DescriptionError(f"label {number} is blank, padded or has several lines: {label!r}")
+        # Python turns a folder name's bytes that are not UTF-8 into surrogates.
         if re.search("[\ud800-\udfff]", label):
             raise DescriptionError(f"label {number} cannot be written as UTF-8: {label!r}")
         if label in first:

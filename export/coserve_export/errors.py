@@ -1,20 +1,20 @@
-"""Errors of exporting that a user can act on.
+"""Export errors that a user can act on.
 
 ExportError
-├── DescriptionError   a name, labels, weights or preprocessing that no repository can hold
-├── NetworkError       a network or an ONNX file that cannot be served
-│   ├── ParityError    an ONNX network whose logits differ from those of the network it came from
-│   └── AccuracyError  an int8 ensemble that is right less often than the one it came from
-└── RepositoryError    a repository that cannot be written, or already has the ensemble
+├── DescriptionError   invalid options: name, labels, weights, preprocessing, deployment, images
+├── NetworkError       a network or an ONNX file that cannot be exported or served
+│   ├── ParityError    an ONNX network whose logits differ from those of the network it was made from
+│   └── AccuracyError  an int8 ensemble that is less accurate than its fp32 original by more than allowed
+└── RepositoryError    a repository that cannot be written, or that already has the ensemble
 """
 
 
 class ExportError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base class of the errors that this package raises on purpose."""
 
 
 class DescriptionError(ExportError):
-    """A description of an ensemble that no repository can hold."""
+    """An invalid option, or data for it that cannot be used."""
 
 
 class NetworkError(ExportError):
@@ -22,27 +22,29 @@ class NetworkError(ExportError):
 
 
 class ParityError(NetworkError):
-    """Logits too far from the reference.
+    """Logits that differ too much from the reference.
 
     Attributes:
-        subject: whose logits, e.g. `"member 0"` or `"the ensemble's mean"`.
-        difference: the largest absolute difference; NaN where logits are not finite.
+        subject: whose logits differ, such as `"member 0"` or `"the ensemble's mean"`.
+        difference: the largest absolute difference; NaN if any logit is not finite.
         limit: the largest difference allowed.
     """
 
     def __init__(self, subject: str, difference: float, limit: float, reason: str) -> None:
         super().__init__(f"{subject}: {reason}; nothing was written")
-        self.subject, self.difference, self.limit = subject, difference, limit
+        self.subject = subject
+        self.difference = difference
+        self.limit = limit
 
 
 class AccuracyError(NetworkError):
-    """Quantising cost more top-1 accuracy than is allowed."""
+    """Quantisation that costs more top-1 accuracy than allowed."""
 
 
 class RepositoryError(ExportError):
-    """A model repository that cannot be written."""
+    """A model repository that cannot be written, or that already has the ensemble."""
 
 
 def on_one_line(error: BaseException) -> str:
-    """Another library's error as part of a one-line message."""
+    """Return another library's error message without line breaks."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Labelled images in the forms that training reads, at the size and by the rule that serving follows."""
+"""Reading labelled images from training's data formats, preprocessed as the server does."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +13,18 @@ from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
 from coserve_export.samples import resize
 
-BATCH = 32
+BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images `[N]`, decoded when they are read, and their classes `[N]` in the ensemble's order."""
+    """Images that are decoded lazily, with their classes.
+
+    Attributes:
+        sources: encoded or decoded images `[N]`.
+        targets: the ensemble's class indices `[N]`.
+        preprocessing: how images are prepared for the networks.
+    """
 
     sources: npt.NDArray[Any]
     targets: npt.NDArray[np.int64]
@@ -28,18 +34,18 @@ class LabelledImages:
         return len(self.targets)
 
     def choose(self, indices: npt.NDArray[np.int64]) -> "LabelledImages":
-        """Some of the images."""
+        """Return the images at these indices."""
         return LabelledImages(self.sources[indices], self.targets[indices], self.preprocessing)
 
     def batches(self) -> Iterator[npt.NDArray[np.float32]]:
-        """What networks take, float32 `[up to 32, 3, H, W]`.
+        """Yield batches of up to 32 preprocessed images, float32 `[N, 3, H, W]`.
 
         Raises:
             DescriptionError: an image cannot be decoded.
         """
         with ThreadPoolExecutor() as pool:
-            for start in range(0, len(self), BATCH):
-                images = list(pool.map(self._decode, self.sources[start : start + BATCH]))
+            for start in range(0, len(self), BATCH_SIZE):
+                images = list(pool.map(self._decode, self.sources[start : start + BATCH_SIZE]))
                 yield self.preprocessing.normalise(np.stack(images))
 
     def _decode(self, source: Any) -> npt.NDArray[np.uint8]:
@@ -49,7 +55,7 @@ class LabelledImages:
         try:
             with open_image(source) as image:
                 return np.asarray(resize(to_rgb(upright(image)), self.preprocessing))
-        # Pillow's plugins raise whatever their parser met.
+        # Pillow's plugins raise any kind of exception on damaged files.
         except Exception as error:
             raise DescriptionError(
                 f"{getattr(source, 'name', 'an image')} cannot be decoded: {error}"
@@ -59,15 +65,16 @@ class LabelledImages:
 def read_labelled(
     paths: Sequence[Path], splits: Sequence[str], labels: Sequence[str], preprocessing: Preprocessing
 ) -> LabelledImages:
-    """Read the first of the splits that there is.
+    """Read the first of the given splits that the data has.
 
     Args:
-        paths: in any form that `coserve train --data` takes.
-        splits: `"train"`, `"test"`.
-        labels: the ensemble's, by class index.
+        paths: files or folders in any format that `coserve train --data` reads.
+        splits: `"train"` and `"test"`, in order of preference.
+        labels: the ensemble's labels, in order of class index.
+        preprocessing: how images are prepared for the networks.
 
     Raises:
-        DescriptionError: there are no such images, or they are of other classes.
+        DescriptionError: the data cannot be read, has none of the splits, or has other classes.
     """
     from coserve_training.data import load_dataset
     from coserve_training.errors import TrainingError
@@ -76,16 +83,19 @@ def read_labelled(
         size = max(preprocessing.height, preprocessing.width)
         dataset = load_dataset(paths, size, cache_bytes=0, workers=0)
     except TrainingError as error:
-        # Training can leave images out; what is to be measured should be whole.
+        # The message suggests an option of `coserve train`; measurements need all images.
         raise DescriptionError(str(error).removesuffix(", or leave them out with --skip-corrupt")) from error
-    where = ", ".join(map(str, paths))
-    split = next((found for name in splits if (found := getattr(dataset, name)) is not None), None)
-    if split is None:
-        raise DescriptionError(f"{where}: no {' or '.join(splits)} split")
+    location = ", ".join(map(str, paths))
+    available = [getattr(dataset, name) for name in splits if getattr(dataset, name) is not None]
+    if not available:
+        raise DescriptionError(f"{location}: no {' or '.join(splits)} split")
+    split = available[0]
     if set(dataset.labels) != set(labels):
-        missing, unknown = set(labels) - set(dataset.labels), set(dataset.labels) - set(labels)
-        differing = f"missing {sorted(missing)}, unknown {sorted(unknown)}"
-        raise DescriptionError(f"{where}: classes differ from the ensemble's: {differing}")
+        missing = sorted(set(labels) - set(dataset.labels))
+        unknown = sorted(set(dataset.labels) - set(labels))
+        raise DescriptionError(
+            f"{location}: classes differ from the ensemble's: missing {missing}, unknown {unknown}"
+        )
     order = np.array([list(labels).index(label) for label in dataset.labels])
     sources = getattr(split.images, "sources", split.images)
     return LabelledImages(sources, order[split.targets], preprocessing)

@@ -1,4 +1,4 @@
-"""Reading label names from a text file."""
+"""Reading labels from a text file."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ from coserve_export.errors import DescriptionError
 
 
 def read_labels(path: Path) -> list[str]:
-    """Read one label per line, by class index; blank lines at the end do not count.
+    """Read one label per line, in order of class index, ignoring blank lines at the end.
 
     Raises:
-        DescriptionError: for a file that is no UTF-8 text, or has a blank line between labels.
+        DescriptionError: the file is not UTF-8 text, has no labels, or has a blank line between labels.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -22,6 +22,6 @@ def read_labels(path: Path) -> list[str]:
         raise DescriptionError(f"{path} has no labels")
     if "" in labels:
         raise DescriptionError(
-            f"{path} line {labels.index('') + 1} is blank; every line is the label of a class"
+            f"{path} line {labels.index('') + 1} is blank; every line must be the label of a class"
         )
     return labels

@@ -8,21 +8,22 @@ from onnx import TensorProto, helper, numpy_helper
 
 from coserve_export.ensemble import LOGITS
 
-OPSET, IR_VERSION = 20, 10
+OPSET = 20
+IR_VERSION = 10
 
 
 def mean_inputs(num_members: int) -> list[str]:
-    """Names of the graph's inputs, one per member in order."""
+    """Return the names of the graph's inputs, one per member in order."""
     return [f"{LOGITS}{index}" for index in range(num_members)]
 
 
 def mean_graph(num_members: int, num_classes: int, weights: Sequence[float] | None = None) -> onnx.ModelProto:
-    """Average S inputs `[N, C]` float32 into `logits` `[N, C]`.
+    """Build a graph that averages S float32 inputs `[N, C]` into `logits` `[N, C]`.
 
     Args:
-        num_members: S.
-        num_classes: C.
-        weights: one positive number per member, of any sum; None weighs all alike.
+        num_members: the number of members, S.
+        num_classes: the number of classes, C.
+        weights: one positive number per member, with any sum; None weights all members equally.
     """
     inputs = mean_inputs(num_members)
     initializers: list[TensorProto] = []

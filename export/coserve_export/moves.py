@@ -1,4 +1,4 @@
-"""Changing the files of a repository: built beside it, then moved in, all or none."""
+"""Replacing files of a repository in one go: stage them beside it, then rename all of them or none."""
 
 import errno
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 class UndoError(OSError):
-    """Moves failed, and so did taking them back: what was moved out is still in the staging folder."""
+    """A failed move that could not be undone: files moved out are still in the staging folder."""
 
 
 @contextmanager
 def staging_folder(repository: Path) -> Iterator[Path]:
-    """A folder from which files can be renamed into the repository; gone at the end, but for an UndoError.
+    """Create a folder from which files can be renamed into the repository; remove it except on UndoError.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the folder cannot be created.
     """
-    staging = _make_folder(repository)
+    staging = _create_folder(repository)
     try:
         yield staging
     except UndoError:
@@ -31,13 +31,15 @@ def staging_folder(repository: Path) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)
 
 
-def _make_folder(repository: Path) -> Path:
-    """Beside the repository, or inside where its parent is not ours or lies across a mount."""
+def _create_folder(repository: Path) -> Path:
+    """Create the folder beside the repository, or inside if its parent is read-only or on another mount."""
     parent = repository.resolve().parent
     if os.access(parent, os.W_OK):
         staging = Path(tempfile.mkdtemp(prefix=".coserve-", dir=parent))
-        # Nothing but a rename tells a mount of the same file system; Triton takes no file for a model.
-        source, target = staging / "probe", repository / staging.name
+        # Only a rename reveals a bind mount of the same file system. The probe is a file, since Triton would
+        # take a folder for a model.
+        source = staging / "probe"
+        target = repository / staging.name
         source.touch()
         try:
             source.rename(target)
@@ -51,41 +53,41 @@ def _make_folder(repository: Path) -> Path:
 
 
 def move_all(moves: Sequence[tuple[Path, Path]], staging: Path) -> None:
-    """Rename in order, (source, target); undo what was done where one fails or the user interrupts.
-
-    A target that is a file is replaced; it may come several times. A target that is a folder must not exist.
+    """Rename every source to its target, in order; undo all moves if one fails or the user interrupts.
 
     Args:
-        staging: keeps the files replaced.
+        moves: pairs of source and target. A target file is replaced and may appear in several moves; a
+            target folder must not exist.
+        staging: the folder that backs up replaced files.
 
     Raises:
-        OSError: of a rename, after the others were undone.
-        UndoError: they could not all be undone; says where the rest is.
+        OSError: a rename failed, and the moves before it were undone.
+        UndoError: moves could not be undone; the message says where their files are.
     """
-    begun: list[tuple[Path, Path, Path | None]] = []
+    started: list[tuple[Path, Path, Path | None]] = []
     try:
         for source, target in moves:
-            before = None
+            backup = None
             if target.is_file():
-                before = Path(shutil.copy2(target, staging / f"before{len(begun)}"))
-            # Noted first, since an interrupt may come between the rename and whatever follows it.
-            begun.append((source, target, before))
+                backup = Path(shutil.copy2(target, staging / f"before{len(started)}"))
+            # Recorded before the rename, since an interrupt may arrive right after it.
+            started.append((source, target, backup))
             source.rename(target)
     except BaseException as error:
-        if begun and (begun[-1][0].exists() or not begun[-1][1].exists()):
-            begun.pop()
-        _undo(begun, error, staging)
+        if started and (started[-1][0].exists() or not started[-1][1].exists()):
+            started.pop()
+        _undo(started, error, staging)
         raise
 
 
-def _undo(begun: Sequence[tuple[Path, Path, Path | None]], error: BaseException, staging: Path) -> None:
-    """Take moves back, the last one first; at one that fails the earlier ones stay, which rely on it."""
+def _undo(done: Sequence[tuple[Path, Path, Path | None]], error: BaseException, staging: Path) -> None:
+    """Undo moves, last one first. Stop at the first failure, because earlier moves depend on later ones."""
     try:
-        for source, target, before in reversed(begun):
-            if before is None:
+        for source, target, backup in reversed(done):
+            if backup is None:
                 target.rename(source)
             else:
-                before.rename(target)
+                backup.rename(target)
     except BaseException as second:
         reason = str(error) or "interrupted"
-        raise UndoError(f"{reason}; what could not be moved back is kept in {staging}") from second
+        raise UndoError(f"{reason}; files that could not be moved back are kept in {staging}") from second

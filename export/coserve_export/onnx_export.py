@@ -1,4 +1,4 @@
-"""From torch networks to ONNX: dynamic batch, one lean file, fp32 or fp16 weights."""
+"""Converting torch networks to ONNX: dynamic batch size, one file, fp32 or fp16 weights."""
 
 import logging
 import warnings
@@ -16,24 +16,24 @@ from coserve_export.ensemble import IMAGES, LOGITS
 from coserve_export.errors import NetworkError
 
 OPSET = 20
-"""Of ONNX's own operators; ONNX Runtime has it since 1.17, Triton since 24.02."""
+"""Version of ONNX's standard operators, supported since ONNX Runtime 1.17 and Triton 24.02."""
 FP16_LIMIT = torch.finfo(torch.float16).max
 
 
 def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onnx.ModelProto:
-    """Export a network in eval mode, its batch free.
+    """Export a network in eval mode with a dynamic batch size.
 
     Args:
-        network: float32 `[N, 3, H, W]` to logits `[N, C]`.
-        image_size: H and W.
+        network: maps images `[N, 3, H, W]`, float32, to logits `[N, C]`.
+        image_size: height and width, H and W.
 
     Returns:
-        A model from `images` to `logits`, without the exporter's notes on source files.
+        A model from `images` to `logits`, without the exporter's metadata about source files.
 
     Raises:
-        NetworkError: where torch cannot export the network with a free batch.
+        NetworkError: torch cannot export the network with a dynamic batch size.
     """
-    # A batch of 1 in the example would be taken for a constant.
+    # The exporter would treat a batch size of 1 as a constant.
     example = torch.zeros(2, 3, *image_size)
     try:
         with _quiet():
@@ -51,15 +51,15 @@ def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onn
         if _was_interrupted(error):
             raise KeyboardInterrupt from error
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise NetworkError(f"torch cannot export it with a free batch: {reason}") from error
+        raise NetworkError(f"torch cannot export it with a dynamic batch size: {reason}") from error
     assert program is not None
     ClearMetadataAndDocStringPass()(program.model)
     model = program.model_proto
-    # Where a network computes with its batch as a number, the exporter freezes it without a word.
+    # The exporter silently fixes the batch size if the network uses it as a Python number.
     batch = model.graph.input[0].type.tensor_type.shape.dim[0]
     if not batch.dim_param:
         raise NetworkError(
-            f"its batch is frozen at {batch.dim_value}: its forward uses the batch as a number"
+            f"its batch size is fixed at {batch.dim_value}: forward() uses it as a Python number"
         )
     return model
 
@@ -67,7 +67,7 @@ def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onn
 def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Convert weights and arithmetic to fp16; input and output stay fp32."""
     converted = convert_float_to_float16(model, keep_io_types=True)
-    # The converter appends the input's cast behind the nodes that read it.
+    # The converter puts the cast of the input after the nodes that read it.
     ordered = onnx_ir.from_proto(converted)
     TopologicalSortPass()(ordered)
     return onnx_ir.serde.serialize_model(ordered)
@@ -75,12 +75,12 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def within_fp16(network: torch.nn.Module, subject: str) -> Iterator[None]:
-    """While the network runs in fp32, refuse values between its layers that fp16 cannot hold.
+    """Reject activations that fp16 cannot hold while the network runs in fp32.
 
-    ONNX Runtime on a CPU computes in fp32 what a GPU computes in fp16, and so never shows them.
+    ONNX Runtime cannot detect them on a CPU, where it computes in fp32 what a GPU computes in fp16.
 
     Raises:
-        NetworkError: for the first layer that takes or gives such a value.
+        NetworkError: an input or output of a layer is too large; names the first such layer.
     """
 
     def check(name: str, layer: torch.nn.Module, inputs: tuple[object, ...], output: object) -> None:
@@ -91,7 +91,7 @@ def within_fp16(network: torch.nn.Module, subject: str) -> Iterator[None]:
         if largest > FP16_LIMIT:
             layer_name = name or type(layer).__name__
             raise NetworkError(
-                f"{subject}: its layer {layer_name} has values up to {largest:.0f}, and fp16 ends at "
+                f"{subject}: activations of its layer {layer_name} reach {largest:.0f}, but fp16 ends at "
                 f"{FP16_LIMIT:.0f}; use --precision fp32; nothing was written"
             )
 
@@ -104,7 +104,7 @@ def within_fp16(network: torch.nn.Module, subject: str) -> Iterator[None]:
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether an error arose from Ctrl-C, which torch meets with another one while it is being imported."""
+    """Return whether Ctrl-C caused an error; while torch is importing, another error may hide it."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -112,7 +112,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on its own internals from the user."""
+    """Silence the exporter's messages about its own internals."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Reading ONNX files that people already have: one image input, logits out, a free batch."""
+"""Reading existing ONNX files and checking that they map images to logits with a dynamic batch size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,17 @@ from onnx.external_data_helper import load_external_data_for_model, uses_externa
 from coserve_export.errors import NetworkError, on_one_line
 
 Dimensions = list[int | None]
-PROBABILITIES = ("Softmax", "Sigmoid")
-PASSED_ON = ("Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape", "Squeeze")
-"""What gives its input's values, in another form."""
+PROBABILITY_OPERATORS = ("Softmax", "Sigmoid")
+RESHAPING_OPERATORS = (
+    "Cast",
+    "DequantizeLinear",
+    "Flatten",
+    "Identity",
+    "QuantizeLinear",
+    "Reshape",
+    "Squeeze",
+)
+"""Operators that keep their input's values and change only shape or type."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,11 @@ class OnnxFile:
     """A network read from a file.
 
     Attributes:
-        model: the file's content, any external weights taken in.
-        input, output: names of the images and the logits.
-        height, width: the input's size in pixels; None where it is free.
-        opset: of ONNX's own operators.
+        path: the file.
+        model: the file's content, including any external weights.
+        input, output: names of the images and of the logits.
+        height, width: the input's size in pixels; None if it is dynamic.
+        opset: version of ONNX's standard operators.
     """
 
     path: Path
@@ -41,17 +50,18 @@ def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
 
     Args:
         path: an ONNX file.
-        output: the name of its logits, needed where it has several outputs.
+        output: the name of the logits, required if the network has several outputs.
 
     Raises:
-        NetworkError: for a file that is no valid ONNX model, or a network that cannot be served as a member.
+        NetworkError: the file is not a valid ONNX model, or the network cannot be served as a member.
     """
     try:
         model, data = _load(path)
-        images, logits = _image_input(model), _logits_output(model, output)
+        images = _image_input(model)
+        logits = _logits_output(model, output)
         height, width = _image_size(images)
         _check_inference_graph(model)
-        _check_logits(model, logits.name)
+        _check_no_probabilities(model, logits.name)
         _check_logits_shape(logits)
         return OnnxFile(
             path=path,
@@ -79,7 +89,7 @@ def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
     except DecodeError as error:
         raise NetworkError("is not an ONNX file") from error
     except (EncodeError, ValueError) as error:
-        raise NetworkError(f"does not fit one ONNX file with its weights: {on_one_line(error)}") from error
+        raise NetworkError(f"cannot hold its weights in one ONNX file: {on_one_line(error)}") from error
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise NetworkError(f"is not a valid ONNX model: {on_one_line(error)}") from error
     return model, data
@@ -90,7 +100,7 @@ def _image_input(model: onnx.ModelProto) -> ValueInfoProto:
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
-        raise NetworkError(f"needs one input, the images; it has {len(inputs)} ({names})")
+        raise NetworkError(f"must have one input, the images; it has {len(inputs)} ({names})")
     _check_float(inputs[0], "images")
     return inputs[0]
 
@@ -98,7 +108,7 @@ def _image_input(model: onnx.ModelProto) -> ValueInfoProto:
 def _logits_output(model: onnx.ModelProto, name: str | None) -> ValueInfoProto:
     outputs = {value.name: value for value in model.graph.output}
     if name is None and len(outputs) > 1:
-        raise NetworkError(f"has several outputs ({', '.join(outputs)}); name the logits with --output")
+        raise NetworkError(f"has several outputs ({', '.join(outputs)}); choose the logits with --output")
     if name is not None and name not in outputs:
         raise NetworkError(f"has no output {name!r}, only {', '.join(outputs)}")
     logits = outputs[name] if name is not None else next(iter(outputs.values()))
@@ -111,8 +121,8 @@ def _check_float(value: ValueInfoProto, role: str) -> None:
     if element != TensorProto.FLOAT:
         kind = TensorProto.DataType.Name(element)
         raise NetworkError(
-            f"its {role} {value.name!r} are {kind}, not FLOAT (32 bits); weights may be of any type, "
-            "input and output may not"
+            f"its {role} {value.name!r} are {kind}; input and output must be FLOAT (32 bits), "
+            "only weights may have another type"
         )
 
 
@@ -120,20 +130,21 @@ def _image_size(images: ValueInfoProto) -> tuple[int | None, int | None]:
     shape = _dimensions(images)
     text = "x".join("?" if size is None else str(size) for size in shape)
     if len(shape) != 4:
-        raise NetworkError(f"its input {images.name!r} is {text or 'without shape'}, not images [N, 3, H, W]")
-    _check_free_batch(shape[0])
+        shape_text = f"has the shape {text}" if text else "has no shape"
+        raise NetworkError(f"its input {images.name!r} {shape_text}, but images are [N, 3, H, W]")
+    _check_dynamic_batch(shape[0])
     _, channels, height, width = shape
     if channels not in (3, None) and width == 3:
         raise NetworkError(f"its input is {text}, channels last; export it channels first, [N, 3, H, W]")
     if channels not in (3, None):
-        raise NetworkError(f"its input is {text}, of {channels} channels; images have 3")
+        raise NetworkError(f"its input is {text}, with {channels} channels; images have 3")
     return height, width
 
 
-def _check_free_batch(batch: int | None) -> None:
+def _check_dynamic_batch(batch: int | None) -> None:
     if batch is not None:
         raise NetworkError(
-            f"its batch is fixed at {batch}; export it with a free batch, in torch "
+            f"its batch size is fixed at {batch}; export it with a dynamic batch size, in torch by "
             "torch.onnx.export(…, dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')},))"
         )
 
@@ -144,7 +155,7 @@ def _check_logits_shape(logits: ValueInfoProto) -> None:
     shape = _dimensions(logits)
     if len(shape) != 2:
         raise NetworkError(f"its output {logits.name!r} has {len(shape)} dimensions, not [N, classes]")
-    _check_free_batch(shape[0])
+    _check_dynamic_batch(shape[0])
 
 
 def _dimensions(value: ValueInfoProto) -> Dimensions:
@@ -158,12 +169,12 @@ def _check_inference_graph(model: onnx.ModelProto) -> None:
             raise NetworkError(f"{node.op_type} {node.name!r} is in training mode; export it in eval mode")
 
 
-def _check_logits(model: onnx.ModelProto, name: str) -> None:
-    makers = {output: node for node in model.graph.node for output in node.output}
-    last = makers.get(name)
-    while last is not None and last.op_type in PASSED_ON:
-        last = makers.get(last.input[0])
-    if last is not None and last.op_type in PROBABILITIES:
+def _check_no_probabilities(model: onnx.ModelProto, output: str) -> None:
+    producers = {tensor: node for node in model.graph.node for tensor in node.output}
+    last = producers.get(output)
+    while last is not None and last.op_type in RESHAPING_OPERATORS:
+        last = producers.get(last.input[0])
+    if last is not None and last.op_type in PROBABILITY_OPERATORS:
         raise NetworkError(
-            f"ends in {last.op_type}; members give logits, so export it without that last step"
+            f"ends in {last.op_type}; members must give logits, so export it without that layer"
         )

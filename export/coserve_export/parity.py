@@ -1,4 +1,4 @@
-"""Comparing logits: an ONNX network against the network it came from."""
+"""Comparing the logits of an ONNX network with those of the network it was made from."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ Precision = Literal["fp32", "fp16"]
 BATCH_SIZE = 32
 FP32_LIMIT = 1e-4
 FP16_RELATIVE_LIMIT = 0.01
-"""Of the largest logit; trained Wide ResNets come within 0.0005."""
+"""Allowed difference as a fraction of the largest logit; trained Wide ResNets stay within 0.0005."""
 TOP1_AGREEMENT = 0.99
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two sets of logits `[N, C]` agree.
+    """How well two sets of logits `[N, C]` agree.
 
     Attributes:
-        max_abs_difference: the largest absolute difference of two logits; NaN where any is not finite.
-        top1_agreement: the fraction of images whose largest logit is of the same class.
-        images: N.
+        max_abs_difference: the largest absolute difference between two logits; NaN if any is not finite.
+        top1_agreement: the fraction of images with the same predicted class.
+        images: the number of images, N.
     """
 
     max_abs_difference: float
@@ -36,8 +36,8 @@ class Parity:
     images: int
 
 
-def compare(reference: Logits, actual: Logits) -> Parity:
-    """Compare logits `[N, C]` of the same images."""
+def compare_logits(reference: Logits, actual: Logits) -> Parity:
+    """Compare two sets of logits `[N, C]` for the same images."""
     finite = np.isfinite(reference).all() and np.isfinite(actual).all()
     difference = float(np.abs(reference - actual).max()) if finite else float("nan")
     agreement = float(np.mean(reference.argmax(axis=1) == actual.argmax(axis=1)))
@@ -45,14 +45,22 @@ def compare(reference: Logits, actual: Logits) -> Parity:
 
 
 def difference_limit(precision: Precision, reference: Logits) -> float:
-    """The largest difference allowed: absolute for fp32, relative to the largest logit for fp16."""
+    """Return the largest difference allowed: fixed for fp32, relative to the largest logit for fp16."""
     return FP32_LIMIT if precision == "fp32" else FP16_RELATIVE_LIMIT * float(np.abs(reference).max())
 
 
-def require(parity: Parity, subject: str, limit: float, reference: str = "the trained network's") -> None:
-    """Raise ParityError unless the logits agree; `reference` says in the message whose the others are.
+def require_parity(
+    parity: Parity, subject: str, limit: float, reference: str = "the trained network's"
+) -> None:
+    """Raise ParityError unless two sets of logits agree.
 
-    One image in a hundred (at least one) may change its class: logits closer than the limit are a tie.
+    One image in a hundred (and always one) may change class, because logits closer than the limit are a tie.
+
+    Args:
+        parity: the comparison.
+        subject: names the network that was checked, for the message.
+        limit: the largest difference allowed.
+        reference: names the logits it was compared with, for the message.
     """
     difference = parity.max_abs_difference
     if np.isnan(difference):
@@ -62,17 +70,17 @@ def require(parity: Parity, subject: str, limit: float, reference: str = "the tr
         raise ParityError(subject, difference, limit, reason)
     changed = round((1 - parity.top1_agreement) * parity.images)
     if changed > max(1, (1 - TOP1_AGREEMENT) * parity.images):
-        reason = f"{changed} of {parity.images} images change their class against {reference}"
+        reason = f"{changed} of {parity.images} images change class compared with {reference}"
         raise ParityError(subject, difference, limit, reason)
 
 
 def in_batches(forward: Callable[[Images], Logits], images: Images) -> Logits:
-    """Run images `[N, 3, H, W]` first alone, then several at a time, so that a frozen batch shows."""
-    starts = [0, *range(1, len(images), BATCH_SIZE), len(images)]
-    return np.concatenate([forward(images[a:b]) for a, b in pairwise(starts)])
+    """Run the first image `[1, 3, H, W]` alone and the rest in batches, which reveals a fixed batch size."""
+    bounds = [0, *range(1, len(images), BATCH_SIZE), len(images)]
+    return np.concatenate([forward(images[start:end]) for start, end in pairwise(bounds)])
 
 
 def weighted_mean(logits: Sequence[Logits], weights: Sequence[float] | None = None) -> Logits:
-    """The reference for the ensemble's mean, in float64: members' logits `[N, C]` to `[N, C]` float32."""
+    """Average the members' logits `[N, C]` in float64, as a float32 reference for the mean graph."""
     mean: Logits = np.average(np.asarray(logits, np.float64), axis=0, weights=weights).astype(np.float32)
     return mean

@@ -1,18 +1,23 @@
-"""What an export did, for the command line and for scripts."""
+"""What an export wrote, for the command line and for scripts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from coserve_export.parity import Parity
 
 Progress = Callable[[str], None]
-"""Called with what is being done now."""
+"""A function that is called with a short description of each step as it starts."""
 
 
 @dataclass(frozen=True)
 class AccuracyLoss:
-    """Top-1 accuracy of the ensemble as fractions of `images`, before and after it was quantised."""
+    """The ensemble's top-1 accuracy before and after quantisation.
+
+    Attributes:
+        images: the number of images that it was measured on.
+        fp32, int8: the fraction of them classified correctly.
+    """
 
     images: int
     fp32: float
@@ -20,15 +25,19 @@ class AccuracyLoss:
 
     @property
     def points(self) -> float:
-        """What was lost, in percentage points; negative where accuracy was gained."""
+        """Return the loss in percentage points; negative if accuracy improved."""
         return 100 * (self.fp32 - self.int8)
 
 
 @dataclass(frozen=True)
 class MemberReport:
-    """One member: its model's name, its ONNX file's size and how it compares with the trained network.
+    """A member that was written.
 
-    In int8 it is compared with the ONNX network in fp32.
+    Attributes:
+        name: the name of its model.
+        bytes: the size of its ONNX file.
+        parity: its comparison with the trained network, or in int8 with its fp32 ONNX network; None for an
+            ONNX file that was kept as it is.
     """
 
     name: str
@@ -38,11 +47,16 @@ class MemberReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A written ensemble.
+    """An ensemble that was written.
 
     Attributes:
-        parity: None for ONNX files kept as they are, which there is nothing to compare with.
-        loss: of accuracy by int8; None where it was not measured.
+        name: the ensemble's name.
+        version: the version that was written.
+        repository: the model repository.
+        members: one report per member, in order.
+        classes: the number of classes.
+        parity: the comparison of the ensemble's mean; None for ONNX files that were kept as they are.
+        accuracy_loss: the accuracy that int8 costs; None if it was not measured.
     """
 
     name: str
@@ -51,10 +65,10 @@ class Report:
     members: list[MemberReport]
     classes: int
     parity: Parity | None = None
-    loss: AccuracyLoss | None = None
+    accuracy_loss: AccuracyLoss | None = None
 
     def to_json(self) -> dict[str, object]:
-        """The same as a JSON object."""
+        """Return the report as a JSON object."""
         return {
             "name": self.name,
             "version": self.version,
@@ -63,8 +77,24 @@ class Report:
                 {"name": member.name, "bytes": member.bytes, **_parity_json(member.parity)}
                 for member in self.members
             ],
-            "ensemble": {"classes": self.classes, **_parity_json(self.parity), **_loss_json(self.loss)},
+            "ensemble": {
+                "classes": self.classes,
+                **_parity_json(self.parity),
+                **_accuracy_loss_json(self.accuracy_loss),
+            },
         }
+
+
+def export_record(precision: str, parity: Parity, members: Sequence[Parity]) -> dict[str, object]:
+    """Return the provenance's `export` (docs/model-repository.md), with the members' own figures."""
+    return {
+        "precision": precision,
+        **_parity_json(parity),
+        "members": [
+            {"max_abs_difference": member.max_abs_difference, "top1_agreement": member.top1_agreement}
+            for member in members
+        ],
+    }
 
 
 def _parity_json(parity: Parity | None) -> dict[str, object]:
@@ -77,5 +107,5 @@ def _parity_json(parity: Parity | None) -> dict[str, object]:
     }
 
 
-def _loss_json(loss: AccuracyLoss | None) -> dict[str, object]:
+def _accuracy_loss_json(loss: AccuracyLoss | None) -> dict[str, object]:
     return {} if loss is None else {"accuracy_loss": asdict(loss)}

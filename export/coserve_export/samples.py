@@ -1,4 +1,4 @@
-"""Real images for trying networks that are already ONNX files."""
+"""Reading sample images to run networks on."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
-LIMIT = 32
+MAX_SAMPLES = 32
 
 
 def read_samples(folder: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Read up to 32 images of a folder and those within, at the networks' input size.
+    """Read up to 32 images from a folder and its subfolders, resized to the networks' input.
 
     Returns:
-        uint8 `[N, H, W, 3]`.
+        Images `[N, H, W, 3]`, uint8.
 
     Raises:
-        DescriptionError: for a folder with fewer than two images, or a damaged one.
+        DescriptionError: the folder has fewer than two images, or an image cannot be decoded.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)[:LIMIT]
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)[:MAX_SAMPLES]
     if len(files) < 2:
         raise DescriptionError(f"{folder} has {len(files)} images; at least two are needed")
     return np.stack([_read(file, preprocessing) for file in files])
@@ -38,8 +38,9 @@ def _read(file: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
 
 
 def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Bring an RGB image to the networks' input size, as serving does (docs/model-repository.md)."""
-    height, width = preprocessing.height, preprocessing.width
+    """Resize an RGB image to the networks' input as the server does (docs/model-repository.md)."""
+    height = preprocessing.height
+    width = preprocessing.width
     resampling = Image.Resampling[preprocessing.interpolation.upper()]
     if image.size == (width, height):
         return image
@@ -47,5 +48,6 @@ def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         return image.resize((width, height), resampling)
     scale = preprocessing.resize_size / min(image.size)
     resized = image.resize((round(image.width * scale), round(image.height * scale)), resampling)
-    left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+    left = round((resized.width - width) / 2)
+    top = round((resized.height - height) / 2)
     return resized.crop((left, top, left + width, top + height))

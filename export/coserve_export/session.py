@@ -21,20 +21,20 @@ ERRORS = (
 
 
 class Session:
-    """One model with its weights loaded.
+    """A model loaded in ONNX Runtime.
 
     Args:
-        model: an ONNX file's content.
-        subject: how errors call the model.
+        model: the content of an ONNX file.
+        subject: the model's name in error messages.
 
     Raises:
-        NetworkError: where ONNX Runtime refuses the model, here or while it runs.
+        NetworkError: ONNX Runtime cannot load the model, or later cannot run it.
     """
 
     def __init__(self, model: bytes, subject: str) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        # Waiting threads that spin starve whatever shares the cores, torch's own threads included.
+        # Threads that spin while waiting starve everything else on the cores, including torch's threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.subject = subject
         try:
@@ -43,7 +43,7 @@ class Session:
             raise NetworkError(f"{subject}: ONNX Runtime cannot load it: {on_one_line(error)}") from error
 
     def run(self, output: str, inputs: Mapping[str, Images]) -> Logits:
-        """Return one output of a batch."""
+        """Run a batch and return one of the outputs."""
         try:
             outputs: list[Any] = self._session.run([output], dict(inputs))
         except ERRORS as error:

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -19,13 +20,13 @@ from coserve_export.parity import (
     Logits,
     Parity,
     Precision,
-    compare,
+    compare_logits,
     difference_limit,
     in_batches,
-    require,
+    require_parity,
     weighted_mean,
 )
-from coserve_export.report import MemberReport, Progress, Report
+from coserve_export.report import MemberReport, Progress, Report, export_record
 from coserve_export.repository import check_free, write_ensemble
 from coserve_export.session import Session
 from coserve_export.versions import check_extends, write_version
@@ -35,8 +36,8 @@ MAX_FILE_BYTES = 2**31 - 1
 
 
 def export_run(
-    folder: Path,
-    repository: Path,
+    folder: Path | str,
+    repository: Path | str,
     *,
     name: str | None = None,
     precision: Precision = "fp32",
@@ -50,26 +51,33 @@ def export_run(
 ) -> Report:
     """Export the networks of a run folder into a model repository.
 
+    The ONNX networks are first compared with torch on the run's held-out images. Nothing is written unless
+    all checks pass.
+
     Args:
-        folder: of `coserve train`.
-        repository: Triton's model repository; made where it does not exist.
-        name: of the ensemble; by default the network and the split, e.g. `wide_resnet16_8_s2`.
-        precision: of weights and arithmetic; input and logits are fp32 always.
-        int8: quantise what was checked in fp32; None does not.
-        checkpoint: the last epoch's or the best one's.
-        max_batch_size: of every model.
+        folder: a run folder of `coserve train`.
+        repository: Triton's model repository; created if it does not exist.
+        name: the ensemble's name; by default the network and the split, such as `wide_resnet16_8_s2`.
+        precision: `"fp32"` or `"fp16"` for weights and arithmetic; input and logits are always fp32.
+        int8: quantise the fp32 networks with these options; by default they are not quantised.
+        checkpoint: `"last"` for the last epoch's, `"best"` for the one with the highest test accuracy.
+        max_batch_size: the largest batch of every model.
         deployment: how Triton runs the members.
         overwrite: replace an ensemble of the same name.
-        new_version: add a version to the ensemble of the same name, whose configuration stays.
-        progress: called with what is being done.
+        new_version: add a version to the ensemble of the same name; it keeps its `max_batch_size` and
+            deployment.
+        progress: called with a short description of each step.
+
+    Returns:
+        What was written.
 
     Raises:
-        coserve_training.errors.TrainingError: for a run that cannot be loaded.
-        ExportError: where a check fails or the repository cannot be written; nothing is written then.
+        coserve_training.errors.TrainingError: the run cannot be loaded.
+        ExportError: a check failed, or the repository cannot be written.
     """
     progress("loading the run")
     return export_networks(
-        load_run(folder, checkpoint),
+        load_run(Path(folder), checkpoint),
         repository,
         name=name,
         precision=precision,
@@ -84,7 +92,7 @@ def export_run(
 
 def export_networks(
     run: Run,
-    repository: Path,
+    repository: Path | str,
     *,
     name: str | None = None,
     precision: Precision = "fp32",
@@ -95,11 +103,20 @@ def export_networks(
     new_version: bool = False,
     progress: Progress = lambda _: None,
 ) -> Report:
-    """Export trained networks: as `export_run`, with the run in memory.
+    """Export a run that is already loaded, as `export_run` does.
 
     Raises:
-        ExportError: where a check fails or the repository cannot be written; nothing is written then.
+        ExportError: a check failed, or the repository cannot be written.
     """
+    if new_version and overwrite:
+        raise DescriptionError("give either --new-version or --overwrite")
+    if precision not in get_args(Precision):
+        raise DescriptionError(
+            f"precision must be fp32 or fp16, not {precision!r}; for int8, pass int8=Int8(…)"
+        )
+    if int8 is not None and precision != "fp32":
+        raise DescriptionError(f"int8 quantises fp32 networks: give either int8 or precision {precision}")
+    repository = Path(repository)
     preprocessing = Preprocessing.from_json(run.preprocessing)
     description = Description(
         name=name or f"{run.provenance['network']}_s{run.provenance['split']}",
@@ -113,10 +130,12 @@ def export_networks(
         check_extends(repository, description)
     else:
         check_free(repository, description.name, overwrite)
-    images = _samples(run, preprocessing)
+    images = _normalised_samples(run, preprocessing)
 
-    members, reports = [], []
-    references, served = [], []
+    members: list[Member] = []
+    parities: list[Parity] = []
+    references: list[Logits] = []
+    served: list[Logits] = []
     for index, network in enumerate(run.members):
         subject = f"member {index}"
         progress(f"exporting {subject} of {len(run.members)}")
@@ -125,34 +144,43 @@ def export_networks(
         references.append(reference)
         served.append(logits)
         members.append(Member(model))
-        reports.append(MemberReport(description.member_names[index], len(model), parity))
+        parities.append(parity)
     ensemble_parity = _compare_mean(references, served, precision)
+    reports = [
+        MemberReport(member_name, len(member.model), parity)
+        for member_name, member, parity in zip(description.member_names, members, parities, strict=True)
+    ]
     provenance = run.provenance | {
-        "export": _export_record(precision, ensemble_parity, reports),
+        "export": export_record(precision, ensemble_parity, parities) | {"opset": OPSET},
         "coserve_version": version("coserve"),
     }
-    loss = None
+    accuracy_loss = None
     if int8 is not None:
         quantised = quantise(members, description, int8, progress)
-        members, ensemble_parity, loss = quantised.members, quantised.parity, quantised.loss
+        members = quantised.members
+        ensemble_parity = quantised.parity
+        accuracy_loss = quantised.accuracy_loss
         reports = quantised.reports(description.member_names)
-        provenance = quantised.provenance(provenance) | {"export": quantised.export | {"opset": OPSET}}
+        provenance = quantised.provenance(provenance, OPSET)
 
     progress(f"writing {description.name}")
     if new_version:
         written = write_version(repository, description, members, provenance)
     else:
         written = write_ensemble(repository, description, members, provenance, overwrite)
-    return Report(description.name, written, repository, reports, len(run.labels), ensemble_parity, loss)
+    return Report(
+        description.name, written, repository, reports, len(run.labels), ensemble_parity, accuracy_loss
+    )
 
 
-def _samples(run: Run, preprocessing: Preprocessing) -> Images:
-    """Normalised samples `[N, 3, H, W]`."""
+def _normalised_samples(run: Run, preprocessing: Preprocessing) -> Images:
+    """Return the run's samples as network input, `[N, 3, H, W]`."""
     count, *shape = run.samples.shape
     expected = [preprocessing.height, preprocessing.width, 3]
     if count < 2 or shape != expected or run.samples.dtype != np.uint8:
         raise DescriptionError(
-            f"comparing needs at least two 8-bit images of shape {expected}, not {count} of {shape}"
+            f"the run needs at least two uint8 samples of shape {expected}, "
+            f"not {count} {run.samples.dtype} samples of shape {shape}"
         )
     return preprocessing.normalise(run.samples)
 
@@ -160,7 +188,7 @@ def _samples(run: Run, preprocessing: Preprocessing) -> Images:
 def _to_onnx(
     network: torch.nn.Module, subject: str, preprocessing: Preprocessing, precision: Precision
 ) -> bytes:
-    """Serialise a checked ONNX model, its weights inside."""
+    """Return a network as a checked, serialised ONNX model."""
     try:
         model = export_network(network, (preprocessing.height, preprocessing.width))
         if precision == "fp16":
@@ -176,44 +204,25 @@ def _to_onnx(
 def _compare_member(
     network: torch.nn.Module, model: bytes, subject: str, images: Images, precision: Precision
 ) -> tuple[Logits, Logits, Parity]:
-    """Return the logits of torch, those of ONNX Runtime, and their parity, which is required."""
+    """Return torch's logits, ONNX Runtime's logits and their parity, or raise if they differ too much."""
     session = Session(model, subject)
-    in_range = within_fp16(network, subject) if precision == "fp16" else nullcontext()
-    with torch.inference_mode(), in_range:
+    range_check = within_fp16(network, subject) if precision == "fp16" else nullcontext()
+    with torch.inference_mode(), range_check:
         reference = in_batches(lambda batch: network(torch.from_numpy(batch)).numpy(), images)
     logits = in_batches(lambda batch: session.run(LOGITS, {IMAGES: batch}), images)
-    parity = compare(reference, logits)
-    require(parity, subject, difference_limit(precision, reference))
+    parity = compare_logits(reference, logits)
+    require_parity(parity, subject, difference_limit(precision, reference))
     return reference, logits, parity
 
 
 def _compare_mean(references: list[Logits], served: list[Logits], precision: Precision) -> Parity:
-    """Run the mean graph on the members' logits, as serving does, and require parity with torch's mean."""
+    """Run the mean graph on the members' logits; return its parity with torch's mean, or raise."""
     subject = "the ensemble's mean"
     graph = mean_graph(len(served), served[0].shape[1])
     onnx.checker.check_model(graph, full_check=True)
     inputs = dict(zip(mean_inputs(len(served)), served, strict=True))
     logits = Session(graph.SerializeToString(), subject).run(LOGITS, inputs)
     reference = weighted_mean(references)
-    parity = compare(reference, logits)
-    require(parity, subject, difference_limit(precision, reference))
+    parity = compare_logits(reference, logits)
+    require_parity(parity, subject, difference_limit(precision, reference))
     return parity
-
-
-def _export_record(precision: Precision, parity: Parity, members: list[MemberReport]) -> dict[str, object]:
-    """The contract's `provenance.export`, the members' own figures added."""
-    return {
-        "precision": precision,
-        "max_abs_difference": parity.max_abs_difference,
-        "top1_agreement": parity.top1_agreement,
-        "images": parity.images,
-        "opset": OPSET,
-        "members": [
-            {
-                "max_abs_difference": member.parity.max_abs_difference,
-                "top1_agreement": member.parity.top1_agreement,
-            }
-            for member in members
-            if member.parity is not None
-        ],
-    }

@@ -1,4 +1,4 @@
-"""Triton's `config.pbtxt` files, built with the protobuf classes that tritonclient ships."""
+"""Triton's `config.pbtxt` files, built with tritonclient's protobuf classes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,41 +15,42 @@ from coserve_export.mean_graph import mean_inputs
 
 FP32 = model_config_pb2.TYPE_FP32
 KEPT_VERSIONS = 2
-"""Versions of a model that Triton serves: while a new one loads, the ensemble still runs the one before."""
+"""Versions of a model that Triton serves: the ensemble runs the previous one while a new one loads."""
 
 
 def member_config(description: Description, index: int, member: Member) -> ModelConfig:
-    """The configuration of one member, deployed as the description says."""
-    preprocessing, deployment = description.preprocessing, description.deployment
+    """Return the configuration of one member, with the description's deployment."""
+    preprocessing = description.preprocessing
+    deployment = description.deployment
     config = _onnxruntime_config(description.member_names[index], description.max_batch_size)
     config.input.add(name=member.input, data_type=FP32, dims=[3, preprocessing.height, preprocessing.width])
     config.output.add(name=member.output, data_type=FP32, dims=[len(description.labels)])
     deployment.apply(config, index)
-    _warm_up(config, [1, *deployment.preferred_batch_sizes])
+    _add_warm_up(config, [1, *deployment.preferred_batch_sizes])
     return config
 
 
 def mean_config(description: Description) -> ModelConfig:
-    """The configuration of the graph that averages the members' logits: too little for a GPU, or threads."""
+    """Return the configuration of the mean graph, whose work is too small for a GPU or several threads."""
     config = _onnxruntime_config(description.mean_name, description.max_batch_size)
     for name in (*mean_inputs(description.num_members), LOGITS):
         tensors = config.output if name == LOGITS else config.input
         tensors.add(name=name, data_type=FP32, dims=[len(description.labels)])
     config.instance_group.add(kind=ModelInstanceGroup.KIND_CPU, count=1)
     set_parameters(config, {"intra_op_thread_count": "1"})
-    _warm_up(config, [1])
+    _add_warm_up(config, [1])
     return config
 
 
 def ensemble_config(
     description: Description, members: Sequence[Member], provenance: Mapping[str, object], version: int
 ) -> ModelConfig:
-    """The configuration of the ensemble: every member on the same images, then the mean.
+    """Return the configuration of the ensemble, which runs every member on the same images, then the mean.
 
-    Its steps name a version of their models, so that no answer mixes members of different trainings.
+    Its steps name the version of their models, so that no response mixes members of different versions.
 
     Raises:
-        DescriptionError: for provenance that JSON cannot hold.
+        DescriptionError: the provenance cannot be written as JSON.
     """
     preprocessing = description.preprocessing
     config = ModelConfig(
@@ -77,12 +78,12 @@ def ensemble_config(
         output_map={LOGITS: LOGITS},
     )
     for key, value in _parameters(description, provenance).items():
-        config.parameters[key].string_value = _json(key, value)
+        config.parameters[key].string_value = _to_json(key, value)
     return config
 
 
 def to_text(config: ModelConfig) -> str:
-    """A configuration in protobuf's text format."""
+    """Return a configuration in protobuf's text format."""
     return text_format.MessageToString(config, as_utf8=True)
 
 
@@ -92,8 +93,8 @@ def _onnxruntime_config(name: str, max_batch_size: int) -> ModelConfig:
     return config
 
 
-def _warm_up(config: ModelConfig, batch_sizes: Sequence[int]) -> None:
-    """Have Triton run zeros of these batch sizes before it calls the model ready."""
+def _add_warm_up(config: ModelConfig, batch_sizes: Sequence[int]) -> None:
+    """Make Triton run batches of zeros, of these sizes, before it reports the model ready."""
     for size in dict.fromkeys(batch_sizes):
         inputs = {
             tensor.name: ModelWarmup.Input(data_type=tensor.data_type, dims=tensor.dims, zero_data=True)
@@ -113,10 +114,10 @@ def _parameters(description: Description, provenance: Mapping[str, object]) -> d
     return parameters
 
 
-def _json(key: str, value: object) -> str:
+def _to_json(key: str, value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        text.encode()  # A file's name may hold what is no UTF-8.
+        text.encode()  # Fails on a file name that is not UTF-8.
     except (TypeError, ValueError) as error:
         raise DescriptionError(f"{key} cannot be written as JSON: {error}") from error
     return text

@@ -1,8 +1,8 @@
-"""Adding a version to an ensemble that a repository already has.
+"""Adding a version to an ensemble that is already in a repository.
 
-The old version's files stay, and its configuration is kept in its version folder, where coserve reads it and
-Triton reads nothing. The ensemble's steps name the version of their models, and its `config.pbtxt` is
-replaced last: until then a reader finds all of the old version, from then on all of the new one.
+The old version's files stay. Its configuration is copied into its version folder, where Coserve reads it and
+Triton ignores it. The ensemble's steps name the version of their models, and its `config.pbtxt` is replaced
+last: before that, readers see the complete old version; after it, the complete new one.
 """
 
 import json
@@ -15,112 +15,120 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError, on_one_line
 from coserve_export.moves import move_all, staging_folder
-from coserve_export.repository import CONFIG, build_version
+from coserve_export.repository import CONFIG_FILE, build_version
 from coserve_export.triton_config import KEPT_VERSIONS, ensemble_config, mean_config, member_config, to_text
 
 
 def check_extends(repository: Path, description: Description) -> None:
-    """Raise RepositoryError where the repository has no such ensemble, before time is spent on networks."""
-    ensemble = _read(repository, description.name)
-    wanted = ensemble_config(description, [Member(b"")] * description.num_members, {}, 1)
+    """Raise RepositoryError if the repository has no ensemble to extend; call it before costly work."""
+    ensemble = _read_config(repository, description.name)
+    new = ensemble_config(description, [Member(b"")] * description.num_members, {}, 1)
     for key in ("labels", "preprocessing"):
-        if _parameter(ensemble, key) != _parameter(wanted, key):
-            raise _misfit(repository, description, f"it has other {key}")
+        if _parameter(ensemble, key) != _parameter(new, key):
+            raise _mismatch(repository, description, f"it has different {key}")
     members = len(ensemble.ensemble_scheduling.step) - 1
     if members != description.num_members:
-        raise _misfit(repository, description, f"it has {members} members, not {description.num_members}")
+        raise _mismatch(repository, description, f"it has {members} members, not {description.num_members}")
 
 
 def write_version(
     repository: Path, description: Description, members: Sequence[Member], provenance: Mapping[str, object]
 ) -> int:
-    """Add a version to an ensemble and have its steps run it.
+    """Add a version to an ensemble and make the ensemble run it.
 
-    The models' configurations stay as they are, but for a `version_policy` that would serve one version only.
+    The models keep their configurations, except that `version_policy` is extended to serve the new version.
 
     Args:
-        description: its `max_batch_size` and `deployment` do not count; the repository's do.
-        provenance: the contract's JSON object; it takes the place of the old version's.
+        repository: the model repository.
+        description: the ensemble; its `max_batch_size` and `deployment` are ignored.
+        members: the new version's networks, in order.
+        provenance: the JSON object that docs/model-repository.md defines; replaces the old version's.
 
     Returns:
-        the version written.
+        The version written.
 
     Raises:
-        RepositoryError: where there is no such ensemble, its labels, preprocessing or tensors differ, or
-            files cannot be written; the old version is then as it was.
-        DescriptionError: for provenance that JSON cannot hold.
+        RepositoryError: there is no such ensemble, its labels, preprocessing or tensors differ, or files
+            cannot be written; the old version is then unchanged.
+        DescriptionError: the provenance cannot be written as JSON.
     """
     check_extends(repository, description)
-    name, models = description.name, [*description.member_names, description.mean_name]
-    configs = {model: _read(repository, model) for model in models}
+    name = description.name
+    models = [*description.member_names, description.mean_name]
+    configs = {model: _read_config(repository, model) for model in models}
     _check_tensors(repository, description, members, configs)
-    versions = {model: _versions(repository / model) for model in (*models, name)}
-    version = max(number for found in versions.values() for number in found) + 1
+    versions = {model: _list_versions(repository / model) for model in (*models, name)}
+    version = max(number for numbers in versions.values() for number in numbers) + 1
 
     try:
         with staging_folder(repository) as staging:
             build_version(staging, description, members, version)
             moves: list[tuple[Path, Path]] = []
-            ensemble = _read(repository, name)
-            if _pin(ensemble, configs, versions):
-                moves.append((_write(staging / "pinned.pbtxt", ensemble), repository / name / CONFIG))
+            ensemble = _read_config(repository, name)
+            if _pin_steps(ensemble, configs, versions):
+                moves.append(
+                    (_write_config(staging / "pinned.pbtxt", ensemble), repository / name / CONFIG_FILE)
+                )
             for old in versions[name][-1:]:
-                own = repository / name / str(old) / CONFIG
-                if not own.exists():
-                    moves.append((_write(staging / "old.pbtxt", ensemble), own))
+                copy = repository / name / str(old) / CONFIG_FILE
+                if not copy.exists():
+                    moves.append((_write_config(staging / "old.pbtxt", ensemble), copy))
             running = {step.model_name: step.model_version for step in ensemble.ensemble_scheduling.step}
             for model, config in configs.items():
-                # After going back, versions newer than the one that runs may still be there.
+                # After a rollback, versions newer than the running one may still exist.
                 newer = [number for number in versions[model] if number > running.get(model, version)]
-                if _keep_serving(config, version, len(newer) + KEPT_VERSIONS):
-                    moves.append((_write(staging / f"{model}.pbtxt", config), repository / model / CONFIG))
+                if _extend_policy(config, version, len(newer) + KEPT_VERSIONS):
+                    moves.append(
+                        (_write_config(staging / f"{model}.pbtxt", config), repository / model / CONFIG_FILE)
+                    )
             moves += [
                 (staging / model / str(version), repository / model / str(version))
                 for model in (*models, name)
             ]
-            _extend(ensemble, ensemble_config(description, members, provenance, version))
-            moves.append((_write(staging / "extended.pbtxt", ensemble), repository / name / CONFIG))
+            _switch_to(ensemble, ensemble_config(description, members, provenance, version))
+            moves.append(
+                (_write_config(staging / "extended.pbtxt", ensemble), repository / name / CONFIG_FILE)
+            )
             move_all(moves, staging)
     except OSError as error:
         raise RepositoryError(f"cannot write version {version} of {name}: {error}") from error
     return version
 
 
-def _pin(
+def _pin_steps(
     ensemble: ModelConfig, configs: Mapping[str, ModelConfig], versions: Mapping[str, Sequence[int]]
 ) -> bool:
-    """Have steps that run the newest version name the one they run now; whether there were such steps."""
+    """Make steps that run the newest version name it; return whether any step changed."""
     unpinned = [step for step in ensemble.ensemble_scheduling.step if step.model_version < 1]
     for step in unpinned:
-        policy, served = configs[step.model_name].version_policy, versions[step.model_name]
+        policy = configs[step.model_name].version_policy
+        served = versions[step.model_name]
         if policy.HasField("specific"):
             served = [version for version in served if version in policy.specific.versions]
         step.model_version = max(served)
     return bool(unpinned)
 
 
-def _extend(ensemble: ModelConfig, wanted: ModelConfig) -> None:
-    """Take over the new version's steps and parameters; the ensemble's other fields stay."""
+def _switch_to(ensemble: ModelConfig, new: ModelConfig) -> None:
+    """Replace the ensemble's steps and parameters with the new version's; keep its other fields."""
     for field in ("parameters", "ensemble_scheduling"):
         ensemble.ClearField(field)
-    ensemble.MergeFrom(
-        ModelConfig(parameters=wanted.parameters, ensemble_scheduling=wanted.ensemble_scheduling)
-    )
+    ensemble.MergeFrom(ModelConfig(parameters=new.parameters, ensemble_scheduling=new.ensemble_scheduling))
 
 
 def _check_tensors(
     repository: Path, description: Description, members: Sequence[Member], configs: Mapping[str, ModelConfig]
 ) -> None:
-    """Versions of a model share its configuration, and so the names and sizes of its tensors."""
-    wanted = [member_config(description, index, member) for index, member in enumerate(members)]
-    for config in (*wanted, mean_config(description)):
+    """Check tensor names and shapes, which all versions of a model share through its configuration."""
+    new_configs = [member_config(description, index, member) for index, member in enumerate(members)]
+    for config in (*new_configs, mean_config(description)):
         for field in ("input", "output"):
             if list(getattr(configs[config.name], field)) != list(getattr(config, field)):
-                raise _misfit(repository, description, f"the {field} of {config.name} is another")
+                raise _mismatch(repository, description, f"the {field} of {config.name} differs")
 
 
-def _keep_serving(config: ModelConfig, version: int, latest: int) -> bool:
-    """Have a model's `version_policy` serve this version, or so many of the latest; whether it did not."""
+def _extend_policy(config: ModelConfig, version: int, latest: int) -> bool:
+    """Make a model's `version_policy` serve a version, or enough of the latest; return whether it changed."""
     policy = config.version_policy
     if policy.HasField("all"):
         return False
@@ -133,8 +141,8 @@ def _keep_serving(config: ModelConfig, version: int, latest: int) -> bool:
     return True
 
 
-def _read(repository: Path, model: str) -> ModelConfig:
-    path = repository / model / CONFIG
+def _read_config(repository: Path, model: str) -> ModelConfig:
+    path = repository / model / CONFIG_FILE
     try:
         return text_format.Parse(path.read_text("utf-8"), ModelConfig())
     except FileNotFoundError as error:
@@ -150,17 +158,17 @@ def _parameter(config: ModelConfig, key: str) -> object:
         return None
 
 
-def _versions(folder: Path) -> list[int]:
+def _list_versions(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def _write(path: Path, config: ModelConfig) -> Path:
+def _write_config(path: Path, config: ModelConfig) -> Path:
     path.write_text(to_text(config), "utf-8")
     return path
 
 
-def _misfit(repository: Path, description: Description, reason: str) -> RepositoryError:
+def _mismatch(repository: Path, description: Description, reason: str) -> RepositoryError:
     return RepositoryError(
         f"{repository / description.name} cannot take this as a new version: {reason}; "
-        "choose another --name, or --overwrite"
+        "choose another --name, or use --overwrite"
     )

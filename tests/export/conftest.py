@@ -11,18 +11,21 @@ from torch import Tensor, nn
 from coserve_export.ensemble import Description, Preprocessing
 from coserve_training.runs.folder import Run
 
-SIZE, CLASSES = 8, 5
+SIZE = 8
+CLASSES = 5
 LABELS = ["cat", "dog", "frog", "ship", "naïve plane"]
 
 
 class TinyNetwork(nn.Module):
-    """Convolutions with batch norm after and before them, a shortcut and a classifier, all scales random."""
+    """A network with batch norms before and after convolutions, a shortcut and random scales everywhere."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.stem, self.norm1 = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.norm2, self.conv = nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(8)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, bias=False)
         self.classifier = nn.Linear(8, CLASSES)
         for norm in (self.norm1, self.norm2):
             nn.init.uniform_(norm.weight, 0.5, 1.5)
@@ -80,7 +83,7 @@ def describe(preprocessing: dict[str, object]) -> Callable[..., Description]:
 
 @pytest.fixture
 def make_onnx(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a network as other tools might: global average pooling and a matrix product."""
+    """Return a function that writes an ONNX file such as other tools might: pooling and a matrix product."""
 
     def make(
         name: str = "a.onnx",
@@ -144,7 +147,7 @@ def labels_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree() -> Callable[[Path], dict[str, bytes]]:
-    """Every file below a folder, with its content."""
+    """Return a function that reads all files below a folder, by relative path."""
 
     def read(folder: Path) -> dict[str, bytes]:
         return {

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
 from coserve_cli.main import app
-from coserve_export.deployment import Deployment, Placement
+from coserve_export import Deployment, Placement
 from coserve_training.config import TrainConfig
 from coserve_training.networks import member_network
 from coserve_training.runs.folder import Description
@@ -32,7 +32,7 @@ def coserve(tmp_path: Path) -> Callable[..., Result]:
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder as training leaves it, its networks' norms re-randomised."""
+    """Write a run folder as training does, with networks whose batch norms are random."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     folder.mkdir()
     config = TrainConfig(data=("images",), network="wide_resnet10_1", split=2, image_size=16)
@@ -54,7 +54,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
-    """In a process of its own: what it prints is all that a user sees."""
+    """Run in a process of its own, to see all output that a user would see."""
     command = [sys.executable, "-c", "from coserve_cli.main import app; app()", "export", str(run_folder)]
     command += ["--precision", "fp16", "--repository", str(tmp_path / "repository")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -120,8 +120,8 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
     assert second.stdout.splitlines()[-1].startswith("version 2 written to ")
 
 
-def test_files_do_not_need_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; import coserve_export.existing"
+def test_onnx_files_do_not_need_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from coserve_export import export_onnx"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -129,7 +129,7 @@ def test_files_do_not_need_torch() -> None:
     ("arguments", "message"),
     [
         (["{run}", "--checkpoint", "best"], "best.ckpt is missing"),
-        (["{run}", "--name", "a_mean"], "'a_mean' cannot name an ensemble"),
+        (["{run}", "--name", "a_mean"], "'a_mean' is not a valid ensemble name"),
         (["{run}", "--labels", "{labels}", "--stretch"], "--labels, --stretch cannot be used with a run"),
         (["{run}", "{onnx}"], "give either one run folder, or ONNX files"),
         (["{run}", "{run}"], "give either one run folder, or ONNX files"),
@@ -146,12 +146,21 @@ def test_files_do_not_need_torch() -> None:
         (["{broken}", "--labels", "{labels}", *OWN], "broken.onnx: is not"),
         (["{onnx}", "--labels", "{labels}", *OWN, "--mean", "1,2"], "mean must be three finite numbers"),
         (["{onnx}", "--labels", "{labels}", *OWN, "--weights", "1,2"], "2 weights for 1 members"),
-        (["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "4"], "no 8 x 8 centre fits"),
-        (["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "9", "--stretch"], "stretched images"),
-        (["{onnx}", "--labels", "{labels}", *OWN, "--image-size", "16"], "one size, not 16x16"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "4"], "resize size must be at least 8"),
+        (
+            ["{onnx}", "--labels", "{labels}", *OWN, "--resize-size", "9", "--stretch"],
+            "--stretch does not crop",
+        ),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--image-size", "16"], "the same size, not 16x16"),
         (["{onnx}", "--labels", "{labels}", *OWN, "--samples", "{empty}"], "has 0 images"),
-        (["{onnx}", "--labels", "{labels}", *OWN, "--placement", "gpu"], "neither auto, cpu nor GPUs"),
-        (["{onnx}", "--labels", "{labels}", *OWN, "--parameter", "threads=1"], "no parameter of Triton's"),
+        (
+            ["{onnx}", "--labels", "{labels}", *OWN, "--placement", "gpu"],
+            "placement must be auto, cpu or GPUs",
+        ),
+        (
+            ["{onnx}", "--labels", "{labels}", *OWN, "--parameter", "threads=1"],
+            "unknown parameters of Triton's",
+        ),
         (["{onnx}", "--labels", "{labels}", *OWN, "--new-version"], "to add a version to"),
         (["{run}", "--new-version", "--threads", "2"], "--threads cannot be used with --new-version"),
         (["{run}", "--new-version", "--overwrite"], "give either --new-version or --overwrite"),
@@ -198,5 +207,5 @@ def test_errors_are_one_line(
         ["--cuda", "use_tf32"],
     ],
 )
-def test_options_that_cannot_be_read(coserve: Callable[..., Result], arguments: list[str]) -> None:
+def test_invalid_options_are_usage_errors(coserve: Callable[..., Result], arguments: list[str]) -> None:
     assert coserve("x.onnx", *arguments).exit_code == 2

@@ -9,21 +9,21 @@ import pytest
 from coserve_export.ensemble import Description, Preprocessing
 from coserve_export.errors import DescriptionError, ParityError
 from coserve_export.mean_graph import mean_graph
-from coserve_export.parity import Parity, compare, in_batches, require
+from coserve_export.parity import Parity, compare_logits, in_batches, require_parity
 
 Describe = Callable[..., Description]
 
 
 @pytest.mark.parametrize("name", ["wide_resnet10_4_s2", "a", "v1.2-x", "member0", "members_mean_not"])
-def test_names(describe: Describe, name: str) -> None:
+def test_valid_names(describe: Describe, name: str) -> None:
     assert describe(name).member_names == [f"{name}_member0", f"{name}_member1"]
 
 
 @pytest.mark.parametrize(
     "name", ["", ".a", "-a", "a/b", "..", "a b", "é", "a\n", "a_member0", "a_mean", "a_member12"]
 )
-def test_names_that_cannot_be(describe: Describe, name: str) -> None:
-    with pytest.raises(DescriptionError, match="cannot name an ensemble"):
+def test_invalid_names(describe: Describe, name: str) -> None:
+    with pytest.raises(DescriptionError, match="is not a valid ensemble name"):
         describe(name)
 
 
@@ -33,16 +33,16 @@ def test_names_that_cannot_be(describe: Describe, name: str) -> None:
         ({"labels": []}, "no labels"),
         ({"labels": ["a", "b", "a"]}, "labels 1 and 3 are both 'a'"),
         ({"labels": ["a", " "]}, "label 2 is blank"),
-        ({"labels": ["a", "b\nc"]}, "label 2 is blank, padded or of several lines"),
+        ({"labels": ["a", "b\nc"]}, "label 2 is blank, padded or has several lines"),
         ({"labels": ["a", "caf\udce9"]}, r"label 2 cannot be written as UTF-8: 'caf\\udce9'"),
         ({"weights": [1.0]}, "1 weights for 2 members"),
         ({"weights": [1.0, 0.0]}, "positive"),
         ({"weights": [1.0, float("inf")]}, "finite"),
-        ({"max_batch_size": 0}, "largest batch"),
+        ({"max_batch_size": 0}, "maximum batch size"),
         ({"num_members": 0}, "at least one member"),
     ],
 )
-def test_descriptions_that_cannot_be(describe: Describe, changes: dict[str, object], message: str) -> None:
+def test_invalid_descriptions(describe: Describe, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DescriptionError, match=message):
         describe(**changes)
 
@@ -51,22 +51,25 @@ def test_descriptions_that_cannot_be(describe: Describe, changes: dict[str, obje
     ("changes", "message"),
     [
         ({"height": 0}, "image size"),
-        ({"resize_size": 7}, "no 8 x 8 centre fits a shorter side of 7"),
+        (
+            {"resize_size": 7},
+            "the resize size must be at least 8, the longer side of the network's input, not 7",
+        ),
         ({"interpolation": "nearest"}, "bilinear or bicubic"),
         ({"mean": [0.5]}, "mean must be three finite numbers"),
         ({"std": [1.0, 1.0, float("nan")]}, "std must be three finite numbers"),
         ({"std": [1.0, 0.0, 1.0]}, "std must be positive"),
     ],
 )
-def test_preprocessing_that_cannot_be(
+def test_invalid_preprocessing(
     preprocessing: dict[str, object], changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(DescriptionError, match=message):
         Preprocessing.from_json(preprocessing | changes)
 
 
-def test_preprocessing_has_the_contract_keys(preprocessing: dict[str, object]) -> None:
-    with pytest.raises(DescriptionError, match="preprocessing has the keys"):
+def test_preprocessing_must_have_all_keys(preprocessing: dict[str, object]) -> None:
+    with pytest.raises(DescriptionError, match="preprocessing must have the keys"):
         Preprocessing.from_json({key: value for key, value in preprocessing.items() if key != "std"})
 
 
@@ -92,32 +95,32 @@ def test_the_mean_graph_averages(members: int, weights: list[float] | None, batc
     np.testing.assert_allclose(mean, np.average(logits, axis=0, weights=weights), atol=1e-6)
 
 
-def test_compare() -> None:
+def test_compare_logits() -> None:
     reference = np.array([[1, 2], [3, 0]], np.float32)
-    assert compare(reference, reference + np.float32(0.5)) == Parity(0.5, 1.0, 2)
-    assert compare(reference, reference[:, ::-1]).top1_agreement == 0
+    assert compare_logits(reference, reference + np.float32(0.5)) == Parity(0.5, 1.0, 2)
+    assert compare_logits(reference, reference[:, ::-1]).top1_agreement == 0
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_fail(broken: float) -> None:
+def test_logits_must_be_finite(broken: float) -> None:
     reference = np.ones((3, 2), np.float32)
     actual = reference.copy()
     actual[1, 0] = broken
     for pair in ((reference, actual), (actual, reference), (actual, actual)):
         with pytest.raises(ParityError, match="member 7: its logits are not all finite"):
-            require(compare(*pair), "member 7", float("inf"))
+            require_parity(compare_logits(*pair), "member 7", float("inf"))
 
 
-def test_one_image_in_a_hundred_may_be_a_tie() -> None:
+def test_one_image_in_a_hundred_may_change_class() -> None:
     near = Parity(max_abs_difference=0.0, top1_agreement=1.0, images=64)
-    require(replace(near, top1_agreement=63 / 64), "member 0", 1.0)
-    require(replace(near, top1_agreement=0.99, images=1000), "member 0", 1.0)
-    with pytest.raises(ParityError, match="2 of 64 images change their class"):
-        require(replace(near, top1_agreement=62 / 64), "member 0", 1.0)
+    require_parity(replace(near, top1_agreement=63 / 64), "member 0", 1.0)
+    require_parity(replace(near, top1_agreement=0.99, images=1000), "member 0", 1.0)
+    with pytest.raises(ParityError, match="2 of 64 images change class"):
+        require_parity(replace(near, top1_agreement=62 / 64), "member 0", 1.0)
 
 
 @pytest.mark.parametrize("count", [2, 33, 40])
-def test_batches_of_one_and_of_several(count: int) -> None:
+def test_the_first_image_runs_alone_and_the_rest_in_batches(count: int) -> None:
     sizes: list[int] = []
 
     def forward(images: np.ndarray) -> np.ndarray:

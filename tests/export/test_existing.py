@@ -9,8 +9,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from coserve_export.errors import DescriptionError, ExportError, NetworkError, ParityError
-from coserve_export.existing import export_onnx
+from coserve_export import DescriptionError, ExportError, NetworkError, ParityError, export_onnx
 from coserve_export.labels import read_labels
 
 MakeOnnx = Callable[..., Path]
@@ -18,13 +17,13 @@ MakeOnnx = Callable[..., Path]
 
 @pytest.fixture
 def export(tmp_path: Path, labels_file: Path) -> Callable[..., ModelConfig]:
-    """Exports to a fresh repository and reads the ensemble's configuration back."""
+    """Return a function that exports to a new repository and reads the ensemble's configuration."""
 
     def run(*files: Path, **options: object) -> ModelConfig:
         repository = tmp_path / "repository"
         values = {"name": "own", "mean": [0.5] * 3, "std": [0.25] * 3} | options
         try:
-            export_onnx(files, labels_file, repository, **values)
+            export_onnx(files, repository, labels=labels_file, **values)
         except ExportError:
             assert not repository.exists()
             raise
@@ -33,7 +32,7 @@ def export(tmp_path: Path, labels_file: Path) -> Callable[..., ModelConfig]:
     return run
 
 
-def test_files_are_kept_as_they_are_and_their_names_mapped(
+def test_files_stay_as_they_are_and_tensor_names_are_mapped(
     make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path
 ) -> None:
     files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
@@ -50,7 +49,7 @@ def test_files_are_kept_as_they_are_and_their_names_mapped(
     assert values["provenance"]["export"] == {"images": 4, "opset": 17}
 
 
-def test_external_weights_are_taken_in(
+def test_external_weights_become_part_of_the_file(
     make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path
 ) -> None:
     model = onnx.load(make_onnx())
@@ -62,11 +61,11 @@ def test_external_weights_are_taken_in(
     assert written.graph.initializer[0].raw_data == weights
 
 
-def test_a_free_image_size_is_chosen(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
-    free = make_onnx(shape=("n", "c", "h", "w"))
+def test_a_dynamic_image_size_must_be_chosen(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
+    dynamic = make_onnx(shape=("n", "c", "h", "w"))
     with pytest.raises(NetworkError, match=r"a.onnx takes images of any size; choose one with --image-size"):
-        export(free)
-    config = export(free, image_size=(6, 12), stretch=True)
+        export(dynamic)
+    config = export(dynamic, image_size=(6, 12), stretch=True)
     assert list(config.input[0].dims) == [3, 6, 12]
     assert json.loads(config.parameters["preprocessing"].string_value)["resize_size"] is None
 
@@ -82,7 +81,7 @@ def test_a_named_output(make_onnx: MakeOnnx, export: Callable[..., ModelConfig])
     assert list(export(file, output="scores").ensemble_scheduling.step[0].output_map) == ["scores"]
 
 
-def test_real_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path) -> None:
+def test_sample_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tmp_path: Path) -> None:
     folder = tmp_path / "photos" / "deeper"
     folder.mkdir(parents=True)
     with pytest.raises(DescriptionError, match="has 0 images; at least two"):
@@ -95,9 +94,9 @@ def test_real_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tm
     with pytest.raises(DescriptionError, match=r"bad.png cannot be decoded"):
         export_onnx(
             [make_onnx()],
-            tmp_path / "labels.txt",
             tmp_path / "r",
             name="x",
+            labels=tmp_path / "labels.txt",
             mean=[0] * 3,
             std=[1] * 3,
             samples=folder,
@@ -107,20 +106,20 @@ def test_real_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], tm
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shape": (1, 3, 8, 8)}, "its batch is fixed at 1; export it with a free batch"),
+        ({"shape": (1, 3, 8, 8)}, "its batch size is fixed at 1; export it with a dynamic batch size"),
         ({"shape": ("n", 8, 8, 3)}, "its input is .x8x8x3, channels last"),
-        ({"shape": ("n", 1, 8, 8)}, "of 1 channels; images have 3"),
-        ({"shape": ("n", 3, 64)}, r"not images \[N, 3, H, W\]"),
-        ({"element": TensorProto.FLOAT16}, "its images 'pixels' are FLOAT16, not FLOAT"),
+        ({"shape": ("n", 1, 8, 8)}, "with 1 channels; images have 3"),
+        ({"shape": ("n", 3, 64)}, r"has the shape .x3x64, but images are \[N, 3, H, W\]"),
+        ({"element": TensorProto.FLOAT16}, "its images 'pixels' are FLOAT16; input and output must be FLOAT"),
         ({"element": TensorProto.UINT8}, "are UINT8"),
-        ({"last": ("Softmax",)}, "ends in Softmax; members give logits"),
-        ({"last": ("Sigmoid", "Flatten", "Identity")}, "ends in Sigmoid; members give logits"),
+        ({"last": ("Softmax",)}, "ends in Softmax; members must give logits"),
+        ({"last": ("Sigmoid", "Flatten", "Identity")}, "ends in Sigmoid; members must give logits"),
         ({"training": True}, "BatchNormalization 'bn' is in training mode"),
         ({"scale": float("nan")}, "its logits are not all finite"),
         ({"opset": 99}, "ONNX"),
     ],
 )
-def test_networks_that_cannot_serve(
+def test_unsuitable_networks(
     make_onnx: MakeOnnx, export: Callable[..., ModelConfig], options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(NetworkError, match=message) as caught:
@@ -129,7 +128,7 @@ def test_networks_that_cannot_serve(
     assert "\n" not in str(caught.value)
 
 
-def test_logits_that_depend_on_the_rest_of_the_batch(
+def test_logits_must_not_depend_on_the_rest_of_the_batch(
     export: Callable[..., ModelConfig], tmp_path: Path
 ) -> None:
     value = helper.make_tensor_value_info
@@ -156,15 +155,17 @@ def test_logits_that_depend_on_the_rest_of_the_batch(
         export(tmp_path / "x.onnx")
 
 
-def test_members_that_do_not_suit_each_other(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
+def test_members_must_differ_and_take_the_same_images(
+    make_onnx: MakeOnnx, export: Callable[..., ModelConfig]
+) -> None:
     first = make_onnx("a.onnx")
     with pytest.raises(NetworkError, match="are the same network"):
         export(first, make_onnx("b.onnx"))
-    with pytest.raises(NetworkError, match=r"one size, not 8x8 \(.*a.onnx\), 16x16 \(.*b.onnx\)"):
+    with pytest.raises(NetworkError, match=r"the same size, not 8x8 \(.*a.onnx\), 16x16 \(.*b.onnx\)"):
         export(first, make_onnx("b.onnx", seed=1, shape=("n", 3, 16, 16)))
 
 
-def test_as_many_labels_as_classes(
+def test_labels_must_match_the_classes(
     make_onnx: MakeOnnx, export: Callable[..., ModelConfig], labels_file: Path
 ) -> None:
     labels_file.write_text("a\nb\n")
@@ -190,7 +191,7 @@ def test_label_files(tmp_path: Path, content: bytes) -> None:
         (b"caf\xe9\n", "not UTF-8"),
     ],
 )
-def test_label_files_that_are_broken(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_label_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "l").write_bytes(content)
     with pytest.raises(DescriptionError, match=message):
         read_labels(tmp_path / "l")

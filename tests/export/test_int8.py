@@ -22,13 +22,14 @@ from coserve_export.trained import export_networks
 from coserve_training.runs.folder import Run
 
 LABELS = ["cat", "dog", "frog", "ship", "naïve plane"]
-SIZE, PER_CLASS = 8, 40
+SIZE = 8
+PER_CLASS = 40
 Export = Callable[..., Report]
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images of one random colour each and some noise; what their classes are is chance."""
+    """Write images of a random colour with noise, in random classes."""
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(3)
     for split in ("train", "test"):
@@ -44,25 +45,29 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def export(tmp_path: Path, labels_file: Path) -> Export:
     def run(*files: Path, **options: Any) -> Report:
         values = {"name": "own", "mean": [0.5] * 3, "std": [0.25] * 3} | options
-        return export_onnx(files, labels_file, tmp_path / "repository", **values)
+        return export_onnx(files, tmp_path / "repository", labels=labels_file, **values)
 
     return run
 
 
-def provenance(repository: Path, name: str) -> dict[str, Any]:
+def read_provenance(repository: Path, name: str) -> dict[str, Any]:
     config = text_format.Parse((repository / name / "config.pbtxt").read_text("utf-8"), ModelConfig())
     return json.loads(config.parameters["provenance"].string_value)
 
 
 def test_a_run_in_int8(make_run: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
-    how = Int8([photos], [photos], max_accuracy_loss=100)
-    report = export_networks(make_run(), tmp_path, int8=how)
+    options = Int8([photos], [photos], max_accuracy_loss=100)
+    report = export_networks(make_run(), tmp_path, int8=options)
     assert report.parity is not None
-    assert report.loss is not None
-    assert report.parity.images == 100, "half of the training images calibrate, the others compare"
+    assert report.accuracy_loss is not None
+    assert report.parity.images == 100, (
+        "half of the training images are used for calibration, the other half for comparison"
+    )
     for member in report.members:
         model = onnx.load(tmp_path / f"{member.name}/1/model.onnx")
-        assert {entry.domain for entry in model.opset_import} == {""}, "what Triton's backend loads as it is"
+        assert {entry.domain for entry in model.opset_import} == {""}, (
+            "operators that Triton's backend supports"
+        )
         values = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
         kernels = [value for value in values.values() if value.dtype == np.int8 and value.ndim == 4]
         assert len(kernels) == 2
@@ -73,26 +78,30 @@ def test_a_run_in_int8(make_run: Callable[..., Run], photos: Path, tmp_path: Pat
         (together,) = session.run(["logits"], {"images": images})
         (alone,) = session.run(["logits"], {"images": images[:1]})
         np.testing.assert_allclose(together[:1], alone, atol=1e-5)
-    found = provenance(tmp_path, "tiny_s2")
-    record = found["export"]
+    written = read_provenance(tmp_path, "tiny_s2")
+    record = written["export"]
     assert (record["precision"], record["calibration_images"], record["opset"]) == ("int8", 100, 20)
-    assert record["accuracy_loss"] == {"images": 200, "fp32": report.loss.fp32, "int8": report.loss.int8}
-    assert found["accuracy"]["ensemble"]["top1"] == pytest.approx(report.loss.int8, abs=1e-6)
-    assert len(found["accuracy"]["subsets"]) == 3
-    assert set(found["calibration"]["temperatures"]) == {"1", "2"}
+    assert record["accuracy_loss"] == {
+        "images": 200,
+        "fp32": report.accuracy_loss.fp32,
+        "int8": report.accuracy_loss.int8,
+    }
+    assert written["accuracy"]["ensemble"]["top1"] == pytest.approx(report.accuracy_loss.int8, abs=1e-6)
+    assert len(written["accuracy"]["subsets"]) == 3
+    assert set(written["calibration"]["temperatures"]) == {"1", "2"}
 
 
-def test_what_was_measured_in_fp32_is_not_claimed_of_int8(
+def test_fp32_measurements_are_dropped_from_the_provenance(
     make_run: Callable[..., Run], photos: Path, tmp_path: Path
 ) -> None:
     run = make_run()
     assert "accuracy" in run.provenance
     report = export_networks(make_run(run.members[0]), tmp_path, name="one", int8=Int8([photos]))
-    assert report.loss is None
+    assert report.accuracy_loss is None
     assert "accuracy_loss" not in str(report.to_json())
-    found = provenance(tmp_path, "one")
-    assert "accuracy" not in found
-    assert found["network"] == "tiny"
+    written = read_provenance(tmp_path, "one")
+    assert "accuracy" not in written
+    assert written["network"] == "tiny"
 
 
 def test_files_in_int8(make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path) -> None:
@@ -101,39 +110,41 @@ def test_files_in_int8(make_onnx: Callable[..., Path], export: Export, photos: P
     assert report.parity is not None
     assert (report.parity.images, len(report.members)) == (20, 2)
     assert all(member.parity is not None for member in report.members)
-    record = provenance(tmp_path / "repository", "own")["export"]
+    record = read_provenance(tmp_path / "repository", "own")["export"]
     assert (record["precision"], record["calibration_images"]) == ("int8", 20)
-    with pytest.raises(NetworkError, match="member 0: quantising needs ONNX opset 13, not 12"):
+    with pytest.raises(NetworkError, match="member 0: int8 needs ONNX opset 13 or later, not 12"):
         export(make_onnx("old.onnx", opset=12), name="old", int8=Int8([photos]))
 
 
-def test_accuracy_is_that_of_the_weighted_mean(
+def test_accuracy_is_measured_for_the_weighted_mean(
     make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
 ) -> None:
     files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
-    how = Int8([photos], [photos], max_accuracy_loss=100)
-    report = export(*files, int8=how, weights=[9.0, 1.0])
-    assert report.loss is not None
-    found = provenance(tmp_path / "repository", "own")
-    assert found["accuracy"]["ensemble"]["top1"] == pytest.approx(report.loss.int8, abs=1e-6)
-    assert "subsets" not in found["accuracy"], "they, and temperatures, are of members that weigh the same"
-    assert "calibration" not in found
-    alike = export(*files, int8=how, weights=[2.0, 2.0], name="alike")
-    assert alike.loss is not None
-    assert alike.loss.int8 != report.loss.int8, "or the test tells nothing"
-    assert "calibration" in provenance(tmp_path / "repository", "alike")
+    options = Int8([photos], [photos], max_accuracy_loss=100)
+    report = export(*files, int8=options, weights=[9.0, 1.0])
+    assert report.accuracy_loss is not None
+    written = read_provenance(tmp_path / "repository", "own")
+    assert written["accuracy"]["ensemble"]["top1"] == pytest.approx(report.accuracy_loss.int8, abs=1e-6)
+    assert "subsets" not in written["accuracy"], "subsets and temperatures need equal weights"
+    assert "calibration" not in written
+    alike = export(*files, int8=options, weights=[2.0, 2.0], name="alike")
+    assert alike.accuracy_loss is not None
+    assert alike.accuracy_loss.int8 != report.accuracy_loss.int8, "the weights must matter for this test"
+    assert "calibration" in read_provenance(tmp_path / "repository", "alike")
 
 
-def test_too_much_accuracy_lost(
+def test_losing_too_much_accuracy_is_refused(
     make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
 ) -> None:
-    how = Int8([photos], [photos], max_accuracy_loss=-100)
-    with pytest.raises(AccuracyError, match=r"int8 is right on .* of 200 images, fp32 on .* points lost"):
-        export(make_onnx(), int8=how)
+    options = Int8([photos], [photos], max_accuracy_loss=-100)
+    with pytest.raises(
+        AccuracyError, match=r"int8 classifies .* of 200 images correctly, fp32 .* points lost"
+    ):
+        export(make_onnx(), int8=options)
     assert not (tmp_path / "repository").exists()
 
 
-def test_a_network_that_8_bits_cannot_hold(
+def test_a_network_that_8_bits_cannot_represent_is_refused(
     make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path
 ) -> None:
     file = make_onnx()
@@ -141,7 +152,7 @@ def test_a_network_that_8_bits_cannot_hold(
     weights = numpy_helper.to_array(model.graph.initializer[0])
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(1 + 1e-4 * weights, "weights"))
     onnx.save(model, file)
-    with pytest.raises(ParityError, match=r"member 0: int8 puts .* into another class than fp32"):
+    with pytest.raises(ParityError, match=r"member 0: int8 changes the class of"):
         export(file, int8=Int8([photos]))
     assert not (tmp_path / "repository").exists()
 
@@ -155,7 +166,7 @@ def test_a_network_that_8_bits_cannot_hold(
         ("damaged", "40 of 400 images cannot be decoded: .*; replace them$"),
     ],
 )
-def test_images_that_cannot_be_used(
+def test_unusable_images(
     make_onnx: Callable[..., Path], export: Export, photos: Path, tmp_path: Path, change: str, message: str
 ) -> None:
     folder = tmp_path / change
@@ -174,12 +185,12 @@ def test_images_that_cannot_be_used(
     assert not (tmp_path / "repository").exists()
 
 
-def test_int8_needs_images() -> None:
+def test_int8_needs_calibration_data() -> None:
     with pytest.raises(DescriptionError, match="needs --calibration-data"):
         Int8([])
 
 
-def test_classes_are_numbered_as_the_ensembles(photos: Path) -> None:
+def test_classes_follow_the_order_of_the_ensemble(photos: Path) -> None:
     preprocessing = Preprocessing(6, 6, 8, "bilinear", [0.5] * 3, [0.25] * 3)
     backwards = sorted(LABELS, reverse=True)
     images = read_labelled([photos], ["test"], backwards, preprocessing)

@@ -12,7 +12,8 @@ from coserve_export.repository import write_ensemble
 
 Describe = Callable[..., Description]
 Tree = Callable[[Path], dict[str, bytes]]
-OLD, NEW = [Member(b"old0"), Member(b"old1"), Member(b"old2")], [Member(b"new0"), Member(b"new1")]
+OLD = [Member(b"old0"), Member(b"old1"), Member(b"old2")]
+NEW = [Member(b"new0"), Member(b"new1")]
 
 KILLED_AT_RENAME = """
 import os, signal, sys
@@ -20,7 +21,8 @@ from pathlib import Path
 from coserve_export.ensemble import Description, Member, Preprocessing
 from coserve_export.repository import write_ensemble
 
-rename, left = Path.rename, int(sys.argv[2])
+rename = Path.rename
+left = int(sys.argv[2])
 def killed(source, target):
     global left
     if left == 0:
@@ -42,16 +44,17 @@ def repository(tmp_path: Path) -> Path:
 def fail_rename(
     monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, *, times: int = 1, after: bool = False
 ) -> None:
-    rename, renamed = Path.rename, iter(range(100))
+    rename = Path.rename
+    calls = iter(range(100))
 
     def failing(source: Path, target: Path) -> Path:
-        fails = next(renamed) in range(at, at + times)
+        fails = next(calls) in range(at, at + times)
         if fails and not after:
             raise error
-        done = rename(source, target)
+        renamed = rename(source, target)
         if fails:
             raise error
-        return done
+        return renamed
 
     monkeypatch.setattr(Path, "rename", failing)
 
@@ -75,12 +78,12 @@ def test_layout(repository: Path, describe: Describe, tree: Tree) -> None:
     assert list(repository.parent.iterdir()) == [repository]
 
 
-def test_folders_can_be_read_by_a_server_of_another_user(repository: Path, describe: Describe) -> None:
+def test_servers_of_other_users_can_read_the_folders(repository: Path, describe: Describe) -> None:
     write_ensemble(repository, describe(), NEW, {})
     assert all(path.stat().st_mode & 0o055 == 0o055 for path in repository.rglob("*") if path.is_dir())
 
 
-def test_the_ensemble_comes_last_and_goes_first(
+def test_the_ensemble_is_removed_first_and_added_last(
     repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ensemble(repository, describe(num_members=3), OLD, {})
@@ -93,7 +96,9 @@ def test_the_ensemble_comes_last_and_goes_first(
     assert (seen[0], seen[1], seen[-1]) == ("probe", "e", "e")
 
 
-def test_an_ensemble_is_replaced_only_when_asked(repository: Path, describe: Describe, tree: Tree) -> None:
+def test_an_ensemble_is_replaced_only_with_overwrite(
+    repository: Path, describe: Describe, tree: Tree
+) -> None:
     write_ensemble(repository, describe(num_members=3), OLD, {})
     before = tree(repository)
     with pytest.raises(
@@ -146,7 +151,7 @@ def test_an_interrupt_just_after_a_rename_leaves_the_old_ensemble(
 @pytest.mark.parametrize(
     ("error", "reason"), [(OSError("disk full"), "disk full"), (KeyboardInterrupt(), "interrupted")]
 )
-def test_what_cannot_be_moved_back_is_kept(
+def test_files_that_cannot_be_moved_back_are_kept(
     repository: Path,
     describe: Describe,
     tree: Tree,
@@ -158,16 +163,16 @@ def test_what_cannot_be_moved_back_is_kept(
     before = tree(repository)
     fail_rename(monkeypatch, 6, error, times=2)
     with pytest.raises(
-        RepositoryError, match=rf"cannot write e to .*: {reason}; what .* is kept in "
+        RepositoryError, match=rf"cannot write e to .*: {reason}; files .* are kept in "
     ) as caught:
         write_ensemble(repository, describe(), NEW, {}, overwrite=True)
-    kept = Path(str(caught.value).rpartition(" is kept in ")[2])
+    kept = Path(str(caught.value).rpartition(" are kept in ")[2])
     assert kept.parent == repository.parent
-    assert not (repository / "e").exists(), "no ensemble without its members"
+    assert not (repository / "e").exists(), "an ensemble without its members must not be visible"
     assert tree(kept / "old") == before
 
 
-def test_a_folder_that_comes_between(
+def test_a_folder_that_another_process_adds_meanwhile(
     repository: Path, describe: Describe, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_ensemble(repository, describe(), OLD[:2], {})
@@ -180,7 +185,7 @@ def test_a_folder_that_comes_between(
         return rename(source, target)
 
     monkeypatch.setattr(Path, "rename", crossed)
-    with pytest.raises(RepositoryError, match="what could not be moved back is kept in"):
+    with pytest.raises(RepositoryError, match="files that could not be moved back are kept in"):
         write_ensemble(repository, describe(), NEW, {}, overwrite=True)
     (kept,) = (path for path in repository.parent.iterdir() if path != repository)
     assert tree(kept / "old") | tree(repository) == before
@@ -196,7 +201,7 @@ def test_a_failed_first_export_leaves_nothing(
 
 
 @pytest.mark.parametrize("renames", [0, 1, 3, 6, 9])
-def test_a_killed_replacement_never_shows_half_an_ensemble(
+def test_a_killed_replacement_never_leaves_half_an_ensemble(
     repository: Path, describe: Describe, tree: Tree, renames: int
 ) -> None:
     write_ensemble(repository, describe(num_members=3), OLD, {})
@@ -213,10 +218,10 @@ def test_a_killed_replacement_never_shows_half_an_ensemble(
     assert sorted(path.name for path in repository.iterdir()) == ["e", "e_mean", "e_member0", "e_member1"]
 
 
-def test_a_repository_across_a_mount_is_built_inside(
+def test_a_mounted_repository_is_staged_inside(
     repository: Path, describe: Describe, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a bind mount of the same file system, which only root could make."""
+    """Simulate a bind mount of the same file system, which only root could create."""
     write_ensemble(repository, describe(), OLD[:2], {})
     expected = tree(repository)
     rename = Path.rename
@@ -232,7 +237,7 @@ def test_a_repository_across_a_mount_is_built_inside(
     assert list(repository.parent.iterdir()) == [repository]
 
 
-def test_places_that_are_no_folder(tmp_path: Path, describe: Describe) -> None:
+def test_the_repository_must_be_a_folder(tmp_path: Path, describe: Describe) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RepositoryError, match="is not a folder"):
         write_ensemble(tmp_path / "file", describe(), NEW, {})

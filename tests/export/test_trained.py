@@ -23,18 +23,19 @@ MakeRun = Callable[..., Run]
 
 
 class DiffersWhenExported(nn.Module):
-    """A network whose ONNX graph is not what torch computes."""
+    """A network whose ONNX graph computes something else than torch does."""
 
     def __init__(self, network: nn.Module, offset: float) -> None:
         super().__init__()
-        self.network, self.offset = network, offset
+        self.network = network
+        self.offset = offset
 
     def forward(self, images: Tensor) -> Tensor:
         logits = self.network(images)
         return logits + self.offset if torch.compiler.is_exporting() else logits
 
 
-class FreezesBatch(nn.Module):
+class FixesBatchSize(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
@@ -59,13 +60,15 @@ def run_onnx(file: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
 def exported(
     request: pytest.FixtureRequest, make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory
 ) -> Exported:
-    run, repository = make_run(), tmp_path_factory.mktemp("repository")
+    run = make_run()
+    repository = tmp_path_factory.mktemp("repository")
     return Exported(request.param, run, repository, export_networks(run, repository, precision=request.param))
 
 
 def test_exported_files_give_the_logits_of_torch(exported: Exported) -> None:
     tolerance = 1e-4 if exported.precision == "fp32" else 0.05
-    run, folder = exported.run, exported.repository
+    run = exported.run
+    folder = exported.repository
     images = Preprocessing.from_json(run.preprocessing).normalise(run.samples)
     for batch in (1, 3):
         some = images[:batch]
@@ -82,7 +85,7 @@ def test_exported_files_give_the_logits_of_torch(exported: Exported) -> None:
     assert parity.top1_agreement >= 0.97
 
 
-def test_files_are_lean_inference_graphs(exported: Exported) -> None:
+def test_files_hold_only_the_inference_graph(exported: Exported) -> None:
     file = exported.repository / "tiny_s2_member0/1/model.onnx"
     model = onnx.load(file)
     onnx.checker.check_model(model, full_check=True)
@@ -96,7 +99,7 @@ def test_files_are_lean_inference_graphs(exported: Exported) -> None:
     assert len(list(file.parent.iterdir())) == 1
 
 
-def test_weights_have_the_precision_and_edges_are_fp32(exported: Exported) -> None:
+def test_weights_have_the_precision_and_inputs_and_outputs_are_fp32(exported: Exported) -> None:
     model = onnx.load(exported.repository / "tiny_s2_member0/1/model.onnx")
     floats = {tensor.data_type for tensor in model.graph.initializer} - {TensorProto.INT64}
     assert floats == {TensorProto.FLOAT if exported.precision == "fp32" else TensorProto.FLOAT16}
@@ -104,7 +107,7 @@ def test_weights_have_the_precision_and_edges_are_fp32(exported: Exported) -> No
     assert {value.type.tensor_type.elem_type for value in edges} == {TensorProto.FLOAT}
 
 
-def test_provenance_keeps_what_the_run_knew_and_adds_the_comparison(exported: Exported) -> None:
+def test_provenance_is_that_of_the_run_plus_the_comparison(exported: Exported) -> None:
     text = (exported.repository / "tiny_s2/config.pbtxt").read_text("utf-8")
     config = text_format.Parse(text, ModelConfig())
     provenance = json.loads(config.parameters["provenance"].string_value)
@@ -139,18 +142,18 @@ def test_a_differing_member_is_refused_and_nothing_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_frozen_batch_is_refused(
+def test_a_fixed_batch_size_is_refused(
     make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path
 ) -> None:
-    with pytest.raises(NetworkError, match="member 0: its batch is frozen at 2"):
-        export_networks(make_run(FreezesBatch(tiny_network(0))), tmp_path)
+    with pytest.raises(NetworkError, match="member 0: its batch size is fixed at 2"):
+        export_networks(make_run(FixesBatchSize(tiny_network(0))), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupt_is_no_error_of_the_network(
+def test_an_interrupt_is_not_reported_as_an_export_error(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch's handlers look for names of its modules, which an interrupted import has not yet given them."""
+    """An interrupted import leaves torch without names that its exception handlers then look up."""
 
     def interrupted(*_: object, **__: object) -> None:
         try:
@@ -166,8 +169,8 @@ def test_an_interrupt_is_no_error_of_the_network(
         export_networks(make_run(), tmp_path)
 
 
-def test_overflow_between_layers_is_refused_in_fp16(make_run: MakeRun, tmp_path: Path) -> None:
-    """The logits are small, and those of ONNX Runtime on a CPU, which computes in fp32, are right."""
+def test_activations_that_overflow_fp16_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    """The logits are small, and correct in ONNX Runtime on a CPU, which computes in fp32."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = nn.Sequential(*layers, nn.Linear(8, 5))
@@ -175,14 +178,14 @@ def test_overflow_between_layers_is_refused_in_fp16(make_run: MakeRun, tmp_path:
         layers[0].weight.mul_(3e4)
         layers[2].weight.div_(3e4)
     with pytest.raises(
-        NetworkError, match=r"member 0: its layer 0 has values up to \d+, and fp16 ends at 65504"
+        NetworkError, match=r"member 0: activations of its layer 0 reach \d+, but fp16 ends at 65504"
     ):
         export_networks(make_run(network), tmp_path, precision="fp16")
     assert list(tmp_path.iterdir()) == []
     export_networks(make_run(network), tmp_path)
 
 
-def test_weights_that_fp16_cannot_hold_are_refused(
+def test_logits_that_lose_too_much_precision_in_fp16_are_refused(
     make_run: MakeRun, tiny_network: Callable[[int], nn.Module], tmp_path: Path
 ) -> None:
     network = tiny_network(0)
@@ -193,17 +196,17 @@ def test_weights_that_fp16_cannot_hold_are_refused(
         export_networks(make_run(network), tmp_path, precision="fp16")
 
 
-def test_samples_of_another_size_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
+def test_unsuitable_samples_are_refused(make_run: MakeRun, tmp_path: Path) -> None:
     for samples in (
         np.zeros((4, 9, 8, 3), np.uint8),
         np.zeros((1, 8, 8, 3), np.uint8),
         np.zeros((4, 8, 8, 3)),
     ):
-        with pytest.raises(DescriptionError, match="at least two 8-bit images"):
+        with pytest.raises(DescriptionError, match="at least two uint8 samples"):
             export_networks(make_run(samples=samples), tmp_path)
 
 
-def test_an_existing_ensemble_is_refused_before_work(make_run: MakeRun, tmp_path: Path) -> None:
+def test_an_existing_ensemble_is_refused_before_any_work(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "tiny_s2_member0").mkdir()
     seen: list[str] = []
     with pytest.raises(RepositoryError, match="--overwrite"):

@@ -29,7 +29,7 @@ def parameters(config: ModelConfig) -> dict[str, str]:
 
 
 def warm_ups(config: ModelConfig) -> dict[int, dict[str, list[int]]]:
-    """By batch size, the dimensions of each input."""
+    """Return the dimensions of each input, by batch size."""
     assert all(tensor.zero_data for warm_up in config.model_warmup for tensor in warm_up.inputs.values())
     return {
         warm_up.batch_size: {name: list(tensor.dims) for name, tensor in warm_up.inputs.items()}
@@ -80,7 +80,7 @@ def test_ensemble_fans_out_and_averages(describe: Describe) -> None:
     assert dict(steps[-1].output_map) == {"logits": "logits"}
 
 
-def test_parameters_are_the_contract(describe: Describe, preprocessing: dict[str, object]) -> None:
+def test_parameters_follow_the_contract(describe: Describe, preprocessing: dict[str, object]) -> None:
     config = reread(
         ensemble_config(describe(weights=[1.0, 3.0]), MEMBERS, {"network": "tiny", "new": [1]}, 1)
     )
@@ -95,12 +95,12 @@ def test_parameters_are_the_contract(describe: Describe, preprocessing: dict[str
 
 
 @pytest.mark.parametrize("weights", [None, [2.0, 2.0]])
-def test_equal_weights_are_left_out(describe: Describe, weights: list[float] | None) -> None:
+def test_equal_weights_are_omitted(describe: Describe, weights: list[float] | None) -> None:
     assert "weights" not in ensemble_config(describe(weights=weights), MEMBERS, {}, 1).parameters
 
 
 @pytest.mark.parametrize("value", [float("nan"), "caf\udce9"])
-def test_provenance_that_json_lacks_is_refused(describe: Describe, value: object) -> None:
+def test_provenance_that_json_cannot_hold_is_refused(describe: Describe, value: object) -> None:
     with pytest.raises(DescriptionError, match="provenance cannot be written as JSON"):
         ensemble_config(describe(), MEMBERS, {"dataset": value}, 1)
 
@@ -122,7 +122,7 @@ def test_placement(describe: Describe, placement: str, groups: list[tuple[int, l
     ]
 
 
-def test_every_option_has_its_field(describe: Describe) -> None:
+def test_every_option_sets_its_field(describe: Describe) -> None:
     deployment = Deployment(
         Placement((1,)),
         threads=0,
@@ -149,25 +149,28 @@ def test_every_option_has_its_field(describe: Describe) -> None:
     [
         ({"instances": 0}, "at least one instance"),
         ({"threads": -1}, "cannot be negative"),
-        ({"preferred_batch_sizes": (0,)}, "must be positive"),
+        ({"preferred_batch_sizes": (0,)}, "preferred batch sizes must be positive"),
         (
             {"parameters": {"enable_arena": "0"}},
-            "no parameter of .*: enable_arena; known are enable_mem_arena",
+            "unknown parameters of .*: enable_arena; allowed: enable_mem_arena",
         ),
-        ({"placement": Placement(cpu=True), "cuda": {"use_tf32": "0"}}, "no meaning for members on the CPU"),
+        (
+            {"placement": Placement(cpu=True), "cuda": {"use_tf32": "0"}},
+            "cannot be used with members on the CPU",
+        ),
     ],
 )
-def test_deployments_that_cannot_be(deployment: dict[str, Any], message: str) -> None:
+def test_invalid_deployments(deployment: dict[str, Any], message: str) -> None:
     with pytest.raises(DescriptionError, match=message):
         Deployment(**deployment)
 
 
 @pytest.mark.parametrize("text", ["", "gpu", "0,", "-1", "0;1", "0,2147483648"])
-def test_placements_that_cannot_be(text: str) -> None:
-    with pytest.raises(DescriptionError, match="neither auto, cpu nor GPUs"):
+def test_invalid_placements(text: str) -> None:
+    with pytest.raises(DescriptionError, match="placement must be auto, cpu or GPUs"):
         Placement.parse(text)
 
 
-def test_a_preferred_batch_fits_the_largest(describe: Describe) -> None:
-    with pytest.raises(DescriptionError, match="a preferred batch of 17 exceeds the largest, 16"):
+def test_preferred_batch_sizes_must_not_exceed_the_maximum(describe: Describe) -> None:
+    with pytest.raises(DescriptionError, match="a preferred batch size of 17 exceeds the maximum, 16"):
         describe(deployment=Deployment(preferred_batch_sizes=(17,)))

@@ -16,7 +16,8 @@ from coserve_export.versions import write_version
 
 Describe = Callable[..., Description]
 Tree = Callable[[Path], dict[str, bytes]]
-OLD, NEW = [Member(b"old0"), Member(b"old1")], [Member(b"new0"), Member(b"new1")]
+OLD = [Member(b"old0"), Member(b"old1")]
+NEW = [Member(b"new0"), Member(b"new1")]
 MODELS = ["e_member0", "e_member1", "e_mean"]
 
 
@@ -37,7 +38,7 @@ def edit(repository: Path, model: str, change: Callable[[ModelConfig], None]) ->
     (repository / model / "config.pbtxt").write_text(to_text(config))
 
 
-def test_a_version_beside_the_old_one(repository: Path, describe: Describe, tree: Tree) -> None:
+def test_a_new_version_is_added_beside_the_old_one(repository: Path, describe: Describe, tree: Tree) -> None:
     before = tree(repository)
     edit(repository, "e", lambda config: config.model_warmup.add(name="kept", batch_size=1))
     old = read(repository, "e")
@@ -54,7 +55,7 @@ def test_a_version_beside_the_old_one(repository: Path, describe: Describe, tree
     changed = {file for file in before if after[file] != before[file]}
     assert changed == {"e/config.pbtxt"}
     assert after["e_member1/2/model.onnx"] == b"new1"
-    assert after["e_mean/1/model.onnx"] != after["e_mean/2/model.onnx"], "weighted now"
+    assert after["e_mean/1/model.onnx"] != after["e_mean/2/model.onnx"], "the new mean is weighted"
     assert {step.model_version for step in config.ensemble_scheduling.step} == {2}
     assert json.loads(config.parameters["weights"].string_value) == [1.0, 3.0]
     assert json.loads(config.parameters["provenance"].string_value) == {"network": "new"}
@@ -66,7 +67,7 @@ def test_a_version_beside_the_old_one(repository: Path, describe: Describe, tree
 
 
 def test_a_repository_whose_steps_run_the_newest_version(repository: Path, describe: Describe) -> None:
-    """As the first ensembles were written: no step names a version, and models serve one alone."""
+    """Older ensembles have steps without versions, and models that serve a single version."""
 
     def unpin(config: ModelConfig) -> None:
         for step in config.ensemble_scheduling.step:
@@ -82,7 +83,7 @@ def test_a_repository_whose_steps_run_the_newest_version(repository: Path, descr
     assert read(repository, "e_mean").version_policy.specific.versions == [1, 2]
 
 
-def test_the_version_gone_back_to_is_served_until_a_new_one_runs(
+def test_after_a_rollback_the_old_version_is_served_until_a_new_one_runs(
     repository: Path, describe: Describe
 ) -> None:
     write_version(repository, describe(), NEW, {})
@@ -90,20 +91,21 @@ def test_the_version_gone_back_to_is_served_until_a_new_one_runs(
     (repository / "e/1/config.pbtxt").rename(repository / "e/config.pbtxt")
     assert write_version(repository, describe(), NEW, {}) == 3
     kept = [read(repository, model).version_policy.latest.num_versions for model in MODELS]
-    assert kept == [3, 3, 3], "versions 1, which runs, 2 and 3"
+    assert kept == [3, 3, 3], "the running version 1, and 2 and 3"
 
 
-def test_no_model_is_asked_for_a_version_before_it_is_there(
+def test_steps_never_name_a_version_before_it_exists(
     repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After every single rename, the versions that steps name are complete, and all the same."""
+    """After every rename, all steps name the same version, and its files exist."""
 
     def unpin(config: ModelConfig) -> None:
         for step in config.ensemble_scheduling.step:
             step.model_version = -1
 
     edit(repository, "e", unpin)
-    rename, seen = Path.rename, []
+    rename = Path.rename
+    seen = []
 
     def watched(source: Path, target: Path) -> Path:
         renamed = rename(source, target)
@@ -131,10 +133,11 @@ def test_a_failure_leaves_the_old_version(
     error: BaseException,
 ) -> None:
     before = tree(repository)
-    rename, renamed = Path.rename, iter(range(100))
+    rename = Path.rename
+    calls = iter(range(100))
 
     def failing(source: Path, target: Path) -> Path:
-        if next(renamed) == at:
+        if next(calls) == at:
             raise error
         return rename(source, target)
 
@@ -148,14 +151,14 @@ def test_a_failure_leaves_the_old_version(
 @pytest.mark.parametrize(
     ("changes", "members", "message"),
     [
-        ({"labels": ["cat", "frog", "dog", "ship", "plane"]}, NEW, "it has other labels"),
+        ({"labels": ["cat", "frog", "dog", "ship", "plane"]}, NEW, "it has different labels"),
         ({"num_members": 3}, [*NEW, Member(b"")], "it has 2 members, not 3"),
-        ({}, [Member(b""), Member(b"", input="pixels")], "the input of e_member1 is another"),
-        ({}, [Member(b"", output="scores"), Member(b"")], "the output of e_member0 is another"),
+        ({}, [Member(b""), Member(b"", input="pixels")], "the input of e_member1 differs"),
+        ({}, [Member(b"", output="scores"), Member(b"")], "the output of e_member0 differs"),
         ({"name": "other"}, NEW, "there is no .*other/config.pbtxt to add a version to"),
     ],
 )
-def test_what_is_no_version_of_the_ensemble(
+def test_mismatches_with_the_ensemble_are_refused(
     repository: Path,
     describe: Describe,
     tree: Tree,
@@ -169,14 +172,14 @@ def test_what_is_no_version_of_the_ensemble(
     assert tree(repository) == before
 
 
-def test_other_preprocessing_is_no_version_of_the_ensemble(repository: Path, describe: Describe) -> None:
+def test_different_preprocessing_is_refused(repository: Path, describe: Describe) -> None:
     description = describe()
     other = replace(description, preprocessing=replace(description.preprocessing, mean=[0.1, 0.2, 0.3]))
-    with pytest.raises(RepositoryError, match="it has other preprocessing"):
+    with pytest.raises(RepositoryError, match="it has different preprocessing"):
         write_version(repository, other, NEW, {})
 
 
-def test_a_broken_configuration(repository: Path, describe: Describe) -> None:
+def test_a_broken_configuration_is_reported(repository: Path, describe: Describe) -> None:
     (repository / "e_member0/config.pbtxt").write_text("max_batch_size: many")
     with pytest.raises(RepositoryError, match=r"e_member0/config\.pbtxt cannot be read"):
         write_version(repository, describe(), NEW, {})

@@ -1,4 +1,4 @@
-"""How the server stops: ready no more, then deaf, then finished, then gone."""
+"""Graceful shutdown: report not ready, stop accepting connections, finish requests, exit."""
 
 import asyncio
 import functools
@@ -17,9 +17,9 @@ CLOSE = (b"connection", b"close")
 
 
 class DrainingServer(uvicorn.Server):
-    """Answers for a while after the first signal, so that load balancers notice before anyone is refused.
+    """A server that still responds for a while after the first signal, so that load balancers notice in time.
 
-    Meanwhile connections are closed after their next answer. Then it closes the socket and finishes the
+    In this time it closes each connection after its next response. Then it closes the socket and finishes the
     requests in progress. A second signal ends the process at once.
     """
 
@@ -34,21 +34,23 @@ class DrainingServer(uvicorn.Server):
         """Make a server.
 
         Args:
-            delay_s: from SIGTERM until the socket is closed; after SIGINT it is closed at once.
-            handshake_s: for a new connection's TLS handshake.
-            started: called once connections are accepted and signals heeded.
+            delay_s: time from SIGTERM until the socket is closed; SIGINT closes it at once.
+            handshake_s: timeout of a new connection's TLS handshake.
+            started: called once connections are accepted and signals are handled.
             draining: called at the first signal.
         """
         super().__init__(config)
         self._handshake_s = handshake_s
-        self._delay_s, self._started, self._draining = delay_s, started, draining
-        self._closes: float | None = None
+        self._delay_s = delay_s
+        self._started = started
+        self._draining = draining
+        self._closes_at: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept connections."""
+        """Start to accept connections."""
         loop = asyncio.get_running_loop()
         if self.config.ssl_context_factory is not None:
-            # uvicorn leaves a handshake the loop's own 60 s.
+            # uvicorn has no setting for this timeout; the loop's default is 60 s.
             create_server = loop.create_server
             loop.create_server = functools.partial(  # type: ignore[method-assign]
                 create_server, ssl_handshake_timeout=self._handshake_s
@@ -57,30 +59,30 @@ class DrainingServer(uvicorn.Server):
         self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop; called by a signal."""
-        if self._closes is not None:
-            # Not by the default action, which the first process of a container does not have.
+        """Start to stop; called by a signal."""
+        if self._closes_at is not None:
+            # The signal's default action does not end a container's first process.
             os._exit(128 + sig)
-        self._closes = time.monotonic() + (self._delay_s if sig == signal.SIGTERM else 0)
+        self._closes_at = time.monotonic() + (self._delay_s if sig == signal.SIGTERM else 0)
         self._close_connections()
         self._draining()
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to close the socket; asked ten times a second."""
-        if self._closes is not None and time.monotonic() >= self._closes:
+        """Return whether to close the socket; called ten times a second."""
+        if self._closes_at is not None and time.monotonic() >= self._closes_at:
             self.should_exit = True
         ends = await super().on_tick(counter)
-        if self._closes is not None:
-            # Once a second uvicorn makes these headers anew.
+        if self._closes_at is not None:
+            # Every second uvicorn replaces the default headers.
             self._close_connections()
         return ends
 
     def _close_connections(self) -> None:
-        """After their next answer, which says so."""
+        """Close each connection after its next response, which says so."""
         headers = self.server_state.default_headers
         if CLOSE not in headers:
             self.server_state.default_headers = [*headers, CLOSE]
             for connection in self.server_state.connections:
-                # What is in progress has the headers from before.
+                # Requests in progress still have the old headers.
                 if isinstance(connection, Connection):
                     connection.close_after_answer()

@@ -51,9 +51,9 @@ def check(file: Annotated[Path, typer.Argument(help="TOML file of settings.")]) 
 
     Variables of the environment count as they would in coserve serve --config FILE. Members are not loaded.
     """
-    from coserve_server.configuration import faults
+    from coserve_server.configuration import find_faults
 
-    found = list(faults(file))
+    found = list(find_faults(file))
     for fault in found:
         typer.echo(f"error: {fault}", err=True)
     if found:

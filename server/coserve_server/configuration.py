@@ -1,4 +1,4 @@
-"""What settings there are, where their values come from, and what is wrong with a file of them."""
+"""Describe the settings, show where their values come from, and check a file of settings."""
 
 import types
 from collections.abc import Callable, Iterator
@@ -25,8 +25,8 @@ _TYPES = {
 
 
 @dataclass(frozen=True)
-class Described:
-    """A setting as users see it; `default` is as in TOML, and empty where there is none."""
+class Description:
+    """A setting as users see it; `default` is written as in TOML, and empty if there is none."""
 
     name: str
     type: str
@@ -36,20 +36,20 @@ class Described:
 
 @dataclass(frozen=True)
 class Resolved:
-    """A setting's value, as JSON has it and secrets masked, and whether file or environment gave it."""
+    """A setting's value as in JSON, with secrets masked, and its source: environment, file or default."""
 
     name: str
     value: Any
     source: str
 
 
-def describe() -> list[Described]:
-    """Every setting there is."""
-    return [_described(name, field) for name, field in Settings.model_fields.items()]
+def describe() -> list[Description]:
+    """Describe every setting."""
+    return [_describe(name, field) for name, field in Settings.model_fields.items()]
 
 
 def resolve(file: Path | None) -> list[Resolved]:
-    """Every setting as a server that is started now would have it.
+    """Resolve every setting as a server started now would.
 
     Raises:
         SettingsError: a setting is unknown, missing or out of range.
@@ -65,21 +65,22 @@ def resolve(file: Path | None) -> list[Resolved]:
     ]
 
 
-def faults(file: Path) -> Iterator[str]:
-    """What would keep a server with this file from starting, short of loading members and taking its port."""
+def find_faults(file: Path) -> Iterator[str]:
+    """Find what would keep a server with this file from starting, without loading members or listening."""
     try:
         settings = load_settings(file)
     except SettingsError as error:
         yield from error.faults
         return
-    yield from _fault(lambda: server_context(settings))
+    yield from _run(lambda: server_context(settings))
     if (keys := settings.api_keys_file) is not None:
-        yield from _fault(lambda: KeyRing(keys))
+        yield from _run(lambda: KeyRing(keys))
     if (repository := settings.repository) is not None:
-        yield from _fault(lambda: _check_repository(repository, settings.default_model))
+        yield from _run(lambda: _check_repository(repository, settings.default_model))
 
 
-def _fault(check: Callable[[], object]) -> Iterator[str]:
+def _run(check: Callable[[], object]) -> Iterator[str]:
+    """Run a check, and give its errors one by one."""
     try:
         check()
     except SettingsError as error:
@@ -92,34 +93,34 @@ def _check_repository(repository: Path, default_model: str | None) -> None:
     from coserve_server.ensembles.repository import read_contents
 
     contents = read_contents(repository)
-    found = [str(error) for error in contents.errors.values()]
+    faults = list(contents.errors.values())
     names = sorted({*contents.versions, *contents.errors})
     if default_model is not None and default_model not in names:
-        found.append(f"default_model: {default_model!r} is not served; choose from {', '.join(names)}")
-    if found:
-        raise SettingsError(found)
+        faults.append(f"default_model: {default_model!r} is not served; choose from {', '.join(names)}")
+    if faults:
+        raise SettingsError(faults)
 
 
-def _described(name: str, field: FieldInfo) -> Described:
-    return Described(
-        name, _type(field.annotation), _default(field), " ".join((field.description or "").split())
-    )
+def _describe(name: str, field: FieldInfo) -> Description:
+    text = " ".join((field.description or "").split())
+    return Description(name, _format_type(field.annotation), _format_default(field), text)
 
 
-def _type(annotation: Any) -> str:
-    """A type in users' words."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
+def _format_type(annotation: Any) -> str:
+    """Name a type in words for users."""
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
     if origin is Annotated:
-        return _type(arguments[0])
+        return _format_type(arguments[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(_type(one) for one in arguments if one is not type(None))
+        return " or ".join(_format_type(one) for one in arguments if one is not type(None))
     if origin is Literal:
         return ", ".join(arguments)
     return "list" if origin is tuple else _TYPES.get(annotation, "text")
 
 
-def _default(field: FieldInfo) -> str:
+def _format_default(field: FieldInfo) -> str:
     default = field.default
-    return (
-        "" if default in (None, ()) else str(default).lower() if isinstance(default, bool) else str(default)
-    )
+    if default in (None, ()):
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -1,17 +1,18 @@
-"""What can go wrong in serving; `api.problems` maps the request errors to HTTP statuses.
+"""The server's errors; `api.problems` maps request errors to HTTP statuses.
 
 ServerError
   x StartupError            the server cannot start
     + SettingsError         a setting is unknown, missing or out of range
-    + KeysError             a file of API keys is broken, or lacks what is asked of it
-    + TlsError              a certificate or its key is not usable
+    + KeysError             a file of API keys is broken, or a key cannot be created or revoked
+    + TlsError              a certificate or its key cannot be used
     + RepositoryError       the model repository is broken
     + EngineError           a member cannot be loaded or does not fit its ensemble
-      + OutOfMemoryError    there is not enough memory to load it beside what is served
-    + AddressError          the address cannot be listened on
+      + OutOfMemoryError    there is not enough free memory to load an ensemble
+    + AddressError          the server cannot listen on the address
   x RequestError            one request cannot be answered
-    + UnauthenticatedError  it brings no key, or an unknown one
-    + ForbiddenError        its key does not allow this call
+    + UnauthenticatedError  it has no API key, or an unknown one
+    + ForbiddenError        its API key does not allow this call
+    + DisconnectedError     the client closed the connection
     + BadImageError         not an image, truncated, too many pixels
     + BadBodyError          the body does not follow its content type's format
     + InvalidParametersError
@@ -27,7 +28,7 @@ ServerError
 
 
 class ServerError(Exception):
-    """Base of every error this package raises on purpose; its text is fit for a user."""
+    """Base of all errors that this package raises on purpose; the text is fit for a user."""
 
 
 class StartupError(ServerError):
@@ -38,7 +39,7 @@ class SettingsError(StartupError):
     """Settings are unknown, missing or out of range.
 
     Attributes:
-        faults: one line for each.
+        faults: one line per setting.
     """
 
     def __init__(self, faults: list[str]) -> None:
@@ -47,11 +48,11 @@ class SettingsError(StartupError):
 
 
 class KeysError(StartupError):
-    """A file of API keys is broken, or lacks what is asked of it; the text names the file, never a key."""
+    """A file of API keys is broken, or a key cannot be created or revoked; the text never has a key."""
 
 
 class TlsError(StartupError):
-    """A certificate or its key is not usable; the text names the setting and the file."""
+    """A certificate or its key cannot be used; the text names the setting and the file."""
 
 
 class RepositoryError(StartupError):
@@ -63,11 +64,11 @@ class EngineError(StartupError):
 
 
 class OutOfMemoryError(EngineError):
-    """There is not enough memory to load an ensemble beside what is served."""
+    """There is not enough free memory to load an ensemble while the others are served."""
 
 
 class AddressError(StartupError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
 
 class RequestError(ServerError):
@@ -75,7 +76,7 @@ class RequestError(ServerError):
 
 
 class UnauthenticatedError(RequestError):
-    """The request brings no API key, or an unknown one."""
+    """The request has no API key, or an unknown one."""
 
 
 class ForbiddenError(RequestError):
@@ -83,7 +84,7 @@ class ForbiddenError(RequestError):
 
 
 class DisconnectedError(RequestError):
-    """The client closed the connection; nobody receives an answer."""
+    """The client closed the connection, so no response can be sent."""
 
 
 class BadImageError(RequestError):
@@ -99,7 +100,7 @@ class InvalidParametersError(RequestError):
 
 
 class UnknownModelError(RequestError):
-    """No ensemble of that name is served."""
+    """No served ensemble has this name."""
 
 
 class BodyTooLargeError(RequestError):
@@ -111,7 +112,7 @@ class TooManyImagesError(RequestError):
 
 
 class UnsupportedTypeError(RequestError):
-    """The body's content type is not one the server reads."""
+    """The server does not read bodies of this content type."""
 
 
 class UploadTimeoutError(RequestError):
@@ -119,10 +120,10 @@ class UploadTimeoutError(RequestError):
 
 
 class OverloadedError(RequestError):
-    """The server is answering as many requests as it may at once."""
+    """The limit on concurrent requests is reached."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
-        """Refuse a request that had better come again after so many seconds."""
+        """Refuse a request; the client should retry after `retry_after_s` seconds."""
         super().__init__(message)
         self.retry_after_s = retry_after_s
 

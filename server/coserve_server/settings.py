@@ -1,4 +1,4 @@
-"""What an operator may set, read once at start from arguments, `COSERVE_…` variables and a TOML file."""
+"""The server's settings, read once at start from arguments, `COSERVE_…` variables and a TOML file."""
 
 import difflib
 import ipaddress
@@ -27,10 +27,10 @@ from pydantic_settings import (
 from coserve_server.errors import SettingsError
 
 Precision = Literal["fp32", "bf16"]
-"""What networks in fp32 are computed in."""
+"""Precision in which fp32 networks are computed."""
 
 MAX_PIXELS = 89_478_485
-"""From here on Pillow itself suspects a decompression bomb."""
+"""Above this, Pillow warns of a decompression bomb."""
 
 
 def _check_addresses(text: str) -> str:
@@ -43,26 +43,26 @@ def _check_addresses(text: str) -> str:
     return text
 
 
-def _split(value: object) -> object:
+def _split_list(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _check_origin(origin: str) -> str:
     if origin != "*" and not re.fullmatch(r"https?://[^/\s,?#@]+", origin):
-        raise ValueError(f"{origin!r} is not a web page's origin, such as https://a.org, or *")
+        raise ValueError(f"{origin!r} is neither an origin such as https://a.org nor *")
     return origin
 
 
-def _distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
+def _check_distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers):
         raise ValueError("each number may be named once")
     return numbers
 
 
 class Settings(BaseSettings):
-    """The server's settings; arguments win over environment variables, and these over the file.
+    """The server's settings; arguments override environment variables, which override the file.
 
-    The text below each is its description for users.
+    The text below each setting is its description for users.
     """
 
     model_config = SettingsConfigDict(
@@ -70,110 +70,116 @@ class Settings(BaseSettings):
     )
 
     repository: Path | None = None
-    """Folder of the model repository that the engines `onnxruntime` and `openvino` serve."""
+    """Folder of the model repository, for the engines `onnxruntime` and `openvino`."""
     engine: Literal["onnxruntime", "openvino", "triton"] = "onnxruntime"
-    """What executes the members: `onnxruntime` or `openvino` in this process, or `triton`, Triton servers."""
+    """What runs the members: `onnxruntime` or `openvino` in this process, or Triton servers (`triton`)."""
     member_threads: int | None = Field(None, ge=1)
-    """Threads of each member in this process; by default the cores are shared out evenly."""
+    """Threads per member in this process; by default the members share the cores equally."""
     max_batch_size: int | None = Field(None, ge=1)
-    """Images of one batch in this process, where the repository allows more."""
+    """Limit on the images per batch in this process, if it is below the repository's own limit."""
     pin_members: bool = True
-    """Whether members in this process keep to cores of their own, where the process may use all it sees."""
+    """Whether to pin each member in this process to cores of its own; no effect under a CPU quota."""
     gpus: Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...], NoDecode, BeforeValidator(_split), AfterValidator(_distinct)
+        tuple[Annotated[int, Field(ge=0)], ...],
+        NoDecode,
+        BeforeValidator(_split_list),
+        AfterValidator(_check_distinct),
     ] = ()
-    """Numbers, separated by commas, of the GPUs that the engine `onnxruntime` places members on, in turn; by
-    default they run on the cores."""
+    """Numbers of GPUs, separated by commas, on which the engine `onnxruntime` places members in turn; by
+    default members run on the CPU."""
     cuda_graphs: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], NoDecode, BeforeValidator(_split), AfterValidator(_distinct)
+        tuple[Annotated[int, Field(ge=1)], ...],
+        NoDecode,
+        BeforeValidator(_split_list),
+        AfterValidator(_check_distinct),
     ] = ()
-    """Sizes, separated by commas, of the batches that members on `gpus` run as CUDA graphs, launched whole
-    and not kernel by kernel."""
+    """Batch sizes, separated by commas, that members on `gpus` run as CUDA graphs, with one launch instead of
+    one per kernel."""
     pinned_host_memory: bool = False
     """Whether batches of several requests for `gpus` are put together in memory that GPUs copy out of by
     themselves. It needs the extra `cuda`."""
     openvino_cache: Path | None = None
-    """Folder in which the engine `openvino` keeps compiled networks, for quicker starts; made if need be."""
+    """Folder where the engine `openvino` caches compiled networks for faster starts; created if missing."""
     openvino_precision: Precision = "fp32"
-    """What the engine `openvino` computes networks of fp32 in; `bf16` is for processors that have it."""
+    """Precision in which `openvino` computes fp32 networks; not every processor supports `bf16`."""
     host: str = "127.0.0.1"
-    """Address to listen on. One that other machines reach needs `api_keys_file`, `tls_client_authorities` or
-    `allow_public`."""
+    """Address to listen on. An address that other machines can reach requires `api_keys_file`,
+    `tls_client_authorities` or `allow_public`."""
     port: int = Field(8000, ge=0, le=65535)
     """TCP port to listen on; 0 picks a free one, which is printed."""
     allow_public: bool = False
-    """Whether anyone who reaches a public address may ask without a key."""
+    """Whether to serve a public address without authentication."""
     api_keys_file: FilePath | None = None
-    """File of `coserve keys` with the keys that requests must bring; without it none is asked for."""
+    """File of API keys, written by `coserve keys`; without it requests need no key."""
     tls_certificate: FilePath | None = None
-    """PEM file of the server's certificate, with its intermediates; without it HTTP is not encrypted."""
+    """PEM file of the server's certificate, with its intermediates; without it the server uses plain HTTP."""
     tls_key: FilePath | None = None
-    """PEM file of that certificate's private key."""
+    """PEM file of the private key of `tls_certificate`."""
     tls_key_password: SecretStr | None = None
-    """Password of an encrypted `tls_key`."""
+    """Password of `tls_key`, if it is encrypted."""
     tls_client_authorities: FilePath | None = None
-    """PEM file of the authorities that must have certified every client (mutual TLS)."""
+    """PEM file of the certificate authorities that clients' certificates must come from (mutual TLS)."""
     cors_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split)
+        tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(_split_list)
     ] = ()
-    """Origins, separated by commas, whose web pages may ask from a browser; `*` for all."""
+    """Origins, separated by commas, whose web pages may call the server from a browser; `*` for all."""
     repository_poll_ms: float = Field(1000, ge=0)
-    """Time between two looks for changes in `repository`, which are served without a restart; 0: no looks."""
+    """Time between checks of `repository` for changes to serve without a restart; 0 for no checks."""
     repository_control: bool = False
     """Whether clients may load and unload ensembles of `repository` over `/v2`."""
     drain_delay_ms: float = Field(0, ge=0)
-    """Time after SIGTERM in which `/readyz` says no and new requests are still answered."""
+    """Time after SIGTERM during which `/readyz` reports not ready but new requests are still served."""
     default_model: str | None = None
-    """Ensemble that answers requests that name none; where only one is served, it does anyway."""
+    """Ensemble for requests that name none; if only one ensemble is served, it is the default."""
     min_members: int | None = Field(None, ge=1)
-    """The quorum: members that must answer a request, by default all; an ensemble of fewer needs all."""
+    """Quorum: the number of members that must answer a request; by default, and in smaller ensembles, all."""
     deadline_ms: float = Field(10_000, gt=0)
-    """Time for decoding, waiting and inference of one request, whose header may shorten it."""
+    """Time limit for decoding, queueing and inference of a request; the request's header can shorten it."""
     upload_timeout_ms: float = Field(60_000, gt=0)
-    """Time for a request's body to arrive."""
+    """Time limit for receiving a request's body."""
     min_upload_rate: int = Field(1000, ge=0)
-    """Bytes a second that a body must bring, on average and after its first 5 s; 0: any."""
+    """Minimum average rate of an upload, in bytes/s, after a grace period of 5 s; 0 for no minimum."""
     head_timeout_ms: float = Field(10_000, gt=0)
-    """Time for a request's headers to arrive, and for a new connection to bring its first ones."""
+    """Time limit for receiving a request's headers, and for the first bytes of a new connection."""
     max_connections: int = Field(1000, ge=1)
-    """Connections open at once; more are refused."""
+    """Limit on open connections; more are refused."""
     max_requests: int = Field(64, ge=1)
-    """Classification requests in progress at once, from before their bodies are read; more are refused."""
+    """Limit on concurrent classification requests, counted before their bodies are read; more are refused."""
     max_body_bytes: int = Field(32 * 2**20, ge=1)
-    """Bytes in the body of one request."""
+    """Limit on the bytes in a request's body."""
     max_images: int = Field(64, ge=1)
-    """Images in one request."""
+    """Limit on the images in a request."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
-    """Pixels of one image, read from its header before it is decoded, and again before it is resized."""
+    """Limit on the pixels of an image, checked in its header before decoding and again before resizing."""
     serve_members: bool = False
-    """Whether requests may also name a member, to run it alone."""
+    """Whether requests may also name a single member, to run it alone."""
     triton_url: Annotated[str, AfterValidator(_check_addresses)] | None = None
-    """`HOST:PORT` of the gRPC service of each Triton server, separated by commas."""
+    """`HOST:PORT` of each Triton server's gRPC service, separated by commas."""
     triton_refresh_ms: float = Field(500, ge=10)
-    """Time between two looks at what each Triton has loaded."""
+    """Time between checks of what each Triton server has loaded."""
     triton_shared_memory_mib: int = Field(0, ge=0)
-    """Shared memory for images on their way to Triton servers on this machine; 0 for none."""
+    """Shared memory for sending images to Triton servers on this machine, in MiB; 0 for none."""
     triton_shared_memory_gpu: int | None = Field(None, ge=0)
     """Number of the GPU whose memory that is; by default it is the system's. Needs the extra `cuda`."""
     triton_tls: bool = False
     """Whether to encrypt the connections to Triton."""
     triton_root_certificates: FilePath | None = None
-    """PEM file of the authorities that may certify Triton; by default gRPC's own list."""
+    """PEM file of certificate authorities to trust for Triton; by default gRPC's own list."""
     triton_client_certificate: FilePath | None = None
-    """PEM file with which the server proves its own identity to Triton."""
+    """PEM file of the client certificate that the server presents to Triton."""
     triton_client_key: FilePath | None = None
-    """PEM file of that certificate's private key."""
+    """PEM file of the private key of `triton_client_certificate`."""
     triton_token: SecretStr | None = None
-    """Bearer token sent with every call to Triton; only with `triton_tls`."""
+    """Bearer token sent with every call to Triton; requires `triton_tls`."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
-    """Least severe messages that are logged."""
+    """Least severe level of messages to log."""
     log_format: Literal["text", "json"] = "text"
-    """Form of the log: lines for people, or one JSON object a line."""
+    """Format of the log: lines for people, or one JSON object per line."""
     access_log: bool = True
-    """Whether every request is logged, at level `info`."""
+    """Whether to log every request, at level `info`."""
     otlp_endpoint: AnyHttpUrl | None = None
-    """Base URL of the OpenTelemetry collector that traces go to, over OTLP/HTTP; None: no traces. Needs the
-    extra `otel`."""
+    """Base URL of the OpenTelemetry collector to send traces to, over OTLP/HTTP; without it there are no
+    traces. Needs the extra `otel`."""
 
     @classmethod
     def settings_customise_sources(
@@ -184,12 +190,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Where settings come from, the strongest first."""
+        """Return the sources of settings, the strongest first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
     def public(self) -> bool:
-        """Whether other machines may reach the address; names other than localhost count as such."""
+        """Return whether other machines may reach the address; any name but localhost counts as reachable."""
         try:
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -197,11 +203,11 @@ class Settings(BaseSettings):
 
     @property
     def triton_addresses(self) -> list[str]:
-        """HOST:PORT of each Triton server."""
+        """Return HOST:PORT of each Triton server."""
         return [address.strip() for address in (self.triton_url or "").split(",")]
 
     @model_validator(mode="after")
-    def _engine_has_what_it_needs(self) -> "Settings":
+    def _check_engine(self) -> "Settings":
         if self.engine == "triton":
             if self.repository is not None:
                 raise ValueError("repository: engine triton serves what Triton has loaded; leave it out")
@@ -230,15 +236,15 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _tls_is_whole(self) -> "Settings":
+    def _check_tls(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key go together")
         if self.tls_certificate is None and (self.tls_client_authorities or self.tls_key_password):
-            raise ValueError("tls_certificate: checking clients, and a key's password, need it and tls_key")
+            raise ValueError("tls_certificate: tls_client_authorities and tls_key_password need it")
         return self
 
     @model_validator(mode="after")
-    def _strangers_stay_out(self) -> "Settings":
+    def _check_authentication(self) -> "Settings":
         if self.public and not (self.api_keys_file or self.tls_client_authorities or self.allow_public):
             raise ValueError(
                 f"host: other machines may reach {self.host!r}, and anyone there could use the server; set "
@@ -247,7 +253,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _secrets_are_encrypted(self) -> "Settings":
+    def _check_triton_tls(self) -> "Settings":
         certificates = (
             self.triton_root_certificates,
             self.triton_client_certificate,
@@ -262,30 +268,31 @@ class Settings(BaseSettings):
 
 
 def load_settings(file: Path | None = None, /, **arguments: object) -> Settings:
-    """Read the settings; an argument that is None leaves its setting to the other sources.
+    """Read the settings; arguments that are None are ignored.
 
     Args:
-        file: TOML, with settings as its keys.
+        file: TOML file whose keys are settings.
 
     Raises:
-        SettingsError: a setting is unknown, missing or out of range; its faults name every one.
+        SettingsError: settings are unknown, missing or out of range; the error names all of them.
     """
     given = {name: value for name, value in arguments.items() if value is not None}
     if file is not None and not file.is_file():
         raise SettingsError([f"{file} is not a file"])
     try:
-        return _from(file)(**given)  # type: ignore[arg-type]  # pydantic checks the values
+        return _settings_class(file)(**given)  # type: ignore[arg-type]  # pydantic checks the values
     except ValidationError as error:
-        raise SettingsError([_fault(e["type"], e["loc"], e["msg"]) for e in error.errors()]) from error
-    # TOML's own error, and that of bytes which are no UTF-8, are ValueErrors.
+        faults = [_describe_fault(one["type"], one["loc"], one["msg"]) for one in error.errors()]
+        raise SettingsError(faults) from error
+    # Errors in TOML syntax and in UTF-8 are ValueErrors.
     except (ValueError, OSError) as error:
         if file is None:
             raise
         raise SettingsError([f"{file} cannot be read: {error}"]) from error
 
 
-def _from(file: Path | None) -> type[Settings]:
-    """The settings with a file as their last source: pydantic-settings takes it from the class alone."""
+def _settings_class(file: Path | None) -> type[Settings]:
+    """Return the settings with a file as last source; pydantic-settings takes it only from the class."""
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=file)
@@ -293,8 +300,8 @@ def _from(file: Path | None) -> type[Settings]:
     return FromFile if file else Settings
 
 
-def _fault(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    """Pydantic's account of a fault, in the form `setting: what is wrong`."""
+def _describe_fault(kind: str, location: tuple[int | str, ...], message: str) -> str:
+    """Write a fault that pydantic found as `setting: what is wrong`."""
     name = str(location[0]) if location else ""
     if kind == "extra_forbidden":
         (nearest,) = difflib.get_close_matches(name, Settings.model_fields, 1, cutoff=0)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from coserve_server.configuration import describe, faults, resolve
+from coserve_server.configuration import describe, find_faults, resolve
 from coserve_server.errors import SettingsError
 from coserve_server.settings import Settings, load_settings
 from tests.server.onnx_repository import write_repository
@@ -67,11 +67,11 @@ HOSTS = "host: other machines may reach {!r}, and anyone there could use the ser
         ('tls_key = "{file}"', ["tls_certificate and tls_key go together"]),
         (
             'tls_client_authorities = "{file}"',
-            ["tls_certificate: checking clients, and a key's password, need it and tls_key"],
+            ["tls_certificate: tls_client_authorities and tls_key_password need it"],
         ),
         (
             'cors_origins = ["https://a.example/"]',
-            ["cors_origins: 'https://a.example/' is not a web page's origin, such as https://a.org, or *"],
+            ["cors_origins: 'https://a.example/' is neither an origin such as https://a.org nor *"],
         ),
     ],
 )
@@ -79,7 +79,7 @@ def test_faults_are_one_line_each(file: Path, text: str, found: list[str]) -> No
     text = text.replace("{file}", str(file))
     file.write_text(f'repository = "r"\n{text}\n')
     expected = [line.replace("{file}", str(file)) for line in found]
-    assert list(faults(file)) == expected
+    assert list(find_faults(file)) == expected
     with pytest.raises(SettingsError) as caught:
         load_settings(file)
     assert caught.value.faults == expected
@@ -88,7 +88,7 @@ def test_faults_are_one_line_each(file: Path, text: str, found: list[str]) -> No
 @pytest.mark.parametrize("content", [b"port =", b"port = 1\nport = 2", b"# \xff"])
 def test_a_file_that_is_no_toml_is_one_line(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    (fault,) = faults(file)
+    (fault,) = find_faults(file)
     assert fault.startswith(f"{file} cannot be read: ")
     assert "\n" not in fault
 
@@ -112,20 +112,20 @@ def test_what_the_file_names_is_checked_too(file: Path, tmp_path: Path) -> None:
     folder = write_repository(tmp_path / "models", "pair")
     write_repository(folder, "broken")
     file.write_text(f'repository = "{folder}"\ndefault_model = "pair"\n')
-    assert list(faults(file)) == []
+    assert list(find_faults(file)) == []
     (folder / "broken_member0" / "1" / "model.onnx").unlink()
     (tmp_path / "keys").touch()
     lines = ('default_model = "cow"', f'api_keys_file = "{tmp_path / "keys"}"')
     lines += (f'tls_certificate = "{file}"', f'tls_key = "{file}"')
     file.write_text(f'repository = "{folder}"\n' + "\n".join(lines))
-    tls, keys, member, default = faults(file)
+    tls, keys, member, default = find_faults(file)
     assert tls == f"tls_certificate: {file} has no certificate in PEM format"
     assert keys.startswith(f"api_keys_file: {tmp_path / 'keys'} has no key; make one")
     assert "broken_member0" in member
     assert default == "default_model: 'cow' is not served; choose from broken, pair"
     file.write_text(f'repository = "{tmp_path / "none"}"')
-    assert list(faults(file)) == [f"{tmp_path / 'none'} is not a folder"]
-    assert list(faults(tmp_path / "none.toml")) == [f"{tmp_path / 'none.toml'} is not a file"]
+    assert list(find_faults(file)) == [f"{tmp_path / 'none'} is not a folder"]
+    assert list(find_faults(tmp_path / "none.toml")) == [f"{tmp_path / 'none.toml'} is not a file"]
 
 
 def test_the_page_lists_exactly_the_settings_there_are() -> None:

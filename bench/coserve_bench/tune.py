@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch
-from coserve_server.engines.embedded.choice import Choice, create_engine, precisions
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine, precisions
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
@@ -40,7 +41,7 @@ class Candidate:
     """
 
     ensemble: Ensemble
-    choice: Choice
+    choice: EngineOptions
     top1: float | None = None
 
     @property
@@ -64,7 +65,7 @@ class Evaluation:
         targets: class indices of all, `[N]`.
     """
 
-    batches: Iterable[Batch]
+    batches: Iterable[Images]
     targets: NDArray[np.int64]
 
 
@@ -116,10 +117,12 @@ def variants(ensembles: Sequence[Ensemble], engines: Sequence[str]) -> list[Cand
     found = []
     for ensemble, engine in product(ensembles, engines):
         members = len(ensemble.members)
-        found.append(Candidate(ensemble, Choice(engine), ensemble.accuracy.top1(range(members), members)))
+        found.append(
+            Candidate(ensemble, EngineOptions(engine), ensemble.accuracy.top1(range(members), members))
+        )
         if network_precision(ensemble) == "fp32" and "bf16" in precisions(engine):
             # The recorded accuracy is that of the networks as they were exported.
-            found.append(Candidate(ensemble, Choice(engine, precision="bf16")))
+            found.append(Candidate(ensemble, EngineOptions(engine, precision="bf16")))
     return found
 
 
@@ -275,7 +278,7 @@ async def _times(engine: EmbeddedEngine, ensemble: Ensemble, size: int, seconds:
     return taken[1:]
 
 
-async def _answers(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> NDArray[np.intp]:
+async def _answers(engine: EmbeddedEngine, ensemble: Ensemble, batch: Images) -> NDArray[np.intp]:
     """Classes that the members' mean puts first, `[N]`."""
     weights = np.array([member.weight for member in ensemble.members])
     size = ensemble.max_batch_size
@@ -284,12 +287,13 @@ async def _answers(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> 
     return classes
 
 
-async def _run(engine: EmbeddedEngine, ensemble: Ensemble, batch: Batch) -> list[NDArray[np.float32]]:
+async def _run(engine: EmbeddedEngine, ensemble: Ensemble, batch: Images) -> list[NDArray[np.float32]]:
     """Logits `[N, C]` of every member."""
     logits = []
     for run in await asyncio.gather(*engine.start(ensemble, batch)):
-        if run.logits is None:
-            raise SettingsError([f"{ensemble.name} cannot be measured: {run.error}"])
+        if run.failure is not None:
+            raise SettingsError([f"{ensemble.name} cannot be measured: {run.failure.reason}"])
+        assert run.logits is not None
         logits.append(run.logits)
     return logits
 

@@ -1,5 +1,7 @@
 """`coserve serve`."""
 
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -90,11 +92,22 @@ def serve(
     on, or in the file. Options win over variables, and these over the file.
     """
     from coserve_cli.errors import one_line
+    from coserve_cli.process import exit_in_time, freeze_objects, tune_interpreter
     from coserve_server.errors import StartupError
-    from coserve_server.main import run
+    from coserve_server.main import serve as serve_forever
+    from coserve_server.observability import logs
     from coserve_server.settings import load_settings
 
-    with one_line(StartupError):
+    if sys.platform == "win32":
+        from asyncio import run
+    else:
+        from uvloop import run
+
+    def announce(summary: str) -> None:
+        freeze_objects()
+        typer.echo(summary)
+
+    with exit_in_time(), one_line(StartupError), suppress(KeyboardInterrupt):
         settings = load_settings(
             config,
             repository=repository,
@@ -112,4 +125,6 @@ def serve(
             tls_key=tls_key,
             allow_public=allow_public,
         )
-        run(settings, typer.echo)
+        logs.configure(settings)
+        tune_interpreter()
+        run(serve_forever(settings, announce, handle_signals=True))

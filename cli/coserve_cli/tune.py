@@ -157,7 +157,7 @@ def _loadable(ways: list["Candidate"], cores: "Cores") -> tuple[list["Candidate"
 
 def _fault(way: "Candidate", cores: "Cores") -> str | None:
     """Why its engine cannot load it; None if it can."""
-    from coserve_server.engines.embedded.choice import create_engine
+    from coserve_server.engines.factory import create_engine
     from coserve_server.errors import EngineError
 
     try:

@@ -1,114 +1,140 @@
-"""Starts the server: repository, engine, application, socket."""
+"""Starts the server: engine, application, socket.
+
+`serve` and `create_app` change nothing of the process around them; `coserve serve` alone does that.
+"""
 
 import asyncio
-import contextlib
-import gc
 import math
-import os
 import socket
-import ssl
-import sys
-import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.routing import Router
+from starlette.types import ASGIApp
 
-from coserve_server.api.app import create_app
+from coserve_server.api.app import build_app
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.engines.base import Engine
 from coserve_server.errors import AddressError, SettingsError
 from coserve_server.machine.cores import Cores, usable_cores
-from coserve_server.machine.memory import return_freed_memory
-from coserve_server.observability import logs
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.tls import server_context
-from coserve_server.settings import Settings
+from coserve_server.settings import Settings, load_settings
 from coserve_server.transport.connections import limited
 from coserve_server.transport.drain import DrainingServer
 
-if sys.platform == "win32":
-    from asyncio import run as _run_loop
-else:
-    from uvloop import run as _run_loop
-
 if TYPE_CHECKING:
+    from coserve_server.engines.embedded.engine import EmbeddedEngine
+    from coserve_server.engines.triton.engine import TritonEngine
     from coserve_server.observability.tracing import Tracer
 
 SHUTDOWN_MARGIN_S = 2
-SWITCH_INTERVAL_S = 0.0005
-"""How long the event loop's thread keeps the interpreter from one that needs it: Python's own 5 ms are as
-long as an inference, after which a member's thread needs it for some microseconds."""
 
 
-def run(settings: Settings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; requests in progress then get their answers.
+async def serve(
+    settings: Settings, announce: Callable[[str], None] | None = None, *, handle_signals: bool = False
+) -> None:
+    """Serve over HTTP until the task is cancelled; requests in progress then get their answers.
 
     Args:
-        announce: is given what is served, and where, once connections are accepted.
+        announce: receives a summary of what is served, and where, once connections are accepted.
+        handle_signals: whether SIGINT and SIGTERM stop the server too; only possible in the main thread. A
+            second signal then ends the process.
 
     Raises:
         StartupError: the address, a certificate, the keys, the repository or a member is not usable.
     """
-    logs.configure(settings)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return_freed_memory()
-    tracer = _tracer(settings)
     tls = server_context(settings)
+    with bind(settings.host, settings.port) as listener:
+        async with open_app(settings) as app:
+            classifier: Classifier = app.state.classifier
+            address = url(listener, "https" if tls else "http")
+            config = uvicorn.Config(
+                app,
+                http=limited(settings, classifier.metrics),
+                lifespan="off",
+                log_level=None,
+                log_config=None,
+                access_log=False,
+                ws="none",
+                ssl_context_factory=(lambda *_: tls) if tls else None,
+                timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
+            )
+            server = DrainingServer(
+                config,
+                drain_delay_s=settings.drain_delay_ms / 1000,
+                handshake_s=settings.head_timeout_ms / 1000,
+                handle_signals=handle_signals,
+                started=lambda: announce(summary(classifier, address)) if announce else None,
+                draining=classifier.catalogue.drain,
+            )
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            try:
+                await asyncio.shield(serving)
+            except asyncio.CancelledError:
+                server.stop()
+                await serving
+                raise
+
+
+def create_app(settings: Settings | None = None) -> ASGIApp:
+    """Return an ASGI application for any ASGI server; ensembles are loaded when the server starts it.
+
+    What `serve` adds to HTTP itself is then the other server's business: the address, TLS, limits on
+    connections and heads, draining.
+
+    Args:
+        settings: None to read them from `COSERVE_…` variables.
+
+    Raises:
+        SettingsError: a setting is unknown, missing or out of range.
+    """
+    chosen = settings or load_settings()
+
+    @asynccontextmanager
+    async def lifespan(router: Router) -> AsyncIterator[None]:
+        async with open_app(chosen) as app:
+            router.default = app
+            yield
+
+    return Router(lifespan=lifespan, redirect_slashes=False)
+
+
+@asynccontextmanager
+async def open_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Start the engine and yield the application over it; free both at the end.
+
+    Raises:
+        StartupError: the keys, the repository or a member is not usable.
+    """
+    tracer = _tracer(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
-    with bind(settings.host, settings.port) as listener, contextlib.suppress(KeyboardInterrupt):
-        _run_loop(_serve(settings, listener, tls, keys, tracer, announce))
-
-
-async def _serve(
-    settings: Settings,
-    listener: socket.socket,
-    tls: ssl.SSLContext | None,
-    keys: KeyRing | None,
-    tracer: "Tracer | None",
-    announce: Callable[[str], None],
-) -> None:
     cores = usable_cores()
-    engine, reloader = await _start_engine(settings, cores)
-    classifier = Classifier(engine, settings, cores.count)
-    config = uvicorn.Config(
-        create_app(classifier, keys, reloader, tracer),
-        http=limited(settings, classifier.metrics),
-        log_level=settings.log_level,
-        log_config=None,
-        access_log=False,
-        ws="none",
-        ssl_context_factory=(lambda *_: tls) if tls else None,
-        timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
-    )
-    address = url(listener, "https" if tls else "http")
-    server = DrainingServer(
-        config,
-        settings.drain_delay_ms / 1000,
-        settings.head_timeout_ms / 1000,
-        started=lambda: announce(summary(classifier, address)),
-        draining=classifier.catalogue.drain,
-    )
+    reloader = None
+    if settings.repository is None:
+        classifier = Classifier(await _triton_engine(settings), settings, cores.count)
+    else:
+        engine = await _embedded_engine(settings, cores)
+        classifier = Classifier(engine, settings, cores.count)
+        reloader = Reloader(settings.repository, engine, classifier.catalogue)
     watching = None
     if reloader is not None and settings.repository_poll_ms:
         watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
-    # Looking for circles of references in all that lives until the end takes 50 ms and more, again and again.
-    gc.collect()
-    gc.freeze()
     try:
-        await server.serve(sockets=[listener])
+        yield build_app(classifier, keys, reloader, tracer)
     finally:
         if watching is not None:
             watching.cancel()
-        # Python waits for every thread, and one that a library holds cannot be ended.
-        last = threading.Timer(SHUTDOWN_MARGIN_S, os._exit, (0,))
-        last.daemon = True
-        last.start()
+        await classifier.close()
+        if tracer is not None:
+            await tracer.close()
 
 
 def _tracer(settings: Settings) -> "Tracer | None":
-    """What sends traces; without an address for them its libraries are not even imported."""
+    """Return what sends traces; without an endpoint its libraries are not even imported."""
     if settings.otlp_endpoint is None:
         return None
     try:
@@ -119,36 +145,43 @@ def _tracer(settings: Settings) -> "Tracer | None":
     return Tracer(str(settings.otlp_endpoint))
 
 
-async def _start_engine(settings: Settings, cores: Cores) -> tuple[Engine, Reloader | None]:
-    """Start the engine; only what the chosen one needs is imported."""
-    if settings.repository is None:
-        from coserve_server.engines.triton.engine import TritonEngine
+async def _triton_engine(settings: Settings) -> "TritonEngine":
+    from coserve_server.engines.triton.engine import TritonEngine
 
-        # What Triton has loaded may change at any time, so nothing about it can prevent the start.
-        return await TritonEngine.connect(settings), None
-    from coserve_server.engines.embedded.choice import embedded_engine
+    # Triton's models may change at any time, so nothing about them can prevent the start.
+    return await TritonEngine.connect(settings)
+
+
+async def _embedded_engine(settings: Settings, cores: Cores) -> "EmbeddedEngine":
+    from coserve_server.engines.embedded.options import EngineOptions
+    from coserve_server.engines.factory import create_engine
     from coserve_server.ensembles.repository import read_versions
 
+    assert settings.repository is not None
     ensembles = read_versions(settings.repository)
     if settings.default_model is not None and settings.default_model not in ensembles:
         raise SettingsError(
             [f"default_model: {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"]
         )
-    engine = embedded_engine(settings, cores)
-    for name, versions in ensembles.items():
-        await engine.replace(name, versions)
-    return engine, Reloader(settings.repository, engine)
+    engine = create_engine(EngineOptions.from_settings(settings), cores)
+    try:
+        for name, versions in ensembles.items():
+            await engine.replace(name, versions)
+    except BaseException:
+        await engine.close()
+        raise
+    return engine
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to the address, not yet accepting connections.
+    """Return a TCP socket bound to the address, not yet accepting connections.
 
     Raises:
-        AddressError: the address is taken, not this machine's, or needs privileges.
+        AddressError: the address is in use, is not this machine's, or needs privileges.
     """
     listener = None
     try:
-        # asyncio switches Nagle's delay off only for sockets that name TCP as their protocol.
+        # asyncio disables Nagle's algorithm only on sockets that name TCP as their protocol.
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -161,18 +194,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def url(listener: socket.socket, scheme: str) -> str:
-    """Where the socket is reached."""
+    """Return the URL at which the socket is reached."""
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def summary(classifier: Classifier, address: str) -> str:
-    """What is served, what keeps the rest from being served, and a command to try it."""
+    """Return what is served, what is not ready and why, and a command to try."""
     lines = [f"Coserve at {address} (API: {address}/docs)"]
     for name, ensemble in classifier.catalogue.ensembles.items():
         default = " (default)" if name == classifier.settings.default_model else ""
-        count, how = len(ensemble.members), classifier.engine.describe(ensemble)
-        lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {how}")
+        count = len(ensemble.members)
+        where = classifier.engine.describe(ensemble)
+        lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {where}")
     lines.extend(f"  not ready: {fault}" for fault in classifier.catalogue.faults())
     needed = len(classifier.catalogue.ensembles) > 1 and classifier.settings.default_model is None
     query = f"?model={next(iter(classifier.catalogue.ensembles))}" if needed else ""

@@ -95,9 +95,6 @@ class Settings(BaseSettings):
     ] = ()
     """Batch sizes, separated by commas, that members on `gpus` run as CUDA graphs, with one launch instead of
     one per kernel."""
-    pinned_host_memory: bool = False
-    """Whether batches of several requests for `gpus` are put together in memory that GPUs copy out of by
-    themselves. It needs the extra `cuda`."""
     openvino_cache: Path | None = None
     """Folder where the engine `openvino` caches compiled networks for faster starts; created if missing."""
     openvino_precision: Precision = "fp32"
@@ -159,8 +156,6 @@ class Settings(BaseSettings):
     """Time between checks of what each Triton server has loaded."""
     triton_shared_memory_mib: int = Field(0, ge=0)
     """Shared memory for sending images to Triton servers on this machine, in MiB; 0 for none."""
-    triton_shared_memory_gpu: int | None = Field(None, ge=0)
-    """Number of the GPU whose memory that is; by default it is the system's. Needs the extra `cuda`."""
     triton_tls: bool = False
     """Whether to encrypt the connections to Triton."""
     triton_root_certificates: FilePath | None = None
@@ -211,8 +206,6 @@ class Settings(BaseSettings):
         if self.engine == "triton":
             if self.repository is not None:
                 raise ValueError("repository: engine triton serves what Triton has loaded; leave it out")
-            if self.triton_shared_memory_gpu is not None and not self.triton_shared_memory_mib:
-                raise ValueError("triton_shared_memory_gpu: give triton_shared_memory_mib too")
             if self.triton_url is None:
                 raise ValueError("triton_url: engine triton needs the address of a Triton server")
         else:
@@ -224,8 +217,6 @@ class Settings(BaseSettings):
             raise ValueError("gpus: only engine onnxruntime uses them")
         if self.cuda_graphs and not self.gpus:
             raise ValueError("cuda_graphs: only members on gpus run as CUDA graphs")
-        if self.pinned_host_memory and not self.gpus:
-            raise ValueError("pinned_host_memory: only members on gpus gain by it")
         if self.gpus and self.member_threads is not None:
             raise ValueError("member_threads: members on gpus take no share of the cores")
         if self.engine != "openvino":

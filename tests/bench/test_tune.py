@@ -20,8 +20,9 @@ from coserve_bench.tune import (
     measure_top1,
     variants,
 )
-from coserve_server.engines.embedded.choice import Choice, precisions
-from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import precisions
+from coserve_server.engines.openvino.engine import OpenVinoEngine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import SettingsError
@@ -91,7 +92,7 @@ def test_bf16_needs_a_measured_accuracy_and_fp32_does_not(
     assert comparable(measured, 0.3) == (measured, {})
     assert comparable(measured, 0.1)[0] == measured[:2]
     has(monkeypatch, "fp32")
-    with pytest.raises(SettingsError, match="this processor does not compute in bf16"):
+    with pytest.raises(SettingsError, match="this processor does not support bf16"):
         measure_top1([bf16], Cores(2, None), Evaluation([], np.zeros(0, np.int64)))
 
 
@@ -120,18 +121,18 @@ def test_accuracy_is_that_of_the_answers_through_the_engine(tmp_path: Path) -> N
 
 def test_every_way_to_serve_and_the_default_first(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    ways = candidates([Candidate(ensemble, Choice(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3)))
+    ways = candidates([Candidate(ensemble, EngineOptions(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3)))
     told = [(way.choice.engine, way.choice.threads, way.choice.pinned) for way in ways]
     assert told[:6] == [("onnxruntime", t, p) for t in (2, 1, 4) for p in (True, False)]
     assert len(told) == 12
-    alone = Candidate(ensemble, Choice("openvino", precision="bf16"), 0.9)
+    alone = Candidate(ensemble, EngineOptions("openvino", precision="bf16"), 0.9)
     (way,) = candidates([alone], Cores(1, None))
-    assert (way.choice, way.top1) == (Choice("openvino", 1, False, "bf16"), 0.9)
+    assert (way.choice, way.top1) == (EngineOptions("openvino", 1, False, "bf16"), 0.9)
 
 
 def test_the_best_by_either_goal_and_the_earlier_of_equals(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    first, second = (Candidate(ensemble, Choice("onnxruntime", threads)) for threads in (1, 2))
+    first, second = (Candidate(ensemble, EngineOptions("onnxruntime", threads)) for threads in (1, 2))
     measured = [Measured(first, 1, 2.0), Measured(first, 4, 6.1), Measured(first, 8, 12.0)]
     assert best([*measured, Measured(second, 1, 1.96)], "latency") is measured[0], "2 % are noise"
     assert best([*measured, Measured(second, 1, 1.8)], "latency").candidate is second
@@ -156,7 +157,7 @@ def test_what_was_measured_before_an_interruption_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    way, answers = Candidate(ensemble, Choice("onnxruntime", 1)), iter([[2.0, 4.0, 3.0]])
+    way, answers = Candidate(ensemble, EngineOptions("onnxruntime", 1)), iter([[2.0, 4.0, 3.0]])
 
     async def times(*_: object) -> list[float]:
         try:
@@ -177,4 +178,4 @@ def test_a_candidate_that_fails_is_named(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={1: FAILS})
     ensemble = read_repository(tmp_path)["pair"]
     with pytest.raises(SettingsError, match=r"pair cannot be measured: .*Gather"):
-        measure([Candidate(ensemble, Choice("onnxruntime", 1))], Cores(2, None), (1,), 1, 0.01)
+        measure([Candidate(ensemble, EngineOptions("onnxruntime", 1))], Cores(2, None), (1,), 1, 0.01)

@@ -17,8 +17,8 @@ from coserve_bench import output
 from coserve_bench import tune as tuning
 from coserve_cli.main import app
 from coserve_server.engines.embedded import choice
-from coserve_server.engines.embedded.choice import precisions
 from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.engines.factory import precisions
 from coserve_server.errors import EngineError
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import HANGS, LABELS, write_repository

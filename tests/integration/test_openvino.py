@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
-from coserve_server.engines.embedded.choice import precisions
+from coserve_server.engines.factory import precisions
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import LIME, RED, classify, logits, member_logits, refused
 from tests.integration.load import until
@@ -36,7 +36,7 @@ def test_bf16_where_the_processor_has_it(serve: Serve, repository: Path, tmp_pat
         config = tmp_path / "coserve.toml"
         config.write_text('openvino_precision = "bf16"')
         line = refused("--config", config, "--repository", repository, "--engine", "openvino")
-        assert line == "error: settings: openvino_precision: this processor does not compute in bf16"
+        assert line == "error: settings: openvino_precision: this processor does not support bf16"
         return
     own = serve(repository, "--engine", "openvino", openvino_precision="bf16")
     members = member_logits(repository, "pair", (1, 0, 0))

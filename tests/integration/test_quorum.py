@@ -41,7 +41,7 @@ def test_all_members_are_needed_unless_told_otherwise(server: Server) -> None:
     assert response.headers["Retry-After"]
     assert "fails_member1" in problem(classify(server, RED, model="fails"), 503, "no-quorum")
     detail = problem(classify(server, RED, model="shape"), 503, "no-quorum")
-    assert "shape_member1: gave logits [1, 8] where [1, 4] is wanted" in detail
+    assert "shape_member1: gave logits [1, 8], expected [1, 4]" in detail
 
 
 @pytest.mark.parametrize(("name", "bad"), [("nan", 1), ("fails", 1), ("shape", 1), ("hangs", 0)])

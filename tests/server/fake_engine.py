@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.images.preprocess import Preprocessing
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import Failure, MemberRun
 
 
 def ensemble(
@@ -39,7 +42,8 @@ def ensemble(
 def run(start_ms: float, end_ms: float, *rows: Sequence[float], error: str | None = None) -> MemberRun:
     """A member's run with logits `rows`, or with an error."""
     logits = None if error else np.array(rows, np.float32)
-    return MemberRun(int(start_ms * 1e6), int(end_ms * 1e6), "fake", logits, error)
+    failure = Failure("failed", error) if error else None
+    return MemberRun("", "fake", int(start_ms * 1e6), int(end_ms * 1e6), logits, failure)
 
 
 class FakeEngine:
@@ -48,7 +52,8 @@ class FakeEngine:
     def __init__(self, *ensembles: Ensemble, scripts: Sequence[Sequence[MemberRun | None]] = ()) -> None:
         self.ensembles = {one.name: one for one in ensembles}
         self.scripts = iter(scripts)
-        self.given: list[Batch] = []
+        self.given: list[Images] = []
+        self.records: list[list[Record]] = []
         self.futures: list[asyncio.Future[MemberRun]] = []
         self.ready = True
         self.missing: str | None = None
@@ -63,7 +68,7 @@ class FakeEngine:
     def faults(self) -> list[str]:
         return [self.missing] if self.missing else []
 
-    def absence(self, name: str | None) -> str | None:
+    def why_missing(self, name: str | None) -> str | None:
         return self.missing
 
     def describe(self, ensemble: Ensemble) -> str:
@@ -78,19 +83,19 @@ class FakeEngine:
     def lanes(self, ensemble: Ensemble) -> int:
         return min(2, len(ensemble.members))
 
-    def allocate(self, shape: tuple[int, ...]) -> Batch:
-        return np.empty(shape, np.float32)
-
-    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
-        self.given.append(batch)
+    def start(
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+    ) -> "list[asyncio.Future[MemberRun]]":
+        self.given.append(images)
+        self.records.append(list(records))
         futures = []
         script = next(self.scripts, None)
         if script is None:
             raise RuntimeError("the test has no script for this batch")
-        for answer in script:
+        for member, answer in zip(ensemble.members, script, strict=True):
             future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
             if answer is not None:
-                future.set_result(answer)
+                future.set_result(replace(answer, name=member.name))
             futures.append(future)
         self.futures.extend(futures)
         return futures
@@ -106,15 +111,19 @@ class ReadingEngine(FakeEngine):
         super().__init__(*ensembles)
         self.broken = broken
 
-    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
-        self.given.append(batch)
+    def start(
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+    ) -> "list[asyncio.Future[MemberRun]]":
+        self.given.append(images)
+        self.records.append(list(records))
         futures = []
         for member in ensemble.members:
             index = ensemble.whole.members.index(member)
             start = time.perf_counter_ns()
-            logits = None if member.name in self.broken else batch[:, [0, -1], [0, -1], [0, -1]] + index
-            end, error = time.perf_counter_ns(), "broke" if logits is None else None
+            logits = None if member.name in self.broken else images[:, [0, -1], [0, -1], [0, -1]] + index
+            end = time.perf_counter_ns()
+            failure = Failure("failed", "broke") if logits is None else None
             future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
-            future.set_result(MemberRun(start, end, "fake", logits, error))
+            future.set_result(MemberRun(member.name, "fake", start, end, logits, failure))
             futures.append(future)
         return futures

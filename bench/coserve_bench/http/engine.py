@@ -11,7 +11,8 @@ import numpy as np
 
 from coserve_bench.errors import BenchError
 from coserve_bench.http.results import Distribution
-from coserve_server.engines.embedded.choice import Choice, create_engine
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import usable_cores
 
@@ -39,7 +40,7 @@ class RawEngine:
         # Members that Ctrl-C stops would be reported as failed.
         logging.getLogger("coserve_server").addHandler(logging.NullHandler())
         self._ensemble = ensembles[name]
-        self._engine = create_engine(Choice(), usable_cores(), {name: self._ensemble})
+        self._engine = create_engine(EngineOptions(), usable_cores(), {name: self._ensemble})
         self.latency = Distribution()
         sizes = [size for size in BATCH_SIZES if size <= self._ensemble.max_batch_size]
         self.per_second: dict[int, list[float]] = {size: [] for size in sizes}

@@ -18,7 +18,7 @@ from coserve_bench.speedup.peak import measure_peak
 from coserve_bench.speedup.report import Report, describe_machine, make_report
 from coserve_bench.speedup.ways import GRAPHS, ONNXRUNTIME, OPENVINO, Plan, plans
 from coserve_export.parity import Precision
-from coserve_server.engines.embedded.choice import precisions
+from coserve_server.engines.factory import precisions
 
 NOT_AT_RANDOM = {
     "int8": "quantising takes images; use coserve export --precision int8, and give --repository",
@@ -27,7 +27,7 @@ NOT_AT_RANDOM = {
 NO_BF16 = {
     ONNXRUNTIME: "it does not compute networks in bf16; openvino does where the processor can",
     GRAPHS: "it does not compute networks in bf16",
-    OPENVINO: "this processor does not compute in bf16",
+    OPENVINO: "this processor does not support bf16",
 }
 """Why an engine has none."""
 

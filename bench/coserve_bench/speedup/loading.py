@@ -20,14 +20,16 @@ from coserve_bench.speedup.ways import (
     Plan,
     Way,
 )
-from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.embedded.choice import Choice, create_engine
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine
 from coserve_server.engines.onnxruntime import sessions
 from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_device
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cores import Cores
+from coserve_server.outcomes import MemberRun
 from coserve_server.settings import Precision
 
 FATAL = 4
@@ -58,7 +60,7 @@ def load(plan: Plan) -> Way:
 def _served(plan: Plan, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> Way:
     """As the server runs it: where a member has as many threads as there are cores, members take turns."""
     precision: Precision = "bf16" if plan.division.precision == BF16 else "fp32"
-    choice = Choice(
+    choice = EngineOptions(
         OPENVINO if plan.engine == OPENVINO else ONNXRUNTIME,
         threads,
         precision=precision,
@@ -114,7 +116,7 @@ def _options() -> ort.SessionOptions:
 def _on_lanes(parts: Sequence[Sequence[LoadedMember]]) -> Way:
     """Members on lanes, for each part that a batch is cut into."""
 
-    def start(batch: Batch) -> list[list[asyncio.Future[MemberRun]]]:
+    def start(batch: Images) -> list[list[asyncio.Future[MemberRun]]]:
         # A batch smaller than the number of parts leaves the last without any.
         cuts = [cut for cut in np.array_split(batch, len(parts)) if len(cut)]
         return [[member.start(cut) for member in members] for cut, members in zip(cuts, parts, strict=False)]

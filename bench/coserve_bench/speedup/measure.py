@@ -12,7 +12,7 @@ import numpy as np
 from coserve_bench.errors import BenchError
 from coserve_bench.speedup.loading import load
 from coserve_bench.speedup.ways import Plan, Way, overlap
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.errors import EngineError
 
 WARM_UP, BURST, LEAST_ROUNDS = 1, 4, 5
@@ -135,7 +135,7 @@ async def _rounds(turns: list[tuple[Way, Samples]], limits: Limits, progress: Pr
             return
 
 
-async def _turn(way: Way, batch: Batch, samples: Samples) -> None:
+async def _turn(way: Way, batch: Images, samples: Samples) -> None:
     await way.run(batch)
     gc.disable()
     try:

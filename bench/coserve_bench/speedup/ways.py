@@ -10,7 +10,8 @@ import numpy as np
 from coserve_bench.errors import BenchError
 from coserve_bench.speedup.devices import Devices
 from coserve_bench.speedup.family import BF16, Division
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
+from coserve_server.outcomes import MemberRun
 
 ONE_DEVICE, ALL_DEVICES, CONCURRENT = "one_device", "all_devices", "concurrent"
 FUSED, FUSED_PARALLEL = "fused", "fused_parallel"
@@ -74,10 +75,10 @@ class Way:
         close: ends what `start` needs.
     """
 
-    start: Callable[[Batch], Sequence[Sequence[asyncio.Future[MemberRun]]]]
+    start: Callable[[Images], Sequence[Sequence[asyncio.Future[MemberRun]]]]
     close: Callable[[], Awaitable[None]]
 
-    async def run(self, batch: Batch) -> list[MemberRun]:
+    async def run(self, batch: Images) -> list[MemberRun]:
         """Answer a batch: the mean of the members' logits is part of it.
 
         Raises:
@@ -87,7 +88,7 @@ class Way:
         runs = await asyncio.gather(*chain.from_iterable(parts))
         logits = [run.logits for run in runs if run.logits is not None]
         if len(logits) < len(runs):
-            raise BenchError(f"a member failed: {next(run.error for run in runs if run.error)}")
+            raise BenchError(f"a member failed: {next(run.failure.reason for run in runs if run.failure)}")
         members = len(parts[0])
         np.concatenate([np.mean(logits[i : i + members], axis=0) for i in range(0, len(logits), members)])
         return runs

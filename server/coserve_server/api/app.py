@@ -1,7 +1,5 @@
 """The ASGI application: routes over one classifier."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -15,6 +13,7 @@ from coserve_server.api.middleware.unread_bodies import UnreadBodies
 from coserve_server.api.v1 import routes as v1
 from coserve_server.api.v2 import repository as v2_repository
 from coserve_server.api.v2 import routes as v2
+from coserve_server.api.v2.errors import error_response
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.errors import NoQuorumError
 from coserve_server.pipeline.classifier import Classifier
@@ -25,45 +24,37 @@ if TYPE_CHECKING:
 
 
 class Status(BaseModel):
-    """That the server lives, or can answer."""
+    """Whether the server lives, or can answer."""
 
     status: str
 
 
-def create_app(
+def build_app(
     classifier: Classifier,
     keys: KeyRing | None = None,
     reloader: Reloader | None = None,
     tracer: "Tracer | None" = None,
 ) -> FastAPI:
-    """Make the application; when it shuts down it closes the classifier.
+    """Build the application over a classifier.
 
     Args:
-        keys: of which every request must bring one; None for none.
-        reloader: what loads and unloads where the settings allow it; None with the engine Triton.
-        tracer: where requests' traces go; the application closes it. None for nowhere.
+        keys: the API keys, one of which every request must carry; None to require none.
+        reloader: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
+        tracer: sends requests' traces; None for no traces.
     """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        await classifier.close()
-        if tracer is not None:
-            await tracer.close()
-
     # FastAPI's own documentation page loads its scripts from the internet.
     app = FastAPIOffline(
         redoc_url=None,
         title="Coserve",
         version=version("coserve"),
         summary="Image classification by ensembles whose members run concurrently.",
-        lifespan=lifespan,
     )
-    problems.install(app)
+    problems.install(app, {"/v2": error_response})
     security.install(app, classifier.settings, keys)
     app.add_middleware(UnreadBodies)
     observing.install(app, classifier, tracer, reloader)
-    app.state.classifier, app.state.reloader = classifier, reloader
+    app.state.classifier = classifier
+    app.state.reloader = reloader
     app.include_router(v1.router)
     app.include_router(v2.router)
     app.include_router(v2_repository.router)
@@ -71,12 +62,12 @@ def create_app(
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Status:
-        """Whether the process lives."""
+        """Report that the process lives."""
         return Status(status="alive")
 
     @app.get("/readyz", tags=["health"], responses=problems.responses(problems.KINDS[NoQuorumError]))
     async def readyz() -> Status:
-        """Whether every ensemble has its quorum of members."""
+        """Report whether every ensemble has its quorum of members."""
         if faults := classifier.catalogue.faults():
             raise NoQuorumError("; ".join(faults))
         return Status(status="ready")

@@ -1,7 +1,7 @@
 """Errors as problem documents (RFC 9457), in `/v2` as that protocol has them; their statuses."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -13,8 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server import errors
-from coserve_server.api.v2 import errors as v2_errors
-from coserve_server.observability.record import current
+from coserve_server.api.requests.dependencies import request_record
 
 logger = logging.getLogger(__name__)
 
@@ -22,11 +21,11 @@ CLIENT_CLOSED_REQUEST = 499
 """The status nginx logs for a client that left; nobody receives it."""
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 1000
-"""Characters: a request's own names and values stand in the text, and may be as long as the request."""
+"""Characters; the text quotes names and values from the request, which may be as long as the request."""
 
 
 class Problem(BaseModel):
-    """A problem document; `type` and `status` are stable, the texts are for people."""
+    """A problem document (RFC 9457); `type` and `status` are stable, the texts are for people."""
 
     type: str = Field(description="Kind of problem.", examples=["/problems/bad-image"])
     title: str = Field(description="The kind in words.", examples=["Bad image"])
@@ -36,11 +35,14 @@ class Problem(BaseModel):
 
 
 class Kind(NamedTuple):
-    """What problems of one kind share."""
+    """Status and slug of one kind of problem."""
 
     status: int
     slug: str
 
+
+ErrorFormat = Callable[[int, str, Mapping[str, str] | None], JSONResponse]
+"""Makes an answer from a status, a detail, and more headers."""
 
 KINDS: Mapping[type[errors.RequestError], Kind] = {
     errors.BadImageError: Kind(400, "bad-image"),
@@ -67,7 +69,7 @@ _HEADERS: Mapping[int, Mapping[str, str]] = {
 def problem(
     request: Request, kind: Kind, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Answer with a problem document, or as the Open Inference Protocol answers."""
+    """Return a problem document, or the error format installed for the request's path."""
     detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
     document = Problem(
         type=f"/problems/{kind.slug}",
@@ -76,29 +78,37 @@ def problem(
         detail=detail,
         instance=uuid4().urn,
     )
-    record = current()
-    record.problem, record.instance = kind.slug, document.instance
+    record = request_record(request)
+    record.problem = kind.slug
+    record.instance = document.instance
     log = logger.warning if kind.status >= 500 else logger.info
     log("%s %s: %s", document.instance, document.type, detail, extra={"instance": document.instance})
-    if v2_errors.concerns(request):
-        return v2_errors.response(kind.status, detail, headers)
+    formats: Mapping[str, ErrorFormat] = request.app.state.error_formats
+    for prefix, respond in formats.items():
+        if f"{request.url.path}/".startswith(f"{prefix}/"):
+            return respond(kind.status, detail, headers)
     return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
 
 
 def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
-    """The kinds as OpenAPI documents them, per status."""
+    """Return OpenAPI's description of these kinds, by status."""
     slugs: dict[int, list[str]] = {}
     for kind in kinds:
         slugs.setdefault(kind.status, []).append(f"`/problems/{kind.slug}`")
-    # As `model` FastAPI would document it as application/json too.
+    # Given as `model`, FastAPI would document it as application/json too.
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
         status: {"description": " or ".join(found), "content": content} for status, found in slugs.items()
     }
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of the application with a problem document; middlewares come after this one."""
+def install(app: FastAPI, formats: Mapping[str, ErrorFormat]) -> None:
+    """Answer every error of the application with a problem document; add other middlewares after this.
+
+    Args:
+        formats: other formats of errors, by the prefix of the paths that use them.
+    """
+    app.state.error_formats = formats
 
     @app.exception_handler(errors.RequestError)
     async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
@@ -127,13 +137,13 @@ def install(app: FastAPI) -> None:
 
 
 class _Failures:
-    """Answers what no handler does: a bug. Starlette would do so outside of every middleware."""
+    """Answers exceptions without a handler: bugs. Starlette would do so outside every middleware."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and log what it fails with."""
+        """Pass a request on; log an exception and answer it."""
         began = False
 
         async def watched(message: Message) -> None:

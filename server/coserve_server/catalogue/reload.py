@@ -1,4 +1,4 @@
-"""Takes over what changes in the model repository while the embedded engine serves."""
+"""Hot reload: serves changes of the model repository while the embedded engine runs."""
 
 import asyncio
 import logging
@@ -14,98 +14,101 @@ from coserve_server.errors import EngineError, OutOfMemoryError, RepositoryError
 from coserve_server.machine.memory import available_bytes
 
 if TYPE_CHECKING:
+    from coserve_server.catalogue.catalogue import Catalogue
     from coserve_server.engines.embedded.engine import EmbeddedEngine
 
 logger = logging.getLogger(__name__)
 
 
 class Reloader:
-    """Keeps what the embedded engine serves in step with the files of its model repository.
+    """Keeps the embedded engine in step with the files of its model repository.
 
-    Each ensemble is taken over by itself, all of its members at once. Where that fails, what was served still
-    is, the engine's `load_errors` say why, and the next change of the files is a new try.
+    Each ensemble is replaced on its own, all members at once. If that fails, the old version stays, the
+    catalogue's `rejected` says why, and the next change of the files is a new attempt.
 
     Attributes:
-        outcomes: how often an ensemble, by its name, was `served` anew, `removed`, or left as it was because
-            that `failed`, or there was too little memory to try (`out-of-memory`).
+        outcomes: number of attempts by model name and outcome: `served` (a new version), `removed`, `failed`,
+            or `out-of-memory` (refused before loading).
     """
 
-    def __init__(self, folder: Path, engine: "EmbeddedEngine") -> None:
-        self._folder, self._engine = folder, engine
+    def __init__(self, folder: Path, engine: "EmbeddedEngine", catalogue: "Catalogue") -> None:
         self.outcomes: Counter[tuple[str, str]] = Counter()
+        self._folder = folder
+        self._engine = engine
+        self.catalogue = catalogue
         self._unloaded: set[str] = set()
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def watch(self, interval_s: float) -> None:
-        """Look at the files again and again, and take over changes that have come to rest; never returns."""
+        """Poll the files, and serve changes once the files have stopped changing; never returns."""
         taken: object = None
         before: object = None
         while True:
-            found = await asyncio.to_thread(self._look)
-            # What is still being written differs from one look to the next.
-            if found == before != taken:
+            now = await asyncio.to_thread(self._look)
+            # A file that is still being written differs from one poll to the next.
+            if now == before != taken:
                 try:
                     await self.refresh()
-                # A fault of ours must not end the watch.
+                # A bug must not stop the polling.
                 except Exception:
-                    logger.exception("looking at %s failed", self._folder)
-                taken = found
-            before = found
+                    logger.exception("reloading %s failed", self._folder)
+                taken = now
+            before = now
             await asyncio.sleep(interval_s)
 
     async def refresh(self) -> None:
-        """Take over whatever has changed; what is wrong is logged, and kept in the engine's `load_errors`."""
-        async with self._one_at_a_time:
+        """Serve all changes; log what is wrong, and note it in the catalogue."""
+        async with self._lock:
             try:
                 contents = await asyncio.to_thread(read_contents, self._folder)
             except RepositoryError as error:
-                # More likely a volume that is not mounted than the wish to serve nothing.
-                logger.error("what is served stays as it is: %s", error)
+                # More likely an unmounted volume than the wish to serve nothing.
+                logger.error("nothing is reloaded: %s", error)
                 return
-            known = {*self._engine.ensembles, *self._engine.load_errors}
+            known = {*self._engine.ensembles, *self.catalogue.rejected}
             for name in sorted({*contents.versions, *contents.errors, *known} - self._unloaded):
-                await self._take_over(name, contents)
+                await self._try_replace(name, contents)
 
     async def load(self, name: str) -> None:
-        """Serve an ensemble as its files are now; return once that is so.
+        """Serve an ensemble as its files are now; return once it is served.
 
         Raises:
             UnknownModelError: there is no such ensemble.
-            RepositoryError: it is broken, or does not load; what was served of that name still is.
+            RepositoryError: the ensemble is broken or cannot be loaded; the old version stays.
         """
-        async with self._one_at_a_time:
+        async with self._lock:
             contents = await asyncio.to_thread(read_contents, self._folder)
             if name not in contents.versions and name not in contents.errors:
                 raise UnknownModelError(f"{self._folder} has no ensemble {name!r}")
             self._unloaded.discard(name)
-            if error := await self._take_over(name, contents):
+            if error := await self._try_replace(name, contents):
                 raise RepositoryError(error)
 
     async def unload(self, name: str) -> None:
-        """Stop serving an ensemble, whatever happens to its files, until it is loaded again.
+        """Stop serving an ensemble until it is loaded again, whatever happens to its files.
 
         Requests in progress still get their answers.
 
         Raises:
-            UnknownModelError: it is not served.
+            UnknownModelError: the ensemble is not served.
         """
-        async with self._one_at_a_time:
+        async with self._lock:
             if name not in self._engine.ensembles:
                 raise UnknownModelError(f"no ensemble {name!r} is served")
             self._unloaded.add(name)
             await self._replace(name, ())
 
-    async def _take_over(self, name: str, contents: Contents) -> str | None:
-        """Serve a model as the repository has it, or say why that cannot be."""
+    async def _try_replace(self, name: str, contents: Contents) -> str | None:
+        """Serve a model as the repository has it; return why that failed, if it did."""
         try:
             if name in contents.errors:
                 raise RepositoryError(contents.errors[name])
             await self._replace(name, contents.versions.get(name, ()))
         except (RepositoryError, EngineError, OSError) as error:
-            goes_on = "; what was served of it still is" if name in self._engine.ensembles else ""
-            logger.error("%s cannot be loaded%s: %s", name, goes_on, error)
+            stays = "; the old version stays" if name in self._engine.ensembles else ""
+            logger.error("%s cannot be loaded%s: %s", name, stays, error)
             self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
-            self._engine.load_errors = {**self._engine.load_errors, name: str(error)}
+            self.catalogue.rejected = {**self.catalogue.rejected, name: str(error)}
             return str(error)
         return None
 
@@ -115,11 +118,11 @@ class Reloader:
             self.outcomes[name, "served" if versions else "removed"] += 1
             numbers = ", ".join(ensemble.version for ensemble in versions)
             logger.info("%s: serving %s", name, f"version {numbers}" if numbers else "no version any more")
-        errors = self._engine.load_errors
-        self._engine.load_errors = {other: error for other, error in errors.items() if other != name}
+        rejected = self.catalogue.rejected
+        self.catalogue.rejected = {other: error for other, error in rejected.items() if other != name}
 
     def _check_memory(self, name: str, versions: Sequence[Ensemble]) -> None:
-        """Rather refuse what does not fit than have the kernel kill the server."""
+        """Refuse a load that does not fit, before the kernel kills the server."""
         needed = sum(map(loading_bytes, self._engine.unserved(name, versions)))
         if needed and needed > (available := available_bytes()):
             raise OutOfMemoryError(

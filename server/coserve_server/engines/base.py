@@ -1,94 +1,93 @@
-"""What serving asks of an engine."""
+"""The protocols between serving and an engine: what is loaded, how batches are scheduled, how they run."""
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import MemberRun
 
-Batch = NDArray[np.float32]
+Images = NDArray[np.float32]
 """Preprocessed images, FP32 `[N, 3, H, W]`."""
 
 
-@dataclass(frozen=True)
-class MemberRun:
-    """One batch through one member: either `logits` or `error` is None.
-
-    Attributes:
-        start_ns, end_ns: on the clock of `time.perf_counter_ns`, the same for all members.
-        device: where it ran.
-        logits: FP32, wanted `[N, C]`; the engine need not check shape or values.
-        error: why there are no logits, in words fit for a user.
-    """
-
-    start_ns: int
-    end_ns: int
-    device: str
-    logits: NDArray[np.float32] | None
-    error: str | None = None
-
-
-class Engine(Protocol):
-    """Executes batches; one instance serves all ensembles of a repository."""
+class Inventory(Protocol):
+    """The ensembles that an engine has loaded."""
 
     @property
     def ensembles(self) -> Mapping[str, Ensemble]:
-        """What it can run, by name; of several versions the newest."""
+        """The newest loaded version of each ensemble, by name."""
 
     def versions(self, name: str) -> Sequence[Ensemble]:
-        """The versions of an ensemble that it can run, newest last; empty where there is no such ensemble."""
+        """Return the loaded versions of an ensemble, newest last; empty if there is none of that name."""
 
     @property
     def load_errors(self) -> Mapping[str, str]:
-        """Why a model, or its newest state, could not be loaded, by name; an older one may be served."""
+        """Why models that the engine itself looks after are not loaded, by name."""
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
-        """Names of the members that are loaded, and not stuck with a batch nobody waits for any more."""
+        """Return the names of the members that are loaded and not stuck with an abandoned batch."""
 
     def faults(self) -> list[str]:
-        """What keeps the engine from knowing or serving an ensemble it should, in words fit for a user."""
+        """Return why the engine does not serve everything that it should, in words fit for a user."""
 
-    def absence(self, name: str | None) -> str | None:
-        """Why an ensemble that may exist is not served just now; None where there is no such ensemble.
+    def why_missing(self, name: str | None) -> str | None:
+        """Return why an ensemble that may exist is not served now; None if there is no such ensemble.
 
         Args:
-            name: of the ensemble; None for any.
+            name: the ensemble's; None for any.
         """
 
-    def describe(self, ensemble: Ensemble) -> str:
-        """Where and how the ensemble's members run, for the operator."""
+
+class Scheduling(Protocol):
+    """What the batcher needs to know to decide when a batch may start."""
 
     def batches(self, ensemble: Ensemble) -> bool:
-        """Whether what runs the members makes batches of requests itself, and is best given each at once."""
+        """Return whether the backend batches on its own, so that requests should reach it immediately."""
 
     def resource(self, ensemble: Ensemble) -> Hashable:
-        """What a batch of the ensemble has to itself while it runs; not asked for where the engine batches.
+        """Return the key of what a batch of the ensemble occupies exclusively while it runs.
 
-        Of ensembles whose resources are equal one batch runs at a time; only an ensemble's own next batch may
-        begin while one ends.
+        Among ensembles with equal keys one batch runs at a time; while one is ending, only the same
+        ensemble's next batch may start. Not asked if the backend batches on its own.
         """
 
     def lanes(self, ensemble: Ensemble) -> int:
-        """How many of the ensemble's members run at once."""
+        """Return how many of the ensemble's members run at once."""
 
-    def allocate(self, shape: tuple[int, ...]) -> Batch:
-        """Memory for a batch that is put together of several requests' images, its values not set."""
 
-    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
-        """Hand the batch to every member that can take it, at once.
+class Running(Protocol):
+    """Runs batches."""
+
+    def start(
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record]
+    ) -> "list[asyncio.Future[MemberRun]]":
+        """Hand a batch to every member at once.
 
         Args:
-            ensemble: one of `ensembles`, or one of its members alone.
-            batch: at most the ensemble's `max_batch_size` images.
+            ensemble: one of those loaded, or a single member of one.
+            images: at most the ensemble's `max_batch_size`.
+            records: the requests in the batch, for traces and logs.
 
         Returns:
-            one future per member, in the ensemble's order. A member's failure is an `error` in its result,
-            not an exception. Cancelling a future asks its member to stop; nobody waits until it has.
+            one future per member, in the ensemble's order. A member's failure is a `failure` in its result,
+            not an exception. Cancelling a future tells its member to stop; nobody waits until it has.
         """
 
+    def describe(self, ensemble: Ensemble) -> str:
+        """Return where and how the ensemble's members run, for the operator."""
+
     async def close(self) -> None:
-        """Stop what runs and free the members."""
+        """Stop running batches and free the members."""
+
+
+class BatchEngine(Scheduling, Running, Protocol):
+    """The part of an engine that the batcher uses."""
+
+
+class Engine(Inventory, BatchEngine, Protocol):
+    """Executes batches; one instance serves all ensembles of a repository."""

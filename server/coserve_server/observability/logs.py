@@ -1,42 +1,42 @@
-"""The log: lines for people, or one JSON object a line."""
+"""The log: lines for people, or one JSON object per line."""
 
 import json
 import logging
 from datetime import datetime, timezone
 from typing import Any
 
-from coserve_server.observability.record import current
+from coserve_server.observability.record import logged_id
 from coserve_server.settings import Settings
 
-# Characters that would end a line, or do things to a terminal, in texts that clients may have made up.
+# Control characters in client-made text would end a line or act on a terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {10: "\\n"}
 
-# What every record has; `color_message` is uvicorn's, the message again.
+# Attributes of every log record; `color_message` is uvicorn's copy of the message.
 _EVERY = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName", "color_message"}
 
 
 class TextFormatter(logging.Formatter):
-    """`LEVEL:     message [request id]`, and below it the traceback, if there is one."""
+    """Formats `LEVEL:     message [request id]`, with the traceback below."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s:     %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        """The line, without control characters."""
+        """Return the line without control characters."""
         line = super().formatMessage(record).translate(_CONTROLS)
         return f"{line} [{request}]" if (request := getattr(record, "request_id", None)) else line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's names
-        """The traceback, moved in: what an error quotes may look like another line of the log."""
+        """Return the traceback, indented: text quoted in an error may look like another log line."""
         lines = super().formatException(ei).splitlines()
         return "\n".join(f"    {line.translate(_CONTROLS)}" for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, `extra` fields, traceback."""
+    """Formats JSON objects: time (UTC, ISO 8601), level, logger, message, `extra` fields, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, in ASCII."""
+        """Return the line, in ASCII."""
         line = {
             "timestamp": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname,
@@ -50,17 +50,18 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(settings: Settings) -> None:
-    """Have every logger of the process write to standard error in the form the settings name."""
+    """Make every logger of the process write to standard error in the settings' format."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     handler.addFilter(name_request)
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
-    logging.getLogger("coserve_server").setLevel(settings.log_level.upper())
+    for logger in ("coserve_server", "uvicorn"):
+        logging.getLogger(logger).setLevel(settings.log_level.upper())
 
 
 def name_request(record: logging.LogRecord) -> bool:
-    """Add the id of the request in progress; a filter that keeps everything."""
-    if request := current().id:
+    """Add the current request's id, unless the line names its requests; a filter that keeps everything."""
+    if (request := logged_id.get()) and not hasattr(record, "request_id"):
         record.request_id = request
     return True

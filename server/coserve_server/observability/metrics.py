@@ -1,7 +1,7 @@
-"""What is counted and measured while serving; `exposition` makes Prometheus' metrics of it.
+"""Counts and measures what is served; `exposition` makes Prometheus' metrics from it.
 
-All of it is written and read on the event loop, so it needs no locks, and an observation takes an eighth of
-the time that one of the client library's own histograms does.
+Everything is written and read on the event loop, so nothing is locked, and an observation takes an eighth of
+the time of one of the client library's histograms.
 """
 
 from bisect import bisect_left
@@ -11,29 +11,30 @@ from dataclasses import dataclass, field
 
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
-from coserve_server.pipeline.batching import BatchRun
-from coserve_server.pipeline.fan_out import LATE
+from coserve_server.outcomes import MemberRun
 
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SHORT_S = (0.0001, 0.00025, 0.0005, *LATENCY_S)
 OVERLAPS = (0.5, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 1.9, 2, 2.5, 3, 3.5, 4, 6, 8)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Upper bounds of the buckets, each included."""
+"""Upper bounds of the buckets, inclusive."""
 
 
 class Histogram:
     """Counts values by bucket.
 
     Attributes:
-        bounds: upper ones, each included.
-        counts: per bucket, the last of which has no bound.
-        sum: of all values.
+        bounds: the buckets' upper bounds, inclusive.
+        counts: values per bucket; the last bucket has no bound.
+        sum: sum of all values.
     """
 
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds, self.counts, self.sum = bounds, [0] * (len(bounds) + 1), 0.0
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count a value."""
@@ -51,16 +52,16 @@ def _short() -> Histogram:
 
 @dataclass
 class ModelMetrics:
-    """One model's.
+    """One model's metrics.
 
     Attributes:
         duration: seconds from a request's head to its answer.
-        queue: seconds that an answered request waited for the engine's turn.
-        images: that were answered.
-        batch_size: images of a batch that the engine ran, of one or several requests.
-        overlap: of the members in a batch.
-        members: seconds a member took for a batch, by its name.
-        errors: requests that lack a member, by its name and `late` or `failed`.
+        queue: seconds that an answered request waited for the engine.
+        images: images answered.
+        batch_size: images per batch.
+        overlap: overlap of the members per batch.
+        members: seconds per batch, by member name.
+        errors: requests that lack a member, by member name and `late` or `failed`.
         degraded: answers without all members.
     """
 
@@ -78,10 +79,10 @@ class Metrics:
     """The metrics of one server.
 
     Attributes:
-        requests: answered, by model, route and status.
-        refused: requests answered with a problem, by route and kind.
-        connections_refused: connections closed before a request was whole, by the kind of problem.
-        models: by name.
+        requests: requests answered, by model, route and status.
+        refused: requests answered with a problem, by route and kind of problem.
+        connections_refused: connections closed before a request was complete, by kind of problem.
+        models: metrics by model name.
     """
 
     def __init__(self) -> None:
@@ -90,23 +91,27 @@ class Metrics:
         self.connections_refused: Counter[str] = Counter()
         self.models: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)
 
-    def batch(self, ensemble: Ensemble, batch: BatchRun) -> None:
-        """Count a batch that the engine ran."""
-        model = self.models[ensemble.name]
-        model.batch_size.observe(batch.size)
-        busy, start, end = 0, 0, 0
-        for member, run in zip(ensemble.members, batch.outcomes(), strict=True):
-            if run is None or run.logits is None:
-                continue
-            duration = run.end_ns - run.start_ns
-            model.members[member.name].observe(duration / 1e9)
-            start = min(start or run.start_ns, run.start_ns)
-            end = max(end, run.end_ns)
-            busy += duration
-        if end > start:
-            model.overlap.observe(busy / (end - start))
+    def count_batch(self, ensemble: Ensemble, size: int, members: Sequence[MemberRun]) -> None:
+        """Count a batch that the engine ran.
 
-    def request(self, record: Record, route: str, status: int, duration_s: float) -> None:
+        Args:
+            size: number of images.
+            members: what the members did.
+        """
+        model = self.models[ensemble.name]
+        model.batch_size.observe(size)
+        busy = 0
+        answered = [run for run in members if run.logits is not None]
+        for run in answered:
+            duration = run.end_ns - run.start_ns
+            model.members[run.name].observe(duration / 1e9)
+            busy += duration
+        if answered:
+            wall = max(run.end_ns for run in answered) - min(run.start_ns for run in answered)
+            if wall > 0:
+                model.overlap.observe(busy / wall)
+
+    def count_request(self, record: Record, route: str, status: int, duration_s: float) -> None:
         """Count a request that has been answered."""
         self.requests[record.model, route, status] += 1
         if record.problem is not None:
@@ -116,8 +121,8 @@ class Metrics:
         model = self.models[record.ensemble.name]
         model.duration.observe(duration_s)
         for member in record.members:
-            if member.error is not None:
-                model.errors[member.name, "late" if member.error == LATE else "failed"] += 1
+            if member.failure is not None:
+                model.errors[member.name, "late" if member.late else "failed"] += 1
         if record.combined_ns is not None:
             model.queue.observe(record.queue_ns / 1e9)
             model.images += record.images

@@ -1,89 +1,91 @@
-"""What becomes of a request: whoever learns it writes it down; metrics, traces and logs are made of it."""
+"""The record of one request: each step notes what it did; metrics, traces and the log are made from it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextvars
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from coserve_server.ensembles.ensemble import Ensemble
-    from coserve_server.pipeline.fan_out import Chunk, MemberOutcome
+    from coserve_server.outcomes import MemberRun, Share
 
 REQUEST_ID = "X-Request-Id"
-"""Header of a request's id, both ways."""
+"""Header with the request's id, in requests and answers."""
 
 
 class ImageTimes(NamedTuple):
-    """When an image's decoding began, when it was decoded, and when it was a tensor."""
+    """When decoding of an image began, when it ended, and when the image was a tensor."""
 
     began_ns: int
     decoded_ns: int
     ended_ns: int
 
-    @property
-    def ms(self) -> tuple[float, float]:
-        """Milliseconds of decoding, and of preprocessing."""
-        return (self.decoded_ns - self.began_ns) / 1e6, (self.ended_ns - self.decoded_ns) / 1e6
-
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One request; all times are on the clock of `time.perf_counter_ns`.
+    """One request. All times are nanoseconds on the clock of `time.perf_counter_ns`.
 
     Attributes:
-        id: of the request, as client and log know it.
-        began_ns: when its head was there.
-        ensemble: the ensemble, or the member alone, that it asks; None until it is found.
-        classifies: whether it asks for an inference, however that ended.
+        id: the request's id for client and log.
+        began_ns: when its head had arrived.
+        received_ns: when its body had arrived; its deadline counts from then.
+        ensemble: the ensemble, or the single member, that it names; None until it is found.
+        classifies: whether it asks for inference.
         prepared: when each image was decoded and preprocessed.
-        images: how many it has; 0 until they are tensors.
-        asked_ns: when these began to wait for the engine.
-        queue_ns: how long they waited, if they got an answer.
-        chunks: what the engine ran of it, also where too few members answered.
-        members: what they did for it in all.
-        combined_ns: begin and end of combining what they gave; None where too few did.
-        problem, instance: kind of the problem it was answered with, and the urn of this occurrence.
-        traceparent: its trace and span, for servers further on (W3C Trace Context); None without tracing.
-        span: OpenTelemetry's span of it.
+        images: number of images; 0 until they are tensors.
+        prepared_ns: when all images were tensors, and waiting for the engine began.
+        queue_ns: time spent waiting for the engine.
+        inference_ns: time spent at the engine, waiting between batches excluded.
+        shares: its rows of the batches that the engine ran.
+        members: what each member did for the request as a whole.
+        combined_ns: begin and end of combining; None if too few members answered.
+        problem: kind of the problem that was the answer.
+        instance: URN of that occurrence.
+        traceparent: the request's trace and span (W3C Trace Context); None without tracing.
+        span: OpenTelemetry's span of the request.
     """
 
     id: str = ""
     began_ns: int = 0
+    received_ns: int = 0
     ensemble: Ensemble | None = None
     classifies: bool = False
     prepared: Sequence[ImageTimes] = ()
     images: int = 0
-    asked_ns: int = 0
+    prepared_ns: int = 0
     queue_ns: int = 0
-    chunks: Sequence[Chunk] = ()
-    members: Sequence[MemberOutcome] = ()
+    inference_ns: int = 0
+    shares: Sequence[Share] = ()
+    members: Sequence[MemberRun] = ()
     combined_ns: tuple[int, int] | None = None
     problem: str | None = None
     instance: str | None = None
     traceparent: str | None = None
-    span: Any = None
+    span: Any = field(default=None, repr=False)
 
     @property
     def degraded(self) -> bool:
-        """Whether it was answered without all members."""
-        return self.combined_ns is not None and any(member.error for member in self.members)
+        """Whether the request was answered without all members."""
+        return self.combined_ns is not None and any(member.failure for member in self.members)
 
     @property
     def model(self) -> str:
-        """Name of what it asked; empty where that is not served, so never a text that a client made up."""
+        """Name of the model asked for; empty if it is not served, so never text made up by a client."""
         return self.ensemble.name if self.ensemble else ""
 
 
-_current: ContextVar[Record | None] = ContextVar("record", default=None)
+logged_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Id that log lines of the current task carry. Nothing else is passed this way."""
 
 
-def begin(record: Record) -> None:
-    """Make it the record of the request that this task, and tasks it makes, answer."""
-    _current.set(record)
+def joined_ids(records: Iterable[Record]) -> str:
+    """Return the ids of a batch's requests, for log lines about the batch."""
+    return ", ".join(record.id for record in records if record.id)
 
 
-def current() -> Record:
-    """The record of the request in progress; where there is none, one that nobody reads."""
-    return _current.get() or Record()
+def no_request() -> contextvars.Context:
+    """Return a context for callbacks that serve many requests, so that they inherit no request's id."""
+    return contextvars.Context()

@@ -1,6 +1,6 @@
-"""Requests as OpenTelemetry's traces, sent over OTLP/HTTP; needs the extra `otel`.
+"""Sends traces of requests over OTLP/HTTP; needs the extra `otel`.
 
-Spans are made once a request has its answer, of times that were taken anyway.
+Spans are made when a request has been answered, from times that were taken anyway.
 """
 
 import asyncio
@@ -20,22 +20,22 @@ from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
 from coserve_server.observability.record import Record
-from coserve_server.pipeline.fan_out import LATE, Chunk
+from coserve_server.outcomes import Share
 
 EXPORT_TIMEOUT_S = 5
 CLOSE_TIMEOUT_S = 2
-"""A collector that does not answer must not keep the server from stopping."""
+"""A collector that does not answer must not hold up the shutdown."""
 
 
 class Tracer:
-    """Makes the spans of requests and sends them, from a thread, to the collector.
+    """Makes the spans of requests, and sends them to the collector from a thread.
 
     Sampling, the resource's attributes and headers to the collector follow OpenTelemetry's own variables
     (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
     """
 
     def __init__(self, endpoint: str) -> None:
-        """Send to the collector whose base URL this is; it need not be there yet."""
+        """Send to the collector at this base URL; it need not be up yet."""
         own = Resource({"service.name": "coserve", "service.version": version("coserve")})
         resource = own.merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
@@ -45,7 +45,7 @@ class Tracer:
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, record: Record, scope: Scope) -> None:
-        """Begin the server's span, as a child of the client's where the request names one."""
+        """Begin the server's span, as a child of the client's if the request names one."""
         carrier = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
         record.span = self._tracer.start_span(
             scope["method"],
@@ -57,7 +57,7 @@ class Tracer:
         record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def end(self, record: Record, scope: Scope, route: str, status: int, answered_ns: int) -> None:
-        """End it, with a span for each thing that was done for the request."""
+        """End the server's span, and add a child for each step of the request."""
         span = record.span
         if not span.is_recording():
             return
@@ -69,46 +69,46 @@ class Tracer:
         span.end(answered_ns + span.start_time - record.began_ns)
 
     async def close(self) -> None:
-        """Send what is left, as far as the collector takes it in time."""
+        """Send the remaining spans, for at most CLOSE_TIMEOUT_S."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, CLOSE_TIMEOUT_S)
 
 
 class _Children:
-    """The spans below that of a request; `epoch_ns` is when `time.perf_counter_ns` was 0."""
+    """Makes the spans below a request's; `epoch_ns` is the time at which `time.perf_counter_ns` was 0."""
 
     def __init__(self, tracer: OpenTelemetryTracer, record: Record, epoch_ns: int) -> None:
-        self._tracer, self._record, self._epoch_ns = tracer, record, epoch_ns
+        self._tracer = tracer
+        self._record = record
+        self._epoch_ns = epoch_ns
 
     def make(self) -> None:
-        """Make all there are."""
-        record, root = self._record, self._record.span
+        """Make all spans."""
+        record = self._record
+        root = record.span
         for index, image in enumerate(record.prepared):
             attributes = {"coserve.image": index}
             self._child(root, "decode", image.began_ns, image.decoded_ns, attributes)
             self._child(root, "preprocess", image.decoded_ns, image.ended_ns, attributes)
-        asked = record.asked_ns
-        for chunk in record.chunks:
-            # Where the engine makes the batches, chunks run at the same time.
-            if chunk.began_ns > asked:
-                self._child(root, "queue", asked, chunk.began_ns)
-            self._inference(chunk)
-            asked = max(asked, chunk.ended_ns)
+        waiting_since = record.prepared_ns
+        for share in record.shares:
+            # If the engine batches on its own, a request's batches run concurrently.
+            if share.batch.began_ns > waiting_since:
+                self._child(root, "queue", waiting_since, share.batch.began_ns)
+            self._inference(share)
+            waiting_since = max(waiting_since, share.ended_ns)
         if record.combined_ns is not None:
             self._child(root, "combine", *record.combined_ns)
 
-    def _inference(self, chunk: Chunk) -> None:
-        parent = self._child(self._record.span, "inference", chunk.began_ns, chunk.ended_ns)
-        for member, run in zip(self._record.members, chunk.runs, strict=True):
-            attributes: dict[str, AttributeValue] = {"coserve.member": member.name}
-            if run is None:
-                error: str | None = LATE
-                times = chunk.began_ns, chunk.ended_ns
-            else:
-                error, times = run.error, (run.start_ns, run.end_ns)
+    def _inference(self, share: Share) -> None:
+        parent = self._child(self._record.span, "inference", share.batch.began_ns, share.ended_ns)
+        for run in share.runs:
+            attributes: dict[str, AttributeValue] = {"coserve.member": run.name}
+            if run.device is not None:
                 attributes["coserve.device"] = run.device
-            self._child(parent, f"member {member.name}", *times, attributes, error)
+            reason = run.failure.reason if run.failure else None
+            self._child(parent, f"member {run.name}", run.start_ns, run.end_ns, attributes, reason)
 
     def _child(
         self,
@@ -128,7 +128,7 @@ class _Children:
 
 
 def _attributes(record: Record, scope: Scope, route: str, status: int) -> dict[str, AttributeValue]:
-    """Those of OpenTelemetry's conventions for HTTP servers, and this server's own."""
+    """Return the attributes of OpenTelemetry's HTTP conventions, and our own."""
     attributes: dict[str, AttributeValue] = {
         "http.request.method": scope["method"],
         "http.route": route,

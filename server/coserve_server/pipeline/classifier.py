@@ -1,7 +1,5 @@
 """The transport-free core: from encoded images to an ensemble's combined answer."""
 
-import asyncio
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,34 +8,41 @@ from dataclasses import dataclass
 import numpy as np
 
 from coserve_server.catalogue.catalogue import Catalogue
-from coserve_server.engines.base import Batch, Engine
+from coserve_server.engines.base import Engine, Images
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.errors import (
-    InvalidParametersError,
-    TooManyImagesError,
-)
+from coserve_server.errors import InvalidParametersError, TooManyImagesError
 from coserve_server.images.decode import EncodedImage
 from coserve_server.observability.metrics import Metrics
-from coserve_server.observability.record import current
+from coserve_server.observability.record import Record
 from coserve_server.observability.statistics import Statistics
+from coserve_server.outcomes import BatchRun, MemberRun, overlap
 from coserve_server.pipeline.admission import Admission
-from coserve_server.pipeline.batching import Batcher, BatchRun
+from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.combine import Combined, combine
-from coserve_server.pipeline.fan_out import MemberOutcome, fan_out
+from coserve_server.pipeline.fan_out import fan_out
 from coserve_server.pipeline.preparation import Preparation
 from coserve_server.settings import Settings
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds; decode and preprocess are summed over the images, which are prepared in parallel."""
+    """Where a request's time went, in nanoseconds.
 
-    decode: float
-    preprocess: float
-    queue: float
-    inference: float
-    combine: float
-    total: float
+    Attributes:
+        decode: summed over the images, which are prepared in parallel.
+        preprocess: likewise.
+        queue: waiting for the engine.
+        inference: a batch with some of the images was at the members.
+        combine: averaging the logits.
+        total: from the complete body to the answer.
+    """
+
+    decode: int
+    preprocess: int
+    queue: int
+    inference: int
+    combine: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,14 @@ class Classification:
     """The answer to one request.
 
     Attributes:
-        members: in the ensemble's order; those without an error were combined.
+        members: in the ensemble's order; those without a failure were combined.
         combined: one row per image.
-        measured_top1: share of right first answers that these members together reached on a test set; None
-            where nobody measured it.
+        overlap: sum of the members' durations divided by the wall time; see `outcomes.overlap`.
+        measured_top1: top-1 accuracy that these members together reached on a test set; None if unknown.
     """
 
     ensemble: Ensemble
-    members: tuple[MemberOutcome, ...]
+    members: Sequence[MemberRun]
     overlap: float
     combined: Combined
     measured_top1: float | None
@@ -63,72 +68,72 @@ class Classifier:
     """Answers classification requests with the ensembles of one engine."""
 
     def __init__(self, engine: Engine, settings: Settings, cores: int) -> None:
-        """Take over the engine; at most `cores` images are decoded at once."""
-        self.engine, self.settings = engine, settings
+        """Take over the engine; decode at most `cores` images at once."""
+        self.engine = engine
+        self.settings = settings
         self.statistics = Statistics()
         self.metrics = Metrics()
         self.catalogue = Catalogue(engine, settings)
-        self._batcher = Batcher(engine, self._ran)
+        self._batcher = Batcher(engine, self._count_batch)
         self._preparation = Preparation(cores, settings.max_pixels)
         self._admission = Admission(settings.max_requests, settings.deadline_ms / 1000)
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
+    def admitted(self, record: Record) -> Iterator[None]:
         """Count a request while it is in progress, from before its body is read.
 
         Raises:
-            OverloadedError: too many are.
+            OverloadedError: too many requests are in progress.
         """
-        current().classifies = True
+        record.classifies = True
         with self._admission.admitted():
             yield
 
     async def classify(
-        self, ensemble: Ensemble, images: Sequence[EncodedImage], began: int, deadline_ms: float | None = None
+        self,
+        record: Record,
+        ensemble: Ensemble,
+        images: Sequence[EncodedImage],
+        timeout_ns: int | None = None,
     ) -> Classification:
         """Classify images, all with the same members.
 
         Args:
-            began: when the request was there, on the clock of `time.perf_counter_ns`; time counts from then.
-            deadline_ms: milliseconds to do it in, where they are fewer than the settings'.
+            record: the request's; time counts from its `received_ns`.
+            timeout_ns: limit on the answer's time, if it is below the settings' deadline.
 
         Raises:
             InvalidParametersError, TooManyImagesError: there is no image, or too many.
-            BadImageError: one cannot be decoded; the text says which. No image is classified then.
+            BadImageError: an image cannot be decoded; the text says which. No image is classified then.
             DeadlineError, NoQuorumError: too few members answered.
         """
-        with self._failures_counted(ensemble, began):
-            expires = self._expires(began, deadline_ms)
+        with self._count_failures(record, ensemble):
+            deadline_ns = self._deadline_ns(record, timeout_ns)
             self._check_count(len(images))
-            batch, decode_ms, preprocess_ms = await self._preparation.prepare(
-                images, ensemble.preprocessing, expires
-            )
-            return await self._answer(ensemble, batch, began, expires, decode_ms, preprocess_ms)
+            tensor = await self._preparation.prepare(record, images, ensemble.preprocessing, deadline_ns)
+            return await self._answer(record, ensemble, tensor, deadline_ns)
 
     async def infer(
-        self, ensemble: Ensemble, batch: Batch, began: int, deadline_ms: float | None = None
+        self, record: Record, ensemble: Ensemble, images: Images, timeout_ns: int | None = None
     ) -> Classification:
-        """Classify images that are preprocessed.
+        """Classify preprocessed images.
 
         Args:
-            batch: finite, FP32 `[N, 3, H, W]` as the ensemble's preprocessing makes it.
-            began: when the request was there, on the clock of `time.perf_counter_ns`; time counts from then.
-            deadline_ms: milliseconds to do it in, where they are fewer than the settings'.
+            record: the request's; time counts from its `received_ns`.
+            images: finite, FP32 `[N, 3, H, W]` as the ensemble's preprocessing makes it.
+            timeout_ns: limit on the answer's time, if it is below the settings' deadline.
 
         Raises:
             InvalidParametersError, TooManyImagesError: there is no image, or too many.
             DeadlineError, NoQuorumError: too few members answered.
         """
-        with self._failures_counted(ensemble, began):
-            self._check_count(len(batch))
-            decode_ms = (time.perf_counter_ns() - began) / 1e6
-            return await self._answer(
-                ensemble, batch, began, self._expires(began, deadline_ms), decode_ms, preprocess_ms=0.0
-            )
+        with self._count_failures(record, ensemble):
+            self._check_count(len(images))
+            return await self._answer(record, ensemble, images, self._deadline_ns(record, timeout_ns))
 
     @property
     def in_flight(self) -> int:
-        """Classification requests in progress."""
+        """Number of classification requests in progress."""
         return self._admission.in_progress
 
     async def close(self) -> None:
@@ -137,59 +142,61 @@ class Classifier:
         self._batcher.close()
         await self.engine.close()
 
-    def _ran(self, ensemble: Ensemble, batch: BatchRun) -> None:
-        self.statistics.ran(ensemble, batch)
-        self.metrics.batch(ensemble, batch)
+    def _count_batch(self, ensemble: Ensemble, run: BatchRun) -> None:
+        members = run.outcomes()
+        self.statistics.count_batch(ensemble, run, members)
+        self.metrics.count_batch(ensemble, run.size, members)
 
-    def _expires(self, began: int, deadline_ms: float | None) -> float:
-        """When to stop, on the clock of `loop.time()`."""
-        deadline_ms = min(deadline_ms or math.inf, self.settings.deadline_ms)
-        passed_ms = (time.perf_counter_ns() - began) / 1e6
-        return asyncio.get_running_loop().time() + (deadline_ms - passed_ms) / 1000
+    def _deadline_ns(self, record: Record, timeout_ns: int | None) -> int:
+        """Return when to stop, on the clock of `time.perf_counter_ns`."""
+        own = round(self.settings.deadline_ms * 1e6)
+        return record.received_ns + (own if timeout_ns is None else min(timeout_ns, own))
 
     @contextmanager
-    def _failures_counted(self, ensemble: Ensemble, began: int) -> Iterator[None]:
+    def _count_failures(self, record: Record, ensemble: Ensemble) -> Iterator[None]:
+        record.ensemble = ensemble
         try:
             yield
         except BaseException:
-            self.statistics.of(ensemble).fail.add(time.perf_counter_ns() - began)
+            self.statistics.of(ensemble).fail.add(time.perf_counter_ns() - record.received_ns)
             raise
 
     async def _answer(
-        self,
-        ensemble: Ensemble,
-        batch: Batch,
-        began: int,
-        expires: float,
-        decode_ms: float,
-        preprocess_ms: float,
+        self, record: Record, ensemble: Ensemble, images: Images, deadline_ns: int
     ) -> Classification:
-        prepared = time.perf_counter_ns()
-        fan = await fan_out(self._batcher, ensemble, batch, self.catalogue.quorum(ensemble), expires)
-        combining = time.perf_counter_ns()
-        used = [index for index, member in enumerate(fan.members) if member.logits is not None]
-        combined = _combine(ensemble, fan.members, used)
-        ended = time.perf_counter_ns()
-        record = current()
-        record.images, record.queue_ns, record.combined_ns = len(batch), fan.queue_ns, (combining, ended)
-        self.statistics.of(ensemble).answered(
-            len(batch),
-            total_ns=ended - began,
-            queue_ns=fan.queue_ns,
-            input_ns=prepared - began,
-            infer_ns=fan.inference_ns,
-            output_ns=ended - combining,
-        )
+        record.images = len(images)
+        record.prepared_ns = time.perf_counter_ns()
+        quorum = self.catalogue.quorum(ensemble)
+        await fan_out(record, self._batcher, ensemble, images, quorum, deadline_ns)
+        combining_ns = time.perf_counter_ns()
+        used = [index for index, member in enumerate(record.members) if member.logits is not None]
+        combined = _combine(ensemble, record.members, used)
+        ended_ns = time.perf_counter_ns()
+        record.combined_ns = (combining_ns, ended_ns)
         timings = Timings(
-            decode=decode_ms,
-            preprocess=preprocess_ms,
-            queue=fan.queue_ns / 1e6,
-            inference=fan.inference_ns / 1e6,
-            combine=(ended - combining) / 1e6,
-            total=(ended - began) / 1e6,
+            decode=sum(image.decoded_ns - image.began_ns for image in record.prepared),
+            preprocess=sum(image.ended_ns - image.decoded_ns for image in record.prepared),
+            queue=record.queue_ns,
+            inference=record.inference_ns,
+            combine=ended_ns - combining_ns,
+            total=ended_ns - record.received_ns,
         )
-        measured_top1 = ensemble.accuracy.top1(used, len(ensemble.members))
-        return Classification(ensemble, fan.members, fan.overlap, combined, measured_top1, timings)
+        self.statistics.of(ensemble).count_answer(
+            len(images),
+            total_ns=timings.total,
+            queue_ns=timings.queue,
+            input_ns=record.prepared_ns - record.received_ns,
+            infer_ns=timings.inference,
+            output_ns=timings.combine,
+        )
+        return Classification(
+            ensemble=ensemble,
+            members=record.members,
+            overlap=overlap(record.shares),
+            combined=combined,
+            measured_top1=ensemble.accuracy.top1(used, len(ensemble.members)),
+            timings=timings,
+        )
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -198,8 +205,8 @@ class Classifier:
             raise TooManyImagesError(f"{count} images, more than the {self.settings.max_images} allowed")
 
 
-def _combine(ensemble: Ensemble, members: Sequence[MemberOutcome], used: Sequence[int]) -> Combined:
-    """Average the members whose indices are `used`, all that have logits."""
+def _combine(ensemble: Ensemble, members: Sequence[MemberRun], used: Sequence[int]) -> Combined:
+    """Average the members whose indices are `used`: all that have logits."""
     logits = np.stack([member.logits for member in members if member.logits is not None])
     weights = np.array([ensemble.members[index].weight for index in used])
     return combine(logits, weights, ensemble.calibration)

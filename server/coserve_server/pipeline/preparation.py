@@ -1,4 +1,4 @@
-"""From a request's encoded images to the batch that the members take."""
+"""Turns a request's encoded images into the tensor that the members take."""
 
 import asyncio
 import time
@@ -8,67 +8,70 @@ from contextlib import suppress
 
 import numpy as np
 
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.errors import BadImageError, DeadlineError
 from coserve_server.images.decode import EncodedImage, decode
 from coserve_server.images.preprocess import Preprocessing, preprocess
-from coserve_server.observability.record import ImageTimes, current
+from coserve_server.observability.record import ImageTimes, Record
 
 SMALL_BYTES = 2**14
 SMALL_PIXELS = 2**14
-"""A sole image within both, before and after resizing, is prepared on the event loop."""
+"""A single image within both limits, before and after resizing, is prepared on the event loop."""
 
 
 class Preparation:
-    """Decodes and preprocesses images on threads of its own, at most `cores` at once."""
+    """Decodes and preprocesses images on its own threads, at most `cores` at once."""
 
     def __init__(self, cores: int, max_pixels: int) -> None:
         self._threads = ThreadPoolExecutor(cores, "prepare")
         self._max_pixels = max_pixels
 
     async def prepare(
-        self, images: Sequence[EncodedImage], how: Preprocessing, expires: float
-    ) -> tuple[Batch, float, float]:
-        """The batch, and the milliseconds spent on decoding and on preprocessing, summed over the images.
+        self, record: Record, images: Sequence[EncodedImage], how: Preprocessing, deadline_ns: int
+    ) -> Images:
+        """Decode and preprocess images; note the times in the record.
 
         Args:
-            expires: when to stop waiting, on the clock of `loop.time()`.
+            deadline_ns: when to stop waiting, on the clock of `time.perf_counter_ns`.
+
+        Returns:
+            FP32 `[N, 3, H, W]`.
 
         Raises:
-            BadImageError: one cannot be decoded; the text says which.
+            BadImageError: an image cannot be decoded; the text says which.
             DeadlineError: it took too long.
         """
         if len(images) == 1 and len(images[0].data) <= SMALL_BYTES:
-            # Changing threads costs more than such an image. What is wrong with another, a thread finds out.
+            # Changing threads costs more than such an image. If this fails, a thread reports why.
             with suppress(BadImageError):
-                tensor, own = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels))
-                current().prepared = (own,)
-                return tensor[np.newaxis], *own.ms
+                tensor, times = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels))
+                record.prepared = (times,)
+                return tensor[np.newaxis]
         loop = asyncio.get_running_loop()
         jobs = [
             loop.run_in_executor(self._threads, _prepare, image, index, how, self._max_pixels)
             for index, image in enumerate(images)
         ]
+        left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
         try:
-            prepared = await asyncio.wait_for(asyncio.gather(*jobs), expires - loop.time())
+            prepared = await asyncio.wait_for(asyncio.gather(*jobs), left_s)
         except asyncio.TimeoutError as error:
             raise DeadlineError("the images were not decoded before the deadline") from error
         finally:
             for job in jobs:
                 job.cancel()
-        tensors, times = zip(*prepared, strict=True)
-        current().prepared = times
-        decode_ms, preprocess_ms = map(sum, zip(*(one.ms for one in times), strict=True))
-        return np.stack(tensors), decode_ms, preprocess_ms
+        tensors, record.prepared = zip(*prepared, strict=True)
+        return np.stack(tensors)
 
     def close(self) -> None:
-        """End the threads; what waits for one is dropped."""
+        """End the threads; drop waiting images."""
         self._threads.shutdown(cancel_futures=True)
 
 
 def _prepare(
     image: EncodedImage, index: int, how: Preprocessing, max_pixels: int
-) -> tuple[Batch, ImageTimes]:
+) -> tuple[Images, ImageTimes]:
+    """Return one image's tensor `[3, H, W]` and its times."""
     began = time.perf_counter_ns()
     try:
         decoded = decode(image.data, max_pixels)

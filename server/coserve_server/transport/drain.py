@@ -1,4 +1,4 @@
-"""Graceful shutdown: report not ready, stop accepting connections, finish requests, exit."""
+"""Graceful shutdown: report not ready, close the socket, finish requests, end."""
 
 import asyncio
 import functools
@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 import uvicorn
@@ -17,40 +18,50 @@ CLOSE = (b"connection", b"close")
 
 
 class DrainingServer(uvicorn.Server):
-    """A server that still responds for a while after the first signal, so that load balancers notice in time.
+    """Keeps answering for a while after SIGTERM, so that load balancers notice before anyone is refused.
 
-    In this time it closes each connection after its next response. Then it closes the socket and finishes the
-    requests in progress. A second signal ends the process at once.
+    Meanwhile connections are closed after their next answer. Then it closes the socket and finishes the
+    requests in progress. A second signal ends the process.
     """
 
     def __init__(
         self,
         config: uvicorn.Config,
-        delay_s: float,
+        *,
+        drain_delay_s: float,
         handshake_s: float,
+        handle_signals: bool,
         started: Callable[[], None],
         draining: Callable[[], None],
     ) -> None:
         """Make a server.
 
         Args:
-            delay_s: time from SIGTERM until the socket is closed; SIGINT closes it at once.
-            handshake_s: timeout of a new connection's TLS handshake.
-            started: called once connections are accepted and signals are handled.
-            draining: called at the first signal.
+            drain_delay_s: seconds from SIGTERM until the socket is closed; after SIGINT there are none.
+            handshake_s: seconds for a new connection's TLS handshake.
+            handle_signals: whether to handle signals, if this is the main thread.
+            started: called once connections are accepted and signals handled.
+            draining: called when the server begins to stop.
         """
         super().__init__(config)
+        self._drain_delay_s = drain_delay_s
         self._handshake_s = handshake_s
-        self._delay_s = delay_s
+        self._handle_signals = handle_signals
         self._started = started
         self._draining = draining
         self._closes_at: float | None = None
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals while serving, if asked to."""
+        with super().capture_signals() if self._handle_signals else nullcontext():
+            yield
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to accept connections."""
+        """Start accepting connections."""
         loop = asyncio.get_running_loop()
         if self.config.ssl_context_factory is not None:
-            # uvicorn has no setting for this timeout; the loop's default is 60 s.
+            # uvicorn has no setting for this; the loop's default is 60 s.
             create_server = loop.create_server
             loop.create_server = functools.partial(  # type: ignore[method-assign]
                 create_server, ssl_handshake_timeout=self._handshake_s
@@ -59,11 +70,15 @@ class DrainingServer(uvicorn.Server):
         self._started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start to stop; called by a signal."""
+        """Begin to stop; called by a signal."""
         if self._closes_at is not None:
-            # The signal's default action does not end a container's first process.
+            # Not by the signal's default action, which a container's first process does not have.
             os._exit(128 + sig)
-        self._closes_at = time.monotonic() + (self._delay_s if sig == signal.SIGTERM else 0)
+        self.stop(self._drain_delay_s if sig == signal.SIGTERM else 0)
+
+    def stop(self, delay_s: float = 0) -> None:
+        """Begin to stop; close the socket after `delay_s` seconds."""
+        self._closes_at = time.monotonic() + delay_s
         self._close_connections()
         self._draining()
 
@@ -73,16 +88,16 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
         ends = await super().on_tick(counter)
         if self._closes_at is not None:
-            # Every second uvicorn replaces the default headers.
+            # uvicorn rebuilds these headers every second.
             self._close_connections()
         return ends
 
     def _close_connections(self) -> None:
-        """Close each connection after its next response, which says so."""
+        """Close connections after their next answer, which announces it."""
         headers = self.server_state.default_headers
         if CLOSE not in headers:
             self.server_state.default_headers = [*headers, CLOSE]
             for connection in self.server_state.connections:
-                # Requests in progress still have the old headers.
+                # Answers in progress have the headers from before.
                 if isinstance(connection, Connection):
                     connection.close_after_answer()

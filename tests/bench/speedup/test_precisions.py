@@ -13,15 +13,15 @@ from coserve_bench.speedup.family import Division, read_family
 from coserve_bench.speedup.loading import load
 from coserve_bench.speedup.ways import CONCURRENT, ONNXRUNTIME, OPENVINO, Plan, plans
 from coserve_cli.main import app
-from coserve_server.engines.embedded.choice import precisions
-from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.engines.factory import precisions
+from coserve_server.engines.openvino.engine import OpenVinoEngine
 from coserve_server.machine.cores import usable_cores
 
 THERE = "bf16" in precisions("openvino")
 NOT_IN_ONNXRUNTIME = (
     "bf16, onnxruntime: it does not compute networks in bf16; openvino does where the processor can"
 )
-NOT_HERE = "bf16, openvino: this processor does not compute in bf16"
+NOT_HERE = "bf16, openvino: this processor does not support bf16"
 
 
 def bench(*arguments: str) -> Result:
@@ -60,7 +60,7 @@ def test_alone_it_exports_random_weights_in_fp32(monkeypatch: pytest.MonkeyPatch
         assert result.stderr == f"error: {reason}\n"
 
 
-@pytest.mark.skipif(not THERE, reason="this processor does not compute in bf16")
+@pytest.mark.skipif(not THERE, reason="this processor does not support bf16")
 def test_what_is_measured_computes_in_it(repository: Path, tmp_path: Path) -> None:
     devices, batch = Devices(usable_cores()), np.ones((1, 3, 8, 8), np.float32)
     _, fp32, _, bf16 = read_family(repository, "tiny", [2], ["fp32", "bf16"], tmp_path).divisions

@@ -8,9 +8,10 @@ import httpx
 import numpy as np
 import pytest
 
-from coserve_server.api.app import create_app
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.api.app import build_app
+from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine, ensemble, run
@@ -21,13 +22,13 @@ class BuggyEngine(FakeEngine):
     """Fails in a way nobody foresaw."""
 
     async def start(
-        self, ensemble: Ensemble, batch: Batch, expires: float
+        self, ensemble: Ensemble, batch: Images, expires: float
     ) -> "list[asyncio.Future[MemberRun]]":
         raise RuntimeError("secret: /etc/passwd")
 
 
 def ask(engine: FakeEngine, method: str, path: str, **arguments: Any) -> httpx.Response:
-    app = create_app(Classifier(engine, load_settings(repository="unused"), cores=1))
+    app = build_app(Classifier(engine, load_settings(repository="unused"), cores=1))
 
     async def go() -> httpx.Response:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -79,7 +80,7 @@ def test_a_problem_is_logged_with_its_instance(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_client_that_leaves_in_the_middle_is_no_server_error() -> None:
-    app = create_app(Classifier(FakeEngine(ensemble()), load_settings(repository="unused"), cores=1))
+    app = build_app(Classifier(FakeEngine(ensemble()), load_settings(repository="unused"), cores=1))
     scope = {
         "type": "http",
         "method": "POST",

@@ -50,13 +50,13 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(count: int, pause_s: flo
     pieces = (b"a" for _ in range(count))
     status, document = upload(pieces, pause_s)
     assert (status, document["type"]) == (408, "/problems/upload-timeout")
-    assert document["detail"] == "the body comes at less than 1000 bytes a second"
+    assert document["detail"] == "the body arrives at less than 1000 bytes per second"
     assert len(list(pieces)) > count / 2 or count == 0, "it was ended early"
 
 
 def test_the_open_inference_protocol_says_it_in_its_own_words() -> None:
     status, document = upload(iter([b"{"]), 0, INFER)
-    assert (status, document) == (408, {"error": "the body comes at less than 1000 bytes a second"})
+    assert (status, document) == (408, {"error": "the body arrives at less than 1000 bytes per second"})
 
 
 def test_bytes_that_came_earn_time() -> None:

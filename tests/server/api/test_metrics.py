@@ -8,6 +8,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from coserve_server.observability.metrics import Histogram
+from coserve_server.observability.record import Record
 from tests.server.api.test_api import BuggyEngine
 from tests.server.api.v2 import Server
 from tests.server.fake_engine import FakeEngine, ensemble, run
@@ -99,7 +100,7 @@ def test_what_is_ready() -> None:
 def test_overload_and_requests_in_flight() -> None:
     engine = FakeEngine(ensemble())
     server = Server(engine, max_requests=1)
-    with server.core.admitted():
+    with server.core.admitted(Record()):
         assert server.ask("POST", "/v1/classify", **CLASSIFY).status_code == 503
         said = Scrape(server)
     assert said("requests_in_flight") == said("requests_limit") == 1

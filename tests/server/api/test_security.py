@@ -11,8 +11,9 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI
 
-from coserve_server.api.app import create_app
-from coserve_server.api.middleware.security import OPEN, require_admin
+from coserve_server.api.app import build_app
+from coserve_server.api.middleware.security import OPEN
+from coserve_server.api.requests.admin import require_admin
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import Role, create_key
@@ -30,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 
 def application(file: Path | None = None, **settings: Any) -> FastAPI:
     read = load_settings(repository="unused", api_keys_file=file, **settings)
-    return create_app(Classifier(FakeEngine(ensemble()), read, cores=1), KeyRing(file) if file else None)
+    return build_app(Classifier(FakeEngine(ensemble()), read, cores=1), KeyRing(file) if file else None)
 
 
 def test_every_path_but_health_and_the_api_s_description_needs_a_key(file: Path) -> None:

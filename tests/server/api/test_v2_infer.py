@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coserve_server.observability.record import Record
 from tests.server.api.test_v2_requests import spoilt_requests
 from tests.server.api.v2 import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble, run
@@ -154,7 +155,7 @@ def test_the_server_s_limits_hold() -> None:
     server = Server(ReadingEngine(ensemble()), max_images=2, max_body_bytes=900, max_requests=1)
     assert "3 images, more than the 2 allowed" in error(server.ask("POST", INFER, **binary()), 413)
     assert "900 bytes allowed" in error(server.ask("POST", INFER, content=bytes(901)), 413)
-    with server.core.admitted():
+    with server.core.admitted(Record()):
         response = server.ask("POST", INFER, **binary(IMAGES[:1]))
     assert "as many as are allowed" in error(response, 503)
     assert response.headers["Retry-After"]

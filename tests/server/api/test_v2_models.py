@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coserve_server.api.app import create_app
+from coserve_server.api.app import build_app
 from coserve_server.ensembles.accuracy import Accuracy, Measured
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
@@ -87,7 +87,7 @@ def test_the_index_says_what_could_not_be_loaded(server: Server) -> None:
 
 def test_over_triton_models_are_loaded_there() -> None:
     settings = load_settings(engine="triton", triton_url="127.0.0.1:8001", repository_control=True)
-    app = create_app(Classifier(FakeEngine(ensemble()), settings, cores=1))
+    app = build_app(Classifier(FakeEngine(ensemble()), settings, cores=1))
     for verb in ("load", "unload"):
         response = ask_app(app, "POST", f"/v2/repository/models/pair/{verb}")
         assert "load and unload models in Triton itself" in error(response, 501)

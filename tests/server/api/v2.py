@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from coserve_server.api.app import create_app
+from coserve_server.api.app import build_app
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.fake_engine import FakeEngine
@@ -54,7 +54,7 @@ class Server:
     def __init__(self, engine: FakeEngine, **changes: Any) -> None:
         self.engine = engine
         self.core = Classifier(engine, load_settings(repository="unused", **changes), cores=1)
-        self.app = create_app(self.core)
+        self.app = build_app(self.core)
 
     def ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         return ask_app(self.app, method, path, **arguments)

@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
+from coserve_server.api.exposition import registry
 from coserve_server.catalogue import reload
+from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.engines.base import MemberRun
-from coserve_server.engines.embedded.choice import Choice
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged, read_stamps, read_versions
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.machine.cores import Cores
-from coserve_server.observability.exposition import registry
+from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import add_version, read_config, write_config, write_repository
@@ -34,8 +35,8 @@ IMAGE = np.ones((1, 3, 8, 8), np.float32)
 
 def with_reloader(folder: Path, use: Callable[[OnnxRuntimeEngine, Reloader], Awaitable[T]]) -> T:
     async def go() -> T:
-        engine = OnnxRuntimeEngine(Choice(), Cores(2, None), {})
-        reloader = Reloader(folder, engine)
+        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
+        reloader = Reloader(folder, engine, Catalogue(engine, load_settings(repository=folder)))
         await reloader.refresh()
         try:
             return await use(engine, reloader)
@@ -70,17 +71,17 @@ def test_what_is_held_runs_on_until_it_is_let_go(tmp_path: Path) -> None:
         member = held.alone(held.members[0])
         del held
         assert engine.ready_members(member) == {"pair_member0"}, "a member alone holds its ensemble"
-        assert len(engine._generations) == 2
+        assert len(engine._loaded) == 2
         del member
         gc.collect()
-        assert len(engine._generations) == 1
+        assert len(engine._loaded) == 1
         assert engine.ready_members(new) == {"pair_member0", "pair_member1"}
 
     with_reloader(tmp_path, use)
     assert lanes() == set()
 
 
-def test_threads_of_generations_that_nobody_holds_end(tmp_path: Path) -> None:
+def test_threads_of_loaded_that_nobody_holds_end(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
@@ -175,14 +176,14 @@ def test_what_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
         with pytest.raises(RepositoryError, match=r"pair_member1 .*/2/model.onnx\) cannot be loaded"):
             await reloader.load("pair")
         assert engine.ensembles["pair"] is before
-        assert set(engine.load_errors) == {"pair"}
-        assert len(engine._generations) == 1
+        assert set(reloader.catalogue.rejected) == {"pair"}
+        assert len(engine._loaded) == 1
         with pytest.raises(UnknownModelError, match="has no ensemble 'pair_member0'"):
             await reloader.load("pair_member0")
         add_version(tmp_path, "pair", 3)
         await reloader.refresh()
         assert engine.ensembles["pair"].version == "3"
-        assert engine.load_errors == {}
+        assert reloader.catalogue.rejected == {}
 
     with_reloader(tmp_path, use)
 
@@ -206,11 +207,11 @@ def test_what_does_not_fit_into_memory_is_not_even_loaded(
         await reloader.refresh()
         (record,) = caplog.records[1:]
         assert record.getMessage() == (
-            "pair cannot be loaded; what was served of it still is: loading it takes about 64 MiB, "
+            "pair cannot be loaded; the old version stays: loading it takes about 64 MiB, "
             "and 40 MiB are available"
         )
         assert engine.ensembles["pair"] is before
-        assert "40 MiB are available" in engine.load_errors["pair"]
+        assert "40 MiB are available" in reloader.catalogue.rejected["pair"]
         with pytest.raises(RepositoryError, match="40 MiB are available"):
             await reloader.load("pair")
         available[0] = 2**40
@@ -227,8 +228,8 @@ def test_what_is_served_with_smaller_batches_needs_no_memory(
     write_repository(tmp_path)
 
     async def use() -> None:
-        engine = OnnxRuntimeEngine(Choice(max_batch_size=1), Cores(2, None), {})
-        reloader = Reloader(tmp_path, engine)
+        engine = OnnxRuntimeEngine(EngineOptions(max_batch_size=1), Cores(2, None), {})
+        reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
         await reloader.refresh()
         monkeypatch.setattr(reload, "available_bytes", lambda: 0)
         await reloader.refresh()
@@ -254,7 +255,7 @@ def test_what_the_system_refuses_is_that_ensemble_s_alone(
             add_version(tmp_path, name, 2)
         await reloader.refresh()
         assert {name: one.version for name, one in engine.ensembles.items()} == {"pair": "1", "single": "2"}
-        assert "Invalid argument" in engine.load_errors["pair"]
+        assert "Invalid argument" in reloader.catalogue.rejected["pair"]
 
     with_reloader(tmp_path, use)
 
@@ -268,7 +269,6 @@ def test_outcomes_are_counted(tmp_path: Path) -> None:
         await reloader.refresh()
         await reloader.unload("pair")
         core = Classifier(engine, load_settings(repository=tmp_path), cores=2)
-        assert core.metrics is not None
         text = generate_latest(registry(core, core.metrics, reloader)).decode()
         for outcome in ("served", "failed", "removed"):
             assert f'coserve_model_reloads_total{{model="pair",outcome="{outcome}"}} 1.0' in text

@@ -5,11 +5,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.embedded.choice import Choice, create_engine
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores
+from coserve_server.outcomes import MemberRun
 
 T = TypeVar("T")
 TWO = Cores(2, None)
@@ -18,7 +20,7 @@ TWO = Cores(2, None)
 def with_engine(
     folder: Path,
     use: Callable[[EmbeddedEngine], Awaitable[T]],
-    choice: Choice = Choice(),  # noqa: B008  # it does not change
+    choice: EngineOptions = EngineOptions(),  # noqa: B008  # it does not change
     cores: Cores = TWO,
 ) -> T:
     async def run() -> T:
@@ -31,5 +33,5 @@ def with_engine(
     return asyncio.run(run())
 
 
-async def infer(engine: EmbeddedEngine, batch: Batch) -> list[MemberRun]:
+async def infer(engine: EmbeddedEngine, batch: Images) -> list[MemberRun]:
     return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))

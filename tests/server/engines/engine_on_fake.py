@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.outcomes import MemberRun
 from coserve_server.settings import load_settings
 from tests.server.engines.fake_triton import FakeTriton
 
 Use = Callable[[TritonEngine, list[FakeTriton]], Awaitable[None]]
-IMAGES: Batch = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
+IMAGES: Images = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
 
 
 def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -> None:
@@ -56,7 +57,7 @@ async def until(condition: Callable[[], bool]) -> None:
     pytest.fail("it did not come to that")
 
 
-async def infer(engine: TritonEngine, batch: Batch = IMAGES) -> list[MemberRun]:
+async def infer(engine: TritonEngine, batch: Images = IMAGES) -> list[MemberRun]:
     return list(await asyncio.gather(*engine.start(engine.ensembles["pair"], batch)))
 
 

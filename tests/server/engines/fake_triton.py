@@ -104,17 +104,6 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         del self.regions[request.name]
         return messages.SystemSharedMemoryUnregisterResponse()
 
-    async def CudaSharedMemoryStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
-        return self._with_regions(messages.CudaSharedMemoryStatusResponse())
-
-    async def CudaSharedMemoryRegister(self, request: Any, context: Any) -> Any:  # noqa: N802
-        self.regions[request.name] = request.raw_handle
-        return messages.CudaSharedMemoryRegisterResponse()
-
-    async def CudaSharedMemoryUnregister(self, request: Any, context: Any) -> Any:  # noqa: N802
-        del self.regions[request.name]
-        return messages.CudaSharedMemoryUnregisterResponse()
-
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.requests.append(request)
         try:

@@ -15,15 +15,18 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.embedded.choice import Choice, embedded_engine
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.engine import EmbeddedEngine
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine, cuda_graphs, gpus
-from coserve_server.engines.onnxruntime.cuda_graphs import Recordings
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine
+from coserve_server.engines.onnxruntime import cuda_graphs, gpus
+from coserve_server.engines.onnxruntime.cuda_graphs import CaptureLock
+from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.engines.onnxruntime.sessions import create_session
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
+from coserve_server.outcomes import MemberRun
 from coserve_server.settings import load_settings
 from tests.server.engines.embedded import infer, with_engine
 from tests.server.onnx_repository import FAILS, HANGS, write_repository
@@ -44,7 +47,7 @@ def numbers(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
     return (0, 1)
 
 
-def images(count: int) -> Batch:
+def images(count: int) -> Images:
     return np.random.default_rng(count).random((count, 3, 8, 8), np.float32)
 
 
@@ -60,14 +63,14 @@ def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...
         reversed_images.flags.writeable = False
         return [await infer(engine, batch) for batch in (images(3), images(1), reversed_images)]
 
-    batches = with_engine(tmp_path, use, Choice(gpus=numbers), ONE)
+    batches = with_engine(tmp_path, use, EngineOptions(gpus=numbers), ONE)
     for runs, batch in zip(batches, (images(3), images(1), images(2)), strict=True):
         for index, run in enumerate(runs):
             path = tmp_path / f"pair_member{index}/1/model.onnx"
             session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
             np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-3)
             assert run.device == f"{gpus.DEVICE}:{numbers[index % len(numbers)]}"
-            assert run.error is None
+            assert run.failure is None
 
 
 def test_batches_of_some_sizes_run_as_graphs(
@@ -88,7 +91,7 @@ def test_batches_of_some_sizes_run_as_graphs(
         return [await infer(engine, batch) for batch in (images(1), reversed_images, images(2), images(1))]
 
     # None of those larger than the ensemble's batches can come.
-    batches = with_engine(tmp_path, use, Choice(gpus=numbers, cuda_graphs=(1, 3, 100)), ONE)
+    batches = with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=(1, 3, 100)), ONE)
     assert sorted(graphs) == sorted(["1", "3", "-1", "1"] * 2)
     for runs, batch in zip(batches, (images(1), images(3), images(2), images(1)), strict=True):
         for index, run in enumerate(runs):
@@ -102,12 +105,12 @@ def test_a_member_that_cannot_be_recorded_is_named(tmp_path: Path, numbers: tupl
     write_repository(tmp_path)
     ensemble = read_repository(tmp_path)["pair"]
     unlike = replace(ensemble, labels=(*ensemble.labels, "one more"))
-    with pytest.raises(EngineError, match=r"pair_member0 .* cannot be recorded as a CUDA graph: .*dimens"):
-        OnnxRuntimeEngine(Choice(gpus=numbers, cuda_graphs=(1,)), ONE, {"pair": unlike})
+    with pytest.raises(EngineError, match=r"pair_member0 .* cannot be captured as a CUDA graph: .*dimens"):
+        OnnxRuntimeEngine(EngineOptions(gpus=numbers, cuda_graphs=(1,)), ONE, {"pair": unlike})
 
 
 def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
-    recordings, inside = Recordings(), Counter[str]()
+    captures, inside = CaptureLock(), Counter[str]()
     seen: list[Counter[str]] = []
 
     def use(how: Callable[[], AbstractContextManager[None]], kind: str) -> None:
@@ -119,8 +122,8 @@ def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
                 inside[kind] -= 1
 
     with ThreadPoolExecutor(6) as threads:
-        uses = [threads.submit(use, recordings.using, "using") for _ in range(4)]
-        uses += [threads.submit(use, recordings.recording, "recording") for _ in range(2)]
+        uses = [threads.submit(use, captures.using, "using") for _ in range(4)]
+        uses += [threads.submit(use, captures.capturing, "recording") for _ in range(2)]
     for one in uses:
         one.result()
     assert all(one["recording"] == 0 or one == {"recording": 1, "using": 0} for one in seen)
@@ -129,16 +132,16 @@ def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
 
 def test_a_run_that_does_not_end_stops_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "IDLE_S", 0.1)
-    recordings = Recordings()
+    captures = CaptureLock()
     with (
-        recordings.using(),
+        captures.using(),
         pytest.raises(TimeoutError, match=r"on the GPUs has not ended within 0\.1 s"),
-        recordings.recording(),
+        captures.capturing(),
     ):
         pytest.fail("it was recorded beside a run")
-    with recordings.using():
+    with captures.using():
         pass
-    with recordings.recording():
+    with captures.capturing():
         pass
 
 
@@ -158,16 +161,18 @@ def test_members_on_one_gpu_share_an_upload(
         for count in (1, 2, 2):
             await infer(engine, images(count))
 
-    with_engine(tmp_path, use, Choice(gpus=numbers), ONE)
+    with_engine(tmp_path, use, EngineOptions(gpus=numbers), ONE)
     assert uploads == dict.fromkeys(numbers, 3)
 
 
 def test_a_fault_is_its_member_s_alone(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=2, faults={1: FAILS})
-    sound, failed = with_engine(tmp_path, lambda engine: infer(engine, images(1)), Choice(gpus=numbers), ONE)
+    sound, failed = with_engine(
+        tmp_path, lambda engine: infer(engine, images(1)), EngineOptions(gpus=numbers), ONE
+    )
     assert sound.logits is not None
     assert failed.logits is None
-    assert failed.error
+    assert failed.failure
 
 
 def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ...]) -> None:
@@ -181,20 +186,20 @@ def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ..
         while len(engine.ready_members(ensemble)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
-    with_engine(tmp_path, use, Choice(gpus=numbers), ONE)
+    with_engine(tmp_path, use, EngineOptions(gpus=numbers), ONE)
 
 
 def test_what_is_closed_is_freed(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path)
 
     async def use(engine: EmbeddedEngine) -> None:
-        (generation,) = engine._generations.values()
+        (loaded,) = engine._loaded.values()
         await infer(engine, images(1))
-        sessions = [weakref.ref(member.session) for member in generation.members]
+        sessions = [weakref.ref(member.session) for member in loaded.members]
         await engine.close()
         assert [session() for session in sessions] == [None, None]
 
-    with_engine(tmp_path, use, Choice(gpus=numbers, cuda_graphs=(1,)), ONE)
+    with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=(1,)), ONE)
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="there may be GPUs")
@@ -203,7 +208,7 @@ def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
     settings = load_settings(repository=tmp_path, gpus="0, 1")
     assert settings.gpus == (0, 1)
     with pytest.raises(SettingsError, match=r"gpus: this ONNX Runtime has no CUDA.*onnxruntime-gpu\[cuda"):
-        embedded_engine(settings, Cores(2, None))
+        create_engine(EngineOptions.from_settings(settings), Cores(2, None))
     ensemble = read_repository(tmp_path)["pair"]
     with (
         pytest.raises(EngineError, match=r"pair_member0 .* cannot be run by CUDAExecutionProvider"),
@@ -219,7 +224,6 @@ def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
         ({"gpus": "0", "member_threads": 2}, "member_threads: members on gpus take no share"),
         ({"cuda_graphs": "1,8"}, "cuda_graphs: only members on gpus"),
         ({"gpus": "0", "cuda_graphs": "0"}, "cuda_graphs: Input should be greater than or equal to 1"),
-        ({"pinned_host_memory": True}, "pinned_host_memory: only members on gpus"),
         ({"gpus": "0", "cuda_graphs": "1,8,1"}, "cuda_graphs: .*each number may be named once"),
         ({"gpus": "0,0"}, "gpus: .*each number may be named once"),
         ({"gpus": "0,x"}, "gpus: Input should be a valid integer"),

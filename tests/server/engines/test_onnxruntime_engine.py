@@ -1,7 +1,6 @@
 """The embedded engine against real ONNX members; no assertion on how long anything takes."""
 
 import asyncio
-import math
 import os
 import threading
 from itertools import pairwise
@@ -12,17 +11,20 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.engines.embedded.members import STUCK
 from coserve_server.machine.cores import Cores
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.combine import combine
 from tests.server.engines.embedded import infer, with_engine
 from tests.server.onnx_repository import BUSY, FAILS, HANGS, write_repository
 
 
-def images(count: int = 3) -> Batch:
+def images(count: int = 3) -> Images:
     return np.random.default_rng(9).random((count, 3, 8, 8), np.float32)
 
 
@@ -57,7 +59,7 @@ def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:
         expected = directly(tmp_path / f"pair_member{index}/1/model.onnx", {"images": images()})
         np.testing.assert_allclose(run.logits, expected, atol=1e-4)
         assert run.start_ns < run.end_ns
-        assert run.error is None
+        assert run.failure is None
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 5.0, 2.0]])
@@ -105,8 +107,8 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
 
         async def ask(name: str) -> None:
             for _ in range(5):
-                (share,) = await batcher.start(engine.ensembles[name], images(1), math.inf)
-                runs = await asyncio.gather(*share.run.members)
+                (share,) = await batcher.start(Record(), engine.ensembles[name], images(1), 2**62)
+                runs = await asyncio.gather(*share.batch.members)
                 spans.append((min(run.start_ns for run in runs), max(run.end_ns for run in runs)))
 
         await asyncio.gather(ask("pair"), ask("single"))
@@ -120,9 +122,9 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
 def test_a_failing_member_is_an_error_in_its_own_run(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={1: FAILS})
     sound, failed = with_engine(tmp_path, lambda engine: infer(engine, images()))
-    assert sound.error is None
+    assert sound.failure is None
     assert failed.logits is None
-    assert "Gather" in str(failed.error)
+    assert "Gather" in failed.failure.reason
 
 
 async def until_ready(engine: EmbeddedEngine) -> None:
@@ -139,12 +141,12 @@ def test_a_cancelled_member_stops_and_is_back(tmp_path: Path) -> None:
 
     async def cancel(engine: EmbeddedEngine) -> list[MemberRun]:
         hanging, sound = engine.start(engine.ensembles["pair"], images())
-        assert (await sound).error is None
+        assert (await sound).failure is None
         hanging.cancel()
         await until_ready(engine)
         return await infer(engine, np.zeros_like(images()))
 
-    assert all(run.error is None for run in with_engine(tmp_path, cancel))
+    assert all(run.failure is None for run in with_engine(tmp_path, cancel))
 
 
 async def until_stuck(engine: EmbeddedEngine) -> None:
@@ -152,7 +154,7 @@ async def until_stuck(engine: EmbeddedEngine) -> None:
     ensemble = engine.ensembles["pair"]
     for _ in range(5000):
         runs = engine.start(ensemble, images())
-        assert (await runs[1]).error is None
+        assert (await runs[1]).failure is None
         await asyncio.sleep(0.5)
         for run in runs:
             run.cancel()
@@ -176,11 +178,11 @@ def test_what_was_told_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest
         ensemble = engine.ensembles["pair"]
         for pause in (0.0, 0.1, 0.5):
             first, second, _ = engine.start(ensemble, images())
-            assert (await second).error is None
+            assert (await second).failure is None
             await asyncio.sleep(pause)
             first.cancel()
             assert engine.ready_members(ensemble) == {one.name for one in ensemble.members}
-            assert all(run.error is None for run in await infer(engine, np.zeros_like(images())))
+            assert all(run.failure is None for run in await infer(engine, np.zeros_like(images())))
 
     with_engine(tmp_path, use)
 
@@ -194,11 +196,11 @@ def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: 
         await until_stuck(engine)
         for _ in range(2):
             first, second, third = await infer(engine, black)
-            assert first.error == third.error == "still busy with an earlier batch", "they share a thread"
-            assert second.error is None
+            assert first.failure == third.failure == STUCK, "they share a thread"
+            assert second.failure is None
             assert engine.ready_members(engine.ensembles["pair"]) == {"pair_member1"}
         await until_ready(engine)
-        assert all(run.error is None for run in await infer(engine, black))
+        assert all(run.failure is None for run in await infer(engine, black))
 
     with_engine(tmp_path, use)
 
@@ -215,7 +217,7 @@ def test_what_waits_behind_a_member_that_cannot_be_stopped_is_left_out(tmp_path:
         busy.cancel()
         after, _ = engine.start(ensemble, np.zeros_like(images()))
         for run in (before, after):
-            assert (await asyncio.wait_for(run, 2)).error == "still busy with an earlier batch"
+            assert (await asyncio.wait_for(run, 2)).failure == STUCK
 
     with_engine(tmp_path, use)
 
@@ -225,8 +227,8 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
     write_repository(tmp_path, faults={0: BUSY})
 
     async def leave(engine: EmbeddedEngine) -> bool:
-        (generation,) = engine._generations.values()
-        own = generation.lanes
+        (loaded,) = engine._loaded.values()
+        own = loaded.lanes
         await until_stuck(engine)
         await engine.close()
         return any(lane.stuck for lane in own)

@@ -12,27 +12,31 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded import lanes
-from coserve_server.engines.embedded.choice import Choice, create_engine, embedded_engine
 from coserve_server.engines.embedded.engine import EmbeddedEngine
-from coserve_server.engines.openvino import OpenVinoEngine
+from coserve_server.engines.embedded.members import STUCK
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine
+from coserve_server.engines.openvino.engine import OpenVinoEngine
 from coserve_server.ensembles.repository import read_repository, read_versions
 from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
+from coserve_server.outcomes import Failure, MemberRun
 from coserve_server.settings import load_settings
 from tests.server.engines.embedded import TWO, infer, with_engine
 from tests.server.onnx_repository import BUSY, add_version, write_repository
 
-OPENVINO = Choice("openvino")
+OPENVINO = EngineOptions("openvino")
 
 
 async def until_stuck(engine: EmbeddedEngine) -> None:
     """Abandon batches until one has begun and goes on: a busy machine may be slow to begin."""
     for _ in range(100):
         hanging, sound = engine.start(engine.ensembles["pair"], images())
-        assert (await sound).error is None
+        assert (await sound).failure is None
         await asyncio.sleep(0.3)
         hanging.cancel()
         await asyncio.sleep(0.1)
@@ -41,14 +45,14 @@ async def until_stuck(engine: EmbeddedEngine) -> None:
     pytest.fail("no batch was begun")
 
 
-def images(count: int = 3, size: int = 8) -> Batch:
+def images(count: int = 3, size: int = 8) -> Images:
     return np.random.default_rng(9).random((count, 3, size, size), np.float32)
 
 
 def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path) -> None:
     write_repository(tmp_path, depth=3)
 
-    async def use(engine: EmbeddedEngine) -> list[tuple[Batch, list[MemberRun]]]:
+    async def use(engine: EmbeddedEngine) -> list[tuple[Images, list[MemberRun]]]:
         batches = [images(3), images(1), images(8), images(3)[::-1], images(2)]
         batches[-1].flags.writeable = False
         return [(batch, await infer(engine, batch)) for batch in batches]
@@ -66,7 +70,7 @@ def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path)
 def test_any_number_of_threads_gives_the_same(tmp_path: Path, threads: int | None, members: int) -> None:
     write_repository(tmp_path, members=members, channels=32, size=16)
     batch = images(2, 16)
-    runs = with_engine(tmp_path, lambda engine: infer(engine, batch), Choice("openvino", threads))
+    runs = with_engine(tmp_path, lambda engine: infer(engine, batch), EngineOptions("openvino", threads))
     for index, run in enumerate(runs):
         session = ort.InferenceSession(tmp_path / f"pair_member{index}/1/model.onnx")
         np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-4)
@@ -79,8 +83,8 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
 
     async def use(engine: EmbeddedEngine) -> tuple[list[MemberRun], list[set[int]]]:
         runs = await infer(engine, images())
-        (generation,) = engine._generations.values()
-        return runs, [lane.submit(os.sched_getaffinity, 0).result() for lane in generation.lanes]
+        (loaded,) = engine._loaded.values()
+        return runs, [lane.submit(os.sched_getaffinity, 0).result() for lane in loaded.lanes]
 
     runs, affinities = with_engine(tmp_path, use, OPENVINO, Cores(2, ids))
     assert [run.device for run in runs] == [f"cpu:{ids[0]}", f"cpu:{ids[1]}"]
@@ -93,15 +97,15 @@ def test_members_that_share_a_pool_of_threads_are_not_pinned(tmp_path: Path) -> 
     cores = sorted(os.sched_getaffinity(0))[:2]
     runs = with_engine(tmp_path, lambda engine: infer(engine, images()), OPENVINO, Cores(4, (*cores, *cores)))
     assert [run.device for run in runs] == ["cpu", "cpu"]
-    assert all(run.error is None for run in runs)
+    assert all(run.failure is None for run in runs)
 
 
 def test_a_member_of_one_thread_runs_on_its_lane(tmp_path: Path) -> None:
     write_repository(tmp_path, depth=40, channels=64, size=32)
 
     async def use(engine: EmbeddedEngine) -> list[float]:
-        (generation,) = engine._generations.values()
-        lane = generation.lanes[0]
+        (loaded,) = engine._loaded.values()
+        lane = loaded.lanes[0]
         before = lane.submit(time.thread_time).result()
         run = await engine.start(engine.ensembles["pair"], images(8, 32))[0]
         return [lane.submit(time.thread_time).result() - before, (run.end_ns - run.start_ns) / 1e9]
@@ -117,20 +121,20 @@ def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path)
         return await infer(engine, images(size=9)), await infer(engine, images())
 
     failed, answered = with_engine(tmp_path, use, OPENVINO)
-    assert all(run.logits is None and run.error for run in failed)
-    assert all(run.error is None for run in answered)
+    assert all(run.logits is None and run.failure for run in failed)
+    assert all(run.failure is None for run in answered)
 
 
 def test_a_call_that_is_stopped_before_it_begins_does_not_run(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
     async def use(engine: EmbeddedEngine) -> MemberRun:
-        (generation,) = engine._generations.values()
-        call = generation.members[0].call()
+        (loaded,) = engine._loaded.values()
+        call = loaded.members[0].call()
         call.stop()
-        return generation.members[0].run(images(), call)
+        return loaded.members[0].run(images(), call)
 
-    assert with_engine(tmp_path, use, OPENVINO).error == "stopped before it began"
+    assert with_engine(tmp_path, use, OPENVINO).failure == Failure("failed", "stopped before it started")
 
 
 def test_a_cancelled_member_is_left_out_until_it_is_free(
@@ -143,10 +147,10 @@ def test_a_cancelled_member_is_left_out_until_it_is_free(
         ensemble = engine.ensembles["pair"]
         await until_stuck(engine)
         first, second = await infer(engine, np.zeros_like(images()))
-        assert (first.error, second.error) == ("still busy with an earlier batch", None)
+        assert (first.failure, second.failure) == (STUCK, None)
         while len(engine.ready_members(ensemble)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
-        assert all(run.error is None for run in await infer(engine, np.zeros_like(images())))
+        assert all(run.failure is None for run in await infer(engine, np.zeros_like(images())))
 
     with_engine(tmp_path, use, OPENVINO)
 
@@ -167,7 +171,8 @@ def test_a_new_version_is_taken_over_while_it_serves(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
     async def use(engine: EmbeddedEngine) -> tuple[list[MemberRun], list[MemberRun]]:
-        reloader = Reloader(tmp_path, engine)
+        catalogue = Catalogue(engine, load_settings(repository=tmp_path))
+        reloader = Reloader(tmp_path, engine, catalogue)
         before = await infer(engine, images())
         add_version(tmp_path, "pair", 2)
         await reloader.refresh()
@@ -175,7 +180,7 @@ def test_a_new_version_is_taken_over_while_it_serves(tmp_path: Path) -> None:
         after = await infer(engine, images())
         add_version(tmp_path, "pair", 3, cut_off=1)
         await reloader.refresh()
-        assert "cannot be loaded" in engine.load_errors["pair"]
+        assert "cannot be loaded" in catalogue.rejected["pair"]
         assert engine.ensembles["pair"].version == "2"
         return before, after
 
@@ -189,7 +194,9 @@ def test_compiled_networks_are_kept_and_a_damaged_one_is_made_again(tmp_path: Pa
     folder, cache = write_repository(tmp_path / "models"), tmp_path / "cache"
 
     def answers() -> list[MemberRun]:
-        return with_engine(folder, lambda engine: infer(engine, images()), Choice("openvino", cache=cache))
+        return with_engine(
+            folder, lambda engine: infer(engine, images()), EngineOptions("openvino", cache=cache)
+        )
 
     first = answers()
     kept = sorted(cache.glob("*.blob"))
@@ -211,17 +218,19 @@ def test_compiled_networks_are_kept_and_a_damaged_one_is_made_again(tmp_path: Pa
 def test_settings_choose_engine_threads_and_pinning(tmp_path: Path) -> None:
     cores = Cores(2, tuple(sorted(os.sched_getaffinity(0)))[:2])
     how = {"repository": tmp_path, "engine": "openvino", "pin_members": False, "member_threads": 2}
-    engine = embedded_engine(load_settings(**how), cores)
+    engine = create_engine(EngineOptions.from_settings(load_settings(**how)), cores)
     assert isinstance(engine, OpenVinoEngine)
-    assert (engine._cores, engine._choice.threads) == (Cores(2, None), 2)
-    limited = embedded_engine(load_settings(repository=tmp_path, max_batch_size=4), cores)
+    assert (engine._cores, engine._options.threads) == (Cores(2, None), 2)
+    limited = create_engine(
+        EngineOptions.from_settings(load_settings(repository=tmp_path, max_batch_size=4)), cores
+    )
     write_repository(tmp_path)
     asyncio.run(limited.replace("pair", read_versions(tmp_path)["pair"]))
     assert not asyncio.run(limited.replace("pair", read_versions(tmp_path)["pair"])), "nothing has changed"
     assert limited.ensembles["pair"].max_batch_size == 4
     asyncio.run(limited.close())
-    default = embedded_engine(load_settings(repository=tmp_path), cores)
-    assert (default._cores, default._choice.threads) == (cores, None)
+    default = create_engine(EngineOptions.from_settings(load_settings(repository=tmp_path)), cores)
+    assert (default._cores, default._options.threads) == (cores, None)
     for setting, value in (("openvino_cache", tmp_path), ("openvino_precision", "bf16")):
         with pytest.raises(SettingsError, match=f"{setting}: only engine openvino uses it"):
             load_settings(repository=tmp_path, **{setting: value})
@@ -232,7 +241,7 @@ def test_a_cache_that_cannot_be_kept_stops_the_start(tmp_path: Path) -> None:
     file.touch()
     for cache in (file, file / "below"):
         with pytest.raises(SettingsError, match=r"openvino_cache: .*file.* cannot be written: "):
-            create_engine(Choice("openvino", cache=cache), TWO, {})
+            create_engine(EngineOptions("openvino", cache=cache), TWO, {})
 
 
 def test_nothing_is_reported(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from coserve_server.engines.triton.engine import TritonEngine
-from coserve_server.engines.triton.shared_memory import SystemSharedMemory
+from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.errors import SettingsError
 from coserve_server.settings import load_settings
 from tests.server.engines.engine_on_fake import IMAGES, infer, until, with_engine
@@ -37,11 +37,11 @@ def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None
         try:
             await until(lambda: bool(four.tokens and six.tokens and engine.ensembles))
             for _ in range(4):
-                assert all(run.error is None for run in await infer(engine))
+                assert all(run.failure is None for run in await infer(engine))
             assert len(four.requests) == len(six.requests) == 4
             await six.stop()
             for _ in range(4):
-                assert all(run.error is None for run in await infer(engine))
+                assert all(run.failure is None for run in await infer(engine))
             assert len(four.requests) == 12
         finally:
             await engine.close()
@@ -87,7 +87,7 @@ def test_images_go_through_shared_memory(repository: Path) -> None:
         assert all(run.logits is not None for run in await infer(engine, large))
         assert len(fakes[0].requests[-1].raw_input_contents) == 1, "it does not fit"
         assert engine._memory is not None
-        assert engine._memory._places == []
+        assert engine._memory._slots == []
 
     with_engine(repository, use, triton_shared_memory_mib=1)
 
@@ -95,8 +95,8 @@ def test_images_go_through_shared_memory(repository: Path) -> None:
 def test_shared_memory_that_cannot_be_had_stops_the_start() -> None:
     before = set(Path("/dev/shm").iterdir())
     free = shutil.disk_usage("/dev/shm").free
-    with pytest.raises(SettingsError, match=r"triton_shared_memory_mib: no \d+ MiB of shared memory: No"):
-        SystemSharedMemory(free + 2**30)
+    with pytest.raises(SettingsError, match=r"triton_shared_memory_mib: cannot allocate \d+ MiB: No"):
+        SharedMemory(free + 2**30)
     assert set(Path("/dev/shm").iterdir()) == before
 
 
@@ -129,7 +129,7 @@ def test_the_token_goes_with_every_call_and_only_encrypted(repository: Path, tmp
                 await until(lambda one=engine: bool(one.ensembles))
             assert bool(engine.ensembles) is works
             if works:
-                assert all(run.error is None for run in await infer(engine))
+                assert all(run.failure is None for run in await infer(engine))
             await engine.close()
         await fake.stop()
         assert fake.tokens == {"Bearer secret"}

@@ -24,7 +24,7 @@ def test_what_triton_has_loaded_is_described_by_it_alone(repository: Path) -> No
         assert ensemble.labels == ("cat", "dog", "frog", "ship")
         assert [member.name for member in ensemble.members] == ["pair_member0", "pair_member1"]
         assert engine.ready_members(ensemble) == {"pair_member0", "pair_member1"}
-        assert (engine.faults(), engine.absence("cow")) == ([], None)
+        assert (engine.faults(), engine.why_missing("cow")) == ([], None)
 
     with_engine(repository, use)
 
@@ -64,9 +64,9 @@ def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(reposit
         assert len(fakes[1].requests) == 0
         await fakes[0].stop()
         await until(lambda: engine.ensembles["pair"].labels[0] == "ship")
-        assert all(run.error is None for run in await infer(engine))
+        assert all(run.failure is None for run in await infer(engine))
         (old, _) = await asyncio.gather(*engine.start(before, IMAGES))
-        assert old.error is not None, "a request that was preprocessed for the old one gets no new logits"
+        assert old.failure is not None, "a request that was preprocessed for the old one gets no new logits"
 
     with_engine(repository, use, servers=2)
 
@@ -77,8 +77,8 @@ def test_an_unloaded_member_leaves_the_others_in_service(repository: Path) -> No
         fakes[0].reasons |= {"pair": "unloaded", "pair_member1": "unloaded"}
         await until(lambda: ready(engine) == 1)
         sound, gone = await infer(engine)
-        assert sound.error is None
-        assert "unknown model: 'pair_member1'" in str(gone.error)
+        assert sound.failure is None
+        assert "unknown model: 'pair_member1'" in gone.failure.reason
         assert engine.faults() == []
         fakes[0].loaded |= {"pair", "pair_member1"}
         await until(lambda: ready(engine) == 2)
@@ -110,7 +110,7 @@ def test_an_ensemble_without_any_member_is_forgotten(repository: Path) -> None:
         fakes[0].loaded -= {"pair", "pair_member0", "pair_member1"}
         fakes[0].reasons |= {"pair": "unloaded"}
         await until(lambda: list(engine.ensembles) == ["other"])
-        assert "has not loaded pair" in str(engine.absence("pair"))
+        assert "has not loaded pair" in str(engine.why_missing("pair"))
         assert engine.faults() == []
 
     with_engine(repository, use)
@@ -125,7 +125,7 @@ def test_a_model_that_cannot_be_loaded_is_named(repository: Path) -> None:
         await until(lambda: "pair" not in engine.ensembles)
         (fault,) = engine.faults()
         assert fault.endswith("has not loaded pair_member1: Internal: no memory")
-        assert fault in str(engine.absence("pair"))
+        assert fault in str(engine.why_missing("pair"))
 
     with_engine(repository, use)
 
@@ -143,7 +143,7 @@ def test_every_server_that_cannot_load_a_model_is_named(repository: Path) -> Non
         assert fault == (
             f"{one} has not loaded pair_member1: no memory; {other} has not loaded pair_member1: no backend"
         )
-        absence = str(engine.absence("pair"))
+        absence = str(engine.why_missing("pair"))
         assert absence.startswith(f"{one} has not loaded pair; {other} has not loaded pair; ")
         assert absence.endswith(fault)
 
@@ -175,7 +175,7 @@ def test_a_server_that_comes_later_is_found(repository: Path) -> None:
         try:
             (fault,) = engine.faults()
             assert fault.startswith(f"no Triton server has an ensemble ({url}: ")
-            assert engine.absence(None) == engine.absence("pair") == fault
+            assert engine.why_missing(None) == engine.why_missing("pair") == fault
             await fake.start(url)
             await until(lambda: ready(engine) == 2)
             assert engine.faults() == []

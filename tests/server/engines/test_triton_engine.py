@@ -1,6 +1,7 @@
 """The engine `triton` over servers that misbehave; tests/integration has Triton itself."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,16 @@ import numpy as np
 import pytest
 
 from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.observability.record import Record
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.fan_out import fan_out
 from tests.server.engines.engine_on_fake import IMAGES, infer, ready, until, with_engine
 from tests.server.engines.fake_triton import FakeTriton, logits
 from tests.server.onnx_repository import write_repository
+
+
+def deadline_ns(seconds: float) -> int:
+    return time.perf_counter_ns() + round(seconds * 1e9)
 
 
 @pytest.fixture
@@ -62,8 +68,8 @@ def test_an_answer_that_is_none_is_the_members_error(repository: Path, case: str
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].answers["pair_member1"] = answer
         sound, bad = await infer(engine)
-        assert sound.error is None
-        assert str(bad.error).endswith(message)
+        assert sound.failure is None
+        assert bad.failure.reason.endswith(message)
 
     with_engine(repository, use)
 
@@ -71,10 +77,10 @@ def test_an_answer_that_is_none_is_the_members_error(repository: Path, case: str
 def test_a_late_members_call_is_cancelled_at_the_server(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].hanging.add("pair_member1")
-        loop = asyncio.get_running_loop()
-        answer = await fan_out(Batcher(engine), engine.ensembles["pair"], IMAGES, 1, loop.time() + 3)
-        assert answer.members[1].error == "no answer before the deadline"
-        assert answer.members[0].error is None
+        record = Record()
+        await fan_out(record, Batcher(engine), engine.ensembles["pair"], IMAGES, 1, deadline_ns(3))
+        assert record.members[1].late
+        assert record.members[0].failure is None
         await until(lambda: fakes[0].cancelled == ["pair_member1"])
 
     with_engine(repository, use)
@@ -83,9 +89,8 @@ def test_a_late_members_call_is_cancelled_at_the_server(repository: Path) -> Non
 def test_a_cancelled_request_is_cancelled_at_the_server(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].hanging |= {"pair_member0", "pair_member1"}
-        loop = asyncio.get_running_loop()
         request = asyncio.ensure_future(
-            fan_out(Batcher(engine), engine.ensembles["pair"], IMAGES, 1, loop.time() + 1000)
+            fan_out(Record(), Batcher(engine), engine.ensembles["pair"], IMAGES, 1, deadline_ns(1000))
         )
         await until(lambda: len(fakes[0].requests) == 2)
         request.cancel()
@@ -115,9 +120,9 @@ def test_members_of_a_lost_server_run_on_another(repository: Path) -> None:
         other = next(fake for fake in fakes if fake is not lost)
         other.hanging.clear()
         await lost.stop()
-        assert (await runs[1]).error is None
+        assert (await runs[1]).failure is None
         assert [request.model_name for request in other.requests] == ["pair_member1"]
-        assert all(run.error is None for run in await infer(engine))
+        assert all(run.failure is None for run in await infer(engine))
         assert ready(engine) == 2
 
     with_engine(repository, use, servers=2)
@@ -127,13 +132,13 @@ def test_members_of_a_frozen_server_run_on_another(repository: Path, monkeypatch
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         fakes[0].awake.clear()
         for _ in range(2):
-            assert all(run.error is None for run in await infer(engine))
+            assert all(run.failure is None for run in await infer(engine))
         assert len(fakes[1].requests) == 4
         await until(lambda: engine._endpoints[0].error is not None)
         fakes[0].awake.set()
         await until(lambda: engine._endpoints[0].error is None)
         for _ in range(2):
-            assert all(run.error is None for run in await infer(engine))
+            assert all(run.failure is None for run in await infer(engine))
         assert len(fakes[0].requests) >= 4, "it has its share again"
 
     with_engine(repository, use, servers=2)
@@ -146,7 +151,7 @@ def test_a_sole_frozen_server_has_until_the_deadline(repository: Path) -> None:
         await until(lambda: ready(engine) == 0)
         later = engine.start(engine.ensembles["pair"], IMAGES)
         fakes[0].awake.set()
-        assert all(run.error is None for run in await asyncio.gather(*runs, *later))
+        assert all(run.failure is None for run in await asyncio.gather(*runs, *later))
         await until(lambda: ready(engine) == 2)
 
     with_engine(repository, use)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import model_config_pb2 as triton
 
-from coserve_server.engines.embedded.choice import Choice
-from coserve_server.engines.onnxruntime import OnnxRuntimeEngine
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import EngineError, RepositoryError
@@ -265,7 +265,7 @@ UNFIT: dict[str, tuple[Break, str]] = {
     "output name": (renamed_tensor("output_map"), "has no output 'other' (it has logits)"),
     "frozen batch": (frozen_batch, "fails on a batch of 2"),
     "not finite": (not_finite, "gives logits that are not finite"),
-    "classes": (more_classes, "gives logits [1, 4] where [1, 2] is wanted (batch, labels)"),
+    "classes": (more_classes, "gives logits [1, 4], expected [1, 2] (batch, labels)"),
 }
 
 
@@ -276,7 +276,7 @@ def test_a_member_that_does_not_fit_is_named_at_start(fault: str, tmp_path: Path
     damage(tmp_path)
     ensembles = read_repository(tmp_path)
     with pytest.raises(EngineError) as caught:
-        OnnxRuntimeEngine(Choice(), Cores(2, None), ensembles)
+        OnnxRuntimeEngine(EngineOptions(), Cores(2, None), ensembles)
     assert message in str(caught.value)
     member = "pair_member0" if fault == "classes" else "pair_member1"
     assert f"ensemble pair: member {member}" in str(caught.value)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from coserve_server.api.app import create_app
+from coserve_server.api.app import build_app
 from coserve_server.errors import SettingsError
 from coserve_server.main import _tracer
 from coserve_server.observability.tracing import Tracer
@@ -37,7 +37,7 @@ def trace(
 
     async def go(url: str) -> httpx.Response:
         tracer = Tracer(url)
-        transport = httpx.ASGITransport(create_app(core, tracer=tracer), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(build_app(core, tracer=tracer), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
             response = await http.post("/v1/classify", files=files, headers=headers)
         await tracer.close()
@@ -134,7 +134,7 @@ def test_triton_is_told_the_trace(tmp_path: Path) -> None:
         core, tracer = Classifier(engine, settings, cores=1), Tracer(received.url)
         try:
             await until(lambda: "pair" in engine.ensembles)
-            transport = httpx.ASGITransport(create_app(core, tracer=tracer))
+            transport = httpx.ASGITransport(build_app(core, tracer=tracer))
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                 response = await http.post("/v1/classify", files=FILES, headers=NAMED)
             assert response.status_code == 200, response.text
@@ -158,7 +158,7 @@ def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
 
         async def go() -> int:
             tracer = Tracer(url)
-            transport = httpx.ASGITransport(create_app(core, tracer=tracer))
+            transport = httpx.ASGITransport(build_app(core, tracer=tracer))
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
                 response = await http.post("/v1/classify", files=FILES)
             await asyncio.wait_for(tracer.close(), 60)

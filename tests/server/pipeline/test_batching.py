@@ -1,20 +1,23 @@
 """The batcher over a fake engine, whose members answer when a test lets them."""
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import numpy as np
 import pytest
 
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
-from coserve_server.pipeline.batching import Batcher, BatchRun, Share
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import BatchRun, MemberRun, Share
+from coserve_server.pipeline.batching import Batcher
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 PAIR, OTHER = ensemble(max_batch_size=4), ensemble(name="other", max_batch_size=4)
+NEVER = 2**62
 FOUR = ensemble(members=4, name="four", max_batch_size=4)
 
 
@@ -29,8 +32,11 @@ class HeldEngine(FakeEngine):
     def batches(self, ensemble: Ensemble) -> bool:
         return self.batching
 
-    def start(self, ensemble: Ensemble, batch: Batch) -> "list[asyncio.Future[MemberRun]]":
-        self.batches_given.append((ensemble.name, batch[:, 0, 0, 0].tolist()))
+    def start(
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+    ) -> "list[asyncio.Future[MemberRun]]":
+        self.batches_given.append((ensemble.name, images[:, 0, 0, 0].tolist()))
+        self.records.append(list(records))
         futures = [asyncio.get_running_loop().create_future() for _ in ensemble.members]
         self.futures.extend(futures)
         return futures
@@ -42,7 +48,7 @@ class HeldEngine(FakeEngine):
                 future.set_result(run(0, 1, [1, 2]))
 
 
-def images(*values: float) -> Batch:
+def images(*values: float) -> Images:
     return np.array(values, np.float32)[:, None, None, None] * np.ones((1, 3, 4, 4), np.float32)
 
 
@@ -71,7 +77,7 @@ async def settle() -> None:
 
 
 def ask(batcher: Batcher, *values: float, model: Ensemble = PAIR) -> "asyncio.Task[list[Share]]":
-    return asyncio.create_task(batcher.start(model, images(*values), math.inf))
+    return asyncio.create_task(batcher.start(Record(), model, images(*values), NEVER))
 
 
 def test_an_idle_engine_starts_at_once_and_what_comes_meanwhile_is_the_next_batch() -> None:
@@ -94,7 +100,7 @@ def test_a_request_is_split_where_it_fills_a_batch_and_its_shares_are_in_order()
             await settle()
             engine.answer()
         await settle()
-        shares = [(share.run.size, share.rows) for share in await second]
+        shares = [(share.batch.size, share.rows) for share in await second]
         assert shares == [(4, slice(1, 4)), (3, slice(0, 2))]
         assert [share.rows for share in await first] == [slice(0, 1)]
         assert [share.rows for share in await third] == [slice(2, 3)]
@@ -208,7 +214,7 @@ def test_of_a_split_request_that_is_gone_the_rest_is_never_run_and_nobody_else_s
 def test_a_batch_that_nobody_waits_for_any_more_is_told_to_stop() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         for share in await ask(batcher, 1):
-            share.run.leave()
+            share.batch.release()
         await settle()
         assert all(future.cancelled() for future in engine.futures)
 
@@ -219,7 +225,7 @@ def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         ask(batcher, 1)
         await settle()
-        late = batcher.start(PAIR, images(2), asyncio.get_running_loop().time() + 0.05)
+        late = batcher.start(Record(), PAIR, images(2), time.perf_counter_ns() + 50_000_000)
         with pytest.raises(DeadlineError, match="pair did not get its turn before the deadline"):
             await late
         ask(batcher, 3)
@@ -234,7 +240,7 @@ def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
 def test_what_comes_after_its_deadline_is_never_run(batching: bool) -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         with pytest.raises(DeadlineError):
-            await batcher.start(PAIR, images(1), asyncio.get_running_loop().time())
+            await batcher.start(Record(), PAIR, images(1), time.perf_counter_ns())
 
     assert with_batcher(use, batching) == []
 

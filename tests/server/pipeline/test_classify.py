@@ -10,6 +10,8 @@ from PIL import Image
 from coserve_server import errors
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.images.decode import EncodedImage
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import Failure
 from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.settings import Settings, load_settings
 from tests.server.fake_engine import FakeEngine, ensemble, run
@@ -29,10 +31,14 @@ def classifier(engine: FakeEngine, **changes: Any) -> Classifier:
     return Classifier(engine, settings(**changes), cores=2)
 
 
+def received() -> Record:
+    return Record(received_ns=time.perf_counter_ns())
+
+
 def classify(core: Classifier, *images: EncodedImage) -> Classification:
     async def go() -> Classification:
         try:
-            return await core.classify(core.catalogue.ensemble(None), images, time.perf_counter_ns())
+            return await core.classify(received(), core.catalogue.ensemble(None), images)
         finally:
             await core.close()
 
@@ -55,7 +61,7 @@ def test_a_degraded_answer_averages_the_members_that_answered() -> None:
     )
     answer = classify(classifier(engine, min_members=2), EncodedImage(png()))
     np.testing.assert_allclose(answer.combined.logits, [[2, 6]])
-    assert [member.error for member in answer.members] == [None, "broke", None]
+    assert [member.failure for member in answer.members] == [None, Failure("failed", "broke"), None]
 
 
 @pytest.mark.parametrize(("min_members", "quorum"), [(None, 3), (2, 2), (9, 3)])
@@ -146,7 +152,10 @@ def test_a_request_may_shorten_the_deadline(asked_ms: float | None, late: bool) 
     async def go() -> None:
         try:
             await core.classify(
-                core.catalogue.ensemble(None), [EncodedImage(png())] * 2, time.perf_counter_ns(), asked_ms
+                received(),
+                core.catalogue.ensemble(None),
+                [EncodedImage(png())] * 2,
+                None if asked_ms is None else round(asked_ms * 1e6),
             )
         finally:
             await core.close()
@@ -158,12 +167,12 @@ def test_a_request_may_shorten_the_deadline(asked_ms: float | None, late: bool) 
 def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
     core = classifier(FakeEngine(ensemble()), max_requests=1)
     with (
-        core.admitted(),
+        core.admitted(Record()),
         pytest.raises(errors.OverloadedError, match="1 requests are in progress"),
-        core.admitted(),
+        core.admitted(Record()),
     ):
         pass
-    with core.admitted():
+    with core.admitted(Record()):
         pass
 
 

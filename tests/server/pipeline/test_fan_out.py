@@ -1,36 +1,47 @@
 import asyncio
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 from coserve_server.errors import DeadlineError, NoQuorumError
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import Failure, overlap
 from coserve_server.pipeline.batching import Batcher
-from coserve_server.pipeline.fan_out import FanOut, fan_out
+from coserve_server.pipeline.fan_out import fan_out
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 
-def fan(engine: FakeEngine, images: int = 1, quorum: int = 2, seconds: float = 30) -> FanOut:
-    async def go() -> FanOut:
-        one = engine.ensembles["pair"]
+def fan(engine: FakeEngine, images: int = 1, quorum: int = 2, seconds: float = 30) -> Record:
+    record = Record()
+
+    async def go() -> None:
         batch = np.zeros((images, 3, 4, 4), np.float32)
-        return await fan_out(Batcher(engine), one, batch, quorum, asyncio.get_running_loop().time() + seconds)
+        record.prepared_ns = time.perf_counter_ns()
+        deadline_ns = record.prepared_ns + round(seconds * 1e9)
+        await fan_out(record, Batcher(engine), engine.ensembles["pair"], batch, quorum, deadline_ns)
 
-    return asyncio.run(go())
+    asyncio.run(go())
+    return record
 
 
-def test_the_timeline_counts_from_the_first_start() -> None:
+def times_ms(record: Record) -> list[tuple[float, float]]:
+    return [(run.start_ns / 1e6, run.end_ns / 1e6) for run in record.members]
+
+
+def test_members_have_their_own_times() -> None:
     answer = fan(FakeEngine(ensemble(), scripts=[[run(105, 115, [1, 2]), run(100, 112, [3, 4])]]))
-    assert [(m.start_ms, m.end_ms) for m in answer.members] == [(5, 15), (0, 12)]
-    assert answer.overlap == pytest.approx((10 + 12) / 15)
+    assert times_ms(answer) == [(105, 115), (100, 112)]
+    assert overlap(answer.shares) == pytest.approx((10 + 12) / 15)
 
 
 @pytest.mark.parametrize(
-    ("second", "overlap"), [((0, 10), 2.0), ((10, 20), 1.0), ((15, 25), 0.8), ((5, 15), 20 / 15)]
+    ("second", "expected"), [((0, 10), 2.0), ((10, 20), 1.0), ((15, 25), 0.8), ((5, 15), 20 / 15)]
 )
-def test_overlap(second: tuple[float, float], overlap: float) -> None:
+def test_overlap(second: tuple[float, float], expected: float) -> None:
     answer = fan(FakeEngine(ensemble(), scripts=[[run(0, 10, [1, 2]), run(*second, [3, 4])]]))
-    assert answer.overlap == pytest.approx(overlap)
+    assert overlap(answer.shares) == pytest.approx(expected)
 
 
 def test_large_requests_are_split_and_joined_in_order() -> None:
@@ -43,8 +54,10 @@ def test_large_requests_are_split_and_joined_in_order() -> None:
     assert [len(batch) for batch in engine.given] == [2, 1]
     np.testing.assert_array_equal(answer.members[0].logits, [[1, 1], [2, 2], [3, 3]])
     np.testing.assert_array_equal(answer.members[1].logits, [[5, 5], [6, 6], [7, 7]])
-    assert [(m.start_ms, m.end_ms) for m in answer.members] == [(0, 95), (0, 100)]
-    assert answer.overlap == pytest.approx((20 + 10) / (10 + 10)), "waiting between batches does not count"
+    assert times_ms(answer) == [(0, 95), (0, 100)]
+    assert overlap(answer.shares) == pytest.approx((20 + 10) / (10 + 10)), (
+        "waiting between batches does not count"
+    )
 
 
 def test_a_member_that_fails_in_one_batch_is_used_in_none() -> None:
@@ -54,17 +67,17 @@ def test_a_member_that_fails_in_one_batch_is_used_in_none() -> None:
     ]
     answer = fan(FakeEngine(ensemble(), scripts=scripts), images=3, quorum=1)
     assert answer.members[1].logits is None
-    assert answer.members[1].error == "broke"
-    assert answer.members[0].error is None
+    assert answer.members[1].failure == Failure("failed", "broke")
+    assert answer.members[0].failure is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
     scripts = [[run(0, 1, [1, 1]), run(0, 1, [5, value])]]
     answer = fan(FakeEngine(ensemble(), scripts=scripts), quorum=1)
-    assert answer.members[1].error == "logits are not finite"
+    assert answer.members[1].failure == Failure("failed", "logits are not finite")
     assert answer.members[1].logits is None
-    assert answer.members[1].start_ms is not None
+    assert answer.members[1].device is not None
 
 
 @pytest.mark.parametrize("rows", [[[5]], [[5, 5, 5]], [[5, 5], [5, 5]], [5, 5]])
@@ -72,7 +85,9 @@ def test_logits_of_another_shape_are_an_error(rows: list[Any]) -> None:
     scripts = [[run(0, 1, [1, 1]), run(0, 1, *rows)]]
     answer = fan(FakeEngine(ensemble(), scripts=scripts), quorum=1)
     shape = list(np.shape(rows))
-    assert answer.members[1].error == f"gave logits {shape} where [1, 2] is wanted (batch, labels)"
+    assert answer.members[1].failure == Failure(
+        "failed", f"gave logits {shape}, expected [1, 2] (batch, labels)"
+    )
     assert answer.members[1].logits is None
 
 
@@ -86,14 +101,11 @@ def test_a_late_member_is_left_behind_and_told_to_stop() -> None:
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), None]])
     answer = fan(engine, quorum=1, seconds=0.05)
     late = answer.members[1]
-    assert (late.error, late.device, late.start_ms, late.end_ms) == (
-        "no answer before the deadline",
-        None,
-        None,
-        None,
-    )
+    assert late.late
+    assert late.failure == Failure("late", "no answer before the deadline")
+    assert (late.device, late.logits) == (None, None)
     assert engine.futures[1].cancelled()
-    assert answer.overlap == 1
+    assert overlap(answer.shares) == 1
 
 
 def test_below_the_quorum_for_lack_of_time_is_a_deadline() -> None:
@@ -107,9 +119,10 @@ def test_waiting_for_the_turn_ends_at_the_deadline() -> None:
     engine = FakeEngine(one, scripts=[[None, None]])
 
     async def go() -> None:
-        batcher, now = Batcher(engine), asyncio.get_running_loop().time()
-        await batcher.start(one, batch, now + 30)
+        batcher = Batcher(engine)
+        now = time.perf_counter_ns()
+        await batcher.start(Record(), one, batch, now + 30_000_000_000)
         with pytest.raises(DeadlineError, match="did not get its turn"):
-            await fan_out(batcher, one, batch, 2, now + 0.05)
+            await fan_out(Record(), batcher, one, batch, 2, now + 50_000_000)
 
     asyncio.run(go())

@@ -178,7 +178,14 @@ def test_uvicorn_starts_and_stops_as_the_draining_server_expects() -> None:
 
         loop.create_server = create  # type: ignore[method-assign, assignment]
         settings = config(ssl_context_factory=lambda *_: context)
-        server = DrainingServer(settings, 0, 3, started=start, draining=lambda: events.append("draining"))
+        server = DrainingServer(
+            settings,
+            drain_delay_s=0,
+            handshake_s=3,
+            handle_signals=True,
+            started=start,
+            draining=lambda: events.append("draining"),
+        )
         with socket.create_server(("127.0.0.1", 0)) as listener:
             await asyncio.wait_for(server.serve(sockets=[listener]), 60)
         return missing(server, SERVER) + missing(server.server_state, STATE)

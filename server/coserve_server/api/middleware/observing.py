@@ -1,4 +1,4 @@
-"""Watches every request: gives it an id, and tells metrics, traces and the log what became of it."""
+"""Observes every request: gives it an id and a record, and reports its outcome to metrics, traces and log."""
 
 import logging
 import re
@@ -11,10 +11,10 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server.api import metrics
+from coserve_server.api.exposition import registry
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.observability.exposition import registry
 from coserve_server.observability.metrics import Metrics
-from coserve_server.observability.record import REQUEST_ID, Record, begin
+from coserve_server.observability.record import REQUEST_ID, Record, logged_id
 from coserve_server.pipeline.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ UNMATCHED = "unmatched"
 
 
 class Observe:
-    """Outermost, so that it sees every answer."""
+    """The outermost middleware, so that it sees every answer."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracer: "Tracer | None", *, access_log: bool) -> None:
         self.app = app
@@ -37,18 +37,20 @@ class Observe:
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and report it once it has its answer."""
+        """Pass a request on, and report it when it has been answered."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         record = Record(request_id(scope), time.perf_counter_ns())
-        begin(record)
+        scope.setdefault("state", {})["record"] = record
+        logged_id.set(record.id)
         if self.tracer is not None:
             self.tracer.begin(record, scope)
         own = [(_HEADER, record.id.encode())]
         if record.traceparent is not None:
             own.append((b"traceresponse", record.traceparent.encode()))
-        status, answered_ns = 500, 0
+        status = 500
+        answered_ns = 0
 
         async def watched(message: Message) -> None:
             nonlocal status, answered_ns
@@ -56,7 +58,7 @@ class Observe:
                 status = message["status"]
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
-            # What follows the first part is reading and dropping the rest of a refused body.
+            # Later parts only wait until the rest of a refused body has been dropped.
             answered_ns = answered_ns or time.perf_counter_ns()
 
         try:
@@ -66,7 +68,7 @@ class Observe:
 
     def _report(self, record: Record, scope: Scope, status: int, answered_ns: int) -> None:
         route = getattr(scope.get("route"), "path", UNMATCHED)
-        self.metrics.request(record, route, status, (answered_ns - record.began_ns) / 1e9)
+        self.metrics.count_request(record, route, status, (answered_ns - record.began_ns) / 1e9)
         if self.tracer is not None:
             self.tracer.end(record, scope, route, status, answered_ns)
         if self.access_log and logger.isEnabledFor(logging.INFO):
@@ -74,7 +76,7 @@ class Observe:
 
 
 def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", reloader: Reloader | None) -> None:
-    """Watch the requests of the application, as its settings say."""
+    """Observe the application's requests, as its settings say."""
     app.include_router(metrics.router(registry(classifier, classifier.metrics, reloader)))
     app.add_middleware(
         Observe, metrics=classifier.metrics, tracer=tracer, access_log=classifier.settings.access_log
@@ -82,7 +84,7 @@ def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", reloa
 
 
 def request_id(scope: Scope) -> str:
-    """The client's, where that is 1 to 128 visible ASCII characters, else a new one."""
+    """Return the client's id if it is 1 to 128 visible ASCII characters, else a new one."""
     for name, value in scope["headers"]:
         if name == _HEADER and _TOKEN.fullmatch(value):
             return str(value, "ascii")
@@ -90,7 +92,8 @@ def request_id(scope: Scope) -> str:
 
 
 def _log(record: Record, scope: Scope, status: int, duration_ms: float) -> None:
-    path, key = quote(scope["path"]), scope.get("state", {}).get("api_key")
+    path = quote(scope["path"])
+    key = scope["state"].get("api_key")
     fields = {
         "method": scope["method"],
         "path": path,

@@ -8,9 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coserve_server.api.middleware.page_headers import PageHeaders, docs_policy
 from coserve_server.api.problems import KINDS, problem
-from coserve_server.errors import ForbiddenError, UnauthenticatedError
+from coserve_server.errors import UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing
-from coserve_server.security.keys import ApiKey
 from coserve_server.settings import Settings
 
 OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
@@ -45,27 +44,6 @@ class RequireKey:
                 return
             scope.setdefault("state", {})["api_key"] = known
         await self.app(scope, receive, send)
-
-
-async def require_admin(request: Request) -> None:
-    """A dependency of routes that change the server: `dependencies=[Depends(require_admin)]`.
-
-    Where no keys are set, everyone on this machine may, but no web page in a browser on it, and nobody else.
-
-    Raises:
-        ForbiddenError: the request may not.
-    """
-    settings: Settings = request.app.state.classifier.settings
-    key: ApiKey | None = request.scope.get("state", {}).get("api_key")
-    if settings.api_keys_file is not None:
-        if key is None or key.role != "admin":
-            raise ForbiddenError("this call needs an API key of the role admin")
-    elif settings.public:
-        raise ForbiddenError(
-            "this call needs API keys where other machines reach the server; set api_keys_file"
-        )
-    elif "origin" in request.headers:
-        raise ForbiddenError("from a browser this call needs API keys; set api_keys_file")
 
 
 def install(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:

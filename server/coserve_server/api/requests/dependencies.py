@@ -1,19 +1,38 @@
-"""What the routes of all APIs take from a request."""
+"""What the routes of every API take from a request: the core, the record, the model."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.observability.record import Record
 from coserve_server.pipeline.classifier import Classifier
 
 
 def classifier(request: Request) -> Classifier:
-    """The classifier of the application."""
-    found: Classifier = request.app.state.classifier
-    return found
+    """Return the application's classifier."""
+    core: Classifier = request.app.state.classifier
+    return core
 
 
-# Asynchronous, since others are called on a thread.
+def request_record(request: Request) -> Record:
+    """Return the request's record, which the outermost middleware has put into its scope."""
+    record: Record = request.scope["state"]["record"]
+    return record
+
+
+def find_model(request: Request, name: str | None, version: str | None) -> Ensemble:
+    """Return the model that a request names, and note it in the request's record.
+
+    Raises:
+        UnknownModelError, InvalidParametersError, NoQuorumError: see `Catalogue.ensemble`.
+    """
+    model = classifier(request).catalogue.ensemble(name, version)
+    request_record(request).ensemble = model
+    return model
+
+
+# Asynchronous: FastAPI calls other dependencies on a thread.
 async def _classifier(request: Request) -> Classifier:
     return classifier(request)
 
@@ -22,6 +41,6 @@ Core = Annotated[Classifier, Depends(_classifier)]
 
 TIMEOUT = "Request-Timeout-Ms"
 TIMEOUT_DESCRIPTION = (
-    "Milliseconds the answer may take from the complete body on; the server's own deadline, "
-    "where that is shorter."
+    "Limit on the answer's time in milliseconds, counted from the complete body; the server's deadline "
+    "applies if it is shorter."
 )

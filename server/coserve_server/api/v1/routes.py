@@ -1,4 +1,4 @@
-"""The `/v1` routes: classify images, list what is served."""
+"""The `/v1` routes: classify images, list models."""
 
 from typing import Any
 
@@ -8,13 +8,12 @@ from pydantic import BaseModel, Field
 from coserve_server import errors
 from coserve_server.api.problems import KINDS, responses
 from coserve_server.api.requests import parameters
-from coserve_server.api.requests.bodies import FIELD, read_images
-from coserve_server.api.requests.dependencies import Core, classifier
+from coserve_server.api.requests.dependencies import Core, classifier, find_model, request_record
 from coserve_server.api.requests.disconnects import while_connected
 from coserve_server.api.requests.quick_route import QuickRoute
+from coserve_server.api.v1.images import FIELD, ClassifyRequest, read_images
 from coserve_server.api.v1.schemas import (
     ClassifyReply,
-    ClassifyRequest,
     Model,
     ModelList,
     classify_reply,
@@ -62,12 +61,14 @@ async def classify(request: Request) -> Response:
 
     If one image cannot be decoded, none is classified and the problem names it.
     """
-    core, query = classifier(request), parameters.query(request, ClassifyQuery)
-    timeout_ms = parameters.timeout_ms(request)
-    with core.admitted():
-        ensemble = core.catalogue.ensemble(query.model, query.version)
-        images, began = await read_images(request, core.settings)
-        answer = await while_connected(request, core.classify(ensemble, images, began, timeout_ms))
+    core = classifier(request)
+    record = request_record(request)
+    query = parameters.query(request, ClassifyQuery)
+    timeout_ns = parameters.timeout_ns(request)
+    with core.admitted(record):
+        ensemble = find_model(request, query.model, query.version)
+        images = await read_images(request, core.settings)
+        answer = await while_connected(request, core.classify(record, ensemble, images, timeout_ns))
         reply = classify_reply(answer, images, query.top_k, query.member_predictions)
     return Response(reply.model_dump_json(), media_type="application/json")
 
@@ -83,7 +84,7 @@ async def models(core: Core) -> ModelList:
         models=[model(core, ensemble) for ensemble in core.catalogue.ensembles.values()],
         not_served={
             name: error
-            for name, error in core.engine.load_errors.items()
+            for name, error in core.catalogue.load_errors.items()
             if name not in core.catalogue.ensembles
         },
     )
@@ -98,6 +99,6 @@ async def models(core: Core) -> ModelList:
         )
     ),
 )
-async def one_model(core: Core, name: str, version: str | None = None) -> Model:
+async def one_model(request: Request, core: Core, name: str, version: str | None = None) -> Model:
     """Describe one ensemble, in its newest version or the one named."""
-    return model(core, core.catalogue.ensemble(name, version))
+    return model(core, find_model(request, name, version))

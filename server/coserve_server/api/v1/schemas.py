@@ -1,5 +1,6 @@
-"""What the `/v1` API answers."""
+"""Replies of the `/v1` API."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from pydantic import BaseModel, Field
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.images.decode import EncodedImage
 from coserve_server.images.preprocess import Preprocessing
-from coserve_server.pipeline.classifier import Classification, Classifier
+from coserve_server.outcomes import MemberRun
+from coserve_server.pipeline.classifier import Classification, Classifier, Timings
 from coserve_server.pipeline.combine import Floats, top_k
-from coserve_server.pipeline.fan_out import MemberOutcome
 
 
 class Prediction(BaseModel):
@@ -115,12 +116,6 @@ class ModelList(BaseModel):
     not_served: dict[str, str] = Field(description="Why others could not be loaded, by name.")
 
 
-class ClassifyRequest(BaseModel, extra="forbid"):
-    """The JSON form of a classification request."""
-
-    images: list[str] = Field(description="Image files in base64 (RFC 4648, section 4).")
-
-
 def classify_reply(
     answer: Classification, images: list[EncodedImage], k: int, member_predictions: bool
 ) -> ClassifyReply:
@@ -128,11 +123,11 @@ def classify_reply(
     return ClassifyReply(
         model=answer.ensemble.name,
         version=answer.ensemble.version,
-        degraded=any(member.error for member in answer.members),
+        degraded=any(member.failure for member in answer.members),
         measured_top1=answer.measured_top1,
         overlap=answer.overlap,
-        members=[_member(outcome) for outcome in answer.members],
-        timings_ms=TimingsMs(**vars(answer.timings)),
+        members=_members(answer.members),
+        timings_ms=_timings(answer.timings),
         results=[
             Result(
                 filename=image.filename,
@@ -163,19 +158,28 @@ def model(classifier: Classifier, ensemble: Ensemble) -> Model:
         labels=list(ensemble.labels),
         preprocessing=ensemble.preprocessing,
         provenance=ensemble.provenance,
-        load_error=classifier.engine.load_errors.get(ensemble.name),
+        load_error=classifier.catalogue.load_errors.get(ensemble.name),
     )
 
 
-def _member(outcome: MemberOutcome) -> Member:
-    return Member(
-        name=outcome.name,
-        used=outcome.logits is not None,
-        device=outcome.device,
-        start_ms=outcome.start_ms,
-        end_ms=outcome.end_ms,
-        error=outcome.error,
-    )
+def _members(runs: Sequence[MemberRun]) -> list[Member]:
+    """Describe the members' runs; times count from the first start."""
+    origin = min((run.start_ns for run in runs if run.device is not None), default=0)
+    return [
+        Member(
+            name=run.name,
+            used=run.logits is not None,
+            device=run.device,
+            start_ms=None if run.device is None else (run.start_ns - origin) / 1e6,
+            end_ms=None if run.device is None else (run.end_ns - origin) / 1e6,
+            error=run.failure.reason if run.failure else None,
+        )
+        for run in runs
+    ]
+
+
+def _timings(timings: Timings) -> TimingsMs:
+    return TimingsMs(**{name: ns / 1e6 for name, ns in vars(timings).items()})
 
 
 def _member_predictions(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:

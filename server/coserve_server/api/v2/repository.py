@@ -9,16 +9,16 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from coserve_server.api.middleware.security import require_admin
+from coserve_server.api.requests.admin import require_admin
 from coserve_server.api.requests.bodies import parse_json, read_body
 from coserve_server.api.requests.dependencies import Core
-from coserve_server.api.v2 import errors as v2_errors
+from coserve_server.api.v2.errors import RESPONSES, TAG, error_response
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError
 from coserve_server.pipeline.classifier import Classifier
 
 # Whole, since a router within another one would tell the routes' paths without the outer's prefix.
-router = APIRouter(prefix="/v2/repository", tags=[v2_errors.TAG], responses=v2_errors.RESPONSES)
+router = APIRouter(prefix="/v2/repository", tags=[TAG], responses=RESPONSES)
 
 MAX_BODY_BYTES = 2**16
 """These requests are small, and any number of them may be in progress."""
@@ -80,7 +80,7 @@ async def index(request: Request, core: Core) -> list[RepositoryModel]:
     ]
     broken = [
         _listed(core, name, "", error)
-        for name, error in core.engine.load_errors.items()
+        for name, error in core.catalogue.load_errors.items()
         if name not in core.catalogue.ensembles
     ]
     return [model for model in (*served, *broken) if model.state == "READY" or not asked.ready]
@@ -97,7 +97,7 @@ async def load(request: Request, core: Core, reloader: Control, name: str) -> Re
     try:
         await reloader.load(name)
     except (RepositoryError, UnknownModelError) as error:
-        return v2_errors.response(400, f"failed to load {name!r}: {error}")
+        return error_response(400, f"failed to load {name!r}: {error}")
     return Response()
 
 
@@ -108,7 +108,7 @@ async def unload(request: Request, core: Core, reloader: Control, name: str) -> 
     try:
         await reloader.unload(name)
     except UnknownModelError as error:
-        return v2_errors.response(400, f"failed to unload {name!r}: {error}")
+        return error_response(400, f"failed to unload {name!r}: {error}")
     return Response()
 
 
@@ -119,7 +119,7 @@ async def _read(request: Request, core: Classifier, kind: type[T]) -> T:
 
 
 def _listed(core: Classifier, name: str, version: str, fault: str | None) -> RepositoryModel:
-    reason = fault or core.engine.load_errors.get(name, "")
+    reason = fault or core.catalogue.load_errors.get(name, "")
     return RepositoryModel(
         name=name, version=version, state="UNAVAILABLE" if fault else "READY", reason=reason
     )

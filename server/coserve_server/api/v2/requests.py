@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 
 from coserve_server.api.requests.bodies import parse_json
 from coserve_server.api.v2.models import image_shape
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import BadBodyError, InvalidParametersError
 
@@ -85,7 +85,7 @@ class InferRequest(BaseModel):
 
 def read_request(
     model: Ensemble, body: bytes, header_length: str | None, max_images: int
-) -> tuple[InferRequest, Batch]:
+) -> tuple[InferRequest, Images]:
     """Read a request and its only tensor; this refers to the body's bytes where their alignment allows.
 
     Args:

@@ -63,8 +63,8 @@ def _classes(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> lis
 
 def _parameters(answer: Classification) -> dict[str, str | bool | float]:
     """What the protocol has no field for; it allows strings, booleans and numbers."""
-    used = [member.name for member in answer.members if member.error is None]
-    missing = [f"{member.name}: {member.error}" for member in answer.members if member.error is not None]
+    used = [member.name for member in answer.members if member.failure is None]
+    missing = [f"{member.name}: {member.failure.reason}" for member in answer.members if member.failure]
     parameters: dict[str, str | bool | float] = {
         "degraded": bool(missing),
         "members": ",".join(used),

@@ -5,7 +5,6 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from coserve_server.api.requests import parameters
 from coserve_server.api.requests.bodies import read_body
-from coserve_server.api.requests.dependencies import Core, classifier
+from coserve_server.api.requests.dependencies import Core, classifier, find_model, request_record
 from coserve_server.api.requests.disconnects import while_connected
 from coserve_server.api.requests.quick_route import QuickRoute
 from coserve_server.api.v2.compression import decompress
@@ -31,7 +30,7 @@ from coserve_server.api.v2.models import (
 from coserve_server.api.v2.requests import InferRequest, read_request
 from coserve_server.api.v2.responses import write_response
 from coserve_server.api.v2.statistics import StatisticsList, statistics
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
@@ -62,8 +61,8 @@ _HEADERS = {
 }
 
 
-async def _model(request: Request, core: Core, name: str) -> Ensemble:
-    return core.catalogue.ensemble(name, request.path_params.get("version"))
+async def _model(request: Request, name: str) -> Ensemble:
+    return find_model(request, name, request.path_params.get("version"))
 
 
 Model = Annotated[Ensemble, Depends(_model)]
@@ -151,22 +150,23 @@ async def model_statistics(core: Core, model: Model) -> StatisticsList:
 )
 async def infer(request: Request, name: str) -> Response:
     """Give the averaged logits of preprocessed images."""
-    core, timeout_ms = classifier(request), parameters.timeout_ms(request)
-    model = core.catalogue.ensemble(name, request.path_params.get("version"))
+    core = classifier(request)
+    record = request_record(request)
+    timeout_ns = parameters.timeout_ns(request)
+    model = find_model(request, name, request.path_params.get("version"))
     header_length, encoding = (request.headers.get(header) for header in _HEADERS)
-    with core.admitted():
+    with core.admitted(record):
         body = await read_body(request, core.settings)
-        began = time.perf_counter_ns()
 
-        def read() -> tuple[InferRequest, Batch]:
+        def read() -> tuple[InferRequest, Images]:
             plain = decompress(body, encoding, core.settings.max_body_bytes)
             return read_request(model, plain, header_length, core.settings.max_images)
 
         inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
         quick = encoding is None and len(body) <= inline_bytes
-        asked, batch = read() if quick else await asyncio.to_thread(read)
-        limits = [limit for limit in (timeout_ms, asked.parameters.timeout / 1000) if limit]
-        answering = core.infer(model, batch, began, min(limits, default=None))
+        asked, images = read() if quick else await asyncio.to_thread(read)
+        limits = [limit for limit in (timeout_ns, asked.parameters.timeout * 1000) if limit]
+        answering = core.infer(record, model, images, min(limits, default=None))
         answer = await while_connected(request, answering)
     content, json_length = write_response(asked, answer)
     if json_length is None:

@@ -1,4 +1,4 @@
-"""An engine in this process: which generations of which ensembles are loaded, and whose turn it is."""
+"""An engine in this process: the versions of each ensemble that are loaded, and the cores they run on."""
 
 import asyncio
 import gc
@@ -6,119 +6,117 @@ import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from coserve_server.engines.base import Batch, MemberRun
-from coserve_server.engines.embedded.choice import Choice
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
-from coserve_server.engines.embedded.loaded_ensemble import Generation
+from coserve_server.engines.embedded.loaded_ensemble import LoadedEnsemble
 from coserve_server.engines.embedded.members import Load, LoadedMember
+from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import trim_memory
+from coserve_server.observability.record import Record, joined_ids
+from coserve_server.outcomes import MemberRun
 
-NONE: frozenset[str] = frozenset()
 NOTHING = "no ensemble is loaded"
 COLLECT_S = 60
 
 
 class EmbeddedEngine:
-    """Runs members on threads of this process. The devices belong to one batch of one ensemble at a time.
+    """Runs members on threads of this process. One batch of one ensemble has the devices at a time.
 
     Attributes:
-        load_errors: why the newest files of a model are not what is served, by name; whoever calls `replace`
-            writes them.
+        load_errors: always empty; `replace` raises what goes wrong.
     """
+
+    load_errors: Mapping[str, str] = {}
 
     def __init__(
         self,
         load: Load,
-        choice: Choice,
+        options: EngineOptions,
         cores: Cores,
         ensembles: Mapping[str, Ensemble],
     ) -> None:
         """Load and warm every member.
 
         Args:
-            load: how a library loads one member.
+            load: loads one member with the engine's library.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble.
         """
-        self.load_errors: Mapping[str, str] = {}
-        self._load_member, self._choice = load, choice
-        self._cores = cores if choice.pinned else replace(cores, ids=None)
-        self._generations: dict[int, Generation] = {}
-        """By the identity of their ensembles, also those that only requests in progress still hold."""
+        self._load_member = load
+        self._options = options
+        self._cores = cores if options.pinned else replace(cores, ids=None)
+        self._loaded: dict[int, LoadedEnsemble] = {}
+        """By identity of the ensemble, including old versions that only requests in progress still hold."""
         self._versions: dict[str, tuple[Ensemble, ...]] = {}
         self._newest: dict[str, Ensemble] = {}
         for name, ensemble in ensembles.items():
             ensemble = self._limited(ensemble)
-            self._generations[id(ensemble)] = self._generation(ensemble)
+            self._loaded[id(ensemble)] = self._load_one(ensemble)
             self._serve(name, (ensemble,))
 
     @property
     def ensembles(self) -> Mapping[str, Ensemble]:
-        """The newest version of everything served, by name."""
+        """The newest version of each ensemble, by name."""
         return self._newest
 
     def versions(self, name: str) -> Sequence[Ensemble]:
-        """The versions of an ensemble that are served, newest last."""
+        """Return the served versions of an ensemble, newest last."""
         return self._versions.get(name, ())
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
-        """Members of a loaded ensemble whose thread is not stuck; none after `close`."""
-        if id(ensemble.whole) not in self._generations:
-            return NONE
+        """Return the loaded members whose thread is not stuck; none after `close`."""
+        if id(ensemble.whole) not in self._loaded:
+            return frozenset()
         return frozenset(one.member.name for one in self._members(ensemble) if not one.lane.stuck)
 
     def faults(self) -> list[str]:
-        """That nothing is loaded; a new version that cannot be loaded is no fault of the old one's."""
+        """Return why the engine cannot serve. A failed reload is not a fault while the old version runs."""
         return [] if self._newest else [NOTHING]
 
-    def absence(self, name: str | None) -> str | None:
-        """That nothing is loaded, or why the ensemble named could not be."""
-        if name is not None:
-            return self.load_errors.get(name)
-        return None if self._newest else NOTHING
+    def why_missing(self, name: str | None) -> str | None:
+        """Return that nothing is loaded, if any ensemble is asked for."""
+        return NOTHING if name is None and not self._newest else None
 
     def describe(self, ensemble: Ensemble) -> str:
-        """The ensemble's thread budget, and the devices of its lanes."""
-        lanes = self._generations[id(ensemble.whole)].lanes
-        threads, devices = lanes[0].threads, ", ".join(lane.device for lane in lanes)
+        """Return the ensemble's thread budget and the devices of its lanes."""
+        lanes = self._loaded[id(ensemble.whole)].lanes
+        threads = lanes[0].threads
+        devices = ", ".join(lane.device for lane in lanes)
         share = f"{len(lanes)} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
         return f"{share} ({self._cores.count} cores usable)"
 
     def batches(self, ensemble: Ensemble) -> bool:
-        """No."""
+        """Return False: this engine does not batch by itself."""
         return False
 
     def resource(self, ensemble: Ensemble) -> Hashable:
-        """The devices: all that the engine has."""
+        """Return the cores: every batch takes them all."""
         return self._cores
 
     def lanes(self, ensemble: Ensemble) -> int:
-        """Members that run at a time."""
-        return min(len(ensemble.members), len(self._generations[id(ensemble.whole)].lanes))
+        """Return how many members run at once."""
+        return min(len(ensemble.members), len(self._loaded[id(ensemble.whole)].lanes))
 
-    def allocate(self, shape: tuple[int, ...]) -> Batch:
-        """What NumPy gives."""
-        return np.empty(shape, np.float32)
-
-    def start(self, ensemble: Ensemble, batch: Batch) -> list[asyncio.Future[MemberRun]]:
+    def start(
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+    ) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
-        # Nothing else between the submissions: the members are to start together.
-        return [member.start(batch) for member in self._members(ensemble)]
+        request_ids = joined_ids(records)
+        # Nothing else between the submissions, so that the members start together.
+        return [member.start(images, request_ids) for member in self._members(ensemble)]
 
     async def replace(self, name: str, ensembles: Sequence[Ensemble]) -> bool:
-        """Serve these versions of an ensemble, newest last, in place of those served; none: stop serving it.
+        """Serve these versions of an ensemble, newest last, instead of the present ones; none to stop.
 
-        What changes is loaded and warmed on a thread, beside what is served, and then taken over at once.
+        New versions are loaded and warmed on a thread while the old ones serve, then take over at once.
         Requests keep the version they began with; it is freed when the last of them has its answer.
 
         Returns:
-            whether that changed anything.
+            whether anything changed.
 
         Raises:
             EngineError, RepositoryError: a member cannot be loaded; what was served still is.
@@ -127,35 +125,35 @@ class EmbeddedEngine:
         new = self.unserved(name, ensembles)
         known = [*served, *new]
         wanted = [next(old for old in known if old == self._limited(one)) for one in ensembles]
-        generations = await asyncio.to_thread(self._load, new)
-        self._generations.update(zip(map(id, new), generations, strict=True))
+        loaded = await asyncio.to_thread(self._load_all, new)
+        self._loaded.update(zip(map(id, new), loaded, strict=True))
         self._serve(name, tuple(wanted))
         gone = [old for old in served if not any(old is one for one in wanted)]
         loop = asyncio.get_running_loop()
         for old in gone:
-            weakref.finalize(old, self._unheld, id(old), loop).atexit = False
+            weakref.finalize(old, self._free_later, id(old), loop).atexit = False
             loop.call_later(COLLECT_S, _collect, weakref.ref(old), loop)
         return bool(new or gone)
 
     def unserved(self, name: str, ensembles: Sequence[Ensemble]) -> list[Ensemble]:
-        """Those of an ensemble's versions that serving them would load.
+        """Return the versions that `replace` would load.
 
-        Descriptions tell files by their times and sizes: equal ones need not be loaded again.
+        Descriptions include the files' times and sizes, so equal ones need no loading.
         """
         served = self.versions(name)
         return [one for one in map(self._limited, ensembles) if one not in served]
 
     async def close(self) -> None:
-        """End the threads and free the sessions; no batch may run any more."""
-        while self._generations:
-            self._generations.popitem()[1].close()
+        """End the threads and free the members; no batch may be running."""
+        while self._loaded:
+            self._loaded.popitem()[1].close()
 
     def _members(self, ensemble: Ensemble) -> list[LoadedMember]:
-        loaded = self._generations[id(ensemble.whole)].members
+        loaded = self._loaded[id(ensemble.whole)].members
         return [one for one in loaded if one.member in ensemble.members]
 
     def _limited(self, ensemble: Ensemble) -> Ensemble:
-        limit = self._choice.max_batch_size
+        limit = self._options.max_batch_size
         if limit is None or ensemble.max_batch_size <= limit:
             return ensemble
         return replace(ensemble, max_batch_size=limit)
@@ -165,49 +163,50 @@ class EmbeddedEngine:
         self._versions = {one: served[one] for one in sorted(served) if served[one]}
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
-    def _generation(self, ensemble: Ensemble) -> Generation:
-        return Generation(ensemble, self._load_member, self._new_lanes(ensemble))
+    def _load_one(self, ensemble: Ensemble) -> LoadedEnsemble:
+        return LoadedEnsemble(ensemble, self._load_member, self._new_lanes(ensemble))
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
-        """What the members are to run on, in turn: shares of the cores."""
-        budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._choice.threads)
-        cores, size = self._cores.ids if self._pins(budget) else None, budget.threads
+        """Make the lanes that the members share in turn, each with its share of the cores."""
+        budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._options.threads)
+        cores = self._cores.ids if self._pins(budget) else None
+        size = budget.threads
         return [
             Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size], size)
             for i in range(budget.lanes)
         ]
 
     def _pins(self, budget: ThreadBudget) -> bool:
-        """Whether the library's threads stay on the cores of the lane that loads a member."""
+        """Return whether the library's threads stay on the cores of the lane that loads a member."""
         return True
 
-    def _load(self, ensembles: Sequence[Ensemble]) -> list[Generation]:
+    def _load_all(self, ensembles: Sequence[Ensemble]) -> list[LoadedEnsemble]:
         """Load all or none."""
-        generations: list[Generation] = []
+        loaded: list[LoadedEnsemble] = []
         try:
             for ensemble in ensembles:
-                generations.append(self._generation(ensemble))
+                loaded.append(self._load_one(ensemble))
                 check_unchanged(ensemble)
         except BaseException:
-            for generation in generations:
-                generation.close()
+            for one in loaded:
+                one.close()
             raise
-        return generations
+        return loaded
 
-    def _unheld(self, key: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Nobody can ask for that ensemble any more; called on whichever thread let go of it last."""
-        generation = self._generations.pop(key, None)
-        if generation is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(loop.run_in_executor, None, _free, generation)
+    def _free_later(self, key: int, loop: asyncio.AbstractEventLoop) -> None:
+        """Free an ensemble that nobody can ask for; called on whichever thread dropped it last."""
+        loaded = self._loaded.pop(key, None)
+        if loaded is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(loop.run_in_executor, None, _free, loaded)
 
 
-def _free(generation: Generation) -> None:
-    generation.close()
+def _free(loaded: LoadedEnsemble) -> None:
+    loaded.close()
     trim_memory()
 
 
 def _collect(ensemble: "weakref.ref[Ensemble]", loop: asyncio.AbstractEventLoop) -> None:
-    """Let go of an ensemble that only circles of references hold, as exceptions of failed requests are."""
+    """Collect an ensemble that only reference cycles hold, such as exceptions of failed requests."""
     if ensemble() is not None:
         gc.collect()
         loop.call_later(COLLECT_S, _collect, ensemble, loop)

@@ -1,4 +1,4 @@
-"""Threads for members, and how an ensemble shares the cores among them."""
+"""Lanes: threads that run members, and how an ensemble shares the cores among them."""
 
 import os
 import time
@@ -11,7 +11,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 PATIENCE_S = 1
-"""How long a run that was told to stop may take to do so, and the next ones wait for it."""
+"""Grace period for a run that was told to stop; until it ends, the lane's next runs wait."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ThreadBudget:
         """Divide `cores` among `members`, so that `lanes * threads <= cores`.
 
         Args:
-            threads: of each member, at most `cores` of them; None for its even share.
+            threads: threads per member, capped at `cores`; None for an even share.
         """
         if threads is not None:
             threads = min(threads, cores)
@@ -36,37 +36,43 @@ class ThreadBudget:
 
 
 class Lane:
-    """A thread that runs members one after another, on cores of its own where `pinned` names them.
+    """A thread that runs members one after another.
 
     Attributes:
-        threads: on which a library may run a member, this one among them.
+        threads: how many threads a library may use to run a member, this one included.
         device: where members run, for users.
     """
 
     def __init__(
         self, name: str, pinned: tuple[int, ...] | None = None, threads: int = 1, device: str = "cpu"
     ) -> None:
+        """Start the thread.
+
+        Args:
+            pinned: cores to keep the thread on; None for all.
+        """
         self._thread = ThreadPoolExecutor(1, name)
         self._abandoned: dict[Future[Any], float] = {}
         self._waiting: dict[Future[Any], Callable[[], None]] = {}
-        self.threads, self.device = threads, device
+        self.threads = threads
+        self.device = device
         if pinned:
             self._thread.submit(os.sched_setaffinity, 0, pinned).result()
             self.device = f"cpu:{','.join(map(str, pinned))}"
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Queue a call; it runs after those before it."""
+        """Queue a call behind those before it."""
         return self._thread.submit(function, *args, **kwargs)
 
     def enqueue(self, function: Callable[[], None], left_out: Callable[[], None]) -> Future[None]:
-        """Queue a call; `left_out` is called, by `leave_out`, where it is not to run any more."""
+        """Queue a call; `left_out` is called instead if `leave_out` drops it."""
         run = self._thread.submit(function)
         self._waiting[run] = left_out
         run.add_done_callback(self._waiting.pop)
         return run
 
     def leave_out(self) -> None:
-        """Give up what waits behind a run that does not end."""
+        """Drop the calls that wait behind a stuck run."""
         if self.stuck:
             for run, left_out in list(self._waiting.items()):
                 if run.cancel():
@@ -74,7 +80,7 @@ class Lane:
 
     @property
     def stuck(self) -> bool:
-        """Whether a run that nobody waits for does not end: a thread cannot be killed."""
+        """Whether an abandoned run has outlasted its grace period: a thread cannot be killed."""
         latest = time.monotonic() - PATIENCE_S
         return any(since <= latest for since in list(self._abandoned.values()))
 
@@ -84,5 +90,5 @@ class Lane:
         run.add_done_callback(self._abandoned.pop)
 
     def close(self) -> None:
-        """End the thread after what it is at; wait for that unless nobody else does."""
+        """End the thread after its current run, and wait for that unless the run is abandoned."""
         self._thread.shutdown(wait=not self._abandoned, cancel_futures=True)

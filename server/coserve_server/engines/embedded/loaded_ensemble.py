@@ -1,30 +1,31 @@
-"""One version of an ensemble as it is loaded: all of its members, warm."""
+"""One version of an ensemble, loaded: all members, warm, and the lanes they run on."""
 
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError
 
 import numpy as np
 
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
 from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.outcomes import MemberRun
 
 WARM_UP_S = 120
-"""For one image through one member; one that takes longer would block every later load."""
+"""Limit on one warm-up run of one member; a slower one would block every later load."""
 
 
-class Generation:
-    """An ensemble's members and the lanes they run on, in turn; each member always runs on the same one.
+class LoadedEnsemble:
+    """An ensemble's members and their lanes; a member always runs on the same lane.
 
-    It does not refer to the ensemble: that lives as long as requests hold it, and this as long as that.
+    It does not refer to the ensemble: requests keep the ensemble alive, and the ensemble keeps this alive.
     """
 
     def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane]) -> None:
         """Load and warm every member.
 
         Args:
-            lanes: its own from now on.
+            lanes: threads for the members to share in turn; owned by this object from now on.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
@@ -42,30 +43,31 @@ class Generation:
             raise
 
     def close(self) -> None:
-        """Wait for what runs, then end the threads and free the members."""
+        """Wait for running batches, then end the threads and free the members."""
         for lane in self.lanes:
             lane.close()
         while self.members:
             self.members.pop().close()
 
     def _warm_up(self, ensemble: Ensemble) -> None:
-        """Run one image and, to find exports with a frozen batch, two; check what comes out."""
+        """Run one image and, to find exports with a fixed batch size, two; check the logits."""
         for size in range(1, min(2, ensemble.max_batch_size) + 1):
-            batch = np.zeros((size, *ensemble.preprocessing.shape), np.float32)
+            images = np.zeros((size, *ensemble.preprocessing.shape), np.float32)
             wanted = (size, len(ensemble.labels))
             for loaded in self.members:
-                run = self._run(ensemble, loaded, batch)
+                run = self._run(ensemble, loaded, images)
                 if run.logits is None:
-                    raise misfit(ensemble, loaded.member, f"fails on a batch of {size}: {run.error}")
+                    reason = run.failure.reason if run.failure else "no logits"
+                    raise misfit(ensemble, loaded.member, f"fails on a batch of {size}: {reason}")
                 if run.logits.shape != wanted:
-                    shapes = f"logits {list(run.logits.shape)} where {list(wanted)} is wanted"
+                    shapes = f"logits {list(run.logits.shape)}, expected {list(wanted)}"
                     raise misfit(ensemble, loaded.member, f"gives {shapes} (batch, labels)")
                 if not np.isfinite(run.logits).all():
                     raise misfit(ensemble, loaded.member, "gives logits that are not finite")
 
-    def _run(self, ensemble: Ensemble, loaded: LoadedMember, batch: Batch) -> MemberRun:
+    def _run(self, ensemble: Ensemble, loaded: LoadedMember, images: Images) -> MemberRun:
         call = loaded.call()
-        run = loaded.lane.submit(loaded.run, batch, call)
+        run = loaded.lane.submit(loaded.run, images, call)
         try:
             return run.result(WARM_UP_S)
         except TimeoutError as error:

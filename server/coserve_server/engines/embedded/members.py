@@ -1,4 +1,4 @@
-"""A member as a library of this process runs it."""
+"""A member loaded by a library in this process."""
 
 import asyncio
 import logging
@@ -10,52 +10,58 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch, MemberRun
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.errors import EngineError
+from coserve_server.outcomes import Failure, MemberRun
 
 logger = logging.getLogger(__name__)
 
-STUCK = "still busy with an earlier batch"
+STUCK = Failure("stuck", "still busy with an earlier batch")
 
 
 class Call(Protocol):
     """One run of one batch through one member."""
 
-    def infer(self, batch: Batch) -> NDArray[np.float32]:
-        """Give the logits, in memory of their own; whatever the library raises comes through."""
+    def infer(self, images: Images) -> NDArray[np.float32]:
+        """Return the logits `[N, C]` in memory of their own; the library's errors pass through."""
 
     def stop(self) -> None:
-        """Have the run end early, with an error; called from another thread."""
+        """Make the run end early, with an error; called from another thread."""
 
 
 class LoadedMember(ABC):
-    """A member that is loaded, and the lane that runs it."""
+    """A loaded member and the lane that runs it."""
 
     def __init__(self, member: Member, lane: Lane) -> None:
-        self.member, self.lane = member, lane
+        self.member = member
+        self.lane = lane
 
     @abstractmethod
     def call(self) -> Call:
         """Prepare a run."""
 
-    def close(self) -> None:  # noqa: B027  # most libraries' objects free what they hold when they go
-        """Free it; called once its lane has closed."""
+    def close(self) -> None:  # noqa: B027  # most libraries free what an object holds when it goes
+        """Free the member; called after its lane has closed."""
 
-    def start(self, batch: Batch) -> asyncio.Future[MemberRun]:
-        """Run a batch; when the future is cancelled the run is told to stop, and not waited for."""
+    def start(self, images: Images, request_ids: str = "") -> asyncio.Future[MemberRun]:
+        """Run a batch; cancelling the future tells the run to stop, without waiting for it.
+
+        Args:
+            request_ids: ids of the batch's requests, for the log.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[MemberRun] = loop.create_future()
 
-        def leave_out() -> None:
-            now = time.perf_counter_ns()
-            tell(MemberRun(now, now, self.lane.device, None, STUCK))
-
-        def tell(run: MemberRun) -> None:
+        def finish(run: MemberRun) -> None:
             if not future.done():
                 future.set_result(run)
+
+        def leave_out() -> None:
+            now = time.perf_counter_ns()
+            finish(MemberRun(self.member.name, self.lane.device, now, now, None, STUCK))
 
         if self.lane.stuck:
             leave_out()
@@ -63,8 +69,8 @@ class LoadedMember(ABC):
         call = self.call()
 
         def work() -> None:
-            # Not `asyncio.wrap_future`, whose way back to the event loop is longer.
-            loop.call_soon_threadsafe(tell, self.run(batch, call))
+            # Faster than `asyncio.wrap_future`, which takes more steps back to the event loop.
+            loop.call_soon_threadsafe(finish, self.run(images, call, request_ids))
 
         run = self.lane.enqueue(work, leave_out)
 
@@ -72,59 +78,62 @@ class LoadedMember(ABC):
             if future.cancelled() and not run.cancel():
                 call.stop()
                 self.lane.abandon(run)
-                # A clock may be early by its resolution.
+                # A timer may fire early by the clock's resolution.
                 loop.call_later(lanes.PATIENCE_S + 0.02, self.lane.leave_out)
 
         future.add_done_callback(abandon)
         return future
 
-    def run(self, batch: Batch, call: Call) -> MemberRun:
+    def run(self, images: Images, call: Call, request_ids: str = "") -> MemberRun:
         """Run a batch on this thread; never raises."""
+        name = self.member.name
         device = self.lane.device
         start = time.perf_counter_ns()
         try:
-            logits = call.infer(batch)
+            logits = call.infer(images)
         # The libraries' errors share no base class but Exception.
         except Exception as error:
             end = time.perf_counter_ns()
-            logger.warning("member %s failed: %s", self.member.name, error)
-            return MemberRun(start, end, device, None, first_line(error))
-        return MemberRun(start, time.perf_counter_ns(), device, logits)
+            extra = {"request_id": request_ids} if request_ids else None
+            logger.warning("member %s failed: %s", name, error, extra=extra)
+            return MemberRun(name, device, start, end, None, Failure("failed", first_line(error)))
+        return MemberRun(name, device, start, time.perf_counter_ns(), logits)
 
 
 Load = Callable[[Ensemble, Member, Lane], LoadedMember]
-"""Loads a member that is to run on a lane; called on the lane's own thread.
+"""Loads a member for a lane; called on the lane's own thread.
 
-Raises EngineError where it cannot be loaded, or lacks a tensor its ensemble names."""
+Raises EngineError if the member cannot be loaded, or lacks a tensor that its ensemble names."""
 
 
 def check_tensors(
     ensemble: Ensemble, member: Member, inputs: Mapping[str, str], outputs: Mapping[str, str], fp32: str
 ) -> None:
-    """Require the tensors that the ensemble names, both FP32.
+    """Check that the network has the tensors that the ensemble names, both FP32.
 
     Args:
-        inputs, outputs: the network's, types by name.
+        inputs: the types of the network's inputs, by name.
+        outputs: likewise of its outputs.
         fp32: the library's name of that type.
 
     Raises:
-        EngineError: one is missing or of another type.
+        EngineError: a tensor is missing or of another type.
     """
-    for kind, wanted, found in (
+    for kind, wanted, tensors in (
         ("input", member.input_name, inputs),
         ("output", member.output_name, outputs),
     ):
-        if wanted not in found:
-            raise misfit(ensemble, member, f"has no {kind} {wanted!r} (it has {', '.join(found)})")
-        if found[wanted] != fp32:
-            raise misfit(ensemble, member, f"{kind} {wanted!r} is {found[wanted]}, not FP32")
+        if wanted not in tensors:
+            raise misfit(ensemble, member, f"has no {kind} {wanted!r} (it has {', '.join(tensors)})")
+        if tensors[wanted] != fp32:
+            raise misfit(ensemble, member, f"{kind} {wanted!r} is {tensors[wanted]}, not FP32")
 
 
 def misfit(ensemble: Ensemble, member: Member, reason: str) -> EngineError:
-    """The error that a member cannot be served in its ensemble."""
+    """Return the error that a member cannot be served in its ensemble."""
     return EngineError(f"ensemble {ensemble.name}: member {member.name} ({member.model_path}) {reason}")
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what a library says, or its error's type."""
+    """Return the first line of an error's text, or the error's type."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

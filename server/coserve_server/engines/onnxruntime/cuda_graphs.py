@@ -1,4 +1,4 @@
-"""CUDA graphs: all kernels of one member and batch size, recorded once, then launched together.
+"""CUDA graphs: the kernels of one member and batch size, captured once and launched together.
 
 Protocol: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html, "Using CUDA Graphs"
 """
@@ -11,28 +11,31 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble, Member
 
-GRAPH_ID, NO_GRAPH = "gpu_graph_id", "-1"
-"""The entry of a run's options that names its graph, and what it says of a run that is not to be one."""
+GRAPH_ID = "gpu_graph_id"
+"""Run option that names the graph to capture or launch."""
+NO_GRAPH = "-1"
+"""Value of that option for an ordinary run."""
 
 IDLE_S = 5
-"""How long a recording waits for what runs to end, and all else for it."""
+"""How long a capture waits for running work to end; everything else waits for it meanwhile."""
 
 
-class Recordings:
-    """Lets nobody else use CUDA while a graph is recorded: another thread's call may make that fail."""
+class CaptureLock:
+    """Keeps other threads off CUDA while a graph is captured: any call of theirs may break the capture."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._using, self._recording = 0, False
+        self._using = 0
+        self._capturing = False
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """Use CUDA, beside others who do; not while a graph is recorded."""
+        """Use CUDA beside other users, but not during a capture."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._recording)
+            self._changed.wait_for(lambda: not self._capturing)
             self._using += 1
         try:
             yield
@@ -42,32 +45,32 @@ class Recordings:
                 self._changed.notify_all()
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Use CUDA alone; whoever comes later waits.
+    def capturing(self) -> Iterator[None]:
+        """Use CUDA exclusively; later users wait.
 
         Raises:
-            TimeoutError: a run does not end; the others go on.
+            TimeoutError: running work does not end; the waiting users go on.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._recording)
-            self._recording = True
+            self._changed.wait_for(lambda: not self._capturing)
+            self._capturing = True
         try:
             with self._changed:
                 if not self._changed.wait_for(lambda: self._using == 0, IDLE_S):
-                    raise TimeoutError(f"what runs on the GPUs has not ended within {IDLE_S} s")
+                    raise TimeoutError(f"work on the GPUs has not ended within {IDLE_S} s")
             yield
         finally:
             with self._changed:
-                self._recording = False
+                self._capturing = False
                 self._changed.notify_all()
 
 
-RECORDINGS = Recordings()
-"""Of this process: to CUDA it is one, however many engines and GPUs it has."""
+CAPTURES = CaptureLock()
+"""The process's lock: CUDA captures per process, whatever engines and GPUs it has."""
 
 
 class Graph:
-    """One member's graph for one batch size, and the buffers on the GPU that it reads and writes."""
+    """One member's graph for one batch size, with the GPU buffers that it reads and writes."""
 
     def __init__(
         self,
@@ -77,14 +80,16 @@ class Graph:
         batch_size: int,
         device: tuple[str, int],
     ) -> None:
-        """Record it, on the thread that will run it; whatever ONNX Runtime raises comes through.
+        """Capture the graph on the thread that will run it; ONNX Runtime's errors pass through.
 
         Args:
-            device: ONNX Runtime's name of the kind, and the number.
+            device: ONNX Runtime's device type, and the GPU's number.
         """
-        images, logits = (batch_size, *ensemble.preprocessing.shape), (batch_size, len(ensemble.labels))
-        self._session, self._id = session, str(batch_size)
-        with RECORDINGS.recording():
+        images = (batch_size, *ensemble.preprocessing.shape)
+        logits = (batch_size, len(ensemble.labels))
+        self._session = session
+        self._id = str(batch_size)
+        with CAPTURES.capturing():
             self._images, self._logits = (
                 ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *device)
                 for shape in (images, logits)
@@ -92,12 +97,12 @@ class Graph:
             self._binding = session.io_binding()
             self._binding.bind_ortvalue_input(member.input_name, self._images)
             self._binding.bind_ortvalue_output(member.output_name, self._logits)
-            # This first run is several: ONNX Runtime takes what memory it needs, and then records.
+            # The first run is several: ONNX Runtime allocates memory, and then captures.
             self.run(np.zeros(images, np.float32), ort.RunOptions())
 
-    def run(self, batch: Batch, options: ort.RunOptions) -> NDArray[np.float32]:
-        """Copy the images to where the graph reads them, and launch it."""
+    def run(self, images: Images, options: ort.RunOptions) -> NDArray[np.float32]:
+        """Copy the images to the graph's buffer, launch the graph, and return the logits."""
         options.add_run_config_entry(GRAPH_ID, self._id)
-        self._images.update_inplace(np.ascontiguousarray(batch))
+        self._images.update_inplace(np.ascontiguousarray(images))
         self._session.run_with_iobinding(self._binding, options)
         return np.array(self._logits.numpy())

@@ -1,36 +1,34 @@
-"""Members on NVIDIA's GPUs: each session has a CUDA stream of its own, so those on one GPU run at once.
+"""Members on NVIDIA GPUs. Each session has a CUDA stream, so members on one GPU run concurrently.
 
 Provider: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 """
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, first_line, misfit
-from coserve_server.engines.onnxruntime.cuda_graphs import GRAPH_ID, NO_GRAPH, RECORDINGS, Graph
+from coserve_server.engines.onnxruntime.cuda_graphs import CAPTURES, GRAPH_ID, NO_GRAPH, Graph
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.errors import EngineError, SettingsError
+from coserve_server.errors import SettingsError
 
-if TYPE_CHECKING:
-    from coserve_server.engines.onnxruntime.pinned_memory import PinnedMemory
-
-CUDA, DEVICE = "CUDAExecutionProvider", "cuda"
-"""ONNX Runtime's names of the provider and of its kind of device."""
+CUDA = "CUDAExecutionProvider"
+"""ONNX Runtime's name of the execution provider."""
+DEVICE = "cuda"
+"""ONNX Runtime's name of the device type."""
 
 
 def check_gpus() -> None:
-    """Require an ONNX Runtime that runs networks on GPUs.
+    """Check that ONNX Runtime supports GPUs.
 
     Raises:
-        SettingsError: this one does not.
+        SettingsError: it does not.
     """
     available = ort.get_available_providers()
     if CUDA not in available:
@@ -45,38 +43,43 @@ def check_gpus() -> None:
 
 
 def provider(gpu: int, graphs: bool = False) -> Provider:
-    """The execution provider for the GPU of that number; `graphs` says whether CUDA graphs are recorded."""
+    """Return the execution provider for a GPU.
+
+    Args:
+        gpu: the GPU's number.
+        graphs: whether CUDA graphs will be captured.
+    """
     return CUDA, {"device_id": str(gpu), "enable_cuda_graph": str(int(graphs))}
 
 
 def gpu_device(gpu: int) -> str:
-    """What replies call the GPU of that number."""
+    """Return the name of a GPU in replies."""
     return f"{DEVICE}:{gpu}"
 
 
 def gpu_lanes(ensemble: Ensemble, gpus: Sequence[int]) -> list[Lane]:
-    """One per member; of several GPUs the members take turns."""
+    """Make one lane per member, on the GPUs in turn."""
     return [
         Lane(f"{ensemble.name}-{i}", device=gpu_device(gpus[i % len(gpus)]))
         for i in range(len(ensemble.members))
     ]
 
 
-class Upload:
-    """A batch's copy on one GPU, which all members there read: the first that needs it makes it."""
+class SharedInput:
+    """The copy of a batch on one GPU. The first member there that needs it makes it; all others share it."""
 
     def __init__(self, gpu: int) -> None:
-        self._gpu, self._making = gpu, threading.Lock()
-        self._batch: Batch | None = None
+        self._gpu = gpu
+        self._lock = threading.Lock()
+        self._images: Images | None = None
         self._copy: ort.OrtValue | None = None
 
-    def of(self, batch: Batch) -> ort.OrtValue:
-        """The copy; kept until another batch's takes its place."""
-        with self._making:
-            if self._copy is None or self._batch is not batch:
-                images = np.ascontiguousarray(batch)
-                self._copy = ort.OrtValue.ortvalue_from_numpy(images, DEVICE, self._gpu)
-                self._batch = batch
+    def upload(self, images: Images) -> ort.OrtValue:
+        """Return the copy of these images; it stays until another batch replaces it."""
+        with self._lock:
+            if self._copy is None or self._images is not images:
+                self._copy = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), DEVICE, self._gpu)
+                self._images = images
             return self._copy
 
 
@@ -88,21 +91,23 @@ class GpuMember(LoadedMember):
         member: Member,
         session: ort.InferenceSession,
         lane: Lane,
-        upload: Upload,
+        shared_input: SharedInput,
         graphs: Mapping[int, Graph],
     ) -> None:
         super().__init__(member, lane)
-        self.session, self.binding = session, session.io_binding()
-        self.upload, self.graphs = upload, graphs
+        self.session = session
+        self.binding = session.io_binding()
+        self.shared_input = shared_input
+        self.graphs = graphs
 
     def call(self) -> "_Call":
         """Prepare a run."""
         return _Call(self)
 
     def close(self) -> None:
-        """Free what is on the GPU, while nothing is recorded there."""
-        with RECORDINGS.using():
-            del self.session, self.binding, self.upload, self.graphs
+        """Free the GPU's memory while no graph is being captured."""
+        with CAPTURES.using():
+            del self.session, self.binding, self.shared_input, self.graphs
 
 
 class _Call:
@@ -110,16 +115,17 @@ class _Call:
         self._loaded = loaded
         self._options = ort.RunOptions()
 
-    def infer(self, batch: Batch) -> NDArray[np.float32]:
-        graph = self._loaded.graphs.get(len(batch))
-        with RECORDINGS.using():
-            return self._run(batch) if graph is None else graph.run(batch, self._options)
+    def infer(self, images: Images) -> NDArray[np.float32]:
+        graph = self._loaded.graphs.get(len(images))
+        with CAPTURES.using():
+            return self._run(images) if graph is None else graph.run(images, self._options)
 
-    def _run(self, batch: Batch) -> NDArray[np.float32]:
-        member, binding = self._loaded.member, self._loaded.binding
+    def _run(self, images: Images) -> NDArray[np.float32]:
+        member = self._loaded.member
+        binding = self._loaded.binding
         self._options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
-        binding.bind_ortvalue_input(member.input_name, self._loaded.upload.of(batch))
-        # Bound anew each time: the last run's output has that batch's size.
+        binding.bind_ortvalue_input(member.input_name, self._loaded.shared_input.upload(images))
+        # Bind anew each time: the last run's output has that batch's size.
         binding.bind_output(member.output_name, "cpu")
         self._loaded.session.run_with_iobinding(binding, self._options)
         logits: NDArray[np.float32]
@@ -133,41 +139,30 @@ class _Call:
 class GpuLoader:
     """Loads members onto the GPUs that their lanes name."""
 
-    def __init__(
-        self, gpus: Sequence[int], graphs: Sequence[int] = (), pinned: "PinnedMemory | None" = None
-    ) -> None:
-        """Of these numbers.
+    def __init__(self, gpus: Sequence[int], graphs: Sequence[int] = ()) -> None:
+        """Prepare to load onto these GPUs.
 
         Args:
-            graphs: sizes of the batches that are run as CUDA graphs.
-            pinned: what is to have room for the members' batches.
+            gpus: their numbers.
+            graphs: batch sizes to capture as CUDA graphs.
 
         Raises:
-            SettingsError: this ONNX Runtime runs nothing on GPUs.
+            SettingsError: this ONNX Runtime has no support for GPUs.
         """
         check_gpus()
-        self._gpus = {gpu_device(gpu): (gpu, Upload(gpu)) for gpu in gpus}
-        self._graphs, self._pinned = graphs, pinned
+        self._gpus = {gpu_device(gpu): (gpu, SharedInput(gpu)) for gpu in gpus}
+        self._graphs = graphs
 
     def __call__(self, ensemble: Ensemble, member: Member, lane: Lane) -> GpuMember:
-        """Load a member, and record its graphs; see `embedded.members.Load`."""
-        gpu, upload = self._gpus[lane.device]
+        """Load a member and capture its graphs; see `embedded.members.Load`."""
+        gpu, shared_input = self._gpus[lane.device]
         sizes = [size for size in self._graphs if size <= ensemble.max_batch_size]
-        with RECORDINGS.using():
-            self._reserve(ensemble, member, gpu)
+        with CAPTURES.using():
             session = create_session(ensemble, member, lane.threads, provider(gpu, bool(sizes)))
         try:
             graphs = {size: Graph(session, ensemble, member, size, (DEVICE, gpu)) for size in sizes}
         # ONNX Runtime's errors share no base class but Exception.
         except Exception as error:
-            reason = f"cannot be recorded as a CUDA graph: {first_line(error)}"
+            reason = f"cannot be captured as a CUDA graph: {first_line(error)}"
             raise misfit(ensemble, member, reason) from error
-        return GpuMember(member, session, lane, upload, graphs)
-
-    def _reserve(self, ensemble: Ensemble, member: Member, gpu: int) -> None:
-        if self._pinned is None:
-            return
-        try:
-            self._pinned.reserve((ensemble.max_batch_size, *ensemble.preprocessing.shape), gpu)
-        except EngineError as error:
-            raise misfit(ensemble, member, f"gets no pinned memory for its batches: {error}") from error
+        return GpuMember(member, session, lane, shared_input, graphs)

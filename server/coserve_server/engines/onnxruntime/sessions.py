@@ -1,4 +1,4 @@
-"""A member's network as ONNX Runtime runs it."""
+"""Members as ONNX Runtime sessions."""
 
 import functools
 import logging
@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles.ensemble import Ensemble, Member
@@ -15,32 +15,32 @@ from coserve_server.ensembles.ensemble import Ensemble, Member
 logger = logging.getLogger(__name__)
 
 WARNING, FATAL = 2, 4
-"""ONNX Runtime's numbers of severities."""
+"""ONNX Runtime's severity levels."""
 
 Provider = tuple[str, dict[str, str]]
-"""Name and options of an execution provider."""
+"""An execution provider's name and options."""
 
 CPU: Provider = ("CPUExecutionProvider", {})
 
 
 def _forward(severity: int, _category: str, member: str, _place: str, message: str) -> None:
-    """Put a warning into the server's log; errors come as exceptions anyway."""
+    """Write a warning to the server's log; errors arrive as exceptions anyway."""
     if severity == WARNING:
         _warn(member, message)
 
 
 @functools.lru_cache(1000)
 def _warn(member: str, message: str) -> None:
-    """Each once: some would come again with every batch."""
+    """Log each warning once: some repeat with every batch."""
     logger.warning("ONNX Runtime: %s: %s", member, message)
 
 
-# Older versions can only write to standard error, past the server's log, or be silent.
+# Older versions write to standard error, bypassing the server's log, or not at all.
 _FORWARDS = hasattr(ort, "set_default_logger_callback")
 if _FORWARDS:
     ort.set_default_logger_callback(_forward, WARNING)
 
-# One arena for all sessions: of arenas of their own each keeps what its largest batch took, used or not.
+# One arena for all sessions: a session's own would keep what its largest batch took.
 ort.create_and_register_allocator(
     ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT), None
 )
@@ -60,13 +60,14 @@ class CpuMember(LoadedMember):
 
 class _Call:
     def __init__(self, session: ort.InferenceSession, member: Member) -> None:
-        self._session, self._member = session, member
+        self._session = session
+        self._member = member
         self._options = ort.RunOptions()
 
-    def infer(self, batch: Batch) -> NDArray[np.float32]:
+    def infer(self, images: Images) -> NDArray[np.float32]:
         member = self._member
         logits: NDArray[np.float32]
-        (logits,) = self._session.run([member.output_name], {member.input_name: batch}, self._options)
+        (logits,) = self._session.run([member.output_name], {member.input_name: images}, self._options)
         return logits
 
     def stop(self) -> None:
@@ -74,31 +75,31 @@ class _Call:
 
 
 def load_member(ensemble: Ensemble, member: Member, lane: Lane) -> CpuMember:
-    """Load a member for the CPU; see `embedded.members.Load`."""
+    """Load a member onto the CPU; see `embedded.members.Load`."""
     return CpuMember(member, create_session(ensemble, member, lane.threads), lane)
 
 
 def create_session(
     ensemble: Ensemble, member: Member, threads: int, provider: Provider = CPU
 ) -> ort.InferenceSession:
-    """Load a network; with one thread, what runs on the CPU runs on the thread that calls it.
+    """Load a network. With one thread, work on the CPU runs on the calling thread.
 
     Raises:
-        EngineError: it cannot be loaded, or lacks a tensor its ensemble names.
+        EngineError: the network cannot be loaded, or lacks a tensor that its ensemble names.
     """
     options = ort.SessionOptions()
     options.log_severity_level = WARNING if _FORWARDS else FATAL
     options.logid = str(member.model_path)
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A pool that spins while it waits takes the cores from the member that runs beside it.
+    # A spinning idle pool would take the cores from the other members.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
-    # Weights outlive batches: between these in the arena they would leave gaps when they are freed.
+    # Weights outlive batches; in the arena, freeing them would leave gaps.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     on_cpu = provider[0] == CPU[0]
     if not on_cpu:
-        # Rather an error than a network that runs in part on the CPU.
+        # Fail rather than run parts of the network on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = ort.InferenceSession(member.model_path, options, [provider], enable_fallback=0)

@@ -1,4 +1,4 @@
-"""How a connection to a Triton server is made."""
+"""Connections to Triton servers."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from coserve_server.settings import Settings
 
 Metadata = Sequence[tuple[str, str]]
 
-# A name with several addresses is one channel that takes them in turn; a call lost with one goes to the next.
+# One channel takes all addresses of a name in turn, and retries a lost call on the next one.
 # https://github.com/grpc/grpc/blob/master/doc/service_config.md
 SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -30,20 +30,20 @@ OPTIONS = [
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # A Triton that comes back is to be found within two seconds.
+    # Find a Triton that comes back within two seconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
-    # gRPC also limits one attempt to connect by this.
+    # This also limits one attempt to connect.
     ("grpc.min_reconnect_backoff_ms", 1000),
-    # Triton is a neighbour: an environment's proxy for the internet does not lead to it.
+    # Triton is a neighbour: the environment's proxy for the internet does not lead to it.
     ("grpc.enable_http_proxy", 0),
-    # Connections of its own, so that closing the channel closes them.
+    # Do not share connections, so that closing the channel closes them.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
 
 def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
-    """A channel to `HOST:PORT`, encrypted if the settings say so; it connects when it is first used."""
+    """Open a channel to `HOST:PORT`, encrypted if the settings say so; it connects on first use."""
     target = f"dns:///{address}"
     if not settings.triton_tls:
         return grpc.aio.insecure_channel(target, OPTIONS)
@@ -58,8 +58,8 @@ def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
     return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root, key, certificate), OPTIONS)
 
 
-def metadata(settings: Settings) -> Metadata:
-    """What every call carries: the bearer token (RFC 6750, section 2.1), if there is one."""
+def call_metadata(settings: Settings) -> Metadata:
+    """Return the metadata of every call: the bearer token (RFC 6750, section 2.1), if there is one."""
     if settings.triton_token is None:
         return ()
     return (("authorization", f"Bearer {settings.triton_token.get_secret_value()}"),)

@@ -1,4 +1,4 @@
-"""One Triton server: what it has loaded, and calls to it."""
+"""One Triton server: the models it has loaded, and calls to it."""
 
 import asyncio
 import logging
@@ -15,20 +15,23 @@ from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.triton_config import read_ensemble
 from coserve_server.errors import RepositoryError
-from coserve_server.observability.record import current
 
 logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT_S = 1
-"""A server that does not say within this time what it has loaded counts as lost."""
+"""A server that does not list its models within this time counts as lost."""
 NOT_LOADED = "not loaded"
 NO_ANSWER = f"did not answer within {LOOK_TIMEOUT_S} s"
-# Nothing is wrong with the request: another server may well answer it.
+# Nothing is wrong with the request: another server may answer it.
 ELSEWHERE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND)
 
 
 class CallError(Exception):
-    """A call failed; `elsewhere` says whether another server may do better."""
+    """A call failed.
+
+    Attributes:
+        elsewhere: whether another server may succeed.
+    """
 
     def __init__(self, message: str, elsewhere: bool = False) -> None:
         super().__init__(message)
@@ -36,18 +39,17 @@ class CallError(Exception):
 
 
 class Endpoint:
-    """A Triton server, known by what it tells over gRPC alone.
+    """A Triton server, known only through its gRPC service.
 
-    tritonclient's generated stub is used rather than its client class, which hides status codes and leaves
-    no call to cancel.
+    It uses tritonclient's generated stub: the client class hides status codes and calls to cancel.
 
     Attributes:
-        address: its HOST:PORT.
-        error: why it does not answer; None while it does. At first it has not been asked.
-        loaded: name and version of what it has loaded.
-        missing: why models that it lists are not loaded, by name.
-        ensembles: the ensembles it can run, wholly or in part; kept while it does not answer.
-        shares_memory: whether it sees the shared memory region.
+        address: HOST:PORT.
+        error: why the server does not answer; None while it does.
+        loaded: name and version of each loaded model.
+        missing: why models that the server lists are not loaded, by name.
+        ensembles: the ensembles that the server can run, wholly or in part; kept while it does not answer.
+        shares_memory: whether the server has the shared memory registered.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Endpoint:
         self.missing: Mapping[str, str] = {}
         self.ensembles: dict[str, Ensemble] = {}
         self.shares_memory = False
-        self._channel, self._metadata, self._memory = channel, metadata, memory
+        self._channel = channel
+        self._metadata = metadata
+        self._memory = memory
         self._stub = GRPCInferenceServiceStub(channel)
         self._described: set[tuple[str, str]] | None = None
         self._configs: Mapping[str, Any] = {}
@@ -67,26 +71,28 @@ class Endpoint:
         self._dropped: set[grpc.aio.UnaryUnaryCall[Any, Any]] = set()
 
     def ready(self, member: Member) -> bool:
-        """Whether it answers and has the version of the member loaded that the ensemble asks for."""
+        """Return whether the server answers and has loaded the member in the ensemble's version."""
         if self.error is not None:
             return False
         if member.version is not None:
             return (member.name, str(member.version)) in self.loaded
         return any(name == member.name for name, _ in self.loaded)
 
-    async def look(self) -> None:
-        """Ask what is loaded, and for the ensembles' descriptions if that has changed; never raises."""
+    async def refresh(self) -> None:
+        """Ask for the loaded models, and for their configurations if these changed; never raises."""
         try:
             index = await self._ask("RepositoryIndex", messages.RepositoryIndexRequest())
             loaded = {(model.name, model.version) for model in index.models if model.state == "READY"}
-            same = loaded == self._described and await self._are_as_described()
+            same = loaded == self._described and await self._unchanged()
             ensembles = self.ensembles if same else await self._describe(loaded)
             if self._memory is not None:
                 await self._share(self._memory)
         except CallError as error:
             if self.error is None:
                 logger.warning("%s: %s", self.address, error)
-            self.error, self.shares_memory, self._described = str(error), False, None
+            self.error = str(error)
+            self.shares_memory = False
+            self._described = None
             return
         names = {name for name, _ in loaded}
         self.loaded = loaded
@@ -96,26 +102,33 @@ class Endpoint:
             if model.name not in names
         }
         if ensembles is not None:
-            self.ensembles, self._described = ensembles, loaded
+            self.ensembles = ensembles
+            self._described = loaded
         if self.error is not None:
             logger.info("%s answers", self.address)
-        self.error, self.shares_memory = None, self._memory is not None
+        self.error = None
+        self.shares_memory = self._memory is not None
 
-    async def infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
+    async def infer(
+        self, request: messages.ModelInferRequest, traceparent: str | None = None
+    ) -> messages.ModelInferResponse:
         """Run a model; cancelling the caller cancels the call at the server.
 
+        Args:
+            traceparent: the trace and span that the server's spans belong to (W3C Trace Context).
+
         Raises:
-            CallError: the server refuses, fails, is not reached, or `drop_calls` gave it up.
+            CallError: the server refuses, fails or is unreachable, or `drop_calls` cancelled the call.
         """
         metadata = self._metadata
-        if trace := current().traceparent:
-            metadata = (*metadata, ("traceparent", trace))
+        if traceparent is not None:
+            metadata = (*metadata, ("traceparent", traceparent))
         call = self._stub.ModelInfer(request, metadata=metadata)
         self._calls.add(call)
         try:
             return await call
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from error
+            raise _translate(error) from error
         except asyncio.CancelledError:
             if call in self._dropped and not _is_cancelled():
                 raise CallError(NO_ANSWER, elsewhere=True) from None
@@ -125,7 +138,7 @@ class Endpoint:
             self._dropped.discard(call)
 
     def drop_calls(self) -> None:
-        """Give up what runs, so that it can run elsewhere."""
+        """Cancel running calls, so that other servers can take them."""
         for call in self._calls:
             self._dropped.add(call)
             call.cancel()
@@ -133,9 +146,9 @@ class Endpoint:
     async def close(self) -> None:
         """Unregister the shared memory and close the connections."""
         if self.shares_memory and self._memory is not None:
-            unregister = f"{self._memory.kind}Unregister"
+            request = messages.SystemSharedMemoryUnregisterRequest(name=self._memory.name)
             try:
-                await self._ask(unregister, _message(unregister)(name=self._memory.name))
+                await self._ask("SystemSharedMemoryUnregister", request)
             except CallError as error:
                 logger.warning("%s: shared memory: %s", self.address, error)
         await self._channel.close()
@@ -145,12 +158,12 @@ class Endpoint:
         try:
             return await call(request, metadata=self._metadata, timeout=LOOK_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from error
+            raise _translate(error) from error
 
     async def _describe(self, loaded: set[tuple[str, str]]) -> dict[str, Ensemble] | None:
-        """The ensembles among the loaded models; None where these are just changing.
+        """Return the ensembles among the loaded models; None while the models are changing.
 
-        An ensemble that Triton unloaded together with one of its members is kept for the others' sake.
+        An ensemble that Triton unloaded together with one member is kept, since the others still run.
         """
         configs = await self._ask_configs({name for name, _ in loaded})
         if configs is None:
@@ -166,17 +179,17 @@ class Endpoint:
                 try:
                     ensembles[name] = read_ensemble(name, version, configs, f"{self.address}: {name}")
                 except RepositoryError as error:
-                    # Triton may serve ensembles that have nothing to do with this project.
+                    # Triton may serve ensembles of other kinds.
                     logger.warning("not served: %s", error)
         self._configs = {name: configs[name] for name in ensembles if name in configs}
         return ensembles
 
-    async def _are_as_described(self) -> bool:
-        """Whether no ensemble was loaded anew under the version that it had."""
+    async def _unchanged(self) -> bool:
+        """Return whether no ensemble was reloaded under its old version."""
         return await self._ask_configs(self._configs) == self._configs
 
     async def _ask_configs(self, names: Iterable[str]) -> dict[str, Any] | None:
-        """Configurations by name; None where a model is just changing."""
+        """Return configurations by name; None while a model is changing."""
         names = sorted(names)
         asked = [self._ask("ModelConfig", messages.ModelConfigRequest(name=name)) for name in names]
         try:
@@ -186,32 +199,28 @@ class Endpoint:
         return {name: answer.config for name, answer in zip(names, answers, strict=True)}
 
     async def _share(self, memory: SharedMemory) -> None:
-        """Make the shared memory known to the server, unless it is."""
-        status = f"{memory.kind}Status"
-        if memory.name in (await self._ask(status, _message(status)())).regions:
+        """Register the shared memory with the server, unless it is registered."""
+        status = await self._ask("SystemSharedMemoryStatus", messages.SystemSharedMemoryStatusRequest())
+        if memory.name in status.regions:
             return
         try:
-            await self._ask(f"{memory.kind}Register", memory.registration())
+            await self._ask("SystemSharedMemoryRegister", memory.registration())
         except CallError as error:
             raise CallError(f"cannot use this machine's shared memory: {error}", elsewhere=True) from error
 
-    def _translated(self, error: grpc.aio.AioRpcError) -> CallError:
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return CallError(NO_ANSWER, elsewhere=True)
-        return CallError(first_line(error.details() or error.code().name), error.code() in ELSEWHERE)
 
-
-def _message(call: str) -> Any:
-    """The type of what a call is asked with."""
-    return getattr(messages, f"{call}Request")
+def _translate(error: grpc.aio.AioRpcError) -> CallError:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return CallError(NO_ANSWER, elsewhere=True)
+    return CallError(first_line(error.details() or error.code().name), error.code() in ELSEWHERE)
 
 
 def first_line(text: str) -> str:
-    """The first line of a message that may hold a traceback."""
+    """Return the first line of a message that may hold a traceback."""
     return next(iter(text.strip().splitlines()), "")
 
 
 def _is_cancelled() -> bool:
-    """Whether this task itself was cancelled, and not only what it waits for; Python 3.10 cannot tell."""
+    """Return whether this task itself was cancelled, not only its call; Python 3.10 cannot tell."""
     task = asyncio.current_task()
     return sys.version_info >= (3, 11) and task is not None and task.cancelling() > 0

@@ -1,29 +1,27 @@
-"""Images in memory that this process and Triton servers on the same machine both see.
+"""Images in memory shared with Triton servers on the same machine.
 
-Protocol: Triton's shared memory extensions,
+Protocol: Triton's system shared memory extension,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_shared_memory.md
 """
 
 import os
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from multiprocessing import shared_memory
 from pathlib import Path
-from typing import Any, ClassVar
 from uuid import uuid4
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as messages
 
-from coserve_server.engines.base import Batch
+from coserve_server.engines.base import Images
 from coserve_server.errors import SettingsError
 
 ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a batch lies in the region of that name, in bytes."""
+class Slot:
+    """The bytes of a region that one batch occupies."""
 
     region: str
     offset: int
@@ -31,90 +29,66 @@ class Place:
 
     @property
     def end(self) -> int:
-        """The next byte that another batch may use."""
+        """The first byte that another batch may use."""
         return self.offset + -(-self.size // ALIGNMENT) * ALIGNMENT
 
 
-class SharedMemory(ABC):
-    """A region that holds the batches in progress; closed, it is gone.
+class SharedMemory:
+    """A region of POSIX shared memory for the batches in progress; `close` removes it.
 
     Attributes:
-        kind: what the names of Triton's calls for it begin with.
-        name: by which Triton knows it.
+        name: Triton's name of the region.
         size: bytes.
     """
 
-    kind: ClassVar[str]
-
     def __init__(self, size: int) -> None:
-        self.name, self.size = f"coserve-{uuid4().hex}", size
-        self._places: list[Place] = []
-
-    @abstractmethod
-    def registration(self) -> Any:
-        """The message that makes it known to a Triton server."""
-
-    def put(self, batch: Batch) -> Place | None:
-        """Copy a batch into the first gap that holds it; None where there is none."""
-        index, offset = 0, 0
-        for place in self._places:
-            if place.offset - offset >= batch.nbytes:
-                break
-            index, offset = index + 1, place.end
-        if self.size - offset < batch.nbytes:
-            return None
-        place = Place(self.name, offset, batch.nbytes)
-        self._write(batch, offset)
-        self._places.insert(index, place)
-        return place
-
-    def free(self, place: Place) -> None:
-        """Let other batches use the place."""
-        self._places.remove(place)
-
-    @abstractmethod
-    def _write(self, batch: Batch, offset: int) -> None: ...
-
-    @abstractmethod
-    def close(self) -> None:
-        """Give the memory back."""
-
-
-class SystemSharedMemory(SharedMemory):
-    """A region of POSIX shared memory."""
-
-    kind = "SystemSharedMemory"
-
-    def __init__(self, size: int) -> None:
-        """Take that many bytes.
+        """Allocate `size` bytes.
 
         Raises:
-            SettingsError: the system has not so many.
+            SettingsError: the system does not have that much shared memory.
         """
-        super().__init__(size)
+        self.name = f"coserve-{uuid4().hex}"
+        self.size = size
+        self._slots: list[Slot] = []
         try:
             self._region = shared_memory.SharedMemory(self.name, create=True, size=size)
             try:
-                # Now, rather than a signal at the first batch that does not fit.
-                with Path("/dev/shm", self.name).open("r+b") as file:  # noqa: S108  # where they are
+                # Without this, the first batch that does not fit would be a SIGBUS.
+                with Path("/dev/shm", self.name).open("r+b") as file:  # noqa: S108  # where regions live
                     os.posix_fallocate(file.fileno(), 0, size)
             except OSError:
                 self.close()
                 raise
         except OSError as error:
-            fault = f"triton_shared_memory_mib: no {size >> 20} MiB of shared memory: {error.strerror}"
+            fault = f"triton_shared_memory_mib: cannot allocate {size >> 20} MiB: {error.strerror}"
             raise SettingsError([fault]) from error
 
-    def registration(self) -> Any:
-        """By the name that the operating system has for it."""
+    def registration(self) -> messages.SystemSharedMemoryRegisterRequest:
+        """Return the message that registers the region with a Triton server."""
         return messages.SystemSharedMemoryRegisterRequest(
             name=self.name, key=f"/{self.name}", offset=0, byte_size=self.size
         )
 
-    def _write(self, batch: Batch, offset: int) -> None:
-        np.ndarray(batch.shape, np.float32, self._region.buf, offset)[...] = batch
+    def put(self, images: Images) -> Slot | None:
+        """Copy a batch into the first gap that holds it; return None if none does."""
+        index = offset = 0
+        for slot in self._slots:
+            if slot.offset - offset >= images.nbytes:
+                break
+            index += 1
+            offset = slot.end
+        if self.size - offset < images.nbytes:
+            return None
+        slot = Slot(self.name, offset, images.nbytes)
+        np.ndarray(images.shape, np.float32, self._region.buf, offset)[...] = images
+        self._slots.insert(index, slot)
+        return slot
+
+    def free(self, slot: Slot) -> None:
+        """Let other batches use the slot."""
+        self._slots.remove(slot)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Return the memory to the system."""
         self._region.close()
         self._region.unlink()

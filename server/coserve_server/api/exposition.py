@@ -1,4 +1,4 @@
-"""The metrics in Prometheus' terms, made when they are asked for."""
+"""Exports the metrics in Prometheus' data model; each scrape builds them from the counters."""
 
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from coserve_server.pipeline.classifier import Classifier
 
 
 def registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
-    """A registry of its own for one server, with what its process and interpreter use."""
+    """Return a registry for one server, including process and interpreter metrics."""
     own = CollectorRegistry()
     own.register(_Served(classifier))
     own.register(_Requests(metrics))
@@ -36,14 +36,14 @@ def registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None
 
 
 class _Served(Collector):
-    """What is served now."""
+    """Reports what is served now."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.core = classifier
 
     def collect(self) -> Iterator[Metric]:
         core = self.core
-        build = InfoMetricFamily("coserve_build", "Version of the server, and what executes its members.")
+        build = InfoMetricFamily("coserve_build", "Version of the server, and its engine.")
         build.add_metric([], {"version": version("coserve"), "engine": core.settings.engine})
         yield build
         text = "Classification requests in progress; those beyond coserve_requests_limit are refused."
@@ -51,28 +51,26 @@ class _Served(Collector):
         limit = core.settings.max_requests
         yield GaugeMetricFamily("coserve_requests_limit", "The setting max_requests.", limit)
         yield self._gauge("info", "1 for every version that is served.", lambda _: 1)
-        yield self._gauge("ready", "1 where its quorum of members is ready, else 0.", core.catalogue.ready)
+        yield self._gauge("ready", "1 if its quorum of members is ready, else 0.", core.catalogue.ready)
         yield self._gauge("quorum", "Members that must answer.", core.catalogue.quorum)
         yield self._gauge("members", "Members it has.", lambda ensemble: len(ensemble.members))
-        yield self._gauge(
-            "members_ready", "Members that can answer.", lambda one: len(core.engine.ready_members(one))
-        )
+        yield self._gauge("members_ready", "Members that can answer.", core.catalogue.ready_members)
         text = "1 for a model whose newest version cannot be loaded; the log says why."
         errors = GaugeMetricFamily("coserve_model_load_error", text, labels=["model"])
-        for name in core.engine.load_errors:
+        for name in core.catalogue.load_errors:
             errors.add_metric([name], 1)
         yield errors
 
     def _gauge(self, name: str, text: str, of: Callable[[Ensemble], float]) -> Metric:
         family = GaugeMetricFamily(f"coserve_model_{name}", text, labels=("model", "version"))
         for model in self.core.catalogue.ensembles:
-            for ensemble in self.core.engine.versions(model):
+            for ensemble in self.core.catalogue.versions(model):
                 family.add_metric((model, ensemble.version), of(ensemble))
         return family
 
 
 class _Reloads(Collector):
-    """What became of changes of the repository."""
+    """Reports the outcomes of reloads."""
 
     def __init__(self, reloader: Reloader) -> None:
         self.reloader = reloader
@@ -86,7 +84,7 @@ class _Reloads(Collector):
 
 
 class _Requests(Collector):
-    """What became of requests."""
+    """Reports the outcomes of requests."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -110,7 +108,7 @@ class _Requests(Collector):
 
 
 class _Models(Collector):
-    """What models did."""
+    """Reports what the models did."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -171,6 +169,6 @@ class _Models(Collector):
 
 
 def _buckets(histogram: Histogram) -> Iterable[tuple[str, float]]:
-    """Upper bounds, and how many values each is not below."""
+    """Return the upper bounds with cumulative counts."""
     bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
     return zip(bounds, accumulate(histogram.counts), strict=True)

@@ -1,0 +1,105 @@
+"""Reads the images of a classification request from a body in any of its three forms."""
+
+import asyncio
+import base64
+import binascii
+
+from fastapi import Request
+from pydantic import BaseModel, Field
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from coserve_server.api.requests.bodies import arriving, parse_json, read_body
+from coserve_server.errors import (
+    BadBodyError,
+    BadImageError,
+    InvalidParametersError,
+    TooManyImagesError,
+    UnsupportedTypeError,
+)
+from coserve_server.images.decode import EncodedImage
+from coserve_server.settings import Settings
+
+FIELD = "files"
+"""Multipart field of the images."""
+
+
+class ClassifyRequest(BaseModel, extra="forbid"):
+    """The JSON form of a classification request."""
+
+    images: list[str] = Field(description="Image files in base64 (RFC 4648, section 4).")
+
+
+async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
+    """Read the images of a multipart, `image/*` or JSON body, within the limits on bytes, time and number.
+
+    Raises:
+        RequestError: see `errors`; the rest of the body is not read then.
+    """
+    content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type == "multipart/form-data":
+        return await _read_multipart(request, settings)
+    if content_type == "application/json":
+        body = await read_body(request, settings)
+        return await asyncio.to_thread(_decode_json, body, settings.max_images)
+    if content_type.startswith("image/"):
+        return [EncodedImage(await read_body(request, settings))]
+    raise UnsupportedTypeError(
+        f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
+        f"{FIELD!r}, image/*, or application/json"
+    )
+
+
+def _decode_json(body: bytes, max_images: int) -> list[EncodedImage]:
+    texts = parse_json(ClassifyRequest, body, max_images).images
+    return [EncodedImage(_decode_base64(text, index)) for index, text in enumerate(texts)]
+
+
+def _decode_base64(text: str, index: int) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImageError(f"image {index}: not base64: {error}") from error
+
+
+class _Parser(MultiPartParser):
+    """Starlette's parser, which would accept a body that is cut off between two parts."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """Note that the last boundary has arrived."""
+        self.ended = True
+
+
+async def _read_multipart(request: Request, settings: Settings) -> list[EncodedImage]:
+    charset = parse_options_header(request.headers["Content-Type"])[1].get(b"charset", b"utf-8")
+    # Some of Python's codecs fail on any bytes, or give text that no answer can repeat.
+    if charset.lower() != b"utf-8":
+        raise BadBodyError("multipart body: the charset of its names must be utf-8")
+    stream = arriving(request, settings, settings.max_body_bytes)
+    # One more than allowed: `Classifier` reports an excess of one, this parser a greater one.
+    parser = _Parser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
+    # Keep parts in memory, which the limit on bytes bounds, rather than on disk.
+    parser.spool_max_size = settings.max_body_bytes
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise TooManyImagesError(f"more than the {settings.max_images} images allowed") from error
+        raise BadBodyError(f"multipart body: {error.message}") from error
+    try:
+        if not parser.ended:
+            raise BadBodyError("multipart body: it ends before its last boundary")
+        return [await _read_part(name, part) for name, part in form.multi_items()]
+    finally:
+        await form.close()
+
+
+async def _read_part(name: str, part: UploadFile | str) -> EncodedImage:
+    if name != FIELD:
+        raise InvalidParametersError(f"unknown multipart field {name!r}; images go in {FIELD!r}")
+    if isinstance(part, str):
+        raise InvalidParametersError(f"multipart field {FIELD!r} has no file name, so it is not a file")
+    return EncodedImage(await part.read(), part.filename)

@@ -1,4 +1,4 @@
-"""The container's health check: `python healthcheck.py /healthz` succeeds where the gateway answers 200."""
+"""Check a container's health: `python healthcheck.py /healthz` succeeds if the gateway responds with 200."""
 
 import os
 import ssl
@@ -7,7 +7,7 @@ import urllib.request
 
 scheme = "https" if os.environ.get("COSERVE_TLS_CERTIFICATE") else "http"
 port = os.environ.get("COSERVE_PORT", "8000")
-# The certificate is for the names that clients use, not for this machine's own address.
+# The certificate is for the names that clients use, not for 127.0.0.1.
 context = ssl._create_unverified_context()  # noqa: S323
 direct = urllib.request.build_opener(
     urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)

@@ -37,7 +37,7 @@ def test_mistakes_are_one_line(file: Path) -> None:
         ),
         (
             ["create", "a b"],
-            "error: 'a b' is no name of a key: use at most 64 letters, digits, dots, - and _",
+            "error: 'a b' is not a valid key name: use at most 64 letters, digits, dots, - and _",
         ),
         (["revoke", "ops"], f"error: {file} has no key 'ops'; it has lab"),
     ):

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from coserve_server.api import problems
 from coserve_server.api.middleware import observing, security
-from coserve_server.api.middleware.unread_bodies import UnreadBodies
+from coserve_server.api.middleware.lingering_close import LingeringClose
 from coserve_server.api.v1 import routes as v1
 from coserve_server.api.v2 import repository as v2_repository
 from coserve_server.api.v2 import routes as v2
@@ -51,7 +51,7 @@ def build_app(
     )
     problems.install(app, {"/v2": error_response})
     security.install(app, classifier.settings, keys)
-    app.add_middleware(UnreadBodies)
+    app.add_middleware(LingeringClose)
     observing.install(app, classifier, tracer, reloader)
     app.state.classifier = classifier
     app.state.reloader = reloader

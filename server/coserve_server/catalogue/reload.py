@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.ensembles.ensemble import Ensemble, Stamp
-from coserve_server.ensembles.repository import Contents, read_contents, read_stamps
+from coserve_server.ensembles.repository import RepositoryContents, read_contents, read_stamps
 from coserve_server.errors import EngineError, OutOfMemoryError, RepositoryError, UnknownModelError
 from coserve_server.machine.memory import available_bytes
 
@@ -98,7 +98,7 @@ class Reloader:
             self._unloaded.add(name)
             await self._replace(name, ())
 
-    async def _try_replace(self, name: str, contents: Contents) -> str | None:
+    async def _try_replace(self, name: str, contents: RepositoryContents) -> str | None:
         """Serve a model as the repository has it; return why that failed, if it did."""
         try:
             if name in contents.errors:

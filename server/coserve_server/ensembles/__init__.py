@@ -1,1 +1,1 @@
-"""Ensembles as a Triton model repository describes them."""
+"""Ensembles, read from a Triton model repository."""

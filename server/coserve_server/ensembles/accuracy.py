@@ -1,4 +1,4 @@
-"""What was measured of an ensemble's subsets of members before it was served: `provenance.accuracy`."""
+"""Measured accuracy of an ensemble and of subsets of its members: `provenance.accuracy`."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from coserve_server.images.preprocess import Finite
 
 
 class Measured(BaseModel):
-    """What some members reached on a test set; keys that serving does not use are ignored."""
+    """The scores of some members on a test set; keys that serving does not use are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -16,13 +16,13 @@ class Measured(BaseModel):
 
 
 class Subset(Measured):
-    """What the mean of these members, by index, reached."""
+    """The scores of the mean of these members, by index."""
 
     members: tuple[NonNegativeInt, ...]
 
 
 class Accuracy(BaseModel):
-    """The accuracy of the whole ensemble, of each member, and of subsets of them."""
+    """The scores of the whole ensemble, of each member, and of subsets of the members."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -30,16 +30,16 @@ class Accuracy(BaseModel):
     members: tuple[Measured, ...] = ()
     subsets: tuple[Subset, ...] = ()
 
-    def of_member(self, index: int) -> "Accuracy":
-        """What was measured of one member alone."""
+    def for_member(self, index: int) -> "Accuracy":
+        """Return the scores of one member as those of an ensemble of its own."""
         return Accuracy(ensemble=self.members[index]) if index < len(self.members) else Accuracy()
 
     def top1(self, used: Sequence[int], size: int) -> float | None:
-        """The measured share of right first answers of the members `used`; None where nobody measured it.
+        """Return the measured top-1 accuracy of the members `used`; None if it was not measured.
 
         Args:
             used: indices of members, ascending.
-            size: how many members the ensemble has.
+            size: number of members of the ensemble.
         """
         for subset in self.subsets:
             if sorted(subset.members) == list(used):

@@ -9,7 +9,7 @@ from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 from coserve_server.images.preprocess import Preprocessing
 
 Stamp = tuple[str, int, int, int]
-"""A file's path, size in bytes, and the times of its last change and of its inode's, in nanoseconds."""
+"""A file's path, its size in bytes, and its modification and inode change times in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class Member:
     """One network of an ensemble.
 
     Attributes:
-        version: the version its ensemble asks for; None for the newest.
-        input_name: its tensor that takes the images, FP32 `[N, 3, H, W]`.
-        output_name: its tensor that gives the logits, FP32 `[N, C]`.
-        weight: its share in the mean, relative to the others'.
-        batches: whether Triton makes batches of the requests to it.
-        model_path: its ONNX file; None where a Triton server holds it.
-        stamps: of that file and those beside it, which tell it from one that takes its place.
+        version: the version that the ensemble requires; None for the newest.
+        input_name: the tensor of the images, FP32 `[N, 3, H, W]`.
+        output_name: the tensor of the logits, FP32 `[N, C]`.
+        weight: its share in the mean, relative to the other members' weights.
+        batches: whether Triton batches requests to it.
+        model_path: its ONNX file; None if a Triton server has it.
+        stamps: stamps of the files in the ONNX file's folder, to detect that they are replaced.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """S members that see the same images and whose logits are averaged.
+    """S members that receive the same images, and whose logits are averaged.
 
     Attributes:
-        input_name: its tensor that takes the images, FP32 `[N, 3, H, W]`.
-        output_name: its tensor that gives the averaged logits, FP32 `[N, C]`.
-        part_of: the ensemble whose member alone this is; None for a whole one.
+        input_name: the tensor of the images, FP32 `[N, 3, H, W]`.
+        output_name: the tensor of the averaged logits, FP32 `[N, C]`.
+        part_of: the whole ensemble, if this is one of its members alone.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Ensemble:
 
     @property
     def whole(self) -> "Ensemble":
-        """What the engine has loaded: this, or the ensemble that this is a part of."""
+        """Return what the engine has loaded: this ensemble, or the one that it is a part of."""
         return self.part_of or self
 
     def version_of(self, member: Member) -> str:
-        """The version the ensemble asks for, else that of the file, else the ensemble's own."""
+        """Return the version that the ensemble requires, else the file's, else the ensemble's own."""
         if member.version is not None:
             return str(member.version)
         return member.model_path.parent.name if member.model_path else self.version
 
     def alone(self, member: Member) -> "Ensemble":
-        """One of the members as an ensemble of its own."""
+        """Return a member as an ensemble of its own."""
         index = self.members.index(member)
         return replace(
             self,
@@ -81,6 +81,6 @@ class Ensemble:
             output_name=member.output_name,
             members=(member,),
             provenance={},
-            accuracy=self.accuracy.of_member(index),
+            accuracy=self.accuracy.for_member(index),
             part_of=self,
         )

@@ -1,4 +1,4 @@
-"""Reads a model repository in NVIDIA Triton's layout from its files, for the embedded engine."""
+"""Read a model repository in NVIDIA Triton's layout, for the embedded engines."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ CONFIG = "config.pbtxt"
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a model repository has.
+class RepositoryContents:
+    """The ensembles of a model repository; each is either in `versions` or in `errors`.
 
     Attributes:
-        versions: of each ensemble, those that its version policy serves, newest last, at least one.
-        errors: what is wrong with a model, by its name; an ensemble is in one of the two.
+        versions: by name, the versions that the ensemble's version policy serves, newest last; at least one.
+        errors: by name, what is wrong with a model.
     """
 
     versions: Mapping[str, tuple[Ensemble, ...]]
@@ -34,16 +34,16 @@ def read_repository(folder: Path) -> dict[str, Ensemble]:
     """Read the newest version of every ensemble of a model repository, by name.
 
     Raises:
-        RepositoryError: there is none, or one is broken.
+        RepositoryError: there is no ensemble, or one is broken.
     """
     return {name: versions[-1] for name, versions in read_versions(folder).items()}
 
 
 def read_versions(folder: Path) -> Mapping[str, tuple[Ensemble, ...]]:
-    """Read every ensemble of a model repository: by name its versions, newest last.
+    """Read the versions of every ensemble of a model repository, by name, newest last.
 
     Raises:
-        RepositoryError: there is none, or one is broken.
+        RepositoryError: there is no ensemble, or one is broken.
     """
     contents = read_contents(folder)
     for error in contents.errors.values():
@@ -51,52 +51,55 @@ def read_versions(folder: Path) -> Mapping[str, tuple[Ensemble, ...]]:
     return contents.versions
 
 
-def read_contents(folder: Path) -> Contents:
-    """Read every ensemble of a model repository, sound or not.
+def read_contents(folder: Path) -> RepositoryContents:
+    """Read every ensemble of a model repository, and collect the errors of broken ones.
 
     Raises:
-        RepositoryError: there is none.
+        RepositoryError: the folder does not exist, or has no ensemble.
     """
     if not folder.is_dir():
         raise RepositoryError(f"{folder} is not a folder")
     configs: dict[str, Any] = {}
     errors: dict[str, str] = {}
     versions: dict[str, tuple[Ensemble, ...]] = {}
-    for name in sorted(map(os.path.basename, _folders(folder))):
+    for name in sorted(map(os.path.basename, _list_folders(folder))):
         if not (folder / name / CONFIG).exists():
             continue
-        with _collected(errors, name):
+        with _collect(errors, name):
             configs[name] = _read_config(folder / name / CONFIG, name)
     for name, config in configs.items():
         if config.HasField("ensemble_scheduling"):
-            with _collected(errors, name):
-                versions[name] = _ensembles(folder, name, configs, errors)
+            with _collect(errors, name):
+                versions[name] = _read_versions(folder, name, configs, errors)
     if not versions and not errors:
         raise RepositoryError(f"{folder} has no ensemble: no */{CONFIG} has an ensemble_scheduling")
-    return Contents(versions, errors)
+    return RepositoryContents(versions, errors)
 
 
 def read_stamps(folder: Path) -> frozenset[Stamp]:
-    """Stamps of every model's configuration and the files of its versions; equal ones mean nothing changed.
+    """Read the stamps of all configurations and version files; equal stamps mean that nothing changed.
 
     Raises:
         OSError: the folder cannot be read.
     """
     return frozenset(
-        stamp for model in _folders(folder) for place in (model, *_folders(model)) for stamp in _stamps(place)
+        stamp
+        for model in _list_folders(folder)
+        for place in (model, *_list_folders(model))
+        for stamp in _stamp_files(place)
     )
 
 
 def check_unchanged(ensemble: Ensemble) -> None:
-    """Raise RepositoryError where the files of a member are not those that the ensemble was read with."""
+    """Raise RepositoryError if the files of a member changed since the ensemble was read."""
     for member in ensemble.members:
-        if member.model_path is not None and _stamps(member.model_path.parent) != member.stamps:
+        if member.model_path is not None and _stamp_files(member.model_path.parent) != member.stamps:
             raise RepositoryError(f"{member.model_path} changed while it was loaded")
 
 
 @contextmanager
-def _collected(errors: dict[str, str], name: str) -> Iterator[None]:
-    """Keep an error for its model, and go on with the next."""
+def _collect(errors: dict[str, str], name: str) -> Iterator[None]:
+    """Keep the model's error, so that the next model is read."""
     try:
         yield
     except RepositoryError as error:
@@ -105,14 +108,14 @@ def _collected(errors: dict[str, str], name: str) -> Iterator[None]:
         errors[name] = f"{name} cannot be read: {error}"
 
 
-def _folders(folder: str | os.PathLike[str]) -> list[str]:
-    """What an export builds is hidden until it is whole."""
+def _list_folders(folder: str | os.PathLike[str]) -> list[str]:
+    """List visible folders; an export is hidden until it is complete."""
     with os.scandir(folder) as entries:
         return [one.path for one in entries if one.is_dir() and not one.name.startswith(".")]
 
 
-def _stamps(folder: str | os.PathLike[str]) -> tuple[Stamp, ...]:
-    """Of the files in a folder; empty where it has just gone."""
+def _stamp_files(folder: str | os.PathLike[str]) -> tuple[Stamp, ...]:
+    """Return the stamps of the files in a folder, or none if the folder has just been removed."""
     stamps = []
     try:
         with os.scandir(folder) as entries:
@@ -135,19 +138,19 @@ def _read_config(path: Path, name: str) -> Any:
     return config
 
 
-def _ensembles(
+def _read_versions(
     folder: Path, name: str, configs: Mapping[str, Any], errors: Mapping[str, str]
 ) -> tuple[Ensemble, ...]:
-    """The versions of an ensemble that its policy serves."""
+    """Read the versions of an ensemble that its policy serves."""
     source = folder / name / CONFIG
-    served = _served(configs[name].version_policy, _versions(folder / name, source))
+    served = _apply_policy(configs[name].version_policy, _list_versions(folder / name, source))
     if not served:
-        raise RepositoryError(f"{source}: version_policy serves none of the versions there are")
-    return tuple(_ensemble(folder, name, version, served[-1], configs, errors) for version in served)
+        raise RepositoryError(f"{source}: version_policy serves none of the existing versions")
+    return tuple(_read_version(folder, name, version, served[-1], configs, errors) for version in served)
 
 
-def _served(policy: Any, versions: list[int]) -> list[int]:
-    """What Triton's version policy makes of version folders."""
+def _apply_policy(policy: Any, versions: list[int]) -> list[int]:
+    """Select the versions that Triton's version policy serves."""
     if policy.HasField("all"):
         return versions
     if policy.HasField("specific"):
@@ -155,7 +158,7 @@ def _served(policy: Any, versions: list[int]) -> list[int]:
     return versions[-(policy.latest.num_versions or 1) :]
 
 
-def _ensemble(
+def _read_version(
     folder: Path,
     name: str,
     version: int,
@@ -163,40 +166,40 @@ def _ensemble(
     configs: Mapping[str, Any],
     errors: Mapping[str, str],
 ) -> Ensemble:
-    """A version of an ensemble, from the configuration in its own folder where there is one."""
-    source, own = folder / name / CONFIG, folder / name / str(version) / CONFIG
+    """Read a version of an ensemble; a configuration in the version's own folder takes precedence."""
+    source = folder / name / CONFIG
+    own = folder / name / str(version) / CONFIG
     if own.is_file():
-        source, configs = own, {**configs, name: _read_config(own, name)}
+        source = own
+        configs = {**configs, name: _read_config(own, name)}
     steps = configs[name].ensemble_scheduling.step
     if source != own and version != newest and any(step.model_version > 0 for step in steps):
-        raise RepositoryError(
-            f"{source}: its steps are those of version {newest}; version {version} needs {own}"
-        )
+        raise RepositoryError(f"{source}: its steps are for version {newest}; version {version} needs {own}")
     for step in steps:
         if step.model_name in errors:
             raise RepositoryError(errors[step.model_name])
     ensemble = read_ensemble(name, str(version), configs, str(source))
     members = tuple(
-        _with_files(member, folder / member.name, configs[member.name], source) for member in ensemble.members
+        _find_files(member, folder / member.name, configs[member.name], source) for member in ensemble.members
     )
     return replace(ensemble, members=members)
 
 
-def _with_files(member: Member, folder: Path, config: Any, source: Path) -> Member:
-    path = _model_path(folder, member, config, source)
-    return replace(member, model_path=path, stamps=_stamps(path.parent))
+def _find_files(member: Member, folder: Path, config: Any, source: Path) -> Member:
+    path = _find_model(folder, member, config, source)
+    return replace(member, model_path=path, stamps=_stamp_files(path.parent))
 
 
-def _model_path(folder: Path, member: Member, config: Any, source: Path) -> Path:
-    """The file of the version the ensemble asks for, or of the highest that the policy allows."""
+def _find_model(folder: Path, member: Member, config: Any, source: Path) -> Path:
+    """Find the file of the version that the ensemble requires, or of the newest that the policy allows."""
     if config.backend != "onnxruntime" and config.platform != "onnxruntime_onnx":
         raise RepositoryError(
             f"{source}: step {member.name!r}: backend must be 'onnxruntime', not {config.backend!r}"
         )
     filename = str(config.default_model_filename) or "model.onnx"
     if Path(filename).name != filename:
-        raise RepositoryError(f"{source}: step {member.name!r}: {filename!r} is no name of a file")
-    versions = _versions(folder, source)
+        raise RepositoryError(f"{source}: step {member.name!r}: {filename!r} is not a file name")
+    versions = _list_versions(folder, source)
     if member.version is not None:
         versions = [version for version in versions if version == member.version]
     elif config.version_policy.HasField("specific"):
@@ -205,14 +208,14 @@ def _model_path(folder: Path, member: Member, config: Any, source: Path) -> Path
     present = [file for file in files if file.is_file()]
     if not present:
         raise RepositoryError(
-            f"{source}: step {member.name!r}: no version folder of it has the wanted {filename}"
+            f"{source}: step {member.name!r}: no version folder that the ensemble can use has {filename}"
         )
     return present[-1]
 
 
-def _versions(folder: Path, source: Path) -> list[int]:
-    """Numbers of a model's version folders, ascending, at least one."""
-    found = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
-    if not found:
+def _list_versions(folder: Path, source: Path) -> list[int]:
+    """List the numbers of a model's version folders, ascending, at least one."""
+    versions = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    if not versions:
         raise RepositoryError(f"{source}: {folder} has no version folder, such as {folder / '1'}")
-    return found
+    return versions

@@ -15,21 +15,21 @@ from coserve_server.images.preprocess import Positive, Preprocessing
 
 
 def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: str) -> Ensemble:
-    """Make an ensemble of its own and its members' configurations.
+    """Read an ensemble from its own and its members' configurations.
 
     Args:
-        version: of the ensemble.
+        version: the ensemble's version.
         configs: `ModelConfig` messages by model name.
-        source: where the ensemble's configuration comes from, for messages.
+        source: where the ensemble's configuration comes from, for error messages.
 
     Raises:
-        RepositoryError: it does not follow docs/model-repository.md; the text begins with `source`.
+        RepositoryError: the ensemble does not follow docs/model-repository.md; the text begins with `source`.
     """
-    return _Reader(name, version, configs, source).ensemble()
+    return _Reader(name, version, configs, source).read_ensemble()
 
 
 class _Provenance(BaseModel):
-    """What serving itself uses of the provenance."""
+    """The parts of the provenance that serving uses."""
 
     accuracy: Accuracy = Accuracy()
     calibration: Calibration = UNCALIBRATED
@@ -39,42 +39,46 @@ class _Reader:
     """Reads one ensemble; every error names its source."""
 
     def __init__(self, name: str, version: str, configs: Mapping[str, Any], source: str) -> None:
-        self.name, self.version, self.configs, self.source = name, version, configs, source
+        self.name = name
+        self.version = version
+        self.configs = configs
         self.config = configs[name]
+        self.source = source
 
-    def ensemble(self) -> Ensemble:
+    def read_ensemble(self) -> Ensemble:
         config = self.config
         if config.max_batch_size < 1:
             raise self.error("max_batch_size must be at least 1")
-        preprocessing: Preprocessing = self.parameter("preprocessing", Preprocessing)
-        labels: list[str] = self.parameter("labels", list[str])
-        size = list(preprocessing.shape)
-        image = self.tensor("input", config.input, size)
-        logits = self.tensor("output", config.output, [len(labels)])
-        provenance: _Provenance = self.parameter("provenance", _Provenance, default=_Provenance())
+        preprocessing: Preprocessing = self.read_parameter("preprocessing", Preprocessing)
+        labels: list[str] = self.read_parameter("labels", list[str])
+        image = self.check_tensor("input", config.input, list(preprocessing.shape))
+        logits = self.check_tensor("output", config.output, [len(labels)])
+        provenance: _Provenance = self.read_parameter("provenance", _Provenance, default=_Provenance())
         return Ensemble(
             name=self.name,
             version=self.version,
             max_batch_size=config.max_batch_size,
             input_name=image,
             output_name=logits,
-            members=self.members(image, logits),
+            members=self.read_members(image, logits),
             preprocessing=preprocessing,
             labels=tuple(labels),
-            provenance=self.parameter("provenance", dict[str, Any], default={}),
+            provenance=self.read_parameter("provenance", dict[str, Any], default={}),
             accuracy=provenance.accuracy,
             calibration=provenance.calibration,
         )
 
-    def members(self, image: str, logits: str) -> tuple[Member, ...]:
+    def read_members(self, image: str, logits: str) -> tuple[Member, ...]:
         steps = list(self.config.ensemble_scheduling.step)
         if len(steps) < 2:
             raise self.error("ensemble_scheduling needs a step per member and the mean as last step")
         mean = steps.pop()
-        weights: list[float] = self.parameter("weights", list[Positive], default=[1.0] * len(steps))
+        weights: list[float] = self.read_parameter("weights", list[Positive], default=[1.0] * len(steps))
         if len(weights) != len(steps):
             raise self.error(f"parameter weights has {len(weights)} numbers for {len(steps)} members")
-        members = tuple(self.member(step, image, weight) for step, weight in zip(steps, weights, strict=True))
+        members = tuple(
+            self.read_member(step, image, weight) for step, weight in zip(steps, weights, strict=True)
+        )
         averaged = [source for step in steps for source in step.output_map.values()]
         if sorted(mean.input_map.values()) != sorted(averaged):
             raise self.error(f"the last step ({mean.model_name}) must take the output of every other step")
@@ -82,7 +86,7 @@ class _Reader:
             raise self.error(f"the last step ({mean.model_name}) must give {logits!r}")
         return members
 
-    def member(self, step: Any, image: str, weight: float) -> Member:
+    def read_member(self, step: Any, image: str, weight: float) -> Member:
         name = step.model_name
         config = self.configs.get(name)
         if config is None:
@@ -101,8 +105,8 @@ class _Reader:
         batches = config.HasField("dynamic_batching")
         return Member(name, version, input_name, next(iter(step.output_map)), weight, batches)
 
-    def tensor(self, field: str, tensors: Iterable[Any], dims: list[int]) -> str:
-        """Name of the ensemble's only input or output, which must be FP32 of the given dimensions."""
+    def check_tensor(self, field: str, tensors: Iterable[Any], dims: list[int]) -> str:
+        """Check the ensemble's only input or output, and return its name."""
         tensors = list(tensors)
         if len(tensors) != 1:
             raise self.error(f"there must be one {field}, not {len(tensors)}")
@@ -110,8 +114,8 @@ class _Reader:
             raise self.error(f"{field} {tensors[0].name!r} must be TYPE_FP32 with dims {dims}")
         return str(tensors[0].name)
 
-    def parameter(self, key: str, kind: Any, default: Any = None) -> Any:
-        """A parameter's JSON, checked against `kind`; an error where it is missing and has no default."""
+    def read_parameter(self, key: str, kind: Any, default: Any = None) -> Any:
+        """Read a parameter's JSON and check it against `kind`; without a default it must exist."""
         if key not in self.config.parameters:
             if default is None:
                 raise self.error(f"parameter {key} is missing")

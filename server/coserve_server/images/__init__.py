@@ -1,1 +1,1 @@
-"""From encoded bytes to tensors."""
+"""Decode images and turn them into tensors."""

@@ -8,17 +8,17 @@ from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from coserve_server.errors import BadImageError
 
-# What photographs come as. Pillow knows many more: decoders that start programs, read byte by byte in Python
-# (PPM) or have a history of faults. No bytes reach them.
+# The formats of photographs. Pillow's other decoders may start programs, read byte by byte in Python (PPM) or
+# have a history of vulnerabilities, so they are not used.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 
-# Of all text in a PNG together, as Pillow has it of each; unpacking its 64 MiB would take a second.
+# Limit a PNG's total text to Pillow's limit for one chunk: unpacking the default of 64 MiB takes a second.
 PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
 
 MAX_RLE_PIXELS = 2**20
-"""Of a run-length encoded BMP: Pillow decodes these in Python, for seconds per megapixel."""
+"""Limit for run-length encoded BMPs, which Pillow decodes in Python, taking seconds per megapixel."""
 
-# EXIF orientation (CIPA DC-008, tag 0x0112) to what makes the image upright.
+# The transposition that turns an image upright, by EXIF orientation (CIPA DC-008, tag 0x0112).
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -32,7 +32,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file as it was sent; `filename` is None where the request gives none."""
+    """An image file as it was sent; `filename` is None if the request has none."""
 
     data: bytes
     filename: str | None = None
@@ -41,10 +41,11 @@ class EncodedImage:
 def decode(data: bytes, max_pixels: int) -> Image.Image:
     """Decode an image file to upright 8-bit RGB, as a viewer would show it on a white page.
 
-    EXIF orientation is applied; of an animation the first frame counts; 16-bit grey is scaled to 8 bits.
+    Apply the EXIF orientation, take the first frame of an animation, and scale 16-bit grey to 8 bits.
 
     Raises:
-        BadImageError: not an image in one of `FORMATS`, broken, truncated, or of more than `max_pixels`.
+        BadImageError: the data is not an image in one of `FORMATS`, is broken or truncated, or has more than
+            `max_pixels`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -52,16 +53,16 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             if image.tile and image.tile[0][0] == "bmp_rle":
                 check_pixels(image.size, min(max_pixels, MAX_RLE_PIXELS))
             image.load()
-            # A frame may turn out larger than the header says.
+            # A frame can be larger than the header says.
             check_pixels(image.size, max_pixels)
-            return _to_rgb(_upright(image))
+            return _to_rgb(_turn_upright(image))
     except (BadImageError, MemoryError):
         raise
     except UnidentifiedImageError as error:
         raise BadImageError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
     except Image.DecompressionBombError as error:
         raise BadImageError(f"more than the {max_pixels} pixels allowed") from error
-    # Pillow's plugins raise whatever their parser met: struct.error, SyntaxError, EOFError and others.
+    # Pillow's plugins raise any error of their parsers: struct.error, SyntaxError, EOFError and others.
     except Exception as error:
         raise BadImageError(f"broken or truncated: {error}") from error
 
@@ -73,10 +74,10 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
         raise BadImageError(f"{width} x {height} pixels, more than the {max_pixels} allowed")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    # A viewer shows a photograph whose metadata is damaged; the parser raises many kinds of error.
+    # Viewers show photographs with damaged metadata; the parser raises many kinds of errors.
     except Exception:
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
@@ -98,7 +99,7 @@ def _grey16_to_rgb(image: Image.Image) -> Image.Image:
     grey = np.asarray(image)
     if grey.min() < 0 or grey.max() > 0xFFFF:
         raise BadImageError("samples of more than 16 bits")
-    # A table takes one byte per pixel; arithmetic would take eight, several times over.
+    # A table takes one byte per pixel; arithmetic would take eight, for several arrays.
     scaled = np.rint(np.arange(0x10000) / 257).astype(np.uint8)[grey]
     scaled[grey == image.info.get("transparency", -1)] = 255
     return Image.fromarray(scaled).convert("RGB")

@@ -17,7 +17,7 @@ _INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resam
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes a network's input: the repository's `preprocessing` parameter."""
+    """The `preprocessing` parameter of a repository: how an image becomes a network's input."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,11 +30,11 @@ class Preprocessing(BaseModel):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of one image's tensor: channels, height, width."""
+        """Return the shape of an image's tensor: channels, height, width."""
         return 3, self.height, self.width
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> "Preprocessing":
+    def _check_crop(self) -> "Preprocessing":
         if self.resize_size is not None and self.resize_size < max(self.height, self.width):
             raise ValueError("resize_size is less than height or width")
         return self
@@ -44,10 +44,10 @@ def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArr
     """Resize, crop and normalise an RGB image.
 
     Returns:
-        FP32 `[3, height, width]`, `(pixel / 255 - mean) / std`.
+        `(pixel / 255 - mean) / std`, FP32 `[3, height, width]`.
 
     Raises:
-        BadImageError: resized, the image would have more than `max_pixels`: it is far too long and thin.
+        BadImageError: the image is so long and thin that it would have more than `max_pixels` when resized.
     """
     if how.resize_size is None:
         size = (how.width, how.height)
@@ -58,7 +58,8 @@ def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArr
         check_pixels(size, max_pixels)
         image = image.resize(size, _INTERPOLATIONS[how.interpolation])
     if image.size != (how.width, how.height):
-        left, top = round((image.width - how.width) / 2), round((image.height - how.height) / 2)
+        left = round((image.width - how.width) / 2)
+        top = round((image.height - how.height) / 2)
         image = image.crop((left, top, left + how.width, top + how.height))
     factor, shift = _normalisation(how.mean, how.std)
     tensor = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
@@ -71,6 +72,7 @@ def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int) -> NDArr
 def _normalisation(
     mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What 8-bit channels are multiplied with, and what is added then, both `[3, 1, 1]`."""
-    factor, shift = 1 / (255 * np.array(std)), -np.array(mean) / np.array(std)
+    """Return the factor for 8-bit channels and the shift to add then, both `[3, 1, 1]`."""
+    factor = 1 / (255 * np.array(std))
+    shift = -np.array(mean) / np.array(std)
     return factor.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]

@@ -1,1 +1,1 @@
-"""What this process may use of the machine: cores and memory."""
+"""The cores and the memory that this process may use."""

@@ -1,15 +1,15 @@
-"""Linux' control groups, which limit what the process may use: cgroups(7)."""
+"""Linux control groups, which limit a process's CPU time and memory: cgroups(7)."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 
-def cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Folder and version (1 or 2) of each group the process is in, and of all their parents that are visible.
+def find_cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Find the folders of the process's groups and their visible parents, each with its version (1 or 2).
 
     Args:
-        root: where `proc` and `sys` lie.
-        controller: such as `cpu`, whose hierarchies of version 1 are looked at.
+        root: folder of `proc` and `sys`.
+        controller: a controller of version 1, such as `cpu`.
     """
     for mount_root, mount_point, version, controllers in _mounts(root):
         if version == 1 and controller not in controllers:
@@ -17,15 +17,15 @@ def cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
         group = _group(root, version, controller)
         if group is None:
             continue
-        # Without a cgroup namespace the path counts from the host's root, the mount from the container's.
+        # Without a cgroup namespace, the path starts at the host's root but the mount at the container's.
         inside = group.relative_to(mount_root) if group.is_relative_to(mount_root) else Path()
         top = root / mount_point.relative_to("/")
         for folder in [top / inside, *(top / parent for parent in inside.parents)]:
             yield folder, version
 
 
-def read(path: Path) -> str:
-    """The file's text, empty where it does not exist: not every system has control groups."""
+def read_file(path: Path) -> str:
+    """Read a file, or return an empty text if it is missing: not every system has control groups."""
     try:
         return path.read_text()
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -33,21 +33,23 @@ def read(path: Path) -> str:
 
 
 def _mounts(root: Path) -> Iterator[tuple[Path, Path, int, list[str]]]:
-    """(root within the hierarchy, mount point, version, super options) of each cgroup mount.
+    """Read the cgroup mounts from proc_pid_mountinfo(5).
 
-    The line format is proc_pid_mountinfo(5)'s.
+    Returns:
+        For each mount: its root within the hierarchy, mount point, version, super options.
     """
-    for line in read(root / "proc/self/mountinfo").splitlines():
+    for line in read_file(root / "proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
-        fields, (filesystem, *rest) = before.split(), after.split() or [""]
+        fields = before.split()
+        filesystem, *rest = after.split() or [""]
         if filesystem in ("cgroup", "cgroup2") and len(fields) > 4:
             version = 2 if filesystem == "cgroup2" else 1
             yield Path(fields[3]), Path(fields[4]), version, rest[-1].split(",") if rest else []
 
 
 def _group(root: Path, version: int, controller: str) -> Path | None:
-    """The process's group in one hierarchy; the lines are `id:controllers:path`."""
-    for line in read(root / "proc/self/cgroup").splitlines():
+    """Return the process's group in one hierarchy; the lines are `id:controllers:path`."""
+    for line in read_file(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "" if version == 2 else controller in controllers.split(","):

@@ -6,25 +6,27 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coserve_server.machine.cgroups import cgroup_folders, read
+from coserve_server.machine.cgroups import find_cgroup_folders, read_file
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+M_ARENA_MAX = -8
 FREED_MEMORY = {
     "MALLOC_ARENA_MAX": (M_ARENA_MAX, 2),
     "MALLOC_MMAP_THRESHOLD_": (M_MMAP_THRESHOLD, 2**20),
     "MALLOC_TRIM_THRESHOLD_": (M_TRIM_THRESHOLD, 4 * 2**20),
 }
-"""Parameters of mallopt(3) and their values, by the variables that set them too."""
+"""mallopt(3)'s parameters and values, by the environment variables that can set them instead."""
 
 
 def return_freed_memory() -> None:
-    """Have what is freed go back to the system, where the C library is glibc; before threads are started.
+    """Make glibc return freed memory to the system; call this before starting threads.
 
-    By itself glibc makes up to eight arenas per core, each of which keeps what its threads freed; and once a
-    large block was freed, later ones come from there too. Half an hour of mixed load and reloads cost 250 MB.
-    A variable in the environment goes before the value here.
+    By default, glibc makes up to eight arenas per core, each of which keeps the memory that its threads
+    freed; and after a large block is freed, later large blocks come from an arena too. Half an hour of mixed
+    load and reloads cost 250 MB. Environment variables take precedence. Other C libraries are left alone.
     """
-    mallopt = _of_c_library("mallopt")
+    mallopt = _find_function("mallopt")
     if mallopt is not None:
         for variable, (parameter, value) in FREED_MEMORY.items():
             if variable not in os.environ:
@@ -32,51 +34,52 @@ def return_freed_memory() -> None:
 
 
 def trim_memory() -> None:
-    """Have also go back what was freed between blocks in use, where the C library is glibc (malloc_trim(3)).
+    """Also return free memory between blocks in use, if the C library is glibc (malloc_trim(3)).
 
-    Without it 120 reloads of six small ensembles ended at 316 MB and not at 261. It took up to 5 ms, in which
-    other threads' allocations may wait.
+    After 120 reloads of six small ensembles the process had 261 MB with this and 316 MB without. A call took
+    up to 5 ms, in which other threads' allocations may wait.
     """
-    malloc_trim = _of_c_library("malloc_trim")
+    malloc_trim = _find_function("malloc_trim")
     if malloc_trim is not None:
         malloc_trim(0)
 
 
-def _of_c_library(name: str) -> Any:
+def _find_function(name: str) -> Any:
+    """Find a function of the C library; None if there is none."""
     return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
 
 
 def available_bytes(root: Path = Path("/")) -> float:
-    """What the process may take before something is swapped out or killed; infinite where nothing says.
+    """Return how much memory the process can take before swapping or being killed; infinite if unknown.
 
-    The least of the kernel's own estimate for the machine (`MemAvailable`, proc_meminfo(5)) and what the
-    limits of the process's control groups leave, page cache not counted as used.
+    This is the minimum of the kernel's estimate for the machine (`MemAvailable`, proc_meminfo(5)) and of what
+    the limits of the process's control groups leave. Page cache does not count as used.
 
     Args:
-        root: where `proc` and `sys` lie; tests give a folder.
+        root: folder of `proc` and `sys`; tests use a temporary one.
     """
-    return min([*_machine(root), *_groups(root)], default=float("inf"))
+    return min([*_read_machine(root), *_read_groups(root)], default=float("inf"))
 
 
-def _machine(root: Path) -> Iterator[int]:
-    for line in read(root / "proc/meminfo").splitlines():
+def _read_machine(root: Path) -> Iterator[int]:
+    for line in read_file(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield int(line.split()[1]) * 1024
 
 
-def _groups(root: Path) -> Iterator[int]:
-    for folder, version in cgroup_folders(root, "memory"):
+def _read_groups(root: Path) -> Iterator[int]:
+    for folder, version in find_cgroup_folders(root, "memory"):
         two = version == 2
-        limit = read(folder / ("memory.max" if two else "memory.limit_in_bytes")).strip()
-        used = read(folder / ("memory.current" if two else "memory.usage_in_bytes")).strip()
+        limit = read_file(folder / ("memory.max" if two else "memory.limit_in_bytes")).strip()
+        used = read_file(folder / ("memory.current" if two else "memory.usage_in_bytes")).strip()
         if limit.isdecimal() and used.isdecimal():
-            cache = _page_cache(folder, "" if two else "total_")
+            cache = _read_page_cache(folder, "" if two else "total_")
             yield max(0, int(limit) - int(used) + cache)
 
 
-def _page_cache(folder: Path, prefix: str) -> int:
-    """Of files, which the kernel drops before it kills anything."""
-    lines = (line.split() for line in read(folder / "memory.stat").splitlines())
+def _read_page_cache(folder: Path, prefix: str) -> int:
+    """Return the bytes of cached files, which the kernel drops before it kills a process."""
+    lines = (line.split() for line in read_file(folder / "memory.stat").splitlines())
     return sum(
         int(value) for name, value in lines if name in (f"{prefix}active_file", f"{prefix}inactive_file")
     )

@@ -1,1 +1,1 @@
-"""API keys, TLS, and the files they come from."""
+"""API keys, TLS, and their files."""

@@ -1,15 +1,15 @@
-"""Tells whether a file that is read again when it changes has changed."""
+"""Detect changes of files that are reloaded."""
 
 from pathlib import Path
 
-LOOK_S = 1.0
-"""Least time between two looks."""
+CHECK_INTERVAL_S = 1.0
+"""Minimum time between two checks."""
 
 FileStamp = tuple[int, int, int] | None
 
 
-def file_stamp(file: Path) -> FileStamp:
-    """Differs from the one before when the file, or what a link leads to, does; None where there is none."""
+def read_stamp(file: Path) -> FileStamp:
+    """Return a value that changes when the file or its link's target changes; None if there is no file."""
     try:
         status = file.stat()
     except OSError:

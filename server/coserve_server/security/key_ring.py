@@ -1,30 +1,29 @@
-"""The API keys that are valid now, read again when their file changes."""
+"""The valid API keys, reloaded when their file changes."""
 
-import hmac
 import logging
 import time
 from pathlib import Path
 
 from coserve_server.errors import KeysError
-from coserve_server.security.file_stamp import LOOK_S, file_stamp
-from coserve_server.security.keys import ApiKey, digest, read_keys
+from coserve_server.security.file_stamp import CHECK_INTERVAL_S, read_stamp
+from coserve_server.security.keys import ApiKey, compute_digest, read_keys
 
 logger = logging.getLogger(__name__)
-
-_HALF = 16
 
 
 class KeyRing:
     """The keys of one file."""
 
-    def __init__(self, file: Path, look_s: float = LOOK_S) -> None:
-        """Read the file; it is looked at again at most once in `look_s` seconds.
+    def __init__(self, file: Path, interval_s: float = CHECK_INTERVAL_S) -> None:
+        """Read the file, and check it for changes at most once in `interval_s` seconds.
 
         Raises:
             KeysError: the file is broken, or has no key.
         """
-        self._file, self._look_s = file, look_s
-        self._stamp, self._next_look = file_stamp(file), time.monotonic() + look_s
+        self._file = file
+        self._interval_s = interval_s
+        self._stamp = read_stamp(file)
+        self._next_check = time.monotonic() + interval_s
         self._keys = _index(read_keys(file))
         if not self._keys:
             raise KeysError(
@@ -32,28 +31,26 @@ class KeyRing:
             )
 
     def find(self, key: bytes) -> ApiKey | None:
-        """What is known of a key; None if it is not valid."""
-        if time.monotonic() >= self._next_look:
-            self._look()
-        digested = digest(key)
-        # Nobody can choose a key by its digest, so the time this look-up takes tells nothing of a valid key.
-        found = self._keys.get(digested[:_HALF])
-        return found if found is not None and hmac.compare_digest(found.digest, digested) else None
+        """Return the record of a key; None if the key is not valid."""
+        if time.monotonic() >= self._next_check:
+            self._reload()
+        # Nobody can choose a key by its digest, so lookup time reveals nothing about valid keys.
+        return self._keys.get(compute_digest(key))
 
-    def _look(self) -> None:
-        """Read the file again if it changed; a broken one changes nothing, and is logged once."""
-        self._next_look = time.monotonic() + self._look_s
-        stamp = file_stamp(self._file)
+    def _reload(self) -> None:
+        """Read the file again if it changed; a broken file changes nothing and is logged once."""
+        self._next_check = time.monotonic() + self._interval_s
+        stamp = read_stamp(self._file)
         if stamp == self._stamp:
             return
         self._stamp = stamp
         try:
             self._keys = _index(read_keys(self._file))
         except KeysError as error:
-            logger.error("%s; the keys read before stay valid, revoked ones too", error)
+            logger.error("%s; the previous keys stay valid, even revoked ones", error)
         else:
-            logger.info("API keys: %s has %d now", self._file, len(self._keys))
+            logger.info("API keys: %s now has %d", self._file, len(self._keys))
 
 
 def _index(keys: list[ApiKey]) -> dict[bytes, ApiKey]:
-    return {key.digest[:_HALF]: key for key in keys}
+    return {key.digest: key for key in keys}

@@ -1,4 +1,4 @@
-"""API keys: a file with one `name:role:digest` per line, which `coserve keys` writes and the server reads."""
+"""API keys in a file with one `name:role:digest` per line; `coserve keys` writes it, the server reads it."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from coserve_server.errors import KeysError
 Role = Literal["infer", "admin"]
 ROLES: tuple[str, ...] = get_args(Role)
 PREFIX = "coserve_"
-"""Lets people and scanners of leaked secrets see what a key is for."""
+"""Lets people and secret scanners recognise a key."""
 KEY_BYTES = 32
 
 _LINE = re.compile(
@@ -27,12 +27,12 @@ _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key.
+    """The record of a key.
 
     Attributes:
-        digest: SHA-256 of the key. Nobody can try out 256 random bits, so a digest made slow on purpose, as
-            for passwords, would only slow down every request; nor are there equal keys for a salt to tell
-            apart (NIST SP 800-63B, section 5.1.2.2, on look-up secrets of 112 bits or more).
+        digest: SHA-256 of the key. Nobody can guess 256 random bits, so a slow password hash would only slow
+            down requests; and no two keys are equal, so a salt is useless (NIST SP 800-63B, section 5.1.2.2,
+            on look-up secrets of 112 bits or more).
     """
 
     name: str
@@ -40,45 +40,45 @@ class ApiKey:
     digest: bytes
 
 
-def digest(key: bytes) -> bytes:
-    """What is stored of a key, and compared."""
+def compute_digest(key: bytes) -> bytes:
+    """Compute the digest by which a key is stored and found."""
     return hashlib.sha256(key).digest()
 
 
 def read_keys(file: Path) -> list[ApiKey]:
-    """Read a file of keys; empty lines and those that start with # are left out.
+    """Read a file of keys; empty lines and lines that start with # are skipped.
 
     Raises:
-        KeysError: it cannot be read, a line is not `name:role:digest`, or a name or a key occurs twice.
+        KeysError: the file cannot be read, a line is not `name:role:digest`, or a name or a key occurs twice.
     """
     return list(_parse(file, _lines(file)).values())
 
 
 def create_key(file: Path, name: str, role: Role) -> str:
-    """Make a key and add its digest to the file, which need not exist yet.
+    """Create a key, and add its digest to the file; the file is created if missing.
 
     Returns:
-        The key, which is stored nowhere.
+        The key, which is not stored anywhere.
 
     Raises:
         KeysError: the name is in use or not allowed, or the file cannot be read or written.
     """
     if not _NAME.fullmatch(name):
-        raise KeysError(f"{name!r} is no name of a key: use at most 64 letters, digits, dots, - and _")
+        raise KeysError(f"{name!r} is not a valid key name: use at most 64 letters, digits, dots, - and _")
     key = PREFIX + secrets.token_urlsafe(KEY_BYTES)
     with _locked(file, os.O_CREAT):
         lines = _lines(file)
         if name in _parse(file, lines):
             raise KeysError(f"{file} already has a key {name!r}; revoke it first, or choose another name")
-        _write(file, [*lines, f"{name}:{role}:{digest(key.encode()).hex()}"])
+        _write(file, [*lines, f"{name}:{role}:{compute_digest(key.encode()).hex()}"])
     return key
 
 
 def revoke_key(file: Path, name: str) -> None:
-    """Take a key out of the file.
+    """Remove a key from the file.
 
     Raises:
-        KeysError: there is none of this name, or the file cannot be read or written.
+        KeysError: no key has this name, or the file cannot be read or written.
     """
     with _locked(file):
         lines = _lines(file)
@@ -90,8 +90,8 @@ def revoke_key(file: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _locked(file: Path, flags: int = 0) -> Iterator[None]:
-    """Keep others from changing the file between reading and replacing it; readers need no lock."""
-    # Where there is none, on Windows, keys can still be read.
+    """Keep other processes from changing the file between reading and replacing it; readers need no lock."""
+    # Imported here, since Windows lacks it and can still read keys.
     import fcntl
 
     target = file.resolve()
@@ -103,7 +103,7 @@ def _locked(file: Path, flags: int = 0) -> Iterator[None]:
             raise KeysError(f"api_keys_file: {file} cannot be {done}: {error}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Whoever had the lock has put a new file in this one's place.
+            # The previous holder of the lock may have replaced the file.
             if target.exists() and os.path.samestat(os.fstat(descriptor), target.stat()):
                 yield
                 return
@@ -119,7 +119,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
-    """The keys by name; errors name the line, but not what is in it, which may be a key by mistake."""
+    """Parse the keys, by name; errors do not quote a line, which may be a key by mistake."""
     keys: dict[str, ApiKey] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
@@ -137,10 +137,10 @@ def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
 
 
 def _write(file: Path, lines: list[str]) -> None:
-    """Replace the file whole, readable by its owner alone."""
+    """Replace the file atomically, readable only by its owner."""
     target = file.resolve()
     try:
-        # Such a file has mode 0600 from the start.
+        # mkstemp creates the file with mode 0600.
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as temporary:
@@ -157,7 +157,7 @@ def _write(file: Path, lines: list[str]) -> None:
 
 
 def _keep_owner(target: Path, descriptor: int) -> None:
-    """The server may run as another user than who makes keys, and must go on reading them."""
+    """Keep the file's owner: the server may run as another user than the one who creates keys."""
     with contextlib.suppress(FileNotFoundError):
         owner = target.stat()
         if (owner.st_uid, owner.st_gid) != (os.getuid(), os.getgid()):

@@ -1,4 +1,4 @@
-"""How connections to the server are encrypted."""
+"""TLS for connections to the server."""
 
 import logging
 import ssl
@@ -6,82 +6,86 @@ import time
 from pathlib import Path
 
 from coserve_server.errors import TlsError
-from coserve_server.security.file_stamp import LOOK_S, FileStamp, file_stamp
+from coserve_server.security.file_stamp import CHECK_INTERVAL_S, FileStamp, read_stamp
 from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
-class RenewedFiles:
-    """Gives new connections the certificate, key and authorities that the files hold now.
+class ReloadingContext:
+    """An `SSLContext.sni_callback` that uses the certificate, key and authorities now on disk.
 
-    For `SSLContext.sni_callback`, which is called in every handshake, also where the client names no host.
+    It is called in every handshake, even if the client names no host.
     """
 
-    def __init__(self, settings: Settings, context: ssl.SSLContext, look_s: float = LOOK_S) -> None:
-        """Begin with the context made of the files; they are looked at once in `look_s` seconds at most."""
-        self._settings, self._context, self._look_s = settings, context, look_s
-        self._stamps, self._next_look = self._look(), time.monotonic() + look_s
+    def __init__(self, settings: Settings, context: ssl.SSLContext, interval_s: float) -> None:
+        """Start with the context made from the files; check these at most once in `interval_s` seconds."""
+        self._settings = settings
+        self._context = context
+        self._interval_s = interval_s
+        self._stamps = self._read_stamps()
+        self._next_check = time.monotonic() + interval_s
 
     def __call__(self, connection: ssl.SSLObject, _host: str | None, _context: ssl.SSLContext) -> None:
-        """Have a handshake go on with the newest files; broken ones change nothing, and are logged once."""
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + self._look_s
-            stamps = self._look()
+        """Switch the handshake to the newest certificate; broken files change nothing and are logged once."""
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + self._interval_s
+            stamps = self._read_stamps()
             if stamps != self._stamps:
                 self._stamps = stamps
-                self._read()
+                self._reload()
         connection.context = self._context
 
-    def _look(self) -> list[FileStamp]:
+    def _read_stamps(self) -> list[FileStamp]:
         settings = self._settings
-        files = settings.tls_certificate, settings.tls_key, settings.tls_client_authorities
-        return [file_stamp(file) for file in files if file is not None]
+        files = (settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
+        return [read_stamp(file) for file in files if file is not None]
 
-    def _read(self) -> None:
+    def _reload(self) -> None:
         try:
-            renewed = _context(self._settings)
+            renewed = _make_context(self._settings)
         except (TlsError, OSError) as error:
-            logger.error("%s; new connections get the certificate read before", error)
+            logger.error("%s; new connections still use the previous certificate", error)
             return
         if renewed is not None:
             self._context = renewed
-            logger.info("TLS: new connections get the renewed %s", self._settings.tls_certificate)
+            logger.info("TLS: new connections use the renewed %s", self._settings.tls_certificate)
 
 
-def server_context(settings: Settings, look_s: float = LOOK_S) -> ssl.SSLContext | None:
-    """The server's certificate as its files are, renewed ones too; None where it has none.
+def server_context(settings: Settings, interval_s: float = CHECK_INTERVAL_S) -> ssl.SSLContext | None:
+    """Return a context that always uses the certificate now on disk; None if no certificate is set.
 
     Raises:
-        TlsError: a file is not what its setting says, or the key is not the certificate's.
+        TlsError: a file is broken, or the key does not belong to the certificate.
     """
-    context = _context(settings)
+    context = _make_context(settings)
     if context is not None:
-        context.sni_callback = RenewedFiles(settings, context, look_s)
+        context.sni_callback = ReloadingContext(settings, context, interval_s)
     return context
 
 
-def _context(settings: Settings) -> ssl.SSLContext | None:
-    """Python's safe defaults (TLS 1.2 and later) with the server's certificate; None where it has none."""
-    certificate, key = settings.tls_certificate, settings.tls_key
+def _make_context(settings: Settings) -> ssl.SSLContext | None:
+    """Make a context with Python's safe defaults (TLS 1.2 and later); None if no certificate is set."""
+    certificate = settings.tls_certificate
+    key = settings.tls_key
     if certificate is None or key is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
-    # Only here does OpenSSL say which of the two files is the broken one.
+    # Check the certificate alone first: OpenSSL does not say which of the two files is broken.
     _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, "tls_certificate")
     password = settings.tls_key_password
     try:
-        # Without a password OpenSSL would ask for one on the terminal.
+        # `str` returns an empty password, which keeps OpenSSL from asking for one on the terminal.
         context.load_cert_chain(certificate, key, password.get_secret_value() if password else str)
     except ssl.SSLError as error:
-        raise TlsError(_fault(key, certificate, error)) from error
+        raise TlsError(_explain(key, certificate, error)) from error
     except OSError as error:
         raise TlsError(f"tls_key: {key} cannot be read: {error.strerror}") from error
     if settings.tls_client_authorities is not None:
         _trust(context, settings.tls_client_authorities, "tls_client_authorities")
         context.verify_mode = ssl.CERT_REQUIRED
-        # A resumed session is not checked anew, against authorities that may have changed.
+        # A resumed session would not be checked against authorities that may have changed.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
@@ -96,7 +100,7 @@ def _trust(context: ssl.SSLContext, file: Path, setting: str) -> None:
         raise TlsError(f"{setting}: {file} cannot be read: {error.strerror}") from error
 
 
-def _fault(key: Path, certificate: Path, error: ssl.SSLError) -> str:
+def _explain(key: Path, certificate: Path, error: ssl.SSLError) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
         return f"tls_key: {key} is not the key of the certificate in {certificate}"
     if "ENCRYPTED" in key.read_text("ascii", "replace"):

@@ -151,7 +151,7 @@ def test_the_versions_that_the_policy_serves(tmp_path: Path) -> None:
     assert served(lambda policy: policy.all.SetInParent()) == ["1", "2", "3"]  # type: ignore[attr-defined]
     assert served(lambda policy: setattr(policy.latest, "num_versions", 2)) == ["2", "3"]  # type: ignore[attr-defined]
     assert served(lambda policy: policy.specific.versions.extend([1, 3])) == ["1", "3"]  # type: ignore[attr-defined]
-    with pytest.raises(RepositoryError, match="serves none of the versions there are"):
+    with pytest.raises(RepositoryError, match="serves none of the existing versions"):
         served(lambda policy: policy.specific.versions.append(9))  # type: ignore[attr-defined]
 
 
@@ -162,7 +162,7 @@ def test_a_version_whose_members_nobody_names_is_not_served_as_another(tmp_path:
     config.version_policy.all.SetInParent()
     write_config(tmp_path / "pair", config)
     with pytest.raises(
-        RepositoryError, match=r"steps are those of version 2; version 1 needs .*/pair/1/config.pbtxt"
+        RepositoryError, match=r"steps are for version 2; version 1 needs .*/pair/1/config.pbtxt"
     ):
         read_versions(tmp_path)
 

@@ -172,7 +172,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "member missing": (lambda f: shutil.rmtree(f / "pair_member1"), "step 'pair_member1' has no"),
     "model missing": (
         lambda f: (f / "pair_member1/1/model.onnx").unlink(),
-        "no version folder of it has the wanted model.onnx",
+        "no version folder that the ensemble can use has model.onnx",
     ),
     "version missing": (
         edited("pair", lambda c: setattr(c.ensemble_scheduling.step[0], "model_version", 7)),
@@ -184,7 +184,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "a file elsewhere": (
         edited("pair_member0", lambda c: setattr(c, "default_model_filename", "../../../model.onnx")),
-        "'../../../model.onnx' is no name of a file",
+        "'../../../model.onnx' is not a file name",
     ),
     "no members": (
         edited("pair", lambda c: c.ensemble_scheduling.step.pop(0) and c.ensemble_scheduling.step.pop(0)),

@@ -69,7 +69,7 @@ def test_what_cannot_be_done_is_said(file: Path, tmp_path: Path) -> None:
         read_keys(file)
     with pytest.raises(KeysError, match="keys cannot be read"):
         revoke_key(file, "lab")
-    with pytest.raises(KeysError, match=r"'a:b' is no name of a key"):
+    with pytest.raises(KeysError, match=r"'a:b' is not a valid key name"):
         create_key(file, "a:b", "infer")
     create_key(file, "lab", "infer")
     with pytest.raises(KeysError, match="already has a key 'lab'"):
@@ -113,7 +113,7 @@ def test_only_the_whole_key_is_found(file: Path) -> None:
 
 def test_changes_count_without_a_restart(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     old = create_key(file, "old", "infer").encode()
-    ring = KeyRing(file, look_s=0)
+    ring = KeyRing(file, interval_s=0)
     new = create_key(file, "new", "infer").encode()
     assert ring.find(new)
     revoke_key(file, "old")
@@ -126,7 +126,7 @@ def test_changes_count_without_a_restart(file: Path, caplog: pytest.LogCaptureFi
             assert ring.find(new), "a broken file leaves the keys as they are"
             assert ring.find(new)
         (record,) = caplog.records
-        assert "the keys read before stay valid" in record.getMessage()
+        assert "the previous keys stay valid" in record.getMessage()
     file.write_text(whole)
     revoke_key(file, "new")
     assert ring.find(new) is None
@@ -134,7 +134,7 @@ def test_changes_count_without_a_restart(file: Path, caplog: pytest.LogCaptureFi
 
 def test_the_file_is_not_looked_at_on_every_request(file: Path) -> None:
     key = create_key(file, "lab", "infer").encode()
-    ring = KeyRing(file, look_s=3600)
+    ring = KeyRing(file, interval_s=3600)
     revoke_key(file, "lab")
     assert ring.find(key)
 

@@ -79,7 +79,7 @@ def test_renewed_files_are_given_to_new_connections(
     settings = load_settings(
         repository="unused", tls_certificate=pair[0], tls_key=pair[1], tls_client_authorities=trust
     )
-    server = server_context(settings, look_s=0)
+    server = server_context(settings, interval_s=0)
     assert server is not None
 
     def get() -> bytes:
@@ -130,7 +130,7 @@ def test_clients_are_checked_in_every_connection(pem: dict[str, Path], version: 
 def test_files_are_not_looked_at_in_every_handshake(pem: dict[str, Path], tmp_path: Path) -> None:
     pair = [shutil.copy(pem[name], tmp_path) for name in ("mine", "mine_key")]
     made = server_context(
-        load_settings(repository="unused", tls_certificate=pair[0], tls_key=pair[1]), look_s=3600
+        load_settings(repository="unused", tls_certificate=pair[0], tls_key=pair[1]), interval_s=3600
     )
     assert made is not None
     before = handshake(made, pem["authority"])

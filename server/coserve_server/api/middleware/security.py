@@ -1,4 +1,4 @@
-"""Who may ask what: API keys (RFC 6750), the roles they need, and pages of other origins (CORS)."""
+"""Authentication by API keys (RFC 6750), authorization by roles, and CORS."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from coserve_server.security.key_ring import KeyRing
 from coserve_server.settings import Settings
 
 OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
-"""Answered without a key: browsers bring none to a page, and /docs tells nothing of the models."""
+"""Paths that need no key: browsers send none when they open a page, and /docs does not show the models."""
 OPEN_FOLDER = "/static-offline-docs/"
 
 EXPOSED = (
@@ -23,36 +23,37 @@ EXPOSED = (
     "X-Request-Id",
     "traceresponse",
 )
-"""Headers of answers that a page's script may read."""
+"""Response headers that a web page's script may read."""
 
 CHALLENGE = 'Bearer realm="coserve"'
 
 
 class RequireKey:
-    """Lets only requests with a valid key pass; `scope["state"]["api_key"]` is then what is known of it."""
+    """Pass only requests with a valid key, and put the key's record into `scope["state"]["api_key"]`."""
 
     def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
-        self.app, self.keys = app, keys
+        self.app = app
+        self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with 401."""
+        """Pass a request on, or respond with 401."""
         if scope["type"] == "http" and not _is_open(scope["path"]):
-            key = _key(dict(scope["headers"]))
+            key = _read_key(dict(scope["headers"]))
             known = None if key is None else self.keys.find(key)
             if known is None:
-                await _refusal(scope, brought=key is not None)(scope, receive, send)
+                await _refuse(scope, has_key=key is not None)(scope, receive, send)
                 return
             scope.setdefault("state", {})["api_key"] = known
         await self.app(scope, receive, send)
 
 
 def install(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
-    """Guard the application as its settings say."""
+    """Add the middlewares that the settings ask for."""
     if keys is not None:
         app.add_middleware(RequireKey, keys=keys)
-        _describe(app)
+        _describe_keys(app)
     if settings.cors_origins:
-        # Outside of the keys, since browsers ask in advance (preflight) without one.
+        # Outside RequireKey, since browsers send preflight requests without a key.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
@@ -67,17 +68,18 @@ def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FOLDER)
 
 
-def _key(headers: dict[bytes, bytes]) -> bytes | None:
-    """The key a request brings, in either header; ASGI gives their names in lower case."""
+def _read_key(headers: dict[bytes, bytes]) -> bytes | None:
+    """Read the key from either header; ASGI header names are lower case."""
     if (key := headers.get(b"x-api-key")) is not None:
         return key
     scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
     return key.strip() if scheme.lower() == b"bearer" else None
 
 
-def _refusal(scope: Scope, *, brought: bool) -> ASGIApp:
-    if brought:
-        detail, challenge = "the API key is not valid", f'{CHALLENGE}, error="invalid_token"'
+def _refuse(scope: Scope, *, has_key: bool) -> ASGIApp:
+    if has_key:
+        detail = "the API key is not valid"
+        challenge = f'{CHALLENGE}, error="invalid_token"'
     else:
         detail = "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
         challenge = CHALLENGE
@@ -85,8 +87,8 @@ def _refusal(scope: Scope, *, brought: bool) -> ASGIApp:
     return problem(Request(scope), KINDS[UnauthenticatedError], detail, headers)
 
 
-def _describe(app: FastAPI) -> None:
-    """Say in the API's description how keys are sent, so that /docs can ask for one."""
+def _describe_keys(app: FastAPI) -> None:
+    """Describe in the OpenAPI schema how to send a key, so that /docs can ask for one."""
     undescribed = app.openapi
 
     def openapi() -> dict[str, Any]:

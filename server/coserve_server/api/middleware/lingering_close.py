@@ -1,4 +1,4 @@
-"""Answers that come before the request's body was read, without losing them."""
+"""Lingering close: deliver responses that are sent before the request's body has been read."""
 
 import asyncio
 import contextlib
@@ -9,18 +9,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LINGER_S = 10
 
 
-class UnreadBodies:
-    """Sends such an answer at once, reads and drops the rest of the body for a while, then closes.
+class LingeringClose:
+    """Send such a response at once, read and drop the rest of the body for a limited time, then close.
 
-    A connection that is closed with bytes unread is reset, and the reset may overtake the answer (RFC 9112,
-    section 9.6).
+    A connection that is closed while bytes are unread is reset, and then the client may lose the response
+    (RFC 9112, section 9.6).
     """
 
     def __init__(self, app: ASGIApp, linger_s: float = LINGER_S) -> None:
-        self.app, self.linger_s = app, linger_s
+        self.app = app
+        self.linger_s = linger_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, watching how much of its body is read."""
+        """Pass a request on, and watch how much of its body is read."""
         headers = Headers(scope=scope) if scope["type"] == "http" else {}
         unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         if not unread:
@@ -33,7 +34,7 @@ class UnreadBodies:
             unread = unread and message.get("more_body", False)
             return message
 
-        async def drop() -> None:
+        async def drop_body() -> None:
             while unread:
                 await watched_receive()
 
@@ -43,7 +44,7 @@ class UnreadBodies:
             if message["type"] == "http.response.body" and unread and not message.get("more_body", False):
                 await send({**message, "more_body": True})
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(drop(), self.linger_s)
+                    await asyncio.wait_for(drop_body(), self.linger_s)
                 message = {"type": "http.response.body", "body": b""}
             await send(message)
 

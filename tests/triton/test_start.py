@@ -33,7 +33,8 @@ def start(
     monkeypatch: pytest.MonkeyPatch, repository: Path, *scripts: str, unread: bool = False
 ) -> list[str]:
     """Return the log of a start in which Triton is these scripts, one after another."""
-    left, lines = list(scripts), list[str]()
+    left = list(scripts)
+    lines: list[str] = []
 
     def log(line: str) -> None:
         if unread:
@@ -70,7 +71,7 @@ def test_not_for_ever(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_a_log_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """More than a pipe holds."""
+    """Print more than a pipe holds."""
     start(monkeypatch, tmp_path, f"print('x' * 100 + chr(10) * 300_000, flush=True)\n{SERVES}", unread=True)
 
 

@@ -1,4 +1,4 @@
-"""Sound repositories are read; broken ones say which file is wrong and how."""
+"""Read valid repositories; the errors of broken ones name the file and the fault."""
 
 import json
 import shutil

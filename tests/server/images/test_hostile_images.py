@@ -1,4 +1,4 @@
-"""The decoder in front of files that were made to harm it."""
+"""Decode files that were made to harm the decoder."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_is_shown(name: str) -> None:
 
 @pytest.mark.parametrize(("mode", "bytes_per_pixel"), [("L", 10), ("RGB", 12), ("I;16", 16), ("RGBA", 24)])
 def test_decoding_takes_a_few_bytes_per_pixel(mode: str, bytes_per_pixel: int) -> None:
-    """The peak of a process of its own, over what it had before: docs/limits.md gives these figures."""
+    """Measure the growth of a process of its own, up to its peak; docs/limits.md has these figures."""
     script = (
         "import resource, sys\n"
         "from coserve_server.images.decode import decode\n"

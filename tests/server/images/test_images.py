@@ -71,7 +71,7 @@ def test_16_bit_grey_is_scaled_not_clipped(kind: str) -> None:
 
 
 def test_16_bit_colour_keeps_its_brightness() -> None:
-    # Pillow cannot write it; a row of samples, big-endian, after the byte that says they are not filtered.
+    # Pillow cannot write it. Each row is a byte for "not filtered", then big-endian samples.
     row = b"\0" + np.array([65535, 32896, 0], ">u2").tobytes()
     data = png(1, 1, zlib.compress(row), depth=16)
     np.testing.assert_allclose(pixels(data)[0, 0], [255, 128, 0], atol=1)
@@ -119,7 +119,7 @@ def test_an_animation_counts_as_its_first_frame(kind: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
-    """Store the image as a camera held that way would, and expect it upright."""
+    """Store the image as a camera held that way would, and expect an upright image."""
     stored = {
         1: lambda a: a,
         2: np.fliplr,

@@ -91,7 +91,7 @@ def pages():
 blocks = [library.malloc(2000) for _ in range(50_000)]
 for block in blocks:
     ctypes.memset(block, 1, 2000)
-# The last stays: what lies below is not at the heap's end.
+# The last block stays, so that the free memory below is not at the heap's end.
 for block in blocks[:-1]:
     library.free(block)
 before = pages()

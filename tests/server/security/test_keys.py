@@ -18,7 +18,8 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_key_is_random_and_only_its_digest_is_stored(file: Path) -> None:
-    first, second = create_key(file, "lab", "infer"), create_key(file, "ops", "admin")
+    first = create_key(file, "lab", "infer")
+    second = create_key(file, "ops", "admin")
     assert re.fullmatch(r"coserve_[\w-]{43}", first), "256 bits in base64"
     assert first != second
     assert file.read_text().splitlines() == [

@@ -42,7 +42,7 @@ def context(**settings: Any) -> ssl.SSLContext | None:
 
 
 def handshake(server: ssl.SSLContext, authority: Path, shown: Path | None = None) -> bytes:
-    """The certificate that a client gets, which may show one of its own; both ends are in memory.
+    """Return the certificate that a client gets; it may show one of its own. Both ends are in memory.
 
     Raises:
         ssl.SSLError: an end does not trust the other's certificate.
@@ -50,7 +50,8 @@ def handshake(server: ssl.SSLContext, authority: Path, shown: Path | None = None
     client = ssl.create_default_context(cafile=authority)
     if shown is not None:
         client.load_cert_chain(shown, shown.with_name(f"{shown.name}_key"))
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    up = ssl.MemoryBIO()
+    down = ssl.MemoryBIO()
     asking = client.wrap_bio(down, up, server_hostname="localhost")
     answering = server.wrap_bio(up, down, server_side=True)
     shake_hands(asking, answering)
@@ -107,7 +108,7 @@ def test_renewed_files_are_given_to_new_connections(
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_clients_are_checked_in_every_connection(pem: dict[str, Path], version: ssl.TLSVersion) -> None:
-    """A session that is resumed would be let in on what an earlier one was checked against."""
+    """A resumed session would pass by an earlier check, against authorities that may have changed."""
     server = context(
         tls_certificate=pem["mine"], tls_key=pem["mine_key"], tls_client_authorities=pem["authority"]
     )
@@ -117,7 +118,8 @@ def test_clients_are_checked_in_every_connection(pem: dict[str, Path], version: 
     client.maximum_version = version
     session = None
     for _ in range(2):
-        up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+        up = ssl.MemoryBIO()
+        down = ssl.MemoryBIO()
         asking = client.wrap_bio(down, up, server_hostname="localhost", session=session)
         answering = server.wrap_bio(up, down, server_side=True)
         shake_hands(asking, answering)

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 import torch
@@ -9,6 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from coserve_export.ensemble import Description, Preprocessing
+from coserve_training.config import TrainConfig
+from coserve_training.networks import member_network
+from coserve_training.runs.folder import Description as RunDescription
 from coserve_training.runs.folder import Run
 
 SIZE = 8
@@ -68,6 +72,29 @@ def make_run(preprocessing: dict[str, object]) -> Callable[..., Run]:
 
 
 @pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a run folder as training does, with networks whose batch norms are random."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder.mkdir()
+    config = TrainConfig(data=("images",), network="wide_resnet10_1", split=2, image_size=16)
+    labels = ["blue", "green", "red"]
+    RunDescription(config, labels, [0.5] * 3, [0.25] * 3, "images").write(folder)
+    torch.manual_seed(0)
+    state = {}
+    for index in range(2):
+        member = member_network("wide_resnet10_1", 2).build(len(labels))
+        for key, value in member.state_dict().items():
+            random = (
+                value + torch.rand(value.shape) if value.is_floating_point() and value.ndim == 1 else value
+            )
+            state[f"members.{index}.{key}"] = random
+    torch.save({"state_dict": state, "epoch": 3}, folder / "last.ckpt")
+    images = np.random.default_rng(0).integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+    np.savez(folder / "samples.npz", images=images)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_network() -> type[TinyNetwork]:
     return TinyNetwork
 
@@ -95,10 +122,12 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
         outputs: tuple[str, ...] = ("scores",),
         training: bool = False,
         scale: float = 1.0,
+        weights: npt.NDArray[np.float32] | None = None,
         opset: int = 17,
     ) -> Path:
         channels = shape[1] if isinstance(shape[1], int) else 3
-        weights = np.random.default_rng(seed).normal(size=(channels, CLASSES)).astype(np.float32) * scale
+        if weights is None:
+            weights = np.random.default_rng(seed).normal(size=(channels, CLASSES)).astype(np.float32) * scale
         initializers = [numpy_helper.from_array(weights, "weights")]
         products = [*(f"products{i}" for i in range(len(last))), outputs[0]]
         nodes = [

@@ -4,18 +4,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
 from coserve_cli.main import app
 from coserve_export import Deployment, Placement
-from coserve_training.config import TrainConfig
-from coserve_training.networks import member_network
-from coserve_training.runs.folder import Description
 
 MakeOnnx = Callable[..., Path]
 OWN = ["--name", "own", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]
@@ -28,29 +23,6 @@ def coserve(tmp_path: Path) -> Callable[..., Result]:
         return CliRunner().invoke(app, ["export", *map(str, arguments), *repository])
 
     return run
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a run folder as training does, with networks whose batch norms are random."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    folder.mkdir()
-    config = TrainConfig(data=("images",), network="wide_resnet10_1", split=2, image_size=16)
-    labels = ["blue", "green", "red"]
-    Description(config, labels, [0.5] * 3, [0.25] * 3, "images").write(folder)
-    torch.manual_seed(0)
-    state = {}
-    for index in range(2):
-        member = member_network("wide_resnet10_1", 2).build(len(labels))
-        for key, value in member.state_dict().items():
-            random = (
-                value + torch.rand(value.shape) if value.is_floating_point() and value.ndim == 1 else value
-            )
-            state[f"members.{index}.{key}"] = random
-    torch.save({"state_dict": state, "epoch": 3}, folder / "last.ckpt")
-    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
-    np.savez(folder / "samples.npz", images=images)
-    return folder
 
 
 def test_a_run(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:
@@ -66,7 +38,7 @@ def test_a_run(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path)
         "wide_resnet10_1_s2",
         "version",
     ]
-    assert lines[0].endswith("of 16 images")
+    assert lines[0].endswith("of 64 images")
     again = coserve(run_folder)
     assert again.exit_code == 1
     assert "already has wide_resnet10_1_s2" in again.stderr
@@ -120,11 +92,6 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
     assert second.stdout.splitlines()[-1].startswith("version 2 written to ")
 
 
-def test_onnx_files_do_not_need_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; from coserve_export import export_onnx"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -164,6 +131,10 @@ def test_onnx_files_do_not_need_torch() -> None:
         (["{onnx}", "--labels", "{labels}", *OWN, "--new-version"], "to add a version to"),
         (["{run}", "--new-version", "--threads", "2"], "--threads cannot be used with --new-version"),
         (["{run}", "--new-version", "--overwrite"], "give either --new-version or --overwrite"),
+        (
+            ["{onnx}", "--labels", "{labels}", *OWN, "--new-version", "--overwrite"],
+            "give either --new-version",
+        ),
     ],
 )
 def test_errors_are_one_line(

@@ -188,6 +188,8 @@ def test_unusable_images(
 def test_int8_needs_calibration_data() -> None:
     with pytest.raises(DescriptionError, match="needs --calibration-data"):
         Int8([])
+    with pytest.raises(DescriptionError, match="calibration images must be at least 1, not 0"):
+        Int8("photos", calibration_images=0)
 
 
 def test_classes_follow_the_order_of_the_ensemble(photos: Path) -> None:

@@ -15,6 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError, ParityError, RepositoryError
+from coserve_export.int8 import Int8
 from coserve_export.report import Report
 from coserve_export.trained import export_networks
 from coserve_training.runs.folder import Run
@@ -204,6 +205,20 @@ def test_unsuitable_samples_are_refused(make_run: MakeRun, tmp_path: Path) -> No
     ):
         with pytest.raises(DescriptionError, match="at least two uint8 samples"):
             export_networks(make_run(samples=samples), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "precision must be fp32 or fp16, not 'int8'; for int8, pass int8=Int8"),
+        ({"precision": "fp16", "int8": Int8("photos")}, "give either int8 or precision fp16"),
+    ],
+)
+def test_invalid_precisions(
+    make_run: MakeRun, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DescriptionError, match=message):
+        export_networks(make_run(), tmp_path, **options)
 
 
 def test_an_existing_ensemble_is_refused_before_any_work(make_run: MakeRun, tmp_path: Path) -> None:

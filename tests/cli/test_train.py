@@ -1,4 +1,4 @@
-"""The training verbs as a user runs them: real processes, signals and exit codes."""
+"""The training verbs as a user runs them: output, errors, signals and exit codes."""
 
 import json
 import os
@@ -9,15 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from coserve_cli.main import app
 
-COSERVE = [sys.executable, "-c", "from coserve_cli.main import app; app()"]
+COSERVE = str(Path(sys.executable).with_name("coserve"))
 
 
-def coserve(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*COSERVE, *map(str, arguments)], capture_output=True, text=True, timeout=200)
+def coserve(*arguments: object) -> Result:
+    """Run a command in this process: importing Lightning takes a process of its own seconds."""
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def test_divide_prints_json() -> None:
@@ -40,7 +42,7 @@ def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Pat
     command = ["train", "--data", image_folder.name, "--network", "wide_resnet10_1", "--split", 2]
     command += ["--epochs", 4, "--batch-size", 30, "--output", output]
     with subprocess.Popen(
-        [*COSERVE, *map(str, command)], stdout=subprocess.PIPE, text=True, cwd=image_folder.parent
+        [COSERVE, *map(str, command)], stdout=subprocess.PIPE, text=True, cwd=image_folder.parent
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("epoch 1/4")
@@ -48,16 +50,16 @@ def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Pat
         process.send_signal(signal.SIGKILL)
     command[2] = image_folder
     refused = coserve(*command)
-    assert refused.returncode == 1
+    assert refused.exit_code == 1
     assert refused.stderr == (
         f"error: {output} holds a run already; continue it with --resume, or choose another --output\n"
     )
     resumed = coserve("train", "--output", output, "--resume")
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.exit_code == 0, resumed.stderr
     assert "epoch 4/4" in resumed.stdout
     assert "epoch 1/4" not in resumed.stdout
     assert "member 1" in resumed.stdout
-    # The data lie where they lay, wherever one asks from.
+    # The run keeps absolute paths of its data, so it can be evaluated from anywhere.
     evaluated = coserve("evaluate", output, "--json")
     recorded = json.loads((output / "evaluation.json").read_text())
     scores = json.loads(evaluated.stdout)
@@ -66,22 +68,10 @@ def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Pat
 
 def test_ctrl_c_ends_with_how_to_go_on(image_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    command = [
-        *COSERVE,
-        "train",
-        "--data",
-        str(image_folder),
-        "--network",
-        "wide_resnet10_1",
-        "--epochs",
-        "500",
-    ]
-    command += ["--batch-size", "60", "--output", str(output)]
+    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--epochs", 500]
+    command += ["--batch-size", 60, "--output", output]
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [COSERVE, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -94,69 +84,65 @@ def test_ctrl_c_ends_with_how_to_go_on(image_folder: Path, tmp_path: Path) -> No
     assert (output / "last.ckpt").exists()
 
 
-def test_broken_input_ends_with_one_line_that_names_it(image_folder: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--data", "damaged", "--network", "wide_resnet10_1"],
+     "1 of 150 images cannot be decoded: {data}/train/red/000.png"),
+    (["--data", "absent", "--network", "wide_resnet10_1"], "absent: no such file or folder"),
+    (["--data", "damaged", "--network", "resnet111"], "resnet111: depth must be 9n + 2"),
+    (["--data", "damaged", "--network", "resnet110", "--split", 3],
+     "split must be one of 1, 2, 4, 8, 16, not 3"),
+    (["--data", "damaged", "--network", "alexnet"], "unknown network 'alexnet'"),
+    (["--data", "damaged", "--network", "resnet20", "--epochs", 0], "epochs must be at least 1, not 0"),
+    (["--data", "damaged", "--network", "resnet20", "--start-size", 64],
+     "start_size must be at most image_size"),
+    (["--data", "damaged", "--network", "wide_resnet10_1", "--split", 2, "--place-members"],
+     "to place 2 members on a device each, devices × nodes must be 2, not 1"),
+    (["--resume"], "not a run folder"),
+])  # fmt: skip
+def test_broken_input_ends_with_one_line_that_names_it(
+    arguments: list[object], message: str, damaged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(damaged.parent)
+    result = coserve("train", "--output", "run", *arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("error: ")
+    assert message.format(data=damaged) in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not Path("run").exists()
+
+
+@pytest.fixture(scope="module")
+def damaged(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = Path(shutil.copytree(image_folder, tmp_path_factory.mktemp("data") / "damaged"))
     (data / "train/red/000.png").write_text("broken")
-    cases = [
-        (
-            ["--data", data, "--network", "wide_resnet10_1"],
-            f"1 of 150 images cannot be decoded: {data}/train/red/000.png",
-        ),
-        (["--data", tmp_path / "absent", "--network", "wide_resnet10_1"], "absent: no such file or folder"),
-        (["--data", data, "--network", "resnet111"], "resnet111: depth must be 9n + 2"),
-        (
-            ["--data", data, "--network", "resnet110", "--split", 3],
-            "split must be one of 1, 2, 4, 8, 16, not 3",
-        ),
-        (["--data", data, "--network", "alexnet"], "unknown network 'alexnet'"),
-        (["--data", data, "--network", "resnet20", "--epochs", 0], "epochs must be at least 1, not 0"),
-        (
-            ["--data", data, "--network", "resnet20", "--start-size", 64],
-            "start_size must be at most image_size",
-        ),
-        (
-            ["--data", data, "--network", "wide_resnet10_1", "--split", 2, "--place-members"],
-            "to place 2 members on a device each, devices × nodes must be 2, not 1",
-        ),
-        (["--resume"], "not a run folder"),
-    ]
-    for arguments, message in cases:
-        result = coserve("train", "--output", tmp_path / "run", *arguments)
-        assert result.returncode == 1, result.stdout + result.stderr
-        assert result.stderr.startswith("error: "), result.stderr
-        assert message in result.stderr
-        assert result.stderr.count("\n") == 1
-        assert not (tmp_path / "run").exists()
+    return data
+
+
+def test_a_run_needs_data_and_a_network(tmp_path: Path) -> None:
     missing = coserve("train", "--output", tmp_path / "run")
-    assert missing.returncode == 2
+    assert missing.exit_code == 2
     assert "--data and --network are needed" in missing.stderr
 
 
 def test_evaluate_of_no_run_is_one_line(tmp_path: Path) -> None:
     result = coserve("evaluate", tmp_path)
-    assert result.returncode == 1
+    assert result.exit_code == 1
     assert result.stderr == f"error: {tmp_path}: not a run folder (it has no config.json)\n"
 
 
 def test_an_output_that_cannot_be_written_is_one_line(image_folder: Path, tmp_path: Path) -> None:
+    """In a process of its own, whose stderr holds what any library prints."""
     if os.geteuid() != 0:
         tmp_path.chmod(0o555)
     blocked = tmp_path / "file" / "run" if os.geteuid() == 0 else tmp_path / "run"
     if os.geteuid() == 0:
         (tmp_path / "file").write_text("in the way")
-    result = coserve(
-        "train",
-        "--data",
-        image_folder,
-        "--network",
-        "wide_resnet10_1",
-        "--batch-size",
-        30,
-        "--output",
-        blocked,
-    )
+    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--batch-size", 30]
+    command += ["--output", blocked]
+    result = subprocess.run([COSERVE, *map(str, command)], capture_output=True, text=True, timeout=200)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
     assert str(blocked) in result.stderr
 
 

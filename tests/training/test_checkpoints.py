@@ -3,15 +3,18 @@
 import csv
 import os
 import re
+import resource
 import shutil
-import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from coserve_cli.main import app
 from coserve_training.config import TrainConfig
 from coserve_training.errors import RunError
 from coserve_training.runs.folder import Description, load_run
@@ -19,7 +22,7 @@ from coserve_training.training_run import train
 from tests.training.untrained_run import write_run
 
 ELSEWHERE = Path("/dev/shm")
-"""Another file system than that of most temporary folders."""
+"""A file system other than the one that temporary folders are usually on."""
 
 
 def silent(_: str) -> None:
@@ -35,7 +38,7 @@ def config(image_folder: Path) -> TrainConfig:
 def test_a_checkpoint_is_never_written_over(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is renamed leaves the file that was there as it is; what is copied cuts it off first."""
+    """Renaming a new file leaves the old one intact; copying over the old one truncates it first."""
     monkeypatch.setattr(tempfile, "tempdir", str(ELSEWHERE))
     run, kept = tmp_path / "run", tmp_path / "kept.ckpt"
     contents = []
@@ -51,20 +54,15 @@ def test_a_checkpoint_is_never_written_over(
     assert not [file.name for file in run.iterdir() if file.name.startswith(".")]
 
 
-LIMITED = """
-import resource, signal, sys
-from coserve_cli.main import app
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
-app()
-"""
-"""The command where no file may grow beyond some bytes, as on a full disk."""
-
-
-def limited(size: int, *arguments: object) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", LIMITED, str(size), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
@@ -76,8 +74,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(config: TrainConfig, 
     with pytest.raises(MemoryError):
         train(config, run, report=crash)
     before = sorted((file.name, file.stat().st_size) for file in run.iterdir())
-    full = limited(100_000, "train", "--output", run, "--resume", "--workers", 0)
-    assert full.returncode == 1
+    with files_up_to(100_000):
+        full = CliRunner().invoke(app, ["train", "--output", str(run), "--resume", "--workers", "0"])
+    assert full.exit_code == 1
     assert full.stderr.startswith(f"error: cannot write {run}/")
     assert full.stderr.count("\n") == 1
     assert sorted((file.name, file.stat().st_size) for file in run.iterdir()) == before
@@ -86,14 +85,15 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(config: TrainConfig, 
 
 
 def test_a_disk_that_is_full_from_the_start_is_one_line(config: TrainConfig, tmp_path: Path) -> None:
-    command = ["train", "--data", config.data[0], "--network", config.network, "--output", tmp_path / "run"]
-    full = limited(1000, *command, "--batch-size", config.batch_size, "--workers", 0)
-    assert full.returncode == 1
+    command = ["train", "--data", config.data[0], "--network", config.network, "--batch-size", "60"]
+    with files_up_to(1000):
+        full = CliRunner().invoke(app, [*command, "--workers", "0", "--output", f"{tmp_path}/run"])
+    assert full.exit_code == 1
     assert full.stderr == f"error: cannot write {tmp_path}/run/samples.npz: File too large\n"
     assert not list((tmp_path / "run").iterdir())
 
 
-def test_a_checkpoint_that_is_of_no_use_is_named(image_folder: Path, tmp_path: Path) -> None:
+def test_a_useless_checkpoint_is_named(image_folder: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", image_folder)
     config = Description.read(run).config
     whole = (run / "last.ckpt").read_bytes()

@@ -1,4 +1,4 @@
-"""Members in processes of their own, against one process that trains them all."""
+"""Members that are trained in a process each, compared with one process that trains them all."""
 
 import csv
 import json
@@ -19,6 +19,7 @@ from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import evaluate_run
 from coserve_training.runs.folder import load_run
 from coserve_training.training_run import train
+from tests.training.untrained_run import write_run
 
 METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"]
 COSERVE = Path(sys.executable).with_name("coserve")
@@ -26,7 +27,7 @@ COSERVE = Path(sys.executable).with_name("coserve")
 
 @pytest.fixture(scope="module")
 def config(image_folder: Path) -> TrainConfig:
-    """With all that is drawn at random: each member must draw what it would draw beside the others."""
+    """Everything random is on: each member must draw what it would draw in one process with the others."""
     return TrainConfig(
         data=(str(image_folder),),
         network="wide_resnet10_1",
@@ -46,13 +47,13 @@ def config(image_folder: Path) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def one(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process leaves; after the first epoch, `cut` beside it."""
+    """The run folder of one process; `cut` beside it is a copy after the first epoch."""
     return run_in_one_process(config, tmp_path_factory.mktemp("runs") / "one")
 
 
 @pytest.fixture(scope="module")
 def placed(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a process for each member leaves; after the first epoch, `cut` beside it."""
+    """The run folder of one process per member; `cut` beside it is a copy after the first epoch."""
     return run_placed(config, tmp_path_factory.mktemp("runs") / "placed")
 
 
@@ -78,7 +79,7 @@ def check(*command: object) -> str:
 
 
 def assert_alike(folder: Path, expected: Path) -> None:
-    """The same files; in them, the same up to rounding."""
+    """Check that two run folders hold the same files, with the same content up to rounding."""
     assert sorted(file.name for file in folder.iterdir()) == sorted(file.name for file in expected.iterdir())
     assert (folder / "config.json").read_bytes() == (expected / "config.json").read_bytes()
     history, wanted = (
@@ -102,7 +103,7 @@ def assert_alike(folder: Path, expected: Path) -> None:
 
 
 def assert_close(value: Any, expected: Any, path: str) -> None:
-    """Compare what a checkpoint holds, in its order."""
+    """Compare parts of two checkpoints, including the order of their keys."""
     if isinstance(expected, dict):
         assert list(value) == list(expected), path
         for key in expected:
@@ -144,7 +145,7 @@ def test_a_run_of_placed_members_goes_on_in_one_process(
 
 
 def test_other_parts_of_the_recipe_with_placed_members(config: TrainConfig, tmp_path: Path) -> None:
-    """Crops cut where images are decoded, gradients summed over batches, and the other term and optimizer."""
+    """Crops cut while images are decoded, accumulated gradients, and the other loss term and optimizer."""
     changed = replace(
         config, split=2, crop="resized", accumulate=3, optimizer="rmsprop", learning_rate=0.01, mixup=0,
         co_training_term="kl", start_size=16, sync_batch_norm=True, policy="none", ema=0,
@@ -155,15 +156,16 @@ def test_other_parts_of_the_recipe_with_placed_members(config: TrainConfig, tmp_
     assert_alike(placed, run_in_one_process(changed, tmp_path / "one" / "run"))
 
 
-def test_placed_members_start_from_another_run(one: Path, image_folder: Path, tmp_path: Path) -> None:
-    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--split", 3, "--epochs", 1]
-    command += ["--batch-size", 40, "--learning-rate", 0, "--initial", one, "--output", tmp_path / "run"]
-    check(COSERVE, *command, "--devices", 3, "--place-members")
-    for before, after in zip(load_run(one).members, load_run(tmp_path / "run").members, strict=True):
+def test_placed_members_start_from_another_run(image_folder: Path, tmp_path: Path) -> None:
+    start = write_run(tmp_path / "start", image_folder, split=2)
+    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--split", 2, "--epochs", 1]
+    command += ["--batch-size", 40, "--learning-rate", 0, "--initial", start, "--output", tmp_path / "run"]
+    check(COSERVE, *command, "--devices", 2, "--place-members")
+    for before, after in zip(load_run(start).members, load_run(tmp_path / "run").members, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
 
 
-def test_a_process_holds_its_member_alone(config: TrainConfig) -> None:
+def test_a_process_holds_only_its_own_member(config: TrainConfig) -> None:
     modules = []
     for placed in (None, 1):
         L.seed_everything(0, verbose=False)

@@ -5,12 +5,7 @@ import torch
 from torch import nn
 
 from coserve_training.networks import member_network
-from coserve_training.networks.efficientnet import (
-    CHANNELS_BY_SPLIT,
-    STAGES,
-    EfficientNet,
-    InvertedBottleneck,
-)
+from coserve_training.networks.efficientnet import EfficientNet, InvertedBottleneck
 from coserve_training.networks.layers import DropPath, SqueezeExcitation
 
 
@@ -94,18 +89,8 @@ def test_batch_norm_is_efficientnet_s() -> None:
     assert {(norm.momentum, norm.eps) for norm in norms} == {(0.01, 1e-3)}
 
 
-@pytest.fixture
-def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five blocks: with and without widening, shortcut and stride, of both kernels."""
-    module = "coserve_training.networks.efficientnet"
-    stages = tuple(stage._replace(blocks=n) for stage, n in zip(STAGES, (1, 2, 1, 1), strict=False))
-    channels = {s: table._replace(stages=table.stages[:4]) for s, table in CHANNELS_BY_SPLIT.items()}
-    monkeypatch.setattr(f"{module}.STAGES", stages)
-    monkeypatch.setattr(f"{module}.CHANNELS_BY_SPLIT", channels)
-
-
 @pytest.mark.parametrize("split", [1, 2, 4])
-@pytest.mark.usefixtures("shallow")
+@pytest.mark.usefixtures("shallow_efficientnet")
 def test_onnx_computes_the_same(split: int, onnx_difference: Callable[..., float]) -> None:
     assert onnx_difference(member_network("efficientnet_b0", split, image_size=16).build(7), 16) < 1e-4
 

@@ -15,7 +15,7 @@ from coserve_training.data import Batches, LazyImages, RandomCrops, Split, in_or
 from coserve_training.data.workers import InWorkers
 from coserve_training.errors import DataError
 from coserve_training.training_run import train
-from tests.training.photographs import photograph
+from tests.training.data.photographs import photograph
 
 VIEWS, SIZE = 2, 48
 

@@ -1,6 +1,8 @@
-"""Train with placed members and copy the run folder after the first epoch: FOLDER COPY CONFIG.
+"""Train with one process per member, and copy the run folder after the first epoch.
 
-A script of its own, since Lightning starts the program again for every further process.
+    python placed_run.py FOLDER COPY CONFIG
+
+This is a script because Lightning starts the program again for every further process.
 """
 
 import json

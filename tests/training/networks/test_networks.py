@@ -131,7 +131,7 @@ def one_thread() -> Iterator[None]:
     ("wide_resnet50_2", 4, 32), ("densenet16_12", 1, 8), ("pyramidnet11_16", 1, 8),
     ("shake_resnet8_2x96d", 8, 8), ("efficientnet_b0", 4, 8),
 ])  # fmt: skip
-@pytest.mark.usefixtures("shallow_imagenet", "one_thread")
+@pytest.mark.usefixtures("shallow_imagenet", "shallow_efficientnet", "one_thread")
 def test_every_family_learns_a_hundred_images_by_heart(name: str, split: int, size: int) -> None:
     torch.manual_seed(0)
     images, targets = natural_images(100, size), torch.arange(100) % 10
@@ -160,7 +160,7 @@ def test_families_know_their_examples(family: type[NetworkConfig]) -> None:
 @pytest.fixture
 def documented_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What docs/networks.md tells to write, as pip installs it."""
-    page = (Path(__file__).parents[2] / "docs/networks.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs/networks.md").read_text("utf-8")
     python, toml = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml"))
     assert python
     assert toml

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coserve_export.onnx_export import export_network
+from coserve_training.networks.efficientnet import CHANNELS_BY_SPLIT, STAGES
 
 
 def randomise(network: nn.Module, images: Tensor) -> None:
@@ -85,3 +86,13 @@ def train_a_step() -> Callable[..., None]:
             assert torch.isfinite(parameter).all(), name
 
     return step
+
+
+@pytest.fixture
+def shallow_efficientnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep five blocks: with and without widening, shortcut and stride, and with both kernel sizes."""
+    module = "coserve_training.networks.efficientnet"
+    stages = tuple(stage._replace(blocks=n) for stage, n in zip(STAGES, (1, 2, 1, 1), strict=False))
+    channels = {s: table._replace(stages=table.stages[:4]) for s, table in CHANNELS_BY_SPLIT.items()}
+    monkeypatch.setattr(f"{module}.STAGES", stages)
+    monkeypatch.setattr(f"{module}.CHANNELS_BY_SPLIT", channels)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from coserve_training.data.decode import centre, decode_image, random_box, random_crops, to_rgb
-from tests.training.photographs import photograph
+from tests.training.data.photographs import photograph
 
 
 def test_crops_have_the_area_and_proportions_of_inception() -> None:

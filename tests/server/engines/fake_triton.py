@@ -41,6 +41,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         requests: what came in.
         tokens: the `authorization` of each call.
         traces: the `traceparent` of each call.
+        inferences: model and `traceparent` of each inference.
     """
 
     def __init__(self, repository: Path) -> None:
@@ -57,6 +58,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.regions: dict[str, str | bytes] = {}
         self.tokens: set[str | None] = set()
         self.traces: set[str | None] = set()
+        self.inferences: list[tuple[str, str | None]] = []
         self.described = 0
 
     async def start(self, address: str = "127.0.0.1:0", credentials: Any = None) -> str:
@@ -106,6 +108,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
         self.requests.append(request)
+        metadata = dict(context.invocation_metadata())
+        self.inferences.append((request.model_name, metadata.get("traceparent")))
         try:
             await self._enter(context)
             if request.model_name in self.hanging:

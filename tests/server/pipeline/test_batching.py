@@ -11,7 +11,7 @@ import pytest
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
-from coserve_server.observability.record import Record
+from coserve_server.observability.record import Record, logged_id
 from coserve_server.outcomes import BatchRun, MemberRun, Share
 from coserve_server.pipeline.batching import Batcher
 from tests.server.fake_engine import FakeEngine, ensemble, run
@@ -28,6 +28,7 @@ class HeldEngine(FakeEngine):
         super().__init__(PAIR, OTHER, FOUR)
         self.batching = batching
         self.batches_given: list[tuple[str, list[float]]] = []
+        self.contexts: list[str] = []
 
     def batches(self, ensemble: Ensemble) -> bool:
         return self.batching
@@ -37,6 +38,7 @@ class HeldEngine(FakeEngine):
     ) -> "list[asyncio.Future[MemberRun]]":
         self.batches_given.append((ensemble.name, images[:, 0, 0, 0].tolist()))
         self.records.append(list(records))
+        self.contexts.append(logged_id.get())
         futures = [asyncio.get_running_loop().create_future() for _ in ensemble.members]
         self.futures.extend(futures)
         return futures
@@ -298,3 +300,22 @@ def test_every_batch_is_told_of_once() -> None:
 
     asyncio.run(go())
     assert told == [1, 2]
+
+
+def test_batches_run_in_no_request_s_context() -> None:
+    async def go() -> list[str]:
+        engine = HeldEngine()
+        batcher = Batcher(engine)
+        logged_id.set("first")
+        tasks = [ask(batcher, 1)]
+        await settle()
+        logged_id.set("second")
+        tasks.append(ask(batcher, 2))
+        await settle()
+        engine.answer()
+        await asyncio.gather(*tasks)
+        await settle()
+        engine.answer()
+        return engine.contexts
+
+    assert asyncio.run(go()) == ["", ""]

@@ -5,7 +5,7 @@ Each option sets a field of Triton's model configuration
 ONNX Runtime backend (https://github.com/triton-inference-server/onnxruntime_backend#readme).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
@@ -35,7 +35,7 @@ class Placement:
         cpu: run on the CPU; otherwise Triton chooses: every GPU, or the CPU if there is none.
     """
 
-    gpus: tuple[int, ...] = ()
+    gpus: Sequence[int] = ()
     cpu: bool = False
 
     @classmethod
@@ -87,7 +87,7 @@ class Deployment:
     placement: Placement = Placement()
     instances: int = 1
     threads: int = 1
-    preferred_batch_sizes: tuple[int, ...] = ()
+    preferred_batch_sizes: Sequence[int] = ()
     queue_delay_us: int = 0
     parameters: Mapping[str, str] = field(default_factory=dict)
     cuda: Mapping[str, str] = field(default_factory=dict)

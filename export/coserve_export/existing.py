@@ -16,10 +16,10 @@ from coserve_export.mean_graph import mean_graph, mean_inputs
 from coserve_export.onnx_file import OnnxFile, read_onnx
 from coserve_export.parity import Images, Logits, compare_logits, require_parity, weighted_mean
 from coserve_export.report import MemberReport, Progress, Report
-from coserve_export.repository import check_free, write_ensemble
+from coserve_export.repository import check_can_write, write_ensemble
 from coserve_export.samples import read_samples
 from coserve_export.session import Session
-from coserve_export.versions import check_extends, write_version
+from coserve_export.versions import check_can_extend, write_version
 
 if TYPE_CHECKING:
     from coserve_export.int8 import Int8
@@ -42,7 +42,7 @@ def export_onnx(
     resize_size: int | None = None,
     stretch: bool = False,
     interpolation: str = "bilinear",
-    image_size: tuple[int, int] | None = None,
+    image_size: int | tuple[int, int] | None = None,
     output: str | None = None,
     weights: Sequence[float] | None = None,
     samples: Path | str | None = None,
@@ -68,7 +68,7 @@ def export_onnx(
             the longer side of the networks' input.
         stretch: resize to the networks' input without keeping proportions, instead of cropping.
         interpolation: `"bilinear"` or `"bicubic"`.
-        image_size: height and width, required if the files leave them dynamic.
+        image_size: height and width, or one number for both, required if the files leave them dynamic.
         output: the name of the logits, required if the files have several outputs.
         weights: one positive number per member; by default all members weigh the same.
         samples: a folder of images to run the networks on; by default they are random.
@@ -90,6 +90,10 @@ def export_onnx(
         raise DescriptionError("give either --new-version or --overwrite")
     if stretch and resize_size is not None:
         raise DescriptionError("--stretch does not crop: give either --stretch or --resize-size")
+    if not files:
+        raise DescriptionError("give at least one ONNX file")
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
     repository = Path(repository)
     networks = _read_networks(files, output, progress)
     height, width = _common_size(networks, image_size)
@@ -110,9 +114,9 @@ def export_onnx(
         deployment=deployment,
     )
     if new_version:
-        check_extends(repository, description)
+        check_can_extend(repository, description)
     else:
-        check_free(repository, name, overwrite)
+        check_can_write(repository, name, overwrite)
     images = _trial_images(description.preprocessing, samples)
     logits = []
     for network in networks:

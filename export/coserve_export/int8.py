@@ -247,7 +247,7 @@ def _measure_accuracy(
     after = _run_members(quantised, images)
     mean_before = weighted_mean(list(before), description.weights)
     mean_after = weighted_mean(list(after), description.weights)
-    loss = AccuracyLoss(len(images), _top1(mean_before, images), _top1(mean_after, images))
+    loss = AccuracyLoss(len(images), _top1_accuracy(mean_before, images), _top1_accuracy(mean_after, images))
     logits = torch.from_numpy(after)
     targets = torch.from_numpy(images.targets)
     accuracy = asdict(score_members(logits, targets))
@@ -263,7 +263,7 @@ def _measure_accuracy(
     return loss, {"accuracy": accuracy, "calibration": asdict(calibration)}
 
 
-def _top1(logits: Logits, images: LabelledImages) -> float:
+def _top1_accuracy(logits: Logits, images: LabelledImages) -> float:
     return float(np.mean(logits.argmax(axis=1) == images.targets))
 
 

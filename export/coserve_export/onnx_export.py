@@ -64,7 +64,7 @@ def export_network(network: torch.nn.Module, image_size: tuple[int, int]) -> onn
     return model
 
 
-def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
+def convert_to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Convert weights and arithmetic to fp16; input and output stay fp32."""
     converted = convert_float_to_float16(model, keep_io_types=True)
     # The converter puts the cast of the input after the nodes that read it.
@@ -74,7 +74,7 @@ def to_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def within_fp16(network: torch.nn.Module, subject: str) -> Iterator[None]:
+def reject_fp16_overflow(network: torch.nn.Module, subject: str) -> Iterator[None]:
     """Reject activations that fp16 cannot hold while the network runs in fp32.
 
     ONNX Runtime cannot detect them on a CPU, where it computes in fp32 what a GPU computes in fp16.

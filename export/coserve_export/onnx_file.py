@@ -21,7 +21,7 @@ RESHAPING_OPERATORS = (
     "Reshape",
     "Squeeze",
 )
-"""Operators that keep their input's values and change only shape or type."""
+"""Operators that pass on their input's values in another shape or type."""
 
 
 @dataclass(frozen=True)

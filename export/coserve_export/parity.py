@@ -54,7 +54,7 @@ def require_parity(
 ) -> None:
     """Raise ParityError unless two sets of logits agree.
 
-    One image in a hundred (and always one) may change class, because logits closer than the limit are a tie.
+    One image in a hundred, and always at least one, may change class: logits closer than the limit are a tie.
 
     Args:
         parity: the comparison.
@@ -74,7 +74,7 @@ def require_parity(
         raise ParityError(subject, difference, limit, reason)
 
 
-def in_batches(forward: Callable[[Images], Logits], images: Images) -> Logits:
+def run_in_batches(forward: Callable[[Images], Logits], images: Images) -> Logits:
     """Run the first image `[1, 3, H, W]` alone and the rest in batches, which reveals a fixed batch size."""
     bounds = [0, *range(1, len(images), BATCH_SIZE), len(images)]
     return np.concatenate([forward(images[start:end]) for start, end in pairwise(bounds)])

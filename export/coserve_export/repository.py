@@ -14,7 +14,7 @@ CONFIG_FILE = "config.pbtxt"
 FIRST_VERSION = 1
 
 
-def check_free(repository: Path, name: str, overwrite: bool) -> None:
+def check_can_write(repository: Path, name: str, overwrite: bool) -> None:
     """Raise RepositoryError if an ensemble of that name cannot be written; call it before costly work."""
     if repository.exists() and not repository.is_dir():
         raise RepositoryError(f"{repository} is not a folder")
@@ -49,7 +49,7 @@ def write_ensemble(
         RepositoryError: the ensemble exists and `overwrite` is false, or the folders cannot be written.
         DescriptionError: the provenance cannot be written as JSON.
     """
-    check_free(repository, description.name, overwrite)
+    check_can_write(repository, description.name, overwrite)
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with staging_folder(repository) as staging:

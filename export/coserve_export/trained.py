@@ -14,7 +14,7 @@ from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preproc
 from coserve_export.errors import DescriptionError, NetworkError, on_one_line
 from coserve_export.int8 import Int8, quantise
 from coserve_export.mean_graph import mean_graph, mean_inputs
-from coserve_export.onnx_export import OPSET, export_network, to_fp16, within_fp16
+from coserve_export.onnx_export import OPSET, convert_to_fp16, export_network, reject_fp16_overflow
 from coserve_export.parity import (
     Images,
     Logits,
@@ -22,14 +22,14 @@ from coserve_export.parity import (
     Precision,
     compare_logits,
     difference_limit,
-    in_batches,
     require_parity,
+    run_in_batches,
     weighted_mean,
 )
 from coserve_export.report import MemberReport, Progress, Report, export_record
-from coserve_export.repository import check_free, write_ensemble
+from coserve_export.repository import check_can_write, write_ensemble
 from coserve_export.session import Session
-from coserve_export.versions import check_extends, write_version
+from coserve_export.versions import check_can_extend, write_version
 from coserve_training.runs.folder import Checkpoint, Run, load_run
 
 MAX_FILE_BYTES = 2**31 - 1
@@ -127,9 +127,9 @@ def export_networks(
         deployment=deployment,
     )
     if new_version:
-        check_extends(repository, description)
+        check_can_extend(repository, description)
     else:
-        check_free(repository, description.name, overwrite)
+        check_can_write(repository, description.name, overwrite)
     images = _normalised_samples(run, preprocessing)
 
     members: list[Member] = []
@@ -192,7 +192,7 @@ def _to_onnx(
     try:
         model = export_network(network, (preprocessing.height, preprocessing.width))
         if precision == "fp16":
-            model = to_fp16(model)
+            model = convert_to_fp16(model)
         if model.ByteSize() > MAX_FILE_BYTES:
             raise NetworkError("its weights exceed the 2 GiB that one ONNX file can hold")
         onnx.checker.check_model(model, full_check=True)
@@ -206,10 +206,10 @@ def _compare_member(
 ) -> tuple[Logits, Logits, Parity]:
     """Return torch's logits, ONNX Runtime's logits and their parity, or raise if they differ too much."""
     session = Session(model, subject)
-    range_check = within_fp16(network, subject) if precision == "fp16" else nullcontext()
+    range_check = reject_fp16_overflow(network, subject) if precision == "fp16" else nullcontext()
     with torch.inference_mode(), range_check:
-        reference = in_batches(lambda batch: network(torch.from_numpy(batch)).numpy(), images)
-    logits = in_batches(lambda batch: session.run(LOGITS, {IMAGES: batch}), images)
+        reference = run_in_batches(lambda batch: network(torch.from_numpy(batch)).numpy(), images)
+    logits = run_in_batches(lambda batch: session.run(LOGITS, {IMAGES: batch}), images)
     parity = compare_logits(reference, logits)
     require_parity(parity, subject, difference_limit(precision, reference))
     return reference, logits, parity

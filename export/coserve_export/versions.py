@@ -19,7 +19,7 @@ from coserve_export.repository import CONFIG_FILE, build_version
 from coserve_export.triton_config import KEPT_VERSIONS, ensemble_config, mean_config, member_config, to_text
 
 
-def check_extends(repository: Path, description: Description) -> None:
+def check_can_extend(repository: Path, description: Description) -> None:
     """Raise RepositoryError if the repository has no ensemble to extend; call it before costly work."""
     ensemble = _read_config(repository, description.name)
     new = ensemble_config(description, [Member(b"")] * description.num_members, {}, 1)
@@ -52,7 +52,7 @@ def write_version(
             cannot be written; the old version is then unchanged.
         DescriptionError: the provenance cannot be written as JSON.
     """
-    check_extends(repository, description)
+    check_can_extend(repository, description)
     name = description.name
     models = [*description.member_names, description.mean_name]
     configs = {model: _read_config(repository, model) for model in models}

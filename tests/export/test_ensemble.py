@@ -9,7 +9,7 @@ import pytest
 from coserve_export.ensemble import Description, Preprocessing
 from coserve_export.errors import DescriptionError, ParityError
 from coserve_export.mean_graph import mean_graph
-from coserve_export.parity import Parity, compare_logits, in_batches, require_parity
+from coserve_export.parity import Parity, compare_logits, require_parity, run_in_batches
 
 Describe = Callable[..., Description]
 
@@ -128,6 +128,6 @@ def test_the_first_image_runs_alone_and_the_rest_in_batches(count: int) -> None:
         return images[:, 0, 0]
 
     images = np.arange(count, dtype=np.float32)[:, None, None, None] * np.ones((1, 1, 1, 2), np.float32)
-    np.testing.assert_array_equal(in_batches(forward, images)[:, 0], np.arange(count))
+    np.testing.assert_array_equal(run_in_batches(forward, images)[:, 0], np.arange(count))
     assert sizes[0] == 1
     assert max(sizes) > 1 or count == 2

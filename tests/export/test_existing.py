@@ -27,7 +27,9 @@ def export(tmp_path: Path, labels_file: Path) -> Callable[..., ModelConfig]:
         except ExportError:
             assert not repository.exists()
             raise
-        return text_format.Parse((repository / "own/config.pbtxt").read_text("utf-8"), ModelConfig())
+        return text_format.Parse(
+            (repository / values["name"] / "config.pbtxt").read_text("utf-8"), ModelConfig()
+        )
 
     return run
 
@@ -65,6 +67,8 @@ def test_a_dynamic_image_size_must_be_chosen(make_onnx: MakeOnnx, export: Callab
     dynamic = make_onnx(shape=("n", "c", "h", "w"))
     with pytest.raises(NetworkError, match=r"a.onnx takes images of any size; choose one with --image-size"):
         export(dynamic)
+    config = export(dynamic, image_size=6, name="square")
+    assert list(config.input[0].dims) == [3, 6, 6]
     config = export(dynamic, image_size=(6, 12), stretch=True)
     assert list(config.input[0].dims) == [3, 6, 12]
     assert json.loads(config.parameters["preprocessing"].string_value)["resize_size"] is None
@@ -158,6 +162,8 @@ def test_logits_must_not_depend_on_the_rest_of_the_batch(
 def test_members_must_differ_and_take_the_same_images(
     make_onnx: MakeOnnx, export: Callable[..., ModelConfig]
 ) -> None:
+    with pytest.raises(DescriptionError, match="give at least one ONNX file"):
+        export()
     first = make_onnx("a.onnx")
     with pytest.raises(NetworkError, match="are the same network"):
         export(first, make_onnx("b.onnx"))

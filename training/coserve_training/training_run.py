@@ -82,7 +82,7 @@ def train(
     workers = max(1, usable_cores() // devices) if workers is None else workers
     dataset = _load(config, workers, report, progress)
     training, test = _splits(dataset, config, resume, report)
-    initial = None if resume or config.initial is None else _initial(config, dataset)
+    initial = None if resumed is not None or config.initial is None else _initial(config, dataset)
     if resume:
         description = Description.read(folder)
         if description.labels != dataset.labels:

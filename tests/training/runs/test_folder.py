@@ -159,6 +159,23 @@ def test_a_run_can_start_from_another_runs_weights(config: TrainConfig, run: Pat
     assert not (tmp_path / "refused").exists()
 
 
+def test_a_run_resumed_before_its_first_checkpoint_keeps_its_initial_weights(
+    config: TrainConfig, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object) -> None:
+        raise MemoryError("as if killed")
+
+    tuned = replace(config, initial=str(run), epochs=1, learning_rate=0.0, start_size=None)
+    with monkeypatch.context() as patch:
+        patch.setattr("coserve_training.module.CoTraining.training_step", crash)
+        with pytest.raises(MemoryError):
+            train(tuned, tmp_path / "run", report=silent)
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+    train(tuned, tmp_path / "run", resume=True, report=silent)
+    for before, after in zip(load_run(run).members, load_run(tmp_path / "run").members, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+
+
 def test_without_a_test_split_every_tenth_image_is_held_out(image_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(image_folder / "train", tmp_path / "data/train")
     lines: list[str] = []

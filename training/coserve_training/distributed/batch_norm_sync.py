@@ -34,7 +34,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         processes = dist.get_world_size()
         sums = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
         mean, square = _Sum.apply(sums) / processes  # type: ignore[no-untyped-call]
-        variance = square - mean.square()
+        variance = (square - mean.square()).clamp_min(0)  # rounding can make it negative
         self._remember(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
         scale = self.weight / (variance + self.eps).sqrt()
         shift = self.bias - mean * scale

@@ -28,9 +28,10 @@ from typing import Any
 
 from coserve_bench.speedup.devices import Devices
 from coserve_bench.speedup.peak import measure_peak
-from coserve_bench.tune import Candidate, Measured, installed_engines, measure, measure_top1, variants
+from coserve_bench.tune.accuracy import measure_top1, read_evaluation
+from coserve_bench.tune.candidates import Candidate, installed_engines, variants
+from coserve_bench.tune.measure import Measured, measure
 from coserve_cli.progress import progress_bars
-from coserve_cli.tune import read_evaluation
 from coserve_export import Int8, export_onnx
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
@@ -49,8 +50,8 @@ def quantised(
         report = export_onnx(
             [member.model_path for member in ensemble.members if member.model_path],
             target,
-            name=ensemble.name,
             labels=source / ensemble.name / "labels.txt",
+            name=ensemble.name,
             mean=pre.mean,
             std=pre.std,
             resize_size=pre.resize_size,
@@ -67,7 +68,7 @@ def quantised(
 def pinned_or_not(ways: Sequence[Candidate], cores: Cores) -> list[Candidate]:
     """Each of these pinned and not, where the process may pin."""
     return [
-        replace(way, choice=replace(way.choice, pinned=pinned))
+        replace(way, options=replace(way.options, pinned=pinned))
         for way in ways
         for pinned in ([True, False] if cores.ids else [False])
     ]
@@ -77,9 +78,9 @@ def row(one: Measured, baseline: Measured, multiply_adds: int, peak: float) -> d
     """One line of the result."""
     way = one.candidate
     return {
-        "engine": way.choice.engine,
+        "engine": way.options.engine,
         "precision": way.precision,
-        "pinned": way.choice.pinned,
+        "pinned": way.options.pinned,
         "batch_size": one.batch_size,
         "batch_ms": round(one.batch_ms, 3),
         "images_per_s": round(one.images_per_s, 1),
@@ -128,7 +129,7 @@ def main() -> None:
         results[name] = {
             "int8": losses[name],
             "top1": {
-                f"{way.choice.engine} {way.precision}": way.top1 for way in ways if way.ensemble.name == name
+                f"{way.options.engine} {way.precision}": way.top1 for way in ways if way.ensemble.name == name
             },
             "multiply_adds": multiply_adds,
             "floor_ms": floor,

@@ -77,9 +77,11 @@ def summary(reports: dict[str, Report]) -> Iterator[Cells]:
     yield [*head, "speedup over one device", "ideal", "reached", "speedup over all devices"]
     for report in reports.values():
         for engine, precision in report.runners:
-            of = {(row.split, row.way): row for row in report.of(engine, precision, report.batch_sizes[0])}
-            one, everything = of[1, ONE_DEVICE], of.get((1, ALL_DEVICES), of[1, ONE_DEVICE])
-            for row in (row for (_, way), row in of.items() if way == CONCURRENT):
+            smallest = report.comparable_rows(engine, precision, report.batch_sizes[0])
+            by_way = {(row.split, row.way): row for row in smallest}
+            one = by_way[1, ONE_DEVICE]
+            everything = by_way.get((1, ALL_DEVICES), one)
+            for row in (row for row in smallest if row.way == CONCURRENT):
                 yield [
                     *(f"{report.network}, {engine} {precision}", str(row.split)),
                     *(f"{one.ms.median:.2f} ms", f"{everything.ms.median:.2f} ms", f"{row.ms.median:.2f} ms"),
@@ -96,7 +98,7 @@ def rows(report: Report) -> Iterator[Cells]:
     head = ["engine", "batch", "S", "way", "median ms (quartiles)", "images/s", "overlap"]
     yield [*head, "speedup", "ideal", "reached", "floor ms", "of the peak", "MiB"]
     for (engine, precision), size in product(report.runners, report.batch_sizes):
-        for row in report.of(engine, precision, size):
+        for row in report.comparable_rows(engine, precision, size):
             way = describe(row.way, row.split, str(report.machine["devices"]))
             yield [f"{engine} {precision}", str(size), str(row.split), way, *figures(row)]
 

@@ -1,1 +1,6 @@
-"""Measures what is served: speed-up, HTTP load, perf_analyzer, tuning."""
+"""Measures ensembles and servers.
+
+`speedup` compares a network with its divisions, `tune` finds the best way to serve an ensemble, `http` sends
+load to a running server, and `perf_analyzer` runs NVIDIA's load generator. `engine` times networks in this
+process.
+"""

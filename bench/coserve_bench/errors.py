@@ -1,5 +1,5 @@
-"""What can go wrong in measuring."""
+"""Errors of measurements."""
 
 
 class BenchError(Exception):
-    """Nothing can be measured; the text says why."""
+    """A measurement cannot be made; the text says why."""

@@ -1,20 +1,17 @@
-"""Files that commands write their results to."""
+"""Writes results to files, whole or not at all."""
 
-from collections.abc import Iterable
 from pathlib import Path
-
-import typer
 
 
 class OutputError(Exception):
-    """Results cannot be written where they are wanted."""
+    """A file of results cannot be written."""
 
 
 def check_writable(file: Path) -> None:
-    """Find out, before work that takes long, whether a file can be written; what is there stays.
+    """Check that a file can be written, before work that takes long; do not change it.
 
     Raises:
-        OutputError: it cannot.
+        OutputError: the file cannot be written.
     """
     target = file.resolve()
     try:
@@ -31,10 +28,10 @@ def check_writable(file: Path) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a text file whole or not at all, through symbolic links; devices and pipes are written to.
+    """Write a text file whole or not at all; follow symbolic links, and write to devices and pipes.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     target = file.resolve()
     try:
@@ -52,19 +49,8 @@ def write_whole(file: Path, text: str) -> None:
         raise OutputError(f"cannot write {file}: {error.strerror}") from error
 
 
-def show(text: str, table: Iterable[str], file: Path | None, as_json: bool) -> None:
-    """Print results, as JSON or as a table, and then write the JSON: a full disk does not lose them.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    typer.echo(text if as_json else "\n".join(table))
-    if file is not None:
-        write_whole(file, f"{text}\n")
-
-
 def _is_special(target: Path) -> bool:
-    """Whether it is there, and neither file nor folder: renaming another in its place would remove it."""
+    """Return whether the target is a device or a pipe, which a rename would replace."""
     return target.exists() and not target.is_file() and not target.is_dir()
 
 

@@ -1,4 +1,4 @@
-"""Stopping on request."""
+"""Handles requests to stop: Ctrl-C and SIGTERM."""
 
 import signal
 
@@ -6,7 +6,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def stop_once() -> None:
-    """Let the first SIGINT or SIGTERM raise KeyboardInterrupt, and ignore more: `timeout` sends two."""
+    """Raise KeyboardInterrupt on the first SIGINT or SIGTERM, and ignore later ones: `timeout` sends two."""
     stopped = False
 
     def stop(*_: object) -> None:

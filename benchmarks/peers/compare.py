@@ -26,7 +26,7 @@ import onnxruntime as ort
 from servers import Running, Server, ServerError, servers
 
 from coserve_bench.errors import BenchError
-from coserve_bench.http.engine import RawEngine
+from coserve_bench.http.engine_alone import EngineAlone
 from coserve_bench.http.generator import Generator
 from coserve_bench.http.images import EncodedImage, read_images
 from coserve_bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
@@ -126,7 +126,7 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
 
 def compare(
     candidates: list[Measured],
-    engine: RawEngine,
+    engine: EngineAlone,
     ensemble: Ensemble,
     images: list[EncodedImage],
     rounds: int,
@@ -202,7 +202,7 @@ def main() -> None:
     arguments = parser.parse_args()
     output = arguments.output or RESULTS / f"{arguments.model}.json"
     images = read_images(arguments.image)
-    engine = RawEngine(arguments.repository, arguments.model)
+    engine = EngineAlone(arguments.repository, arguments.model)
     ensemble = read_repository(arguments.repository)[arguments.model]
     loads: list[Load] = [*map(ClosedLoop, arguments.concurrency), *map(OpenLoop, arguments.rate)]
     first, *others = servers(arguments.repository, arguments.model)

@@ -7,19 +7,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from coserve_bench import tune as tuning
-from coserve_bench.tune import (
-    Candidate,
-    Evaluation,
-    Measured,
-    best,
-    candidates,
-    comparable,
-    installed_engines,
-    measure,
-    measure_top1,
-    variants,
-)
+from coserve_bench.engine import LoadedNetworks
+from coserve_bench.errors import BenchError
+from coserve_bench.tune.accuracy import Evaluation, measure_top1
+from coserve_bench.tune.candidates import Candidate, comparable, installed_engines, variants, with_threads
+from coserve_bench.tune.measure import Interrupted, Measured, best, measure
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.factory import precisions
 from coserve_server.engines.openvino.engine import OpenVinoEngine
@@ -27,6 +19,7 @@ from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
+from coserve_server.outcomes import MemberRun
 from coserve_server.settings import Precision
 from tests.server.onnx_repository import FAILS, write_repository
 
@@ -60,9 +53,9 @@ def test_every_ensemble_engine_and_precision(tmp_path: Path, monkeypatch: pytest
     has(monkeypatch, "fp32")
     assert [way.precision for way in variants(ensembles, BOTH)] == ["fp32", "fp32", "int8", "int8"]
     other = replace(found["pair"], name="other", labels=("a", "b", "c", "d"))
-    with pytest.raises(SettingsError, match="other has other classes or preprocessing than pair"):
+    with pytest.raises(BenchError, match="other differs from pair in its classes or preprocessing"):
         variants([found["pair"], other], BOTH)
-    with pytest.raises(SettingsError, match="engine: 'tvm' is none of onnxruntime, openvino"):
+    with pytest.raises(BenchError, match="unknown engine 'tvm': choose from onnxruntime, openvino"):
         variants(ensembles, ["tvm"])
 
 
@@ -74,7 +67,7 @@ def test_only_what_is_accurate_enough_may_take_its_place(tmp_path: Path) -> None
     far, unknown = (f"{name} in fp32 with onnxruntime" for name in ("far", "unknown"))
     assert left_out == {
         far: "0.40 points less accurate than first in fp32 with onnxruntime",
-        unknown: f"nobody measured the accuracy of {unknown}; give --evaluation-data",
+        unknown: f"the accuracy of {unknown} is not known; give --evaluation-data",
     }
 
 
@@ -86,7 +79,7 @@ def test_bf16_needs_a_measured_accuracy_and_fp32_does_not(
     default, openvino, bf16 = ways = variants([pair], BOTH)
     kept, left_out = comparable(ways, 0.3)
     assert kept == [default, openvino]
-    unknown = "nobody measured the accuracy of pair in fp32 with onnxruntime; give --evaluation-data"
+    unknown = "the accuracy of pair in fp32 with onnxruntime is not known; give --evaluation-data"
     assert left_out == {bf16.name: unknown}
     measured = [replace(default, top1=0.9), replace(openvino, top1=0.9), replace(bf16, top1=0.898)]
     assert comparable(measured, 0.3) == (measured, {})
@@ -121,13 +114,15 @@ def test_accuracy_is_that_of_the_answers_through_the_engine(tmp_path: Path) -> N
 
 def test_every_way_to_serve_and_the_default_first(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    ways = candidates([Candidate(ensemble, EngineOptions(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3)))
-    told = [(way.choice.engine, way.choice.threads, way.choice.pinned) for way in ways]
+    ways = with_threads(
+        [Candidate(ensemble, EngineOptions(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3))
+    )
+    told = [(way.options.engine, way.options.threads, way.options.pinned) for way in ways]
     assert told[:6] == [("onnxruntime", t, p) for t in (2, 1, 4) for p in (True, False)]
     assert len(told) == 12
     alone = Candidate(ensemble, EngineOptions("openvino", precision="bf16"), 0.9)
-    (way,) = candidates([alone], Cores(1, None))
-    assert (way.choice, way.top1) == (EngineOptions("openvino", 1, False, "bf16"), 0.9)
+    (way,) = with_threads([alone], Cores(1, None))
+    assert (way.options, way.top1) == (EngineOptions("openvino", 1, False, "bf16"), 0.9)
 
 
 def test_the_best_by_either_goal_and_the_earlier_of_equals(tmp_path: Path) -> None:
@@ -143,7 +138,7 @@ def test_the_best_by_either_goal_and_the_earlier_of_equals(tmp_path: Path) -> No
 def test_candidates_are_measured_in_turn(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     assert installed_engines() == ["onnxruntime", "openvino"]
-    ways = candidates(variants([ensemble], installed_engines()), Cores(2, None))
+    ways = with_threads(variants([ensemble], installed_engines()), Cores(2, None))
     told: list[tuple[str, int, int]] = []
     found = measure(ways, Cores(2, None), (1, 4, 8), 2, 0.01, lambda *step: told.append(step))
     assert [(one.candidate, one.batch_size) for one in found] == [
@@ -157,25 +152,27 @@ def test_what_was_measured_before_an_interruption_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
-    way, answers = Candidate(ensemble, EngineOptions("onnxruntime", 1)), iter([[2.0, 4.0, 3.0]])
+    way = Candidate(ensemble, EngineOptions("onnxruntime", 1))
+    run, limit = LoadedNetworks.run, 2
 
-    async def times(*_: object) -> list[float]:
-        try:
-            return next(answers)
-        except StopIteration:
-            raise KeyboardInterrupt from None
+    async def stopped(networks: LoadedNetworks, images: np.ndarray) -> list[list[MemberRun]]:
+        if len(images) == limit:
+            raise KeyboardInterrupt
+        return await run(networks, images)
 
-    monkeypatch.setattr(tuning, "_times", times)
-    with pytest.raises(tuning.Interrupted) as interrupted:
-        measure([way], Cores(2, None), (1, 4), 1)
-    assert interrupted.value.args == ([Measured(way, 1, 3.0)],)
+    monkeypatch.setattr(LoadedNetworks, "run", stopped)
+    with pytest.raises(Interrupted) as interrupted:
+        measure([way], Cores(2, None), (1, 2), 1, 0.01)
+    ((kept,),) = interrupted.value.args
+    assert (kept.candidate, kept.batch_size) == (way, 1)
+    limit = 1
     with pytest.raises(KeyboardInterrupt) as early:
-        measure([way], Cores(2, None), (1, 4), 1)
+        measure([way], Cores(2, None), (1, 2), 1, 0.01)
     assert early.type is KeyboardInterrupt, "there is nothing to keep"
 
 
 def test_a_candidate_that_fails_is_named(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={1: FAILS})
     ensemble = read_repository(tmp_path)["pair"]
-    with pytest.raises(SettingsError, match=r"pair cannot be measured: .*Gather"):
+    with pytest.raises(BenchError, match=r"pair cannot be measured: .*Gather"):
         measure([Candidate(ensemble, EngineOptions("onnxruntime", 1))], Cores(2, None), (1,), 1, 0.01)

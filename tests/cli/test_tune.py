@@ -14,27 +14,29 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from coserve_bench import output
-from coserve_bench import tune as tuning
+from coserve_bench.engine import LoadedNetworks, load_ensemble
+from coserve_bench.tune import candidates, choose, measure
 from coserve_cli.main import app
-from coserve_server.engines.embedded import choice
-from coserve_server.engines.embedded.engine import EmbeddedEngine
+from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.factory import precisions
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import EngineError
+from coserve_server.machine.cores import Cores
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import HANGS, LABELS, write_repository
 
 STOPPED_IN_A_BATCH = """
 import asyncio, signal
 from coserve_cli.main import app
-from coserve_bench import tune as tuning
+from coserve_bench.engine import LoadedNetworks
 
-run = tuning._run
+run = LoadedNetworks.run
 
 async def interrupted(*arguments):
     asyncio.get_running_loop().call_later(0.2, signal.raise_signal, signal.SIGINT)
     return await run(*arguments)
 
-tuning._run = interrupted
+LoadedNetworks.run = interrupted
 app()
 """
 
@@ -92,7 +94,7 @@ def test_json(tune: Callable[..., Result]) -> None:
     rows = [tuple(row[key] for key in ("threads", "pinned", "batch_size")) for row in content["measured"]]
     assert len(rows) == len(set(rows)), "a model that is named twice is measured once"
     assert {(row["precision"], row["top1"]) for row in content["measured"]} == {("fp32", 0.9)}
-    reason = "nobody measured the accuracy of pair in bf16 with openvino; give --evaluation-data"
+    reason = "the accuracy of pair in bf16 with openvino is not known; give --evaluation-data"
     unmeasured = {"pair in bf16 with openvino": reason} if "bf16" in precisions("openvino") else {}
     assert content["left_out"] == unmeasured
 
@@ -124,14 +126,12 @@ def test_evaluation_data_of_other_classes_is_one_line(tune: Callable[..., Result
 def test_what_an_engine_cannot_load_is_left_out(
     tune: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = choice.create_engine
-
-    def fails(chosen: choice.Choice, *arguments: Any) -> EmbeddedEngine:
-        if chosen.engine == "openvino":
+    def fails(ensemble: Ensemble, options: EngineOptions, cores: Cores) -> LoadedNetworks:
+        if options.engine == "openvino":
             raise EngineError("no conversion rule")
-        return create(chosen, *arguments)
+        return load_ensemble(ensemble, options, cores)
 
-    monkeypatch.setattr(choice, "create_engine", fails)
+    monkeypatch.setattr(candidates, "load_ensemble", fails)
     result = tune("--model", "pair", "--json")
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
@@ -149,14 +149,14 @@ def test_an_interruption_gives_what_was_measured_and_no_choice(
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     # A signal to terminate does nothing unless the command says so.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    original, calls = tuning._times, itertools.count(1)
+    original, calls = measure._time, itertools.count(1)
 
     async def times(*arguments: Any) -> list[float]:
         if next(calls) in (3, 4, 7):
             signal.raise_signal(number)
         return await original(*arguments)
 
-    monkeypatch.setattr(tuning, "_times", times)
+    monkeypatch.setattr(measure, "_time", times)
     file = tmp_path / "tuned.toml"
     try:
         result = tune("--model", "pair", "--engine", "onnxruntime", "--output", file, "--json")
@@ -187,7 +187,7 @@ def test_members_that_it_stops_are_not_reported_as_failed(tmp_path: Path) -> Non
 def test_a_file_that_cannot_be_written_is_found_before_measuring(
     tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tuning, "measure", lambda *_, **__: pytest.fail("it measured"))
+    monkeypatch.setattr(choose, "measure", lambda *_, **__: pytest.fail("it measured"))
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "x.toml", tmp_path / f"{'x' * 300}.toml", tmp_path):
         result = tune("--model", "pair", "--output", place)
@@ -215,14 +215,17 @@ def test_an_accuracy_loss_that_means_nothing_is_a_usage_error(
 ) -> None:
     result = tune("--model", "pair", "--max-accuracy-loss", points)
     assert result.exit_code == 2
-    assert "give points from 0 on" in result.output
+    assert "give points, 0 or more" in result.output
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "none"], "none is not in"),
-        (["--model", "pair", "--engine", "tensorrt"], "engine: 'tensorrt' is none of onnxruntime, openvino"),
+        (
+            ["--model", "pair", "--engine", "tensorrt"],
+            "unknown engine 'tensorrt': choose from onnxruntime, openvino",
+        ),
     ],
 )
 def test_errors_are_one_line(tune: Callable[..., Result], arguments: list[str], message: str) -> None:

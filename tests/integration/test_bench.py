@@ -141,9 +141,12 @@ class Nothing(BaseHTTPRequestHandler):
     ("options", "message"),
     [
         # The program and the file are looked at before the server, so that nothing is started in vain.
-        (["--triton", "127.0.0.1:1", "--binary", "none"], "none is not there: run make perf-analyzer"),
-        (["--triton", "127.0.0.1:1", "--binary", "."], ". cannot be run: run make perf-analyzer"),
-        (["--triton", "127.0.0.1:1", "--binary", "{text}"], "{text} cannot be run: run make perf-analyzer"),
+        (["--triton", "127.0.0.1:1", "--binary", "none"], "none does not exist: run make perf-analyzer"),
+        (["--triton", "127.0.0.1:1", "--binary", "."], ". is not executable: run make perf-analyzer"),
+        (
+            ["--triton", "127.0.0.1:1", "--binary", "{text}"],
+            "{text} is not executable: run make perf-analyzer",
+        ),
         (
             ["--triton", "127.0.0.1:1", "--output", "none/out.json"],
             "cannot write none/out.json: No such file",

@@ -1,7 +1,7 @@
-"""One kept-alive HTTP/1.1 connection, as light as a load generator wants it: httptools parses, asyncio sends.
+"""A kept-alive HTTP/1.1 connection, light enough for a load generator: httptools parses, asyncio sends.
 
-A full client spends five times the processor time of this on a request, time that the server lacks where both
-share a machine, and that would count as the server's.
+A full client takes five times as much processor time per request. On a shared machine the server would lack
+that time, and it would count as the server's.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import httptools
 
 @dataclass(frozen=True)
 class Reply:
-    """A whole answer."""
+    """A complete response."""
 
     status: int
     body: bytes
@@ -24,10 +24,10 @@ class Reply:
 
 @dataclass(frozen=True)
 class Address:
-    """Where to connect.
+    """The address to connect to.
 
     Attributes:
-        tls: None for plain HTTP.
+        tls: TLS context; None for plain HTTP.
     """
 
     host: str
@@ -36,14 +36,18 @@ class Address:
 
     @classmethod
     def of(cls, url: str, cacert: str | None) -> "Address":
-        """Of an `http:` or `https:` URL; `cacert` is a PEM file of authorities, None for the usual ones."""
+        """Return the address of an `http:` or `https:` URL.
+
+        Args:
+            cacert: PEM file of trusted authorities; None for the system's.
+        """
         parts = urlsplit(url)
         tls = ssl.create_default_context(cafile=cacert) if parts.scheme == "https" else None
         return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
 
 def post(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    """A whole POST request as it goes over the connection (RFC 9112)."""
+    """Return the bytes of a POST request (RFC 9112)."""
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     fields = {"Host": parts.netloc, **headers, "Content-Length": str(len(body))}
@@ -52,11 +56,11 @@ def post(url: str, headers: Mapping[str, str], body: bytes) -> bytes:
 
 
 class Connection(asyncio.Protocol):
-    """Sends a request, waits for its answer, and then may be used again unless it is `closed`."""
+    """A connection that sends one request at a time and can be used again unless it is `closed`."""
 
     def __init__(self) -> None:
         self.closed = False
-        self._answer: asyncio.Future[Reply] | None = None
+        self._reply: asyncio.Future[Reply] | None = None
         self._body: list[bytes] = []
 
     @classmethod
@@ -64,26 +68,26 @@ class Connection(asyncio.Protocol):
         """Connect.
 
         Raises:
-            OSError: nobody listens there, or its certificate is not trusted.
+            OSError: the connection is refused, or the server's certificate is not trusted.
         """
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(cls, address.host, address.port, ssl=address.tls)
         return connection
 
-    async def ask(self, request: bytes, timeout_s: float) -> Reply:
-        """Send a request and wait for the whole answer; the connection is closed where there is none.
+    async def send(self, request: bytes, timeout_s: float) -> Reply:
+        """Send a request and wait for the complete response; an error closes the connection.
 
         Raises:
-            TimeoutError: it did not come in time.
-            ConnectionError: the connection broke, or the answer is not HTTP.
+            TimeoutError: the response did not arrive in time.
+            ConnectionError: the connection broke, or the response is not HTTP.
         """
         loop = asyncio.get_running_loop()
-        self._answer = loop.create_future()
+        self._reply = loop.create_future()
         self._parser = httptools.HttpResponseParser(self)
         self._transport.write(request)
         timer = loop.call_later(timeout_s, self._fail, TimeoutError())
         try:
-            return await self._answer
+            return await self._reply
         except BaseException:
             self.close()
             raise
@@ -91,48 +95,48 @@ class Connection(asyncio.Protocol):
             timer.cancel()
 
     def close(self) -> None:
-        """Drop the connection at once."""
+        """Abort the connection."""
         self.closed = True
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio's call."""
-        # uvloop's has the methods, but not the type.
+        """Called by asyncio."""
+        # uvloop's transport has the methods without the type.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio's call."""
-        if self._answer is None or self._answer.done():
-            # Bytes that nobody asked for: whatever follows cannot be told from them.
+        """Called by asyncio."""
+        if self._reply is None or self._reply.done():
+            # Without a request, later responses could not be told from these bytes.
             self.close()
             return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self._fail(ConnectionError(f"the answer is not HTTP: {error}"))
+            self._fail(ConnectionError(f"the response is not HTTP: {error}"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """asyncio's call."""
+        """Called by asyncio."""
         self.closed = True
-        self._fail(ConnectionError(str(error or "closed before the answer was complete")))
+        self._fail(ConnectionError(str(error or "closed before the response was complete")))
 
     def on_message_begin(self) -> None:
-        """httptools' call."""
+        """Called by httptools."""
         self._body.clear()
 
     def on_body(self, part: bytes) -> None:
-        """httptools' call."""
+        """Called by httptools."""
         self._body.append(part)
 
     def on_message_complete(self) -> None:
-        """httptools' call."""
+        """Called by httptools."""
         status = self._parser.get_status_code()
-        if status < 200 or self._answer is None or self._answer.done():
+        if status < 200 or self._reply is None or self._reply.done():
             return
         if not self._parser.should_keep_alive():
             self.close()
-        self._answer.set_result(Reply(status, b"".join(self._body)))
+        self._reply.set_result(Reply(status, b"".join(self._body)))
 
     def _fail(self, error: Exception) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(error)

@@ -1,4 +1,4 @@
-"""The server to be measured: whether it answers, and which ensemble it is that does."""
+"""Checks a server before it is measured, and describes the requests to it."""
 
 import os
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ def first_reply(
     images: Sequence[EncodedImage],
     timeout_s: float,
 ) -> Reply:
-    """Have every image classified once; gives the first one's answer.
+    """Classify every image once, and return the reply for the first.
 
     Raises:
-        BenchError: the server does not take an image.
-        CoserveError: there is no server, it is not ready, does not answer in time, or has no such ensemble.
+        BenchError: the server rejects an image.
+        CoserveError: the server cannot be reached, is not ready, times out, or does not have the ensemble.
     """
     with Client(url, api_key=api_key, verify=cacert, timeout=timeout_s, retries=0) as client:
         first, *_ = [_classify(client, image, model) for image in images]
@@ -46,7 +46,7 @@ def classification(
     images: Sequence[EncodedImage],
     timeout_s: float,
 ) -> Target:
-    """Requests to classify one image each, sent as it is."""
+    """Return requests that each classify one image, with the image file as the body."""
     key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
     return Target(
         f"{url.rstrip('/')}/v1/classify?{urlencode({'model': model})}",

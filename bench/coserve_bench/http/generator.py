@@ -1,4 +1,4 @@
-"""The load generator, in a process of its own: neither it nor what else its caller does slows the other."""
+"""The load generator, in a separate process, so that it and its caller do not slow each other down."""
 
 import asyncio
 import multiprocessing
@@ -18,14 +18,14 @@ from coserve_bench.stopping import SIGNALS
 
 
 class Generator:
-    """The process, as its caller sees it; a context manager."""
+    """The process as its caller sees it; a context manager."""
 
     def __init__(self, target: Target) -> None:
-        """Prepare to ask the target."""
+        """Start the process."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, target), daemon=True)
-        # Ctrl-C in a terminal, and `timeout`, reach both processes: this one decides what becomes of it.
+        # Ctrl-C in a terminal and `timeout` signal both processes; only this one handles it.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
         self._process.start()
         for number, handler in before.items():
@@ -41,10 +41,10 @@ class Generator:
         self._process.join()
 
     def run(self, load: Load, interval: Interval) -> Run:
-        """Apply a load and wait; Ctrl-C ends it early, and the result says so.
+        """Apply a load and wait for its result; Ctrl-C stops it early, and the result says so.
 
         Raises:
-            BenchError: the process died.
+            BenchError: the process ended.
         """
         stopped = False
         try:
@@ -63,7 +63,7 @@ class Generator:
 
 
 def _serve(pipe: Pipe, target: Target) -> None:
-    """Apply loads until nobody asks for more; None ends the one that is under way."""
+    """Apply the loads that arrive on the pipe, until it is closed; None stops the current one."""
     address = Address.of(target.url, target.cacert)
     requests = [
         post(target.url, {**target.headers, "Content-Type": kind}, body) for kind, body in target.bodies
@@ -75,16 +75,17 @@ def _serve(pipe: Pipe, target: Target) -> None:
             load, interval = job
             traffic = Traffic(address, requests, target.timeout_s, interval)
             run = uvloop.run(_apply(traffic, load, pipe))
-            # uvloop leaves what it has watched non-blocking.
+            # uvloop leaves the pipe non-blocking.
             os.set_blocking(pipe.fileno(), True)
             pipe.send(run)
 
 
 async def _apply(traffic: Traffic, load: Load, pipe: Pipe) -> Run:
-    """Apply a load until its interval is over and everything is answered, or until the pipe has something."""
+    """Apply a load until its interval is over and every request is answered, or the pipe has a message."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(pipe.fileno(), stop.set)
-    began, spent = clock(), _processor_s()
+    began = clock()
+    spent = _processor_s()
     sending = asyncio.create_task(
         closed_loop(traffic, load) if isinstance(load, ClosedLoop) else open_loop(traffic, load)
     )
@@ -92,7 +93,8 @@ async def _apply(traffic: Traffic, load: Load, pipe: Pipe) -> Run:
     await asyncio.wait({sending, stopping}, return_when=asyncio.FIRST_COMPLETED)
     run = traffic.run
     run.stopped = not sending.done()
-    run.wall_s, run.processor_s = clock() - began, _processor_s() - spent
+    run.wall_s = clock() - began
+    run.processor_s = _processor_s() - spent
     run.seconds = (min(clock(), traffic.ends) if run.stopped else traffic.ends) - traffic.begins
     for task in (sending, stopping):
         task.cancel()

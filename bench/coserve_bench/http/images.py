@@ -1,4 +1,4 @@
-"""The images that are sent."""
+"""Reads the images to send."""
 
 import mimetypes
 from collections.abc import Iterable
@@ -9,12 +9,18 @@ from coserve_client import InputError
 from coserve_client.images import images_in
 
 MOST = 100
-"""Images kept in memory and sent in turn; more would make no difference to a server."""
+"""Images that are kept in memory and sent in turn; more would make no difference to a server."""
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file: its name for messages, its content type, its bytes."""
+    """An image file.
+
+    Attributes:
+        name: path, for messages.
+        kind: content type.
+        data: the bytes of the file.
+    """
 
     name: str
     kind: str
@@ -22,10 +28,12 @@ class EncodedImage:
 
 
 def read_images(paths: Iterable[Path]) -> list[EncodedImage]:
-    """Read files, and folders with their subfolders; of more than `MOST` images, so many evenly spaced.
+    """Read image files, and those in folders and their subfolders.
+
+    Of more than `MOST` images, that many are read, evenly spaced.
 
     Raises:
-        InputError: one cannot be read, or a folder has none.
+        InputError: an image cannot be read, or a folder has none.
     """
     files: list[Path] = []
     for path in paths:
@@ -43,5 +51,5 @@ def _read(file: Path) -> EncodedImage:
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
     kind, _ = mimetypes.guess_type(file.name)
-    # The server looks at the bytes alone; the type only tells it that the body is an image.
+    # The type only tells the server that the body is an image; it detects the format from the bytes.
     return EncodedImage(str(file), kind if kind and kind.startswith("image/") else "image/*", data)

@@ -1,4 +1,4 @@
-"""What is asked of a server, how, and what came of it."""
+"""Describes loads on a server and the results of applying them."""
 
 from array import array
 from collections import Counter
@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Target:
-    """Whom to ask, and what.
+    """The requests to send.
 
     Attributes:
-        url: of every request, with its query.
-        headers: of every request.
-        bodies: sent in turn, each with its content type.
-        cacert: PEM file of the authorities that may certify an HTTPS server; None for the usual ones.
-        timeout_s: how long to wait for an answer, from when the request was meant to be sent.
+        url: address of every request, with its query.
+        bodies: content type and body of each request, sent in turn.
+        headers: headers of every request.
+        cacert: PEM file of trusted authorities, for HTTPS; None for the system's.
+        timeout_s: how long to wait for a response, from the intended sending of the request.
     """
 
     url: str
@@ -27,7 +27,7 @@ class Target:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """So many users, each of whom asks again as soon as the answer is there: a slow server is asked less."""
+    """Users who each send the next request after the last response, so a slow server gets fewer requests."""
 
     concurrency: int
 
@@ -37,10 +37,11 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """So many requests a second, at the times of a Poisson process, however long the answers take.
+    """Requests at the times of a Poisson process, however long the responses take.
 
     Attributes:
-        connections: at most; a request that finds none free waits for one, which counts as latency.
+        rate: requests per second, on average.
+        connections: the most connections to open; waiting for a free one counts as latency.
     """
 
     rate: float
@@ -55,33 +56,32 @@ Load = ClosedLoop | OpenLoop
 
 @dataclass(frozen=True)
 class Interval:
-    """For how long: `warm_up_s` seconds that do not count, and at once `seconds` that do."""
+    """Duration of a load: `warm_up_s` seconds that do not count, followed by `seconds` that do."""
 
     warm_up_s: float
     seconds: float
 
 
 UNREACHED = "cannot connect"
-"""The failure of a request that could not even be sent."""
+"""Kind of failure of a request that could not be sent."""
 
 
 @dataclass
 class Run:
-    """What one load gave in one interval. All times are in milliseconds.
+    """Result of one load in one interval.
 
     Attributes:
-        latency: of every request counted, from when it was meant to be sent to its answer; of one that timed
-            out, how long it was waited for.
-        round_trip: of every answered request, from when it was sent.
-        late: how much later than meant every request was sent.
-        stages: of every answered request, the server's own `timings_ms`, by their names; empty where it
-            gives none.
-        errors: how often each kind of failure occurred.
-        degraded: answers that lacked members.
-        completed: answers that arrived within the interval, whenever they were sent.
-        seconds: how long the interval was.
-        processor_s, wall_s: processor and wall time that the generator itself spent, warming up included.
-        stopped: whether it was cut short on request.
+        latency: milliseconds from the intended sending to the response, for every answered request, and to
+            the timeout, for every request that timed out.
+        round_trip: milliseconds from the sending to the response, for every answered request.
+        late: milliseconds from the intended sending to the sending, for every answered request.
+        stages: the server's own `timings_ms` by name, for every answered request; empty if it sends none.
+        errors: number of failures by kind.
+        degraded: number of responses that lacked members.
+        completed: number of responses that arrived within the interval, whenever they were sent.
+        seconds: length of the interval.
+        processor_s, wall_s: processor and wall time of the generator itself, including the warm-up.
+        stopped: whether the load was stopped early.
     """
 
     latency: "array[float]" = field(default_factory=lambda: array("d"))
@@ -98,5 +98,5 @@ class Run:
 
     @property
     def unreachable(self) -> bool:
-        """Whether every request failed because nobody listens."""
+        """Whether no request could be sent."""
         return set(self.errors) == {UNREACHED} and not self.round_trip

@@ -1,8 +1,8 @@
-"""Everything measured of a server in one go, and the measuring itself."""
+"""Measures a server with several loads, and reports the results."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,22 +10,24 @@ from coserve_bench.errors import BenchError
 from coserve_bench.http.generator import Generator
 from coserve_bench.http.loads import ClosedLoop, Interval
 from coserve_bench.http.results import LoadResults
+from coserve_bench.progress import Progress
 
 if TYPE_CHECKING:
-    from coserve_bench.http.engine import RawEngine
-
-Progress = Callable[[str, int, int], None]
+    from coserve_bench.http.engine_alone import EngineAlone
 
 
 @dataclass
 class Report:
-    """What is measured, how, and what came of it.
+    """What is measured, how, and the results.
 
     Attributes:
-        images: how many different ones are sent; image_bytes: how large they are on average.
-        cores: that are usable here, by the load generator and by a server beside it.
-        rounds: how often every load gets its turn, so that whatever else the machine does meets all alike.
-        complete: whether all rounds ran.
+        model, version: the ensemble.
+        images: number of different images.
+        image_bytes: their average size.
+        cores: cores that are usable here, by the load generator and by a server on this machine.
+        rounds: rounds in which the loads take turns, so that a disturbance affects all of them alike.
+        engine: the engine without a server; None not to measure it.
+        complete: whether all rounds were run.
     """
 
     url: str
@@ -37,17 +39,17 @@ class Report:
     rounds: int
     interval: Interval
     loads: list[LoadResults]
-    engine: "RawEngine | None" = None
+    engine: "EngineAlone | None" = None
     complete: bool = field(default=False, init=False)
 
     def measure(self, generator: Generator, progress: Progress | None) -> None:
-        """Apply all loads in turn, round after round; what ends it early leaves what was measured so far.
+        """Apply all loads in turn, round after round; an error keeps the results so far.
 
         Raises:
-            BenchError: the server is gone, the load generator died, or nothing was answered.
-            KeyboardInterrupt: it was stopped.
+            BenchError: the server is gone, the load generator ended, or no request was answered.
+            KeyboardInterrupt: a load was stopped.
         """
-        steps: Sequence[LoadResults | RawEngine] = [*self.loads, *([self.engine] if self.engine else [])]
+        steps: Sequence[LoadResults | EngineAlone] = [*self.loads, *([self.engine] if self.engine else [])]
         for done in range(self.rounds * len(steps)):
             step = steps[done % len(steps)]
             if isinstance(step, LoadResults):
@@ -62,10 +64,10 @@ class Report:
             raise BenchError(f"nothing was answered: {why}")
 
     def _apply(self, load: LoadResults, generator: Generator, number: int) -> None:
-        """Apply one load in the round of that number."""
+        """Apply one load in round `number`."""
         run = generator.run(load.load, self.interval)
         if run.unreachable:
-            # The time without a server is none of its own.
+            # Time without a server must not lower its throughput.
             run.seconds = 0
         load.add(run)
         if run.stopped:
@@ -75,32 +77,32 @@ class Report:
 
     @property
     def failures(self) -> list[str]:
-        """Every kind of failure there was, the most frequent first."""
+        """Kinds of failures, the most frequent first."""
         kinds = sum((load.errors for load in self.loads), start=Counter[str]())
         return [kind for kind, _ in kinds.most_common()]
 
     @property
     def added_ms(self) -> float | None:
-        """What the median gains over the engine's where one image after another is sent; None if unknown."""
+        """Median latency of one image after another over the server, less the engine's; None if unknown."""
         alone = next((one for one in self.loads if one.load == ClosedLoop(1) and one.round_trip), None)
         if self.engine is None or not self.engine.latency or alone is None:
             return None
         return alone.latency.percentile(50) - self.engine.latency.percentile(50)
 
-    def of_engine(self, load: LoadResults) -> float | None:
-        """The share of the engine's best throughput that a load reached; None if unknown.
+    def share_of_engine(self, load: LoadResults) -> float | None:
+        """Return the share of the engine's best throughput that a load reached; None if unknown.
 
-        The load generator's processor time is taken off: it is what clients on another machine would get.
+        The load generator's processor time is subtracted, as if clients were on another machine.
         """
         if self.engine is None or not self.engine.latency or not isinstance(load.load, ClosedLoop):
             return None
         return load.per_second_without_generator(self.cores) / self.engine.best
 
     def to_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return everything, ready for JSON."""
         engine = None
         if self.engine is not None and self.engine.latency:
-            shares = {str(load.load): self.of_engine(load) for load in self.loads}
+            shares = {str(load.load): self.share_of_engine(load) for load in self.loads}
             engine = {
                 **self.engine.to_json(),
                 "gateway_adds_ms": self.added_ms,

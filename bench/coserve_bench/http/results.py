@@ -1,4 +1,4 @@
-"""What the runs gave, load by load, as distributions and as JSON."""
+"""Collects the results of each load as distributions."""
 
 from array import array
 from collections import Counter
@@ -11,10 +11,12 @@ from coserve_bench.http.loads import ClosedLoop, Load, OpenLoop, Run
 
 PERCENTILES = (50, 90, 99)
 BOTTLENECK = 0.8
-"""Of a core: above it, the load generator may be what limits the figures."""
+"""Share of a core above which the load generator may limit the figures."""
 
-STAGES, TOTAL = ("decode", "preprocess", "queue", "inference", "combine"), "total"
-"""Of a reply's `timings_ms`: the parts in the order they happen, and what spans them."""
+STAGES = ("decode", "preprocess", "queue", "inference", "combine")
+"""Parts of a reply's `timings_ms`, in the order in which they happen."""
+TOTAL = "total"
+"""The part of `timings_ms` that spans the others."""
 
 
 class Distribution:
@@ -60,25 +62,34 @@ class Distribution:
 
 
 class LoadResults:
-    """All runs of one load.
+    """Results of all runs of one load.
 
     Attributes:
-        latency: from when a request was meant to be sent; round_trip: from when it was.
-        late: between the two.
-        overhead: of an answer, the round trip less the server's `inference`.
-        stages: of an answer, the server's own times, and what it does not tell: `other` is the rest of its
-            `total`, `outside` the rest of the round trip.
+        latency: time from the intended sending to the response.
+        round_trip: time from the sending to the response.
+        late: time from the intended sending to the sending.
+        overhead: round trip less the server's `inference`.
+        stages: the server's own times by name, and two remainders: `other` of the server's `total`, and
+            `outside` of the round trip.
+        errors: number of failures by kind.
+        rates: responses per second, for each run.
+        degraded: number of responses that lacked members.
     """
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self.latency, self.round_trip, self.late = Distribution(), Distribution(), Distribution()
+        self.latency = Distribution()
+        self.round_trip = Distribution()
+        self.late = Distribution()
         self.overhead = Distribution()
         self.stages: dict[str, Distribution] = {}
         self.errors: Counter[str] = Counter()
         self.rates: list[float] = []
         self.degraded = 0
-        self._completed, self._seconds, self._processor_s, self._wall_s = 0, 0.0, 0.0, 0.0
+        self._completed = 0
+        self._seconds = 0.0
+        self._processor_s = 0.0
+        self._wall_s = 0.0
 
     def add(self, run: Run) -> None:
         """Add a run."""
@@ -98,17 +109,17 @@ class LoadResults:
 
     @property
     def begun(self) -> bool:
-        """Whether it was applied at all."""
+        """Whether the load was applied at all."""
         return self._wall_s > 0
 
     @property
     def per_second(self) -> float:
-        """Answers a second."""
+        """Responses per second."""
         return self._completed / self._seconds if self._seconds else 0.0
 
     @property
     def generator_cores(self) -> float:
-        """How many cores the load generator kept busy: at most 1, for it has one thread that works."""
+        """How many cores the load generator kept busy: at most 1, since it has a single thread."""
         return self._processor_s / self._wall_s if self._wall_s else 0.0
 
     @property
@@ -117,11 +128,15 @@ class LoadResults:
         return self.generator_cores > BOTTLENECK
 
     def per_second_without_generator(self, cores: int) -> float:
-        """Answers a second had the load generator not taken a share of as many cores as server and it had."""
+        """Return the responses per second as if the load generator had not used the cores it shared.
+
+        Args:
+            cores: number of cores that server and load generator shared.
+        """
         return self.per_second / (1 - min(self.generator_cores / cores, 0.99))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Return everything, ready for JSON."""
         return {
             **_load_json(self.load),
             "requests_per_s": round(self.per_second, 2),

@@ -1,4 +1,4 @@
-"""A report as a table in the terminal."""
+"""Shows a report as a table in the terminal."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from coserve_bench.http.results import BOTTLENECK, PERCENTILES, LoadResults
 
 
 def table(report: Report) -> Iterator[str]:
-    """Lines of text."""
+    """Yield lines of text."""
     begun = [load for load in report.loads if load.begun]
     width = max([len(str(load.load)) for load in report.loads] + [len("mean ms")])
     yield (
@@ -37,7 +37,7 @@ def _figures(load: LoadResults) -> list[str]:
 
 
 def _breakdown(loads: list[LoadResults], width: int) -> Iterator[str]:
-    """Where the answers' mean latency goes: the columns add up."""
+    """Yield lines that split the mean latency into parts, which add up."""
     names = [name for name in loads[0].stages if name != "total"]
     yield _row("mean ms", ("late", *names, "latency"), width)
     for load in loads:
@@ -55,7 +55,7 @@ def _notes(report: Report) -> Iterator[str]:
         if load.was_bottleneck:
             yield (
                 f"warning: {load.load}: the load generator took {load.generator_cores:.0%} of a core, more "
-                f"than {BOTTLENECK:.0%}: the server may be able to do more"
+                f"than {BOTTLENECK:.0%}, and may limit the figures"
             )
     begun = [load for load in report.loads if load.begun]
     if begun:
@@ -72,7 +72,7 @@ def _engine(report: Report) -> Iterator[str]:
     assert engine is not None
     added = "" if report.added_ms is None else f"; the gateway adds {report.added_ms:.2f} ms"
     yield f"engine alone: p50 {engine.latency.percentile(50):.2f} ms for an image{added}"
-    shares = {load.load: report.of_engine(load) for load in report.loads}
+    shares = {load.load: report.share_of_engine(load) for load in report.loads}
     reached = ", ".join(f"{share:.0%} ({load})" for load, share in shares.items() if share is not None)
     yield (
         f"engine alone, batches of the best size: {engine.best:.1f} images/s"

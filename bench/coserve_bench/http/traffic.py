@@ -1,4 +1,4 @@
-"""Requests of one load: when they are sent, over which connections, and what comes of them."""
+"""Sends the requests of one load at their times, and records the results."""
 
 import asyncio
 import json
@@ -14,39 +14,41 @@ from coserve_bench.http.connection import Address, Connection, Reply
 from coserve_bench.http.loads import UNREACHED, ClosedLoop, Interval, OpenLoop, Run
 
 PAUSE_S = 0.05
-"""A user who could not connect waits so long, or the attempts alone would take the machine."""
+"""How long a user waits after a failed connection, so that attempts do not use up the machine."""
 
 clock = time.perf_counter
 
 
 async def closed_loop(traffic: "Traffic", load: ClosedLoop) -> None:
-    """Users who ask one request after another."""
+    """Let users send one request after another."""
 
     async def user() -> None:
         while (now := clock()) < traffic.ends:
-            if not await traffic.ask(now):
+            if not await traffic.send(now):
                 await asyncio.sleep(PAUSE_S)
 
     await asyncio.gather(*(user() for _ in range(load.concurrency)))
 
 
 async def open_loop(traffic: "Traffic", load: OpenLoop) -> None:
-    """Requests at the times of a Poisson process, whether or not those before are answered."""
-    loop, stop, free = asyncio.get_running_loop(), threading.Event(), asyncio.Semaphore(load.connections)
+    """Send requests at the times of a Poisson process, whether or not earlier ones are answered."""
+    loop = asyncio.get_running_loop()
+    stop = threading.Event()
+    free = asyncio.Semaphore(load.connections)
     tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(meant: float) -> None:
+    async def send(intended: float) -> None:
         async with free:
-            await traffic.ask(meant)
+            await traffic.send(intended)
 
-    def start(meant: float) -> None:
-        task = asyncio.create_task(ask(meant))
+    def start(intended: float) -> None:
+        task = asyncio.create_task(send(intended))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
     try:
         await asyncio.to_thread(
-            _pace, load.rate, traffic.ends, stop, lambda meant: loop.call_soon_threadsafe(start, meant)
+            _pace, load.rate, traffic.ends, stop, lambda intended: loop.call_soon_threadsafe(start, intended)
         )
         await asyncio.gather(*tasks)
     finally:
@@ -56,44 +58,46 @@ async def open_loop(traffic: "Traffic", load: OpenLoop) -> None:
 
 
 def _pace(rate: float, ends: float, stop: threading.Event, start: Callable[[float], object]) -> None:
-    """Call at the times of a Poisson process; on a thread, because event loops' timers are 1 ms coarse."""
-    meant = clock()
-    while (meant := meant + expovariate(rate)) < ends:
-        if stop.wait(max(0.0, meant - clock())):
+    """Call `start` at the times of a Poisson process, on a thread: an event loop's timers are 1 ms coarse."""
+    intended = clock()
+    while (intended := intended + expovariate(rate)) < ends:
+        if stop.wait(max(0.0, intended - clock())):
             return
-        start(meant)
+        start(intended)
 
 
 class Traffic:
-    """Requests of one interval: connections, and what came of them.
+    """Connections, requests and results of one interval.
 
     Attributes:
-        begins, ends: of the time that counts, on `clock`.
+        begins, ends: the time that counts, on `clock`.
     """
 
     def __init__(self, address: Address, requests: list[bytes], timeout_s: float, interval: Interval) -> None:
         self.run = Run()
         self.begins = clock() + interval.warm_up_s
         self.ends = self.begins + interval.seconds
-        self._address, self._requests, self._timeout_s = address, cycle(requests), timeout_s
+        self._address = address
+        self._requests = cycle(requests)
+        self._timeout_s = timeout_s
         self._idle: list[Connection] = []
 
-    async def ask(self, meant: float) -> bool:
-        """Send the next request and record what comes of it; False where no connection can be made."""
+    async def send(self, intended: float) -> bool:
+        """Send the next request and record its result; return False if no connection can be made."""
         sent = clock()
-        counts = self.begins <= meant < self.ends
-        patience = meant + self._timeout_s - sent
+        counts = self.begins <= intended < self.ends
+        patience = intended + self._timeout_s - sent
         try:
             connection = await self._connection(patience)
         except OSError as error:
             if counts:
-                self._failed(meant, "timeout" if isinstance(error, TimeoutError) else UNREACHED)
+                self._failed(intended, "timeout" if isinstance(error, TimeoutError) else UNREACHED)
             return False
         try:
-            reply = await connection.ask(next(self._requests), patience)
+            reply = await connection.send(next(self._requests), patience)
         except OSError as error:
             if counts:
-                self._failed(meant, "timeout" if isinstance(error, TimeoutError) else "connection broken")
+                self._failed(intended, "timeout" if isinstance(error, TimeoutError) else "connection broken")
             return True
         done = clock()
         if not connection.closed:
@@ -102,21 +106,24 @@ class Traffic:
         good = reply.status == 200 and document is not None
         self.run.completed += good and self.begins <= done < self.ends
         if counts and good:
-            self._answered(meant, sent, done, document)
+            self._answered(intended, sent, done, document)
         elif counts:
             self.run.errors[_kind(reply, document)] += 1
         return True
 
     def close(self) -> None:
-        """Drop the connections."""
+        """Close the connections."""
         for connection in self._idle:
             connection.close()
 
     async def _connection(self, patience: float) -> Connection:
-        """The one used last, so that those a server closes for idleness are never asked; else a new one.
+        """Return the idle connection that was used last, or else a new one.
+
+        The server may already be closing those that have been idle for longer.
 
         Raises:
-            OSError: there is none; TimeoutError: there is none within `patience` seconds.
+            TimeoutError: no connection was made within `patience` seconds.
+            OSError: no connection can be made.
         """
         if patience <= 0:
             raise TimeoutError
@@ -126,30 +133,30 @@ class Traffic:
                 return connection
         try:
             return await asyncio.wait_for(Connection.open(self._address), patience)
-        # Not an OSError before Python 3.11.
+        # Before Python 3.11 this is not an OSError.
         except asyncio.TimeoutError as error:
             raise TimeoutError from error
 
-    def _answered(self, meant: float, sent: float, done: float, document: Any) -> None:
+    def _answered(self, intended: float, sent: float, done: float, document: Any) -> None:
         run = self.run
-        run.latency.append((done - meant) * 1000)
+        run.latency.append((done - intended) * 1000)
         run.round_trip.append((done - sent) * 1000)
-        run.late.append((sent - meant) * 1000)
-        # Other servers' answers may be lists.
-        about = document if isinstance(document, dict) else {}
-        run.degraded += bool(about.get("degraded"))
-        for name, ms in about.get("timings_ms", {}).items():
+        run.late.append((sent - intended) * 1000)
+        # Other servers may respond with a list.
+        fields = document if isinstance(document, dict) else {}
+        run.degraded += bool(fields.get("degraded"))
+        for name, ms in fields.get("timings_ms", {}).items():
             run.stages.setdefault(name, array("d")).append(ms)
 
-    def _failed(self, meant: float, kind: str) -> None:
+    def _failed(self, intended: float, kind: str) -> None:
         self.run.errors[kind] += 1
         if kind == "timeout":
-            # Left out it would flatter: it took at least so long.
-            self.run.latency.append((clock() - meant) * 1000)
+            # The request took at least this long; leaving it out would flatter the server.
+            self.run.latency.append((clock() - intended) * 1000)
 
 
 def _document(reply: Reply) -> Any:
-    """The answer's JSON; None where it has none."""
+    """Return the response's JSON; None if it is not JSON."""
     try:
         return json.loads(reply.body)
     except ValueError:
@@ -157,7 +164,7 @@ def _document(reply: Reply) -> Any:
 
 
 def _kind(reply: Reply, document: Any) -> str:
-    """The status, and the problem document's type where there is one."""
+    """Return the status, followed by the type of the problem document if there is one."""
     if reply.status == 200:
         return "200 not JSON"
     kind = str(document.get("type", "")) if isinstance(document, dict) else ""

@@ -1,1 +1,1 @@
-"""NVIDIA's perf_analyzer against Triton or the gateway."""
+"""Runs NVIDIA's perf_analyzer against Triton or a gateway."""

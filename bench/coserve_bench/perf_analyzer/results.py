@@ -1,4 +1,4 @@
-"""What was measured of an ensemble, as JSON and as a table."""
+"""Reports the measurements of an ensemble, as JSON and as a table."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -6,17 +6,24 @@ from dataclasses import asdict, dataclass, field
 from coserve_bench.perf_analyzer.run import Latencies
 from coserve_bench.perf_analyzer.target import Times
 
-ALONE, TOGETHER, ENSEMBLE, GATEWAY = "alone", "together", "ensemble", "gateway"
-"""A member while the others rest, or while all of them are asked as much; Triton's ensemble; coserve's."""
+ALONE = "alone"
+"""A member while the others are idle."""
+TOGETHER = "together"
+"""A member while all of them get the same load."""
+ENSEMBLE = "ensemble"
+"""Triton's ensemble."""
+GATEWAY = "gateway"
+"""The ensemble, served by Coserve."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model under one load.
+    """Measurement of one model under one load.
 
     Attributes:
-        models: what Triton counted of each model that ran, an ensemble's mean last; empty where it was not
-            Triton that answered.
+        what: `ALONE`, `TOGETHER`, `ENSEMBLE` or `GATEWAY`.
+        concurrency: requests in flight.
+        models: Triton's times by model, with an ensemble's mean last; empty for the gateway.
     """
 
     what: str
@@ -27,7 +34,7 @@ class Measurement:
 
     @property
     def path(self) -> Times | None:
-        """What the answer waited for: the model, or the slowest member and then the mean."""
+        """Times that add up to the latency: the model's, or those of the slowest member and the mean."""
         if not self.models:
             return None
         *members, last = self.models.values()
@@ -37,13 +44,14 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median latencies in milliseconds at one concurrency, of one image's way through all members.
+    """Median latencies at one concurrency, of images that go through all members.
 
     Attributes:
-        slowest_alone_ms: of the slowest member, which no ensemble can beat.
-        in_turn_ms: of the members one after another.
-        together_ms: of the slowest member while all are asked.
-        ensemble_ms: of Triton's ensemble, its mean included.
+        concurrency: requests in flight.
+        slowest_alone_ms: the slowest member alone, which no ensemble can beat.
+        in_turn_ms: the members one after another.
+        together_ms: the slowest member while all members have the same load.
+        ensemble_ms: Triton's ensemble, including its mean.
     """
 
     concurrency: int
@@ -58,7 +66,10 @@ class Results:
     """All measurements of an ensemble.
 
     Attributes:
-        cores: that were usable, by clients and server alike.
+        triton: Triton's version.
+        cores: cores that clients and server could use.
+        batch_size: images per request.
+        requests: minimum number of requests in each window of a measurement.
         complete: whether all loads were applied to all models.
     """
 
@@ -71,16 +82,16 @@ class Results:
     complete: bool = False
 
     def comparisons(self) -> list[Comparison]:
-        """How near concurrent members come to the slowest member alone, by concurrency."""
-        # The ensemble is measured after its members: nothing else lacks where it does not.
+        """Compare concurrent members with the slowest member alone, at each concurrency."""
+        # The ensemble is measured last, so its members were measured too.
         return [self._comparison(m.concurrency) for m in self.measurements if m.what == ENSEMBLE]
 
     def to_json(self) -> dict[str, object]:
-        """Everything, with the comparisons."""
+        """Return everything, with the comparisons, ready for JSON."""
         return asdict(self) | {"comparisons": [asdict(comparison) for comparison in self.comparisons()]}
 
     def table(self) -> Iterator[str]:
-        """Lines of text."""
+        """Yield lines of text."""
         yield (
             f"{self.ensemble} on Triton {self.triton}, {self.cores} cores, batch {self.batch_size}, "
             f"at least 3 × {self.requests} requests each"

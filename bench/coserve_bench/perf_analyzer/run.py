@@ -1,5 +1,7 @@
-"""One run of NVIDIA's perf_analyzer
-(https://github.com/triton-inference-server/perf_analyzer/blob/main/docs/cli.md)."""
+"""Runs NVIDIA's perf_analyzer.
+
+Its options: https://github.com/triton-inference-server/perf_analyzer/blob/main/docs/cli.md
+"""
 
 import base64
 import csv
@@ -18,17 +20,19 @@ import numpy as np
 from coserve_bench.errors import BenchError
 
 WINDOWS = 3
+"""Windows of a measurement, whose mean is reported."""
 FETCHED = Path(".perf_analyzer/perf_analyzer")
-"""Where `make perf-analyzer` puts it."""
+"""Where `make perf-analyzer` installs it."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Who answers, and in which protocol.
+    """A model on a server, and the protocol to reach it with.
 
     Attributes:
         address: `host:port`.
         protocol: `"grpc"` or `"http"`.
+        version: the model's version; empty for the newest.
         headers: `Name: value`, sent with every request.
     """
 
@@ -41,10 +45,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent: `concurrency` requests at a time, each of `batch_size` images.
+    """A closed-loop load.
 
     Attributes:
-        requests: at least as many are answered in each of `WINDOWS` windows, whose mean is reported.
+        concurrency: requests in flight.
+        batch_size: images per request.
+        requests: minimum number of responses in each of `WINDOWS` windows.
     """
 
     concurrency: int
@@ -54,7 +60,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Latencies:
-    """As a client sees them: images per second, and milliseconds per request."""
+    """Throughput in images per second and latencies in milliseconds per request, as a client sees them."""
 
     images_per_s: float
     p50_ms: float
@@ -63,28 +69,29 @@ class Latencies:
 
 
 def find_program(binary: Path | None) -> Path:
-    """The program given, by default what `make perf-analyzer` left, or else on PATH.
+    """Return the given program, or else the one that `make perf-analyzer` installed, or the one on PATH.
 
     Raises:
-        BenchError: it is not there, or none that can be run.
+        BenchError: the program does not exist or cannot be run.
     """
     usual = FETCHED if FETCHED.exists() else Path(shutil.which("perf_analyzer") or "perf_analyzer")
     found = binary or usual
     if not found.is_file() or not os.access(found, os.X_OK):
-        why = "cannot be run" if found.exists() else "is not there"
+        why = "is not executable" if found.exists() else "does not exist"
         raise BenchError(f"{found} {why}: run make perf-analyzer, or give --binary")
     return found.resolve()
 
 
 class PerfAnalyzer:
-    """The program, and images for it to send; a context manager."""
+    """The program with images to send; a context manager."""
 
     def __init__(self, program: Path, input_name: str, shape: tuple[int, ...]) -> None:
-        """Prepare to send images.
+        """Prepare images to send.
 
         Args:
-            program: as `find_program` gives it.
-            input_name, shape: of one image's tensor, FP32.
+            program: perf_analyzer, as `find_program` returns it.
+            input_name: name of the FP32 image tensor.
+            shape: its shape, without the batch.
         """
         self._program = program
         self._image = {input_name: {"b64": _random_image(shape)}}
@@ -99,10 +106,10 @@ class PerfAnalyzer:
         self._place.cleanup()
 
     def run(self, targets: Sequence[Target], load: Load) -> list[Latencies]:
-        """Load all targets at the same time, each in full.
+        """Apply the load to all targets at the same time, in full to each of them.
 
         Raises:
-            BenchError: perf_analyzer failed; the text has its last line.
+            BenchError: perf_analyzer failed; the text ends with the last line of its output.
         """
         with ExitStack() as stack:
             runs = []
@@ -118,7 +125,7 @@ class PerfAnalyzer:
             *("--input-data", str(self._folder / "input.json"), "-b", str(load.batch_size)),
             *("--concurrency-range", str(load.concurrency), "--measurement-mode", "count_windows"),
             *("--measurement-request-count", str(load.requests)),
-            # Every spread passes for stable: it is the machine's, and longer measurements show it no less.
+            # Accept any spread: it is the machine's, and longer measurements would not reduce it.
             *("--stability-percentage", "1000000", "--max-trials", str(WINDOWS)),
             *("-f", str(self._result(target))),
             *(("-x", target.version) if target.version else ()),
@@ -132,7 +139,7 @@ class PerfAnalyzer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            # Ctrl-C in a terminal would reach it too, after which it may wait forever.
+            # Without a session of its own it would get Ctrl-C too, and might then wait forever.
             start_new_session=True,
         )
 
@@ -153,6 +160,6 @@ class PerfAnalyzer:
 
 
 def _random_image(shape: tuple[int, ...]) -> str:
-    """Normally distributed values as a normalised image has; perf_analyzer's own random ones include NaN."""
+    """Return normally distributed values in base64; perf_analyzer's own random values include NaN."""
     values = np.random.default_rng(0).normal(size=shape).astype("<f4")
     return base64.b64encode(values.tobytes()).decode()

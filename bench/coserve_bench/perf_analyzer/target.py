@@ -1,4 +1,4 @@
-"""An ensemble in a running Triton server: its models, and what the server counts of them."""
+"""An ensemble in a running Triton server: its models, and the server's statistics about them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one model since its start.
+    """Triton's statistics about one model since its start.
 
     Attributes:
-        requests: answered.
-        queue_ms, compute_ms: spent waiting and computing, over all requests.
+        requests: number of requests answered.
+        queue_ms, compute_ms: time spent waiting and computing, over all requests.
     """
 
     requests: int
@@ -27,14 +27,14 @@ class Counts:
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds per request, averaged."""
+    """Average milliseconds per request, spent waiting and computing."""
 
     queue_ms: float
     compute_ms: float
 
     @classmethod
     def between(cls, before: Counts, after: Counts) -> "Times":
-        """Of the requests answered between two counts."""
+        """Return the times of the requests answered between two counts."""
         requests = max(1, after.requests - before.requests)
         return cls(
             (after.queue_ms - before.queue_ms) / requests, (after.compute_ms - before.compute_ms) / requests
@@ -42,44 +42,50 @@ class Times:
 
 
 class TritonEnsemble:
-    """One ensemble of a Triton server.
+    """An ensemble on a Triton server.
 
     Attributes:
-        name: of the ensemble.
+        name: the ensemble's name.
         members, mean: names of its models.
-        versions: by model, the version its steps run; empty for the newest.
-        input_name, shape: of one image's tensor.
-        server_version: Triton's own.
+        versions: the version that the ensemble runs, by model; empty for the newest.
+        input_name: name of the image tensor.
+        shape: its shape, without the batch.
+        server_version: Triton's version.
     """
 
     def __init__(self, client: "InferenceServerClient", name: str) -> None:
-        self._client, self.name = client, name
+        self._client = client
+        self.name = name
         config = client.get_model_config(name).config
         steps = config.ensemble_scheduling.step
         if len(steps) < 2 or len(config.input) != 1:
-            raise BenchError(f"{name} is no ensemble of members and their mean")
+            raise BenchError(f"{name} is not an ensemble of members and their mean")
         self.versions = {step.model_name: str(max(step.model_version, 0) or "") for step in steps}
         *self.members, self.mean = [step.model_name for step in steps]
-        self.input_name, self.shape = config.input[0].name, tuple(config.input[0].dims)
+        self.input_name = config.input[0].name
+        self.shape = tuple(config.input[0].dims)
         self.server_version = client.get_server_metadata().version
 
     def counts(self) -> dict[str, Counts]:
-        """What the server has counted so far, by model."""
+        """Return the server's statistics so far, by model."""
         models = {}
         for model in (*self.members, self.mean):
             (statistics,) = self._client.get_inference_statistics(model, self.versions[model]).model_stats
-            of = statistics.inference_stats
-            compute = sum(part.ns for part in (of.compute_input, of.compute_infer, of.compute_output))
-            models[model] = Counts(of.success.count, of.queue.ns / 1e6, compute / 1e6)
+            stats = statistics.inference_stats
+            compute = stats.compute_input.ns + stats.compute_infer.ns + stats.compute_output.ns
+            models[model] = Counts(stats.success.count, stats.queue.ns / 1e6, compute / 1e6)
         return models
 
 
 @contextmanager
 def connect(address: str, name: str | None) -> Iterator[TritonEnsemble]:
-    """Find an ensemble in the Triton server at `host:port` (gRPC); a name may lack where there is only one.
+    """Connect to the Triton server at `host:port` (gRPC), and find an ensemble there.
+
+    Args:
+        name: the ensemble's name; None if there is only one.
 
     Raises:
-        BenchError: the server cannot be reached, or has no such ensemble.
+        BenchError: the server cannot be reached, or does not have the ensemble.
     """
     import tritonclient.grpc as grpc
 

@@ -1,4 +1,4 @@
-"""Work in a process of its own."""
+"""Runs work in a separate process."""
 
 import multiprocessing
 import signal
@@ -9,28 +9,27 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from coserve_bench.errors import BenchError
+from coserve_bench.progress import Progress
 from coserve_export.errors import ExportError
 from coserve_server.errors import StartupError
 from coserve_training.errors import TrainingError
 
-Progress = Callable[[str, int, int], None]
-
-LIBRARIES = "coserve_bench.speedup.loading"
-"""What the processes begin with; they have none of this one's threads."""
+PRELOADED = "coserve_bench.speedup.loading"
+"""Imported once, by the process that the others are forked from; it has no threads."""
 
 
 def run_apart(function: Callable[..., Any], *arguments: object, progress: Progress | None = None) -> Any:
-    """Call a function in a process of its own, and give what it gives; Ctrl-C here ends it at once.
+    """Call a function in a separate process and return its result; Ctrl-C here kills that process at once.
 
     Args:
-        function: takes the arguments, and then a progress function.
+        function: called with the arguments, and then with a progress function.
 
     Raises:
-        BenchError: it failed in a way that a user can act on, or the process was ended.
-        ModuleNotFoundError: it needs a library that is not installed.
+        BenchError: the function failed with an error that a user can act on, or its process was killed.
+        ModuleNotFoundError: the function needs a library that is not installed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([LIBRARIES])
+    context.set_forkserver_preload([PRELOADED])
     _start_server()
     ours, theirs = context.Pipe()
     process = context.Process(target=_run, args=(theirs,), daemon=True)
@@ -38,30 +37,30 @@ def run_apart(function: Callable[..., Any], *arguments: object, progress: Progre
     theirs.close()
     try:
         with ours:
-            # Only now: what was interrupted before, it does not begin.
+            # Sent after the start, so that Ctrl-C before this line prevents the work.
             ours.send((function, arguments))
-            while isinstance(found := ours.recv(), _Step):
+            while isinstance(result := ours.recv(), _Step):
                 if progress is not None:
-                    progress(*found)
+                    progress(*result)
     except (EOFError, ConnectionError) as error:
-        raise BenchError("a process that did part of the work was ended: is there memory enough?") from error
+        raise BenchError("a process was killed, possibly because memory ran out") from error
     except BaseException:
         process.kill()
         raise
     finally:
         process.join()
-    if isinstance(found, Exception):
-        raise found
-    return found
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 class _Step(tuple[str, int, int]):
-    """Progress, on its way."""
+    """Progress, sent over the pipe."""
 
 
 def _start_server() -> None:
-    """A Ctrl-C in the terminal reaches all processes: this one decides what becomes of those it starts."""
-    # It unblocks signals where it is not there yet.
+    """Start the fork server with signals blocked: Ctrl-C reaches every process, and this one handles it."""
+    # Start the tracker first: starting it unblocks signals.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     forkserver.ensure_running()
@@ -69,15 +68,15 @@ def _start_server() -> None:
 
 
 def _run(pipe: Pipe) -> None:
-    # Semaphores that libraries make, such as tqdm's, then have no name that outlives this process.
+    # With fork, semaphores of libraries such as tqdm have no name that could outlive this process.
     multiprocessing.set_start_method("fork", force=True)
-    # Who asked may be gone.
+    # The parent may be gone.
     with suppress(EOFError, ConnectionError):
         function, arguments = pipe.recv()
         try:
-            found = function(*arguments, lambda *step: pipe.send(_Step(step)))
+            result = function(*arguments, lambda *step: pipe.send(_Step(step)))
         except (BenchError, StartupError, ExportError, TrainingError, MemoryError, OSError) as error:
-            found = BenchError(str(error))
+            result = BenchError(str(error))
         except ModuleNotFoundError as error:
-            found = error
-        pipe.send(found)
+            result = error
+        pipe.send(result)

@@ -1,4 +1,4 @@
-"""One comparison from request to report."""
+"""Runs one comparison from request to report."""
 
 import tempfile
 from collections.abc import Sequence
@@ -7,8 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
+from coserve_bench.engine import ONNXRUNTIME, OPENVINO
 from coserve_bench.errors import BenchError
-from coserve_bench.speedup.apart import Progress, run_apart
+from coserve_bench.progress import Progress
+from coserve_bench.speedup.apart import run_apart
 from coserve_bench.speedup.devices import find_devices
 from coserve_bench.speedup.family import BF16, Family, exported_in, read_family
 from coserve_bench.speedup.measure import Limits, measure
@@ -16,20 +18,20 @@ from coserve_bench.speedup.memory import measure_memory
 from coserve_bench.speedup.other_work import OtherWork
 from coserve_bench.speedup.peak import measure_peak
 from coserve_bench.speedup.report import Report, describe_machine, make_report
-from coserve_bench.speedup.ways import GRAPHS, ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_bench.speedup.ways import GRAPHS, Plan, plans
 from coserve_export.parity import Precision
 from coserve_server.engines.factory import precisions
 
 NOT_AT_RANDOM = {
-    "int8": "quantising takes images; use coserve export --precision int8, and give --repository",
+    "int8": "quantising needs images; use coserve export --precision int8, and give --repository",
 }
-"""Why random weights are not had in a precision."""
+"""Why networks with random weights are not available in a precision."""
 NO_BF16 = {
-    ONNXRUNTIME: "it does not compute networks in bf16; openvino does where the processor can",
-    GRAPHS: "it does not compute networks in bf16",
+    ONNXRUNTIME: "it cannot compute in bf16; openvino can if the processor supports it",
+    GRAPHS: "it cannot compute in bf16",
     OPENVINO: "this processor does not support bf16",
 }
-"""Why an engine has none."""
+"""Why an engine cannot compute in bf16."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class Request:
     """What to compare.
 
     Attributes:
-        network: its name; may lack where the repository has one only.
-        repository: where it is exported already; None exports it with random weights.
-        dataset: of random weights' networks: sets classes and image size.
-        gpus: numbers of GPUs; empty to run on cores.
+        network: name of the network; may be None if the repository has only one.
+        repository: repository with the exported network; None to export it with random weights.
+        splits: numbers of members to compare with the undivided network.
+        dataset: sets classes and image size of networks with random weights.
+        gpus: GPUs by number; empty to run on cores.
         cuda_graphs: whether to measure with CUDA graphs too.
+        limits: how long to measure.
     """
 
     network: str | None
@@ -57,19 +61,19 @@ class Request:
 
 
 def compare(request: Request, progress: Progress | None) -> Report:
-    """Measure everything asked for.
+    """Measure everything that was requested.
 
     Raises:
         BenchError, coserve_server.errors.StartupError, coserve_export.errors.ExportError,
         coserve_training.errors.TrainingError: nothing can be measured; the text says why.
-        KeyboardInterrupt: before anything was measured; later Ctrl-C gives the report so far.
-        MemoryError: there is too little for such batches.
+        KeyboardInterrupt: Ctrl-C was pressed before the first measurement; later it ends the measuring.
+        MemoryError: there is not enough memory for the batches.
     """
     devices = find_devices(request.gpus, request.batch_sizes)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
-        engines, missing = _engines(request)
-        there, lacking = _precisions(request, engines)
-        request, missing = replace(request, precisions=there), missing + lacking
+        engines, no_engine = _available_engines(request)
+        available, no_precision = _available_precisions(request, engines)
+        request = replace(request, precisions=available)
         family = _family(request, Path(scratch), progress)
         all_plans = [
             plan
@@ -78,23 +82,24 @@ def compare(request: Request, progress: Progress | None) -> Report:
             for plan in plans(division, engine, devices)
         ]
         memory = _memory(all_plans, request.batch_sizes, progress)
-        peak = measure_peak(devices)
+        peak_before = measure_peak(devices)
         other_work = OtherWork()
         measured = measure(all_plans, request.batch_sizes, request.limits, progress)
         others = other_work.cores()
-        again = measure_peak(devices)
-    best = {what: max(peak[what], again[what]) for what in peak}
-    return make_report(family, describe_machine(devices, engines), others, best, measured, memory, missing)
+        peak_after = measure_peak(devices)
+    peak = {what: max(peak_before[what], peak_after[what]) for what in peak_before}
+    machine = describe_machine(devices, engines)
+    return make_report(family, machine, others, peak, measured, memory, no_engine + no_precision)
 
 
-def _engines(request: Request) -> tuple[list[str], list[str]]:
-    """Those that can be had, and why others cannot."""
+def _available_engines(request: Request) -> tuple[list[str], list[str]]:
+    """Return the requested engines that are available, and why the others are not."""
     missing = []
     if OPENVINO in request.engines:
         if request.gpus:
             missing.append(f"{OPENVINO}: it runs on cores, not on GPUs")
         elif find_spec("openvino") is None:
-            missing.append(f"{OPENVINO}: it is not installed; coserve[openvino] has it")
+            missing.append(f"{OPENVINO}: it is not installed; install coserve[openvino]")
     engines = [engine for engine in request.engines if engine != OPENVINO or not missing]
     if not engines:
         raise BenchError("; ".join(missing))
@@ -103,17 +108,17 @@ def _engines(request: Request) -> tuple[list[str], list[str]]:
     return engines, missing
 
 
-def _precisions(request: Request, engines: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """Those that some engine computes in, and why others do not."""
+def _available_precisions(request: Request, engines: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the requested precisions that an engine computes in, and why other engines do not."""
     if BF16 not in request.precisions:
         return request.precisions, []
     missing = [f"{BF16}, {engine}: {NO_BF16[engine]}" for engine in engines if BF16 not in precisions(engine)]
     if len(missing) < len(engines):
         return request.precisions, missing
-    there = tuple(precision for precision in request.precisions if precision != BF16)
-    if not there:
+    available = tuple(precision for precision in request.precisions if precision != BF16)
+    if not available:
         raise BenchError("; ".join(missing))
-    return there, missing
+    return available, missing
 
 
 def _family(request: Request, scratch: Path, progress: Progress | None) -> Family:
@@ -124,37 +129,40 @@ def _family(request: Request, scratch: Path, progress: Progress | None) -> Famil
         family = _random_family(request, scratch, progress)
     largest = max(request.batch_sizes)
     for division in family.divisions:
-        if division.ensemble.max_batch_size < largest:
-            most = division.ensemble.max_batch_size
-            raise BenchError(f"{division.ensemble.name} takes at most {most} images, not {largest}")
+        limit = division.ensemble.max_batch_size
+        if limit < largest:
+            raise BenchError(f"{division.ensemble.name} takes at most {limit} images, not {largest}")
     return family
 
 
 def _random_family(request: Request, scratch: Path, progress: Progress | None) -> Family:
     assert request.network is not None
-    there = [precision for precision in request.precisions if precision not in NOT_AT_RANDOM]
-    absent = tuple(f"{name}: {NOT_AT_RANDOM[name]}" for name in request.precisions if name in NOT_AT_RANDOM)
-    if not there:
-        raise BenchError("; ".join(absent))
-    exported = [precision for precision in get_args(Precision) if precision in map(exported_in, there)]
-    repository, splits = scratch / "repository", sorted({1, *request.splits})
-    how = (splits, exported, request.dataset, max(request.batch_sizes))
-    # Torch may swallow a KeyboardInterrupt, stumble over it, or abort.
+    wanted = [precision for precision in request.precisions if precision not in NOT_AT_RANDOM]
+    missing = tuple(f"{name}: {NOT_AT_RANDOM[name]}" for name in request.precisions if name in NOT_AT_RANDOM)
+    if not wanted:
+        raise BenchError("; ".join(missing))
+    exported = {exported_in(precision) for precision in wanted}
+    ordered = [precision for precision in get_args(Precision) if precision in exported]
+    repository = scratch / "repository"
+    splits = sorted({1, *request.splits})
+    how = (splits, ordered, request.dataset, max(request.batch_sizes))
+    # In this process torch might swallow Ctrl-C, fail because of it, or abort.
     run_apart(_export, repository, request.network, *how, progress=progress)
-    family = read_family(repository, request.network, splits, there, scratch)
-    return replace(family, missing=absent)
+    family = read_family(repository, request.network, splits, wanted, scratch)
+    return replace(family, missing=missing)
 
 
-def _export(*how: Any) -> None:
-    # The only part that needs torch.
+def _export(*arguments: Any) -> None:
+    # Imported here, because nothing else needs torch.
     from coserve_bench.speedup.random_weights import export_family
 
-    export_family(*how)
+    export_family(*arguments)
 
 
 def _memory(
     all_plans: Sequence[Plan], batch_sizes: Sequence[int], progress: Progress | None
 ) -> dict[Plan, dict[int, float | None]]:
+    """Return the memory in MiB by plan and batch size."""
     memory = {}
     for done, plan in enumerate(all_plans, start=1):
         memory[plan] = dict(zip(batch_sizes, measure_memory(plan, batch_sizes), strict=True))

@@ -1,4 +1,4 @@
-"""What networks run on: cores of this machine, streams of one GPU, or several GPUs."""
+"""Devices that networks run on: cores of this machine, streams of one GPU, or several GPUs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Devices:
     """Devices of one kind.
 
     Attributes:
-        cores: all that are usable.
-        gpus: numbers of GPUs; empty to run on cores.
-        graphs: sizes of the batches that CUDA graphs are for, where an engine uses them.
+        cores: all usable cores.
+        gpus: GPUs by number; empty to run on cores.
+        graphs: batch sizes to record CUDA graphs for, if an engine uses them.
     """
 
     cores: Cores
@@ -27,7 +27,9 @@ class Devices:
     @property
     def kind(self) -> str:
         """`"cores"`, `"streams"` (of one GPU) or `"gpus"`."""
-        return "cores" if not self.gpus else "streams" if len(self.gpus) == 1 else "gpus"
+        if not self.gpus:
+            return "cores"
+        return "streams" if len(self.gpus) == 1 else "gpus"
 
     @property
     def one_core(self) -> Cores:
@@ -36,11 +38,11 @@ class Devices:
 
     @property
     def count(self) -> int:
-        """How many one network can use."""
+        """How many devices one network can use."""
         return len(self.gpus) or self.cores.count
 
     def used_by(self, members: int) -> int:
-        """How many devices members use that run at once."""
+        """Return how many devices concurrent members use."""
         if self.kind == "cores":
             budget = ThreadBudget.share(members, self.cores.count)
             return budget.lanes * budget.threads
@@ -48,16 +50,16 @@ class Devices:
 
 
 def find_devices(gpus: tuple[int, ...], batch_sizes: Sequence[int]) -> Devices:
-    """The cores this process may use, or GPUs of these numbers.
+    """Return the cores this process may use, or the GPUs with these numbers.
 
     Args:
-        batch_sizes: that will be run, whole or cut among all GPUs.
+        batch_sizes: sizes that will be run, whole or divided among all GPUs.
 
     Raises:
-        coserve_server.errors.SettingsError: this ONNX Runtime runs nothing on GPUs.
+        coserve_server.errors.SettingsError: this build of ONNX Runtime does not run on GPUs.
     """
     if not gpus:
         return Devices(usable_cores())
     check_gpus()
-    cuts = {len(cut) for size in batch_sizes for cut in np.array_split(np.empty(size), len(gpus))}
-    return Devices(usable_cores(), gpus, tuple(sorted({*batch_sizes, *cuts} - {0})))
+    parts = {len(part) for size in batch_sizes for part in np.array_split(np.empty(size), len(gpus))}
+    return Devices(usable_cores(), gpus, tuple(sorted({*batch_sizes, *parts} - {0})))

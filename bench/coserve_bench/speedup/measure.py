@@ -1,24 +1,30 @@
-"""Timing all ways in turns, so that whatever else the machine does meets all of them alike."""
+"""Times all plans in turns, so that a disturbance of the machine affects all of them alike."""
 
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
+from coserve_bench.engine import LoadedNetworks, random_images, time_runs
 from coserve_bench.errors import BenchError
+from coserve_bench.progress import Progress
 from coserve_bench.speedup.loading import load
-from coserve_bench.speedup.ways import Plan, Way, overlap
+from coserve_bench.speedup.ways import Plan
 from coserve_server.engines.base import Images
 from coserve_server.errors import EngineError
+from coserve_server.outcomes import MemberRun
 
-WARM_UP, BURST, LEAST_ROUNDS = 1, 4, 5
-"""Rounds discarded; runs timed per turn, after one that only fills the caches; rounds whatever they take."""
-
-Progress = Callable[[str, int, int], None]
+WARM_UP = 1
+"""Rounds that are discarded."""
+BURST = 4
+"""Runs timed in a turn, after one that is discarded."""
+LEAST_ROUNDS = 5
+"""Rounds that are measured even if the time is over."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class Limits:
     """How long to measure.
 
     Attributes:
-        repeats: runs of each way at each batch size that are timed.
-        seconds: per batch size, after which fewer repeats must do.
+        repeats: timed runs of each plan at each batch size.
+        seconds: time per batch size, after which fewer repeats have to do.
     """
 
     repeats: int
@@ -35,17 +41,17 @@ class Limits:
 
     @property
     def rounds(self) -> int:
-        """In which each way has `BURST` of its repeats."""
+        """Rounds of `BURST` repeats each."""
         return -(-self.repeats // BURST)
 
 
 @dataclass
 class Samples:
-    """What was timed of a plan at one batch size.
+    """Measurements of a plan at one batch size.
 
     Attributes:
-        milliseconds: from the batch to the mean of the logits.
-        overlaps: of the members' runs.
+        milliseconds: time from the batch to the mean of the logits, for each run.
+        overlaps: overlap of the members, for each run.
     """
 
     plan: Plan
@@ -56,12 +62,12 @@ class Samples:
 
 @dataclass
 class Measured:
-    """What came of measuring.
+    """All measurements.
 
     Attributes:
-        samples: of what was timed at least once.
-        failed: why there are none of an engine and precision: a network cannot be loaded.
-        complete: whether everything was timed as often as wanted; else Ctrl-C came before.
+        samples: plans and batch sizes that were timed at least once.
+        failed: why the networks cannot be loaded, by engine and precision.
+        complete: whether every plan has its repeats; if not, Ctrl-C was pressed.
     """
 
     samples: list[Samples] = field(default_factory=list)
@@ -74,12 +80,12 @@ def measure(
 ) -> Measured:
     """Time every plan at every batch size.
 
-    One batch size after the other; at each, plans take turns until each has its repeats. Ctrl-C ends it and
-    leaves what was measured so far.
+    Batch sizes follow each other; at each, plans take turns until they have their repeats. Ctrl-C ends it and
+    keeps the measurements so far.
 
     Raises:
         BenchError: no network can be loaded, or one cannot be run.
-        KeyboardInterrupt: before anything was measured.
+        KeyboardInterrupt: Ctrl-C was pressed before the first measurement.
     """
     measured = Measured()
     try:
@@ -92,6 +98,12 @@ def measure(
     return measured
 
 
+def overlap(runs: Sequence[MemberRun]) -> float:
+    """Return the sum of the members' durations / the time from the first start to the last end."""
+    span = max(run.end_ns for run in runs) - min(run.start_ns for run in runs)
+    return sum(run.end_ns - run.start_ns for run in runs) / span
+
+
 async def _measure(
     plans: Sequence[Plan],
     batch_sizes: Sequence[int],
@@ -100,34 +112,37 @@ async def _measure(
     measured: Measured,
 ) -> None:
     async with AsyncExitStack() as stack:
-        ways = []
+        loaded = []
         for done, plan in enumerate(plans, start=1):
             if plan.runner not in measured.failed:
                 try:
-                    ways.append((plan, load(plan)))
-                    stack.push_async_callback(ways[-1][1].close)
+                    networks = load(plan)
+                    stack.push_async_callback(networks.close)
+                    loaded.append((plan, networks))
                 except EngineError as error:
                     measured.failed[plan.runner] = str(error)
             if progress is not None:
                 progress("loading", done, len(plans))
-        ways = [(plan, way) for plan, way in ways if plan.runner not in measured.failed]
-        if not ways:
+        loaded = [(plan, networks) for plan, networks in loaded if plan.runner not in measured.failed]
+        if not loaded:
             raise BenchError("; ".join(dict.fromkeys(measured.failed.values())))
         for batch_size in batch_sizes:
-            turns = [(way, Samples(plan, batch_size)) for plan, way in ways]
+            turns = [(networks, Samples(plan, batch_size)) for plan, networks in loaded]
             measured.samples += [samples for _, samples in turns]
             await _rounds(turns, limits, progress)
 
 
-async def _rounds(turns: list[tuple[Way, Samples]], limits: Limits, progress: Progress | None) -> None:
-    how = turns[0][1].plan.division.ensemble.preprocessing
+async def _rounds(
+    turns: list[tuple[LoadedNetworks, Samples]], limits: Limits, progress: Progress | None
+) -> None:
     batch_size = turns[0][1].batch_size
-    batch = np.random.default_rng(0).normal(size=(batch_size, *how.shape)).astype(np.float32)
+    images = random_images(turns[0][1].plan.division.ensemble, batch_size)
     total = WARM_UP + limits.rounds
     start = time.perf_counter()
     for index in range(total):
-        for way, samples in turns:
-            await _turn(way, batch, samples if index >= WARM_UP else Samples(samples.plan, batch_size))
+        for networks, samples in turns:
+            discarded = Samples(samples.plan, batch_size)
+            await _turn(networks, images, samples if index >= WARM_UP else discarded)
         late = time.perf_counter() - start > limits.seconds and index + 1 >= WARM_UP + LEAST_ROUNDS
         if progress is not None:
             progress(f"batches of {batch_size}", total if late else index + 1, total)
@@ -135,14 +150,22 @@ async def _rounds(turns: list[tuple[Way, Samples]], limits: Limits, progress: Pr
             return
 
 
-async def _turn(way: Way, batch: Images, samples: Samples) -> None:
-    await way.run(batch)
+async def _turn(networks: LoadedNetworks, images: Images, samples: Samples) -> None:
+    # A garbage collection would count as the networks' time.
     gc.disable()
     try:
-        for _ in range(BURST):
-            start = time.perf_counter()
-            runs = await way.run(batch)
-            samples.milliseconds.append((time.perf_counter() - start) * 1000)
-            samples.overlaps.append(overlap(runs))
+        runs = time_runs(lambda: _run_and_average(networks, images), discarded=1, at_least=BURST)
+        async for ms, members in runs:
+            samples.milliseconds.append(ms)
+            samples.overlaps.append(overlap(members))
     finally:
         gc.enable()
+
+
+async def _run_and_average(networks: LoadedNetworks, images: Images) -> list[MemberRun]:
+    """Run a batch and average the members' logits, which a fused network does itself."""
+    parts = await networks.run(images)
+    np.concatenate(
+        [np.mean([run.logits for run in runs if run.logits is not None], axis=0) for runs in parts]
+    )
+    return list(chain.from_iterable(parts))

@@ -1,4 +1,4 @@
-"""How much memory a way to run networks takes."""
+"""Measures how much memory a plan takes."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coserve_bench.progress import Progress
 from coserve_bench.speedup.apart import run_apart
 from coserve_bench.speedup.loading import load
 from coserve_bench.speedup.ways import Plan
@@ -17,41 +18,41 @@ RUNS = 2
 
 
 def measure_memory(plan: Plan, batch_sizes: Sequence[int]) -> list[float | None]:
-    """MiB that a process of its own grows by to run a plan, by batch size in ascending order.
+    """Return the MiB that a separate process grows by to run a plan, for batch sizes in ascending order.
 
-    Resident memory that is no file's: weights, activations and thread stacks, but not the libraries' code.
-    None where the system has no /proc, or the plan cannot be loaded.
+    Counts resident memory that is not backed by files: weights, activations and thread stacks, but not the
+    code of libraries. None if the system has no /proc, or if the plan cannot be loaded.
 
     Raises:
-        BenchError: it cannot be run, or there is too little memory for such batches.
+        BenchError: the plan cannot be run, or there is not enough memory for the batches.
     """
     if not STATM.exists():
         return [None] * len(batch_sizes)
     return list(run_apart(_growth, plan, batch_sizes))
 
 
-def _growth(plan: Plan, batch_sizes: Sequence[int], _: object) -> Sequence[float | None]:
+def _growth(plan: Plan, batch_sizes: Sequence[int], _: Progress) -> Sequence[float | None]:
     try:
         return asyncio.run(_run(plan, batch_sizes))
     except EngineError:
-        # Whoever times the plan says why.
+        # The timing of the plan reports why.
         return [None] * len(batch_sizes)
 
 
 async def _run(plan: Plan, batch_sizes: Sequence[int]) -> list[float]:
     before = _resident()
-    way = load(plan)
-    how = plan.division.ensemble.preprocessing
+    networks = load(plan)
+    shape = plan.division.ensemble.preprocessing.shape
     growth = []
     for size in batch_sizes:
         for _ in range(RUNS):
-            await way.run(np.zeros((size, *how.shape), np.float32))
+            await networks.run(np.zeros((size, *shape), np.float32))
         growth.append((_resident() - before) / 2**20)
-    await way.close()
+    await networks.close()
     return growth
 
 
 def _resident() -> int:
-    """Bytes that are no file's; proc_pid_statm(5)."""
+    """Return the resident bytes that are not backed by files; see proc_pid_statm(5)."""
     _, resident, shared, *_ = STATM.read_text().split()
     return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")

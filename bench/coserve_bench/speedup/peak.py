@@ -1,4 +1,4 @@
-"""What the machine can do at most: fp32 operations per second of a large matrix product in ONNX Runtime."""
+"""Measures the machine's peak: fp32 operations per second of a large matrix product in ONNX Runtime."""
 
 import time
 
@@ -12,14 +12,15 @@ from coserve_server.engines.onnxruntime import gpus
 from coserve_server.engines.onnxruntime.sessions import CPU
 
 SIZES = {"cores": 1536, "streams": 8192, "gpus": 8192}
-"""Of the square matrices: beyond the size from which the speed no longer grows."""
+"""Rows of the square matrices, by kind of device; larger ones are not faster."""
 RUNS = 5
 
 
 def measure_peak(devices: Devices) -> dict[str, float]:
-    """GFLOP/s, two per multiply-add, by number of devices: one, and all that one network can use.
+    """Return the peak of one device, and of all that one network can use, in GFLOP/s.
 
-    The best of `RUNS`; several GPUs are taken for as many times as fast as one.
+    A multiply-add counts as two operations. The best of `RUNS` counts. The peak of several GPUs is one GPU's
+    times their number.
     """
     one = _gflops(devices, 1, devices.one_core.ids)
     if devices.gpus:
@@ -44,7 +45,7 @@ def _best(devices: Devices, threads: int) -> float:
     provider = gpus.provider(devices.gpus[0]) if devices.gpus else CPU
     session = ort.InferenceSession(_product(size), options, [provider], enable_fallback=0)
     where = (gpus.DEVICE, devices.gpus[0]) if devices.gpus else ("cpu", 0)
-    # Bound to the device, so that no copy is timed.
+    # Inputs and output stay on the device, so that no copy is timed.
     binding = session.io_binding()
     values = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)
     for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""A report as plots: latency by S and batch size, and accuracy against latency."""
+"""Draws a report as plots: latency by S and batch size, and accuracy against latency."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,13 +20,13 @@ BAR = 0.8 / len(WAYS)
 
 
 def draw(report: Report, folder: Path) -> list[Path]:
-    """Write PNGs: `latency.png`, and `accuracy.png` where accuracies are known.
+    """Write `latency.png`, and `accuracy.png` if accuracies are known.
 
     Args:
-        folder: that exists.
+        folder: an existing folder.
 
     Returns:
-        the files.
+        the files written.
     """
     files = [_save(_latency(report), folder / "latency.png")]
     if report.top1:
@@ -42,8 +42,10 @@ def _save(figure: Figure, file: Path) -> Path:
 
 
 def _latency(report: Report) -> Figure:
-    """Bars of medians with quartiles by S; a row of panels per engine and precision, one per batch size."""
-    runners, sizes, kind = report.runners, report.batch_sizes, str(report.machine["devices"])
+    """Draw bars of medians with quartiles by S: a row per engine and precision, a column per batch size."""
+    runners = report.runners
+    sizes = report.batch_sizes
+    kind = str(report.machine["devices"])
     figure, panels = plt.subplots(
         len(runners),
         len(sizes),
@@ -53,7 +55,7 @@ def _latency(report: Report) -> Figure:
     )
     for row, (engine, precision) in zip(panels, runners, strict=True):
         for axes, size in zip(row, sizes, strict=True):
-            if rows := report.of(engine, precision, size):
+            if rows := report.comparable_rows(engine, precision, size):
                 _bars(axes, rows, kind)
             axes.set_title(f"{engine}, {precision}, batches of {size}")
         row[0].set_ylabel("latency (ms)")
@@ -68,10 +70,11 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
         of_way = [row for row in rows if row.way == way]
         if not of_way:
             continue
-        places = [splits.index(row.split) + (index - len(WAYS) // 2) * BAR for row in of_way]
+        positions = [splits.index(row.split) + (index - len(WAYS) // 2) * BAR for row in of_way]
         medians = [row.ms.median for row in of_way]
-        axes.bar(places, medians, BAR * 0.9, yerr=_spread(of_way), label=_label(way, kind))
-        starts, ends = ([place + side * BAR / 2 for place in places] for side in (-1, 1))
+        axes.bar(positions, medians, BAR * 0.9, yerr=_spread(of_way), label=_label(way, kind))
+        starts = [position - BAR / 2 for position in positions]
+        ends = [position + BAR / 2 for position in positions]
         lines = axes.hlines([row.floor_ms for row in of_way], starts, ends, "black", "dashed", linewidth=1)
     lines.set_label("perfectly shared")
     axes.set_xticks(range(len(splits)), [f"S={split}" for split in splits])
@@ -80,21 +83,20 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
 
 
 def _accuracy(report: Report) -> Figure:
-    """Top-1 accuracy, where it is known, against latency at the smallest batch: a line per way through S."""
-    size, kind = report.batch_sizes[0], str(report.machine["devices"])
+    """Draw known top-1 accuracies against latency at the smallest batch: a line through S for each way."""
+    size = report.batch_sizes[0]
+    kind = str(report.machine["devices"])
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     top1 = report.top1
     runners = [(engine, precision) for engine, precision in report.runners if (precision, 1) in top1]
     for engine, precision in runners:
-        for way, rows in _lines(report.of(engine, precision, size), kind):
-            medians, accuracies = (
-                [row.ms.median for row in rows],
-                [100 * top1[precision, row.split] for row in rows],
-            )
+        for way, rows in _lines(report.comparable_rows(engine, precision, size), kind):
+            medians = [row.ms.median for row in rows]
+            accuracies = [100 * top1[precision, row.split] for row in rows]
             label = way if len(runners) == 1 else f"{way}, {engine}, {precision}"
             axes.errorbar(medians, accuracies, xerr=_spread(rows), marker="o", capsize=3, label=label)
-            for row, place in zip(rows, zip(medians, accuracies, strict=True), strict=True):
-                axes.annotate(f"S={row.split}", place, (5, 5), textcoords="offset points", fontsize=8)
+            for row, point in zip(rows, zip(medians, accuracies, strict=True), strict=True):
+                axes.annotate(f"S={row.split}", point, (5, 5), textcoords="offset points", fontsize=8)
     axes.set_xlabel(f"latency (ms), batches of {size}")
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_xlim(left=0)
@@ -105,7 +107,10 @@ def _accuracy(report: Report) -> Figure:
 
 
 def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[Row]]]:
-    """The paper compares members that have a device each with the large network on one."""
+    """Yield the label and the rows of each line.
+
+    As in the paper, concurrent members with a device each are compared with the undivided network on one.
+    """
     large = [row for row in rows if row.split == 1 and row.way == ONE_DEVICE]
     for way in (ONE_DEVICE, ALL_DEVICES, CONCURRENT):
         of_way = [row for row in rows if row.way == way]
@@ -116,6 +121,7 @@ def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[Row]]]:
 
 
 def _spread(rows: list[Row]) -> list[list[float]]:
+    """Return the distances from the median to the quartiles."""
     return [[row.ms.median - row.ms.q1 for row in rows], [row.ms.q3 - row.ms.median for row in rows]]
 
 

@@ -1,4 +1,4 @@
-"""A network family exported with random weights: what any training of it would cost to run."""
+"""Exports a network family with random weights, which costs as much to run as a trained one."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,18 +25,19 @@ def export_family(
     max_batch_size: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
-    """Write an ensemble of every split and precision into a model repository.
+    """Write an ensemble for every split and precision to a model repository.
 
     Args:
         dataset: sets classes and image size, as in `coserve divide`.
 
     Raises:
-        coserve_training.errors.TrainingError: for an unknown network, or a split that no rule covers.
-        coserve_export.errors.ExportError: for one that cannot be exported.
+        coserve_training.errors.TrainingError: the network is unknown, or no rule covers a split.
+        coserve_export.errors.ExportError: an ensemble cannot be exported.
     """
     classes, size = DATASETS[dataset]
     configs = {split: member_network(network, split, image_size=size) for split in splits}
-    done, generator = 0, np.random.default_rng(0)
+    done = 0
+    generator = np.random.default_rng(0)
     preprocessing = {
         "height": size,
         "width": size,
@@ -66,10 +67,10 @@ def export_family(
 
 
 def randomise(network: nn.Module, image_size: int) -> nn.Module:
-    """Give a fresh network batch norms as training might leave them.
+    """Set the batch norms of an untrained network as training might leave them.
 
-    Scales are drawn around 1, so that no branch vanishes; means and variances are those of activations for
-    normally distributed images, so that these stay finite however deep the network is.
+    Scales are drawn around 1, so that no branch vanishes. Means and variances are those of the activations of
+    normally distributed images, so that activations stay finite in a network of any depth.
 
     Returns:
         the network, in evaluation mode.
@@ -79,7 +80,7 @@ def randomise(network: nn.Module, image_size: int) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.1)
             module.reset_running_stats()
-            # Averages over all batches, rather than forgets the first.
+            # Average over all batches, with equal weights.
             module.momentum = None
     with torch.no_grad():
         network.train()(torch.randn(SAMPLES, 3, image_size, image_size))

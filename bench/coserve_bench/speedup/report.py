@@ -1,4 +1,4 @@
-"""What was measured, as figures to keep: one row per way, division and batch size."""
+"""Reports a comparison: one row of figures for each way, division and batch size."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,11 @@ import numpy as np
 import onnxruntime as ort
 from pydantic import TypeAdapter
 
+from coserve_bench.engine import OPENVINO
 from coserve_bench.speedup.devices import Devices
 from coserve_bench.speedup.family import Division, Family
 from coserve_bench.speedup.measure import Measured, Samples
-from coserve_bench.speedup.ways import ONE_DEVICE, OPENVINO, Plan
+from coserve_bench.speedup.ways import ONE_DEVICE, Plan
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,19 @@ class Quartiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Quartiles":
-        """Of some values, interpolated."""
+        """Compute the quartiles of some values, interpolated."""
         return cls(*(float(value) for value in np.percentile(values, [25, 50, 75])))
 
 
 @dataclass(frozen=True)
 class Network:
-    """A division, as the report describes it; multiply-adds and parameters are those of all members."""
+    """A division, as the report describes it.
+
+    Attributes:
+        members: names of the members' networks.
+        multiply_adds: of one image through all members.
+        top1: accuracy of the members' mean, a fraction; None if it is not known.
+    """
 
     split: int
     precision: str
@@ -63,16 +70,16 @@ class Row:
     """One way to run one division at one batch size.
 
     Attributes:
-        devices: that work at once.
-        repeats: that were timed.
+        devices: number of devices that work at the same time.
+        repeats: number of timed runs.
         ms: milliseconds from the batch to the mean of the members' logits.
-        images_per_s: at the median.
-        overlap: sum of the members' durations / time from first start to last end.
-        peak_fraction: two operations per multiply-add, per second, over what as many devices do at most.
-        memory_mib: that a process of its own grows by.
-        speedup: over the large network on one device, of medians.
-        ideal_speedup: `devices` × multiply-adds of the large network / those of all members.
-        floor_ms: the members' time in turn on one device / `devices`: were sharing perfect.
+        images_per_s: throughput at the median.
+        overlap: sum of the members' durations / time from the first start to the last end.
+        peak_fraction: operations per second, two per multiply-add, / the peak of that many devices.
+        memory_mib: growth of a separate process that runs it; None if it was not measured.
+        speedup: median time of the undivided network on one device / median time.
+        ideal_speedup: `devices` × multiply-adds of the undivided network / multiply-adds of all members.
+        floor_ms: the members' time in turn on one device / `devices`, as if they shared the work perfectly.
     """
 
     engine: str
@@ -94,14 +101,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that was measured of a family.
+    """All measurements of a family.
 
     Attributes:
-        machine: what it was measured on.
-        other_work: cores that other processes took meanwhile; figures are worth something where it is near 0.
-        peak_gflops: fp32, of one device and all.
-        missing: what was asked for and could not be had.
-        complete: whether every row is there and has its repeats; else Ctrl-C came before.
+        machine: processor, devices and versions.
+        other_work: cores that other processes used meanwhile; only figures with a value near 0 are reliable.
+        peak_gflops: fp32 peak of one device and of all devices.
+        missing: what was requested but is not available, and why.
+        complete: whether every row is there and has its repeats; if not, Ctrl-C was pressed.
     """
 
     network: str
@@ -114,32 +121,32 @@ class Report:
     complete: bool = True
 
     def to_json(self) -> dict[str, object]:
-        """Everything as JSON takes it."""
+        """Return everything, ready for JSON."""
         return asdict(self)
 
     @classmethod
     def read(cls, file: Path) -> "Report":
-        """Read back a file of what `to_json` gave.
+        """Read a file that holds the JSON of a report.
 
         Raises:
-            pydantic.ValidationError: it is not that.
+            pydantic.ValidationError: the file holds something else.
         """
         report: Report = TypeAdapter(cls).validate_json(file.read_bytes())
         return report
 
     @property
     def runners(self) -> list[tuple[str, str]]:
-        """Engines and precisions; of each pair the speedups are its own."""
+        """Engines and precisions; a speedup compares rows with the same ones."""
         return list(dict.fromkeys((row.engine, row.precision) for row in self.rows))
 
     @property
     def batch_sizes(self) -> list[int]:
-        """In ascending order."""
+        """Batch sizes in ascending order."""
         return sorted({row.batch_size for row in self.rows})
 
     @property
     def top1(self) -> dict[tuple[str, int], float]:
-        """Accuracies by precision and split, of the precisions in which that of every network is known."""
+        """Accuracies by precision and split, for precisions in which every network's accuracy is known."""
         unknown = {one.precision for one in self.networks if one.top1 is None}
         return {
             (one.precision, one.split): one.top1
@@ -147,14 +154,14 @@ class Report:
             if one.top1 is not None and one.precision not in unknown
         }
 
-    def of(self, engine: str, precision: str, batch_size: int) -> list[Row]:
-        """The rows that can be compared with each other."""
+    def comparable_rows(self, engine: str, precision: str, batch_size: int) -> list[Row]:
+        """Return rows that can be compared with each other."""
         case = (engine, precision, batch_size)
         return [row for row in self.rows if (row.engine, row.precision, row.batch_size) == case]
 
 
 def describe_machine(devices: Devices, engines: Sequence[str]) -> dict[str, str | int]:
-    """Where figures come from: processor, devices and versions."""
+    """Return the processor, devices and versions that figures depend on."""
     machine: dict[str, str | int] = {
         "processor": _processor(),
         "devices": devices.kind,
@@ -176,41 +183,47 @@ def make_report(
     memory: Mapping[Plan, Mapping[int, float | None]],
     missing: Sequence[str],
 ) -> Report:
-    """Put figures together.
+    """Make a report of all figures.
 
     Args:
-        machine: of `describe_machine`.
-        other_work: cores of it that others took.
-        peak: GFLOP/s of one device and of all.
-        measured: at least one sample.
+        machine: result of `describe_machine`.
+        other_work: cores that other processes used.
+        peak: GFLOP/s of one device and of all devices.
+        measured: measurements, with at least one sample.
         memory: MiB by plan and batch size.
-        missing: what could not be had, besides what the family lacks.
+        missing: what is not available, besides what the family lacks.
     """
-    # Turns begin with these, so that they are there of everything that Ctrl-C left.
-    alone = {
-        _of(one): float(np.median(one.milliseconds)) for one in measured.samples if one.plan.way == ONE_DEVICE
+    # One device comes first in every turn, so it was measured even if Ctrl-C ended the turn.
+    one_device_ms = {
+        _case(one): float(np.median(one.milliseconds))
+        for one in measured.samples
+        if one.plan.way == ONE_DEVICE
     }
     large = {division.precision: division for division in family.divisions if division.split == 1}
     rows = []
     for one in measured.samples:
-        plan, division, size = one.plan, one.plan.division, one.batch_size
-        devices, ms = plan.devices_used, Quartiles.of(one.milliseconds)
-        in_turn, of_large = alone[_of(one)], alone[_of(one)._replace(split=1)]
+        plan = one.plan
+        division = plan.division
+        size = one.batch_size
+        case = _case(one)
+        devices = plan.devices_used
+        ms = Quartiles.of(one.milliseconds)
+        gflops = 2 * division.multiply_adds * size / ms.median / 1e6
         share = peak["one_device"] * devices if devices < plan.devices.count else peak["all_devices"]
         rows.append(
             Row(
-                *_of(one),
+                *case,
                 way=plan.way,
                 devices=devices,
                 repeats=len(one.milliseconds),
                 ms=ms,
                 images_per_s=1000 * size / ms.median,
                 overlap=Quartiles.of(one.overlaps),
-                peak_fraction=2 * division.multiply_adds * size / ms.median / 1e6 / share,
+                peak_fraction=gflops / share,
                 memory_mib=memory[plan][size],
-                speedup=of_large / ms.median,
+                speedup=one_device_ms[case._replace(split=1)] / ms.median,
                 ideal_speedup=devices * large[division.precision].multiply_adds / division.multiply_adds,
-                floor_ms=in_turn / devices,
+                floor_ms=one_device_ms[case] / devices,
             )
         )
     failed = (f"{precision}, {engine}: {why}" for (engine, precision), why in measured.failed.items())
@@ -227,7 +240,7 @@ def make_report(
 
 
 class _Case(NamedTuple):
-    """What is run, whatever the way."""
+    """What is run, in whichever way."""
 
     engine: str
     precision: str
@@ -235,13 +248,13 @@ class _Case(NamedTuple):
     split: int
 
 
-def _of(samples: Samples) -> _Case:
+def _case(samples: Samples) -> _Case:
     division = samples.plan.division
     return _Case(samples.plan.engine, division.precision, samples.batch_size, division.split)
 
 
 def _processor() -> str:
-    """The model's name where Linux tells it."""
+    """Return the processor's model name if Linux tells it, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""A report as a table in the terminal."""
+"""Shows a report as a table in the terminal."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -10,16 +10,16 @@ DEVICE_NAMES = {"cores": ("core", "cores"), "streams": ("GPU", "GPUs"), "gpus": 
 
 
 def describe(way: str, split: int, kind: str) -> str:
-    """A way in a few words.
+    """Describe a way in a few words.
 
     Args:
-        kind: of devices.
+        kind: kind of devices, as in `Devices`.
     """
     one, many = DEVICE_NAMES[kind]
-    what = "large network" if split == 1 else "in turn"
+    subject = "large network" if split == 1 else "in turn"
     return {
-        ONE_DEVICE: f"{what}, one {one}",
-        ALL_DEVICES: f"{what}, all {many}",
+        ONE_DEVICE: f"{subject}, one {one}",
+        ALL_DEVICES: f"{subject}, all {many}",
         CONCURRENT: "concurrent",
         FUSED: "fused",
         FUSED_PARALLEL: "fused, branches at once",
@@ -27,8 +27,9 @@ def describe(way: str, split: int, kind: str) -> str:
 
 
 def table(report: Report) -> Iterator[str]:
-    """Lines of text, one block per precision and batch size."""
-    machine, peak = report.machine, report.peak_gflops
+    """Yield lines of text, with a block for each engine, precision and batch size."""
+    machine = report.machine
+    peak = report.peak_gflops
     kind = str(machine["devices"])
     yield (
         f"{report.network} on {machine['count']} {kind} of {machine['processor']}, "
@@ -38,7 +39,7 @@ def table(report: Report) -> Iterator[str]:
     if "openvino" in machine:
         yield f"OpenVINO {machine['openvino']}"
     if report.other_work is not None:
-        yield f"other processes took {report.other_work:.2f} cores meanwhile"
+        yield f"other processes used {report.other_work:.2f} cores meanwhile"
     for network in report.networks:
         accuracy = "" if network.top1 is None else f", top-1 {network.top1:.2%}"
         yield (
@@ -46,7 +47,7 @@ def table(report: Report) -> Iterator[str]:
             f"{network.multiply_adds / 1e6:,.1f} M multiply-adds{accuracy}"
         )
     for (engine, precision), size in product(report.runners, report.batch_sizes):
-        rows = report.of(engine, precision, size)
+        rows = report.comparable_rows(engine, precision, size)
         if not rows:
             continue
         yield ""

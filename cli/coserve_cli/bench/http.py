@@ -1,6 +1,5 @@
 """`coserve bench http`."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,17 +9,18 @@ import typer
 from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
 
 if TYPE_CHECKING:
-    from coserve_bench.http.engine import RawEngine
     from coserve_bench.http.loads import Load
 
 CONCURRENCY = "1,8,32"
-DAY_S, HOUR_S = 86_400, 3_600
+DAY_S = 86_400
+HOUR_S = 3_600
+LIBRARIES = ("httptools", "httpx", "numpy", "uvloop")
 
 
 def http(
     image: Annotated[
         list[Path],
-        typer.Option(metavar="FILE_OR_FOLDER", help="Images to send in turn; may be repeated."),
+        typer.Option(metavar="FILE_OR_FOLDER", help="Images to send in turn; repeatable."),
     ],
     url: Url = URL,
     api_key: ApiKey = None,
@@ -30,37 +30,47 @@ def http(
         str | None,
         typer.Option(
             metavar="N,…",
-            help="Closed loop: so many requests in progress at any time.",
-            show_default=f"{CONCURRENCY}, or none with --rate",
+            help="Closed loops: numbers of requests that are always in progress.",
+            show_default=f"{CONCURRENCY}; none with --rate",
         ),
     ] = None,
     rate: Annotated[
         str | None,
         typer.Option(
-            metavar="R,…", help="Open loop: so many requests a second, at random, however long answers take."
+            metavar="R,…",
+            help="Open loops: requests per second, sent at random times, however long responses take.",
         ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=DAY_S, help="Per load and round.")] = 2,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, max=DAY_S, help="Seconds to measure each load in each round.")
+    ] = 2,
     warm_up: Annotated[
-        float, typer.Option(min=0, max=DAY_S, help="Seconds before each that do not count.")
+        float, typer.Option(min=0, max=DAY_S, help="Seconds before each measurement that do not count.")
     ] = 0.5,
-    rounds: Annotated[int, typer.Option(min=1, help="How often every load gets its turn.")] = 5,
-    timeout: Annotated[float, typer.Option(min=0.1, max=HOUR_S, help="Seconds to wait for an answer.")] = 30,
-    connections: Annotated[int, typer.Option(min=1, help="Of an open loop, at most.")] = 256,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which the loads take turns.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, max=HOUR_S, help="Seconds to wait for a response.")] = 30,
+    connections: Annotated[
+        int, typer.Option(min=1, help="Maximum number of connections of an open loop.")
+    ] = 256,
     repository: Annotated[
         Path | None,
-        typer.Option(help="Also run the ensemble of this model repository here, without a gateway."),
+        typer.Option(
+            help="Also measure the ensemble of this model repository without a server: what the server adds "
+            "to the engine's latency, and how much of its throughput it reaches."
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Load a running server over HTTP: latencies, throughput, failures, where the time goes.
+    """Measure the latency, throughput and failures of a running server over HTTP.
 
-    Ctrl-C gives the results so far, and so does a server that goes away. Needs the extra bench, and server
-    for --repository.
+    Ctrl-C prints the results so far, and so does the loss of the server. Needs the extra bench; --repository
+    also needs the extra server.
     """
     loads = _loads(concurrency, rate, connections)
-    _check_installed()
+    if missing := [name for name in LIBRARIES if find_spec(name) is None]:
+        typer.echo(f"error: {', '.join(missing)} not installed: pip install 'coserve[bench]'", err=True)
+        raise typer.Exit(1)
 
     from coserve_bench.errors import BenchError
     from coserve_bench.http.gateway import classification, first_reply
@@ -70,9 +80,10 @@ def http(
     from coserve_bench.http.report import Report
     from coserve_bench.http.results import LoadResults
     from coserve_bench.http.table import table
-    from coserve_bench.output import OutputError, check_writable, show
+    from coserve_bench.output import OutputError, check_writable
     from coserve_bench.stopping import stop_once
     from coserve_cli.errors import one_line
+    from coserve_cli.output import print_results
     from coserve_cli.progress import progress_bars
     from coserve_client import CoserveError
     from coserve_server.errors import StartupError
@@ -83,6 +94,11 @@ def http(
             check_writable(output)
         images = read_images(image)
         reply = first_reply(url, api_key, cacert, model, images, timeout)
+        engine = None
+        if repository is not None:
+            from coserve_bench.http.engine_alone import EngineAlone
+
+            engine = EngineAlone(repository, reply.model)
         report = Report(
             url=url,
             model=reply.model,
@@ -93,7 +109,7 @@ def http(
             rounds=rounds,
             interval=Interval(warm_up, seconds),
             loads=[LoadResults(load) for load in loads],
-            engine=_engine(repository, reply.model),
+            engine=engine,
         )
         target = classification(url, api_key, cacert, reply.model, images, timeout)
         stop_once()
@@ -101,36 +117,22 @@ def http(
             with Generator(target) as generator, progress_bars() as progress:
                 report.measure(generator, progress)
         finally:
-            show(json.dumps(report.to_json(), indent=2), table(report), output, as_json)
-
-
-def _check_installed() -> None:
-    missing = [name for name in ("httptools", "httpx", "numpy", "uvloop") if find_spec(name) is None]
-    if missing:
-        typer.echo(f"error: {', '.join(missing)} not installed: pip install 'coserve[bench]'", err=True)
-        raise typer.Exit(1)
-
-
-def _engine(repository: Path | None, model: str) -> "RawEngine | None":
-    if repository is None:
-        return None
-    from coserve_bench.http.engine import RawEngine
-
-    return RawEngine(repository, model)
+            print_results(report.to_json(), table(report), output, as_json)
 
 
 def _loads(concurrency: str | None, rate: str | None, connections: int) -> "list[Load]":
-    """Closed loops, then open ones; without either option the usual closed ones."""
+    """Return the closed loops, and then the open ones; the default closed loops without either option."""
     from coserve_bench.http.loads import ClosedLoop, OpenLoop
 
     if concurrency is None and rate is None:
         concurrency = CONCURRENCY
-    users = [ClosedLoop(int(number)) for number in _numbers(concurrency, "--concurrency", int)]
-    return [*users, *(OpenLoop(number, connections) for number in _numbers(rate, "--rate", float))]
+    closed = [ClosedLoop(int(number)) for number in _numbers(concurrency, "--concurrency", int)]
+    opened = [OpenLoop(number, connections) for number in _numbers(rate, "--rate", float)]
+    return [*closed, *opened]
 
 
 def _numbers(text: str | None, option: str, kind: type[float]) -> list[float]:
-    """Distinct positive numbers, in the order given."""
+    """Parse distinct positive numbers, and keep their order."""
     if text is None:
         return []
     try:

@@ -1,6 +1,5 @@
 """`coserve bench speedup`."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -9,34 +8,38 @@ import typer
 
 from coserve_cli.divide import DatasetName
 
-ENGINES, PRECISIONS = ("onnxruntime", "openvino"), ("fp32", "fp16", "bf16", "int8")
+ENGINES = ("onnxruntime", "openvino")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 def speedup(
     network: Annotated[
         str | None,
         typer.Option(
-            help="Whose family is measured: with --repository one of those there, else with random weights."
+            help="The network to measure: one of --repository, or any network with random weights without it."
         ),
     ] = None,
     repository: Annotated[
         Path | None,
-        typer.Option(help="A model repository with ensembles of the network, undivided and divided."),
+        typer.Option(help="Model repository with ensembles of the network, undivided and divided."),
     ] = None,
     splits: Annotated[
-        str, typer.Option(metavar="S,…", help="Numbers of members; 1 is measured always.")
+        str, typer.Option(metavar="S,…", help="Numbers of members; 1 is always measured.")
     ] = "1,2,4",
     batch_sizes: Annotated[str, typer.Option(metavar="N,…", help="Images per batch.")] = "1",
     precisions: Annotated[
         str,
         typer.Option(
             metavar="P,…",
-            help="fp32, fp16, bf16, int8; what cannot be had is said so. For bf16, openvino computes the "
-            "networks of fp32 in it.",
+            help="fp32, fp16, bf16, int8; the output names those that are not available. For bf16, openvino "
+            "computes the fp32 networks in bf16.",
         ),
     ] = "fp32",
     engines: Annotated[
-        str, typer.Option(metavar="E,…", help="onnxruntime, openvino; what cannot be had is said so.")
+        str,
+        typer.Option(
+            metavar="E,…", help="onnxruntime, openvino; the output names those that are not available."
+        ),
     ] = "onnxruntime",
     dataset: Annotated[
         DatasetName | None,
@@ -48,44 +51,46 @@ def speedup(
         str | None,
         typer.Option(
             metavar="I,…",
-            help="GPUs by number, in place of cores: streams of one, or several. Written against ONNX "
-            "Runtime's CUDA provider, and never run by the project itself.",
+            help="GPUs to run on instead of cores, by number: streams of one GPU, or several GPUs. Uses ONNX "
+            "Runtime's CUDA provider; this project has never run it.",
         ),
     ] = None,
     cuda_graphs: Annotated[
-        bool, typer.Option("--cuda-graphs", help="Measure members on --gpus with CUDA graphs too.")
+        bool, typer.Option("--cuda-graphs", help="Also measure the networks on --gpus with CUDA graphs.")
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each way at each batch size.")] = 100,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Per batch size, after which fewer repeats must do.")
+        float, typer.Option(min=0, help="Seconds per batch size; then fewer --repeats have to do.")
     ] = 120,
-    plots: Annotated[Path | None, typer.Option(help="A folder to draw plots into.")] = None,
-    output: Annotated[Path | None, typer.Option(help="A JSON file to write the results to.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="Folder to write plots to.")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare a network with the members it is divided into: in turn, at once, and fused into one graph.
+    """Compare a network with the members it is divided into: in turn, concurrent, and fused into one graph.
 
-    All are timed in one run, by turns, on the same devices; Ctrl-C gives the results so far. Needs the extra
-    export, and plots for --plots.
+    All are measured in turns, in one run on the same devices. Ctrl-C prints the results so far. Needs the
+    extra export; --plots also needs the extra plots.
     """
     if network is None and repository is None:
         raise typer.BadParameter("give --network, --repository, or both")
     if repository is not None and dataset is not None:
         raise typer.BadParameter("--dataset is for random weights; networks of --repository have their own")
-    members, sizes = _numbers(splits, "--splits", 1), _numbers(batch_sizes, "--batch-sizes", 1)
+    members = _numbers(splits, "--splits", 1)
+    sizes = _numbers(batch_sizes, "--batch-sizes", 1)
     gpu_numbers = () if gpus is None else _numbers(gpus, "--gpus", 0)
     if cuda_graphs and not gpu_numbers:
         raise typer.BadParameter("--cuda-graphs needs --gpus")
     if plots is not None and find_spec("matplotlib") is None:
-        raise typer.BadParameter("--plots needs matplotlib: install coserve[plots]")
+        raise typer.BadParameter("--plots needs matplotlib: pip install 'coserve[plots]'")
 
     from coserve_bench.errors import BenchError
-    from coserve_bench.output import OutputError, check_writable, show
+    from coserve_bench.output import OutputError, check_writable
     from coserve_bench.speedup.compare import Request, compare
     from coserve_bench.speedup.measure import Limits
     from coserve_bench.speedup.table import table
     from coserve_bench.stopping import stop_once
     from coserve_cli.errors import one_line
+    from coserve_cli.output import print_results
     from coserve_cli.progress import progress_bars
     from coserve_export.errors import ExportError
     from coserve_server.errors import StartupError
@@ -108,12 +113,11 @@ def speedup(
         if output is not None:
             check_writable(output)
         if plots is not None:
-            # Made only when there is something to draw.
+            # The folder itself is made only when there is something to draw.
             check_writable(next(one for one in (plots, *plots.parents) if one.exists()) / "latency.png")
         with progress_bars() as progress:
             report = compare(request, progress)
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False)
-        show(text, table(report), output, as_json)
+        print_results(report.to_json(), table(report), output, as_json)
         if plots is not None:
             from coserve_bench.speedup.plots import draw
 
@@ -125,20 +129,20 @@ def speedup(
 
 
 def _names(text: str, option: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """Distinct names of those known."""
+    """Parse distinct names."""
     names = tuple(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in known:
-            raise typer.BadParameter(f"{option} {name!r}: known are {', '.join(known)}")
+            raise typer.BadParameter(f"{option} {name!r}: choose from {', '.join(known)}")
     return names
 
 
 def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
-    """Distinct numbers in ascending order."""
+    """Parse distinct numbers, and return them in ascending order."""
     try:
         numbers = sorted({int(part) for part in text.split(",")})
     except ValueError:
         numbers = []
     if not numbers or numbers[0] < least:
-        raise typer.BadParameter(f"{option} {text!r}: give numbers from {least} on, such as 1,2,4")
+        raise typer.BadParameter(f"{option} {text!r}: give numbers of {least} or more, such as 1,2,4")
     return tuple(numbers)

@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from coserve_bench import output
+from coserve_bench.engine import OPENVINO, LoadedNetworks
 from coserve_bench.speedup import compare, measure
 from coserve_bench.speedup.loading import load
-from coserve_bench.speedup.ways import OPENVINO, Plan, Way
+from coserve_bench.speedup.ways import Plan
 from coserve_cli.main import app
 from coserve_server.errors import EngineError
 from tests.server.onnx_repository import write_repository
@@ -32,7 +33,8 @@ def assert_one_line(result: Result, error: str) -> None:
 def test_networks_that_nobody_named_are_not_compared(repository: Path, tmp_path: Path) -> None:
     cats = write_repository(tmp_path / "unrecorded", "cats", members=1, provenance=UNRECORDED)
     write_repository(cats, "dogs", provenance=UNRECORDED)
-    assert_one_line(bench("--repository", cats), "which network was divided into what (cats, dogs)")
+    unrecorded = "does not record which network its ensembles (cats, dogs) were divided from"
+    assert_one_line(bench("--repository", cats), unrecorded)
     write_repository(repository, "pair_int8", provenance={"export": {"precision": "int8"}})
     result = bench("--repository", repository, "--precisions", "fp32,int8", "--json")
     missing = f"int8, S=1, S=2: {repository} has no such ensemble of tiny; pair_int8 records no network"
@@ -55,7 +57,7 @@ def test_batches_that_no_memory_holds() -> None:
 def test_an_engine_that_cannot_load_a_network_is_left_out(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(plan: Plan) -> Way:
+    def fails(plan: Plan) -> LoadedNetworks:
         if plan.engine == OPENVINO and plan.division.split == 2:
             raise EngineError("ensemble pair: no conversion rule")
         return load(plan)

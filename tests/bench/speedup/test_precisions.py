@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from coserve_bench.engine import ONNXRUNTIME, OPENVINO
 from coserve_bench.speedup.devices import Devices
 from coserve_bench.speedup.family import Division, read_family
 from coserve_bench.speedup.loading import load
-from coserve_bench.speedup.ways import CONCURRENT, ONNXRUNTIME, OPENVINO, Plan, plans
+from coserve_bench.speedup.ways import CONCURRENT, Plan, plans
 from coserve_cli.main import app
 from coserve_server.engines.factory import precisions
 from coserve_server.engines.openvino.engine import OpenVinoEngine
 from coserve_server.machine.cores import usable_cores
 
 THERE = "bf16" in precisions("openvino")
-NOT_IN_ONNXRUNTIME = (
-    "bf16, onnxruntime: it does not compute networks in bf16; openvino does where the processor can"
-)
+NOT_IN_ONNXRUNTIME = "bf16, onnxruntime: it cannot compute in bf16; openvino can if the processor supports it"
 NOT_HERE = "bf16, openvino: this processor does not support bf16"
 
 
@@ -67,11 +66,12 @@ def test_what_is_measured_computes_in_it(repository: Path, tmp_path: Path) -> No
     assert fp32.ensemble == bf16.ensemble
 
     async def logits(division: Division) -> np.ndarray:
-        way = load(Plan(CONCURRENT, division, OPENVINO, devices))
+        networks = load(Plan(CONCURRENT, division, OPENVINO, devices))
         try:
-            return np.stack([run.logits for run in await way.run(batch)])
+            (runs,) = await networks.run(batch)
+            return np.stack([run.logits for run in runs])
         finally:
-            await way.close()
+            await networks.close()
 
     difference = np.abs(asyncio.run(logits(fp32)) - asyncio.run(logits(bf16))).max()
     assert 1e-4 < difference < 0.1

@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantiz
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from coserve_bench.speedup.graphs import fuse, multiply_adds, vanishing
+from coserve_bench.speedup.graphs import fuse, multiply_adds, zero_weights
 from coserve_bench.speedup.plots import draw
 from coserve_bench.speedup.report import Report
 from coserve_bench.speedup.table import table
@@ -139,7 +139,7 @@ def test_a_report_that_was_kept_gives_the_same_table_and_plots(
     assert json.loads(json.dumps(report.to_json())) == values
     lines = list(table(report))
     assert sum(line.endswith(tuple("0123456789")) and "concurrent" in line for line in lines) == 2
-    assert lines[-1].startswith("not measured: bf16, onnxruntime: it does not compute")
+    assert lines[-1].startswith("not measured: bf16, onnxruntime: it cannot compute")
     (file,) = draw(report, tmp_path)
     for plot in (file, folder / "latency.png"):
         with Image.open(plot) as image:
@@ -268,7 +268,7 @@ def test_members_in_int8_cost_and_fuse_as_in_fp32(tmp_path: Path) -> None:
         quantize_static(*files, Calibration(images), quant_format=QuantFormat.QDQ, per_channel=True)
         members.append(onnx.load(files[1]))
         assert multiply_adds(members[-1]) == multiply_adds(network(seed, 8, 8, 1))
-        assert not list(vanishing(members[-1]))
+        assert not list(zero_weights(members[-1]))
     assert multiply_adds(fuse(members, len(LABELS))) == sum(map(multiply_adds, members))
 
 
@@ -289,4 +289,4 @@ def test_counts_grouped_convolutions_and_sees_zero_scales() -> None:
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     assert multiply_adds(model) == 8 * 8 * 8 * (3 * 9) + 8 * 4 * 4 * (2 * 9)
-    assert list(vanishing(model)) == ["scale"]
+    assert list(zero_weights(model)) == ["scale"]

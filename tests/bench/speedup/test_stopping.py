@@ -14,27 +14,27 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from coserve_bench.engine import LoadedNetworks
 from coserve_bench.errors import BenchError
 from coserve_bench.speedup import compare, measure
 from coserve_bench.speedup.apart import run_apart
 from coserve_bench.speedup.measure import Samples
 from coserve_bench.speedup.report import Report
-from coserve_bench.speedup.ways import Way
 from coserve_cli.main import app
 from tests.server.onnx_repository import HANGS, write_repository
 
 STOPPED_IN_A_BATCH = """
 import asyncio, signal
-from coserve_bench.speedup.ways import Way
+from coserve_bench.engine import LoadedNetworks
 from coserve_cli.main import app
 
-run = Way.run
+run = LoadedNetworks.run
 
-async def interrupted(self, batch):
+async def interrupted(self, images):
     asyncio.get_running_loop().call_later(0.2, signal.raise_signal, signal.SIGINT)
-    return await run(self, batch)
+    return await run(self, images)
 
-Way.run = interrupted
+LoadedNetworks.run = interrupted
 signal.signal(signal.SIGINT, signal.default_int_handler)
 app()
 """
@@ -64,13 +64,13 @@ def interrupt_before(monkeypatch: pytest.MonkeyPatch, number: int, split: int, s
     """Raise the signal before members in turn on one core have their so manieth turn."""
     original, turns = measure._turn, []
 
-    async def stopped(way: Way, batch: np.ndarray, samples: Samples) -> None:
+    async def stopped(networks: LoadedNetworks, images: np.ndarray, samples: Samples) -> None:
         plan = samples.plan
         if (plan.way, plan.division.split, samples.batch_size) == ("one_device", split, size):
             turns.append(plan)
             if len(turns) == turn:
                 signal.raise_signal(number)
-        await original(way, batch, samples)
+        await original(networks, images, samples)
 
     monkeypatch.setattr(measure, "_turn", stopped)
 
@@ -87,8 +87,8 @@ def test_gives_the_results_so_far(
     assert result.exit_code == 130, result.output
     assert json.loads(file.read_text())["complete"] is False
     report = Report.read(file)
-    assert {row.split for row in report.of("onnxruntime", "fp32", 1)} == {1, 2}
-    assert {row.split for row in report.of("onnxruntime", "fp32", 2)} == {1}
+    assert {row.split for row in report.comparable_rows("onnxruntime", "fp32", 1)} == {1, 2}
+    assert {row.split for row in report.comparable_rows("onnxruntime", "fp32", 2)} == {1}
     assert report.batch_sizes == [1, 2]
     assert "batch 2" in result.stdout
     assert result.stdout.endswith("\ninterrupted: rows are missing, or have fewer repeats than others\n")
@@ -151,5 +151,5 @@ def end(_: object) -> None:
 
 
 def test_a_process_that_is_ended_is_said_so() -> None:
-    with pytest.raises(BenchError, match="was ended: is there memory enough"):
+    with pytest.raises(BenchError, match="was killed, possibly because memory ran out"):
         run_apart(end)

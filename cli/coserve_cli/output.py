@@ -1,0 +1,21 @@
+"""Prints results, and writes them to a file."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+
+def print_results(content: object, table: Iterable[str], file: Path | None, as_json: bool) -> None:
+    """Print results as JSON or as a table, and then write the JSON, so that a full disk does not lose them.
+
+    Raises:
+        coserve_bench.output.OutputError: the file cannot be written.
+    """
+    from coserve_bench.output import write_whole
+
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    typer.echo(text if as_json else "\n".join(table))
+    if file is not None:
+        write_whole(file, f"{text}\n")

@@ -156,18 +156,17 @@ def join(runs: Sequence[MemberRun]) -> MemberRun:
 
     A member that failed in any batch counts in none, so that all images are averaged alike.
     """
+    if len(runs) == 1:
+        return runs[0]
     failure = next((run.failure for run in runs if run.failure and not run.late), None)
     failure = failure or next((run.failure for run in runs if run.failure), None)
     answered = [run for run in runs if not run.late] or runs
-    first, last = answered[0], answered[-1]
-    if len(runs) == 1:
-        return first
     logits = [run.logits for run in runs if run.logits is not None]
     return MemberRun(
-        name=first.name,
-        device=first.device,
-        start_ns=first.start_ns,
-        end_ns=last.end_ns,
+        name=answered[0].name,
+        device=answered[0].device,
+        start_ns=answered[0].start_ns,
+        end_ns=answered[-1].end_ns,
         logits=None if failure else np.concatenate(logits),
         failure=failure,
     )

@@ -119,8 +119,12 @@ class _Children:
         attributes: Mapping[str, AttributeValue] | None = None,
         error: str | None = None,
     ) -> Span:
-        context, start = set_span_in_context(parent), start_ns + self._epoch_ns
-        span = self._tracer.start_span(name, context, attributes=attributes, start_time=start)
+        span = self._tracer.start_span(
+            name,
+            set_span_in_context(parent),
+            attributes=attributes,
+            start_time=start_ns + self._epoch_ns,
+        )
         if error is not None:
             span.set_status(Status(StatusCode.ERROR, error))
         span.end(end_ns + self._epoch_ns)

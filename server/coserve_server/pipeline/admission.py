@@ -18,7 +18,9 @@ class Admission:
     def __init__(self, limit: int, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Admit up to `limit` requests, none of which takes longer than `longest_s` seconds."""
         self.in_progress = 0
-        self._limit, self._longest_s, self._clock = limit, longest_s, clock
+        self._limit = limit
+        self._longest_s = longest_s
+        self._clock = clock
         self._ended: deque[float] = deque(maxlen=PACE_OVER)
 
     @contextmanager

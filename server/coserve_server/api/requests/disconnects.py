@@ -39,7 +39,8 @@ class _Watch:
 
     def __init__(self, request: Request) -> None:
         self.left = False
-        self._request, self._task = request, asyncio.current_task()
+        self._request = request
+        self._task = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(UNWATCHED_S, self._begin)
 

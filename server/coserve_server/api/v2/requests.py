@@ -189,7 +189,8 @@ def _from_json(tensor: Input) -> NDArray[np.float64]:
     """The elements of `data`, which is flat or nested as the shape says."""
     if tensor.data is None:
         raise InvalidParametersError(f"input {tensor.name!r} has no data, nor the parameter binary_data_size")
-    elements, count = _flatten(tensor.data, tensor.shape), math.prod(tensor.shape)
+    elements = _flatten(tensor.data, tensor.shape)
+    count = math.prod(tensor.shape)
     if elements is None or len(elements) != count:
         found = "is nested in another way" if elements is None else f"has {len(elements)} elements"
         raise InvalidParametersError(

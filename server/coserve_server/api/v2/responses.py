@@ -17,7 +17,8 @@ def write_response(request: InferRequest, answer: Classification) -> tuple[bytes
     """A response's body, and the length of its JSON if tensors follow that."""
     logits = answer.combined.logits.astype(FP32)
     model = answer.ensemble
-    outputs, tensors = [], []
+    outputs = []
+    tensors = []
     for wanted in request.outputs or [Output(name=model.output_name)]:
         output, tensor = _output(wanted, logits, model.labels, request.parameters.binary_data_output)
         outputs.append(output)
@@ -49,7 +50,8 @@ def _output(
         elements: list[Any] = texts
     else:
         output |= {"datatype": "FP32", "shape": logits.shape}
-        tensor, elements = logits.tobytes(), logits.ravel().tolist()
+        tensor = logits.tobytes()
+        elements = logits.ravel().tolist()
     if binary:
         return output | {"parameters": {"binary_data_size": len(tensor)}}, tensor
     return output | {"data": elements}, b""

@@ -36,8 +36,9 @@ from coserve_server.ensembles.ensemble import Ensemble
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-INLINE_JSON_BYTES, INLINE_BINARY_BYTES = 2**16, 2**20
-"""Bodies up to here are read on the event loop: going to a thread and back would take longer."""
+# Smaller bodies are parsed on the event loop: going to a thread and back would take longer.
+INLINE_JSON_BYTES = 2**16
+INLINE_BINARY_BYTES = 2**20
 
 # The handler reads the body itself, to limit it while it arrives, so FastAPI cannot derive this.
 _BODY: dict[str, Any] = {

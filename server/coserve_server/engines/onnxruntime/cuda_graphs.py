@@ -90,10 +90,8 @@ class Graph:
         self._session = session
         self._id = str(batch_size)
         with CAPTURES.capturing():
-            self._images, self._logits = (
-                ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, *device)
-                for shape in (images, logits)
-            )
+            self._images = ort.OrtValue.ortvalue_from_shape_and_type(images, np.float32, *device)
+            self._logits = ort.OrtValue.ortvalue_from_shape_and_type(logits, np.float32, *device)
             self._binding = session.io_binding()
             self._binding.bind_ortvalue_input(member.input_name, self._images)
             self._binding.bind_ortvalue_output(member.output_name, self._logits)

@@ -14,8 +14,9 @@ from coserve_server.ensembles.ensemble import Ensemble, Member
 
 logger = logging.getLogger(__name__)
 
-WARNING, FATAL = 2, 4
-"""ONNX Runtime's severity levels."""
+# ONNX Runtime's severity levels.
+WARNING = 2
+FATAL = 4
 
 Provider = tuple[str, dict[str, str]]
 """An execution provider's name and options."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc.aio
 
@@ -47,15 +48,16 @@ def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
     target = f"dns:///{address}"
     if not settings.triton_tls:
         return grpc.aio.insecure_channel(target, OPTIONS)
-    root, key, certificate = (
-        path.read_bytes() if path else None
-        for path in (
-            settings.triton_root_certificates,
-            settings.triton_client_key,
-            settings.triton_client_certificate,
-        )
+    credentials = grpc.ssl_channel_credentials(
+        _read(settings.triton_root_certificates),
+        _read(settings.triton_client_key),
+        _read(settings.triton_client_certificate),
     )
-    return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(root, key, certificate), OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, OPTIONS)
+
+
+def _read(path: Path | None) -> bytes | None:
+    return path.read_bytes() if path else None
 
 
 def call_metadata(settings: Settings) -> Metadata:

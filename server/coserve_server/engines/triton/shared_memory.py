@@ -71,7 +71,8 @@ class SharedMemory:
 
     def put(self, images: Images) -> Slot | None:
         """Copy a batch into the first gap that holds it; return None if none does."""
-        index = offset = 0
+        index = 0
+        offset = 0
         for slot in self._slots:
             if slot.offset - offset >= images.nbytes:
                 break

@@ -95,12 +95,13 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     chosen = settings or load_settings()
 
     @asynccontextmanager
-    async def lifespan(router: Router) -> AsyncIterator[None]:
+    async def lifespan(_: object) -> AsyncIterator[None]:
         async with open_app(chosen) as app:
-            router.default = app
+            host.default = app
             yield
 
-    return Router(lifespan=lifespan, redirect_slashes=False)
+    host = Router(lifespan=lifespan, redirect_slashes=False)
+    return host
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server import errors
-from coserve_server.api.requests.dependencies import request_record
+from coserve_server.api.requests.dependencies import request_record, route_path
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def problem(
     log("%s %s: %s", document.instance, document.type, detail, extra={"instance": document.instance})
     formats: Mapping[str, ErrorFormat] = request.app.state.error_formats
     for prefix, respond in formats.items():
-        if f"{request.url.path}/".startswith(f"{prefix}/"):
+        if f"{route_path(request.scope)}/".startswith(f"{prefix}/"):
             return respond(kind.status, detail, headers)
     return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
 

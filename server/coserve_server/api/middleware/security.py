@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coserve_server.api.middleware.page_headers import PageHeaders, docs_policy
 from coserve_server.api.problems import KINDS, problem
+from coserve_server.api.requests.dependencies import route_path
 from coserve_server.errors import UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.settings import Settings
@@ -37,7 +38,7 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or respond with 401."""
-        if scope["type"] == "http" and not _is_open(scope["path"]):
+        if scope["type"] == "http" and not _is_open(route_path(scope)):
             key = _read_key(dict(scope["headers"]))
             known = None if key is None else self.keys.find(key)
             if known is None:

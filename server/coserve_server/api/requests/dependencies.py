@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.types import Scope
 
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
@@ -19,6 +20,12 @@ def request_record(request: Request) -> Record:
     """Return the request's record, which the outermost middleware has put into its scope."""
     record: Record = request.scope["state"]["record"]
     return record
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path below the prefix that the application is mounted at."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def find_model(request: Request, name: str | None, version: str | None) -> Ensemble:

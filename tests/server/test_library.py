@@ -1,0 +1,153 @@
+"""The server inside other programs, which it leaves as they were."""
+
+import asyncio
+import gc
+import io
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from coserve_server import create_app, load_settings, serve
+from coserve_server.errors import AddressError, RepositoryError
+from tests.server.onnx_repository import BUSY, write_repository
+
+
+def png(colour: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+class Serving:
+    """A server in a task of this process."""
+
+    def __init__(self, **settings: object) -> None:
+        self.announced: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.task = asyncio.create_task(serve(load_settings(port=0, **settings), self.announced.set_result))
+
+    async def url(self) -> str:
+        await asyncio.wait({self.task, self.announced}, return_when=asyncio.FIRST_COMPLETED)
+        if self.task.done():
+            self.task.result()
+        return re.findall(r"http://[\d.:]+", self.announced.result())[0]
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(self.task, 60)
+
+
+def process_state() -> dict[str, object]:
+    return {
+        "switch interval": sys.getswitchinterval(),
+        "frozen objects": gc.get_freeze_count(),
+        "log handlers": list(logging.getLogger().handlers),
+        "log levels": [logging.getLogger(name).level for name in ("", "coserve_server", "uvicorn")],
+        "signal handlers": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "cores": os.sched_getaffinity(0),
+    }
+
+
+def test_a_server_that_was_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def go() -> None:
+        before = process_state()
+        serving = Serving(repository=tmp_path)
+        async with httpx.AsyncClient(base_url=await serving.url(), trust_env=False) as http:
+            assert (await http.get("/readyz")).status_code == 200
+            url = http.base_url
+        during = process_state()
+        await serving.stop()
+        async with httpx.AsyncClient(trust_env=False) as http:
+            with pytest.raises(httpx.ConnectError):
+                await http.get(url)
+        assert {**during, "threads": None} == {**before, "threads": None}
+        after = process_state()
+        # asyncio keeps its own pool.
+        names = {name for name in after.pop("threads") if not name.startswith("asyncio")}
+        assert names == set(before.pop("threads"))
+        assert after == before
+
+    asyncio.run(go())
+
+
+def test_requests_in_progress_get_their_answers(tmp_path: Path) -> None:
+    write_repository(tmp_path, faults={0: BUSY})
+
+    async def go() -> None:
+        serving = Serving(repository=tmp_path, deadline_ms=60_000)
+        async with httpx.AsyncClient(base_url=await serving.url(), trust_env=False, timeout=60) as http:
+            headers = {"Content-Type": "image/png"}
+            request = asyncio.create_task(http.post("/v1/classify", content=png("white"), headers=headers))
+            for _ in range(10_000):
+                if "in_flight 1.0" in (await http.get("/metrics")).text:
+                    break
+            await serving.stop()
+            assert (await request).status_code == 200
+
+    asyncio.run(go())
+
+
+def test_what_prevents_the_start_is_raised(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def go() -> None:
+        with pytest.raises(RepositoryError):
+            await serve(load_settings(repository=tmp_path / "none", port=0))
+        serving = Serving(repository=tmp_path)
+        port = int((await serving.url()).rpartition(":")[2])
+        with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1 port {port}"):
+            await serve(load_settings(repository=tmp_path, port=port))
+        await serving.stop()
+
+    asyncio.run(go())
+
+
+def test_a_program_goes_on_after_a_server_that_failed() -> None:
+    program = (
+        "import asyncio, sys, time\n"
+        "from coserve_server import load_settings, serve\n"
+        "from coserve_server.errors import StartupError\n"
+        "try:\n    asyncio.run(serve(load_settings(repository='none')))\n"
+        "except StartupError:\n    time.sleep(3)\n    sys.exit(3)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 3
+
+
+def test_another_asgi_server_runs_the_application(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    command = [sys.executable, "-m", "uvicorn", "--factory", "coserve_server:create_app", "--port", "0"]
+    variables = {"COSERVE_REPOSITORY": str(tmp_path)}
+    with subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True) as host:
+        assert host.stderr is not None
+        try:
+            lines = iter(host.stderr.readline, "")
+            address = next(found[0] for line in lines if (found := re.findall(r"http://[\d.:]+\d", line)))
+            with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
+                image = {"content": png("red"), "headers": {"Content-Type": "image/png"}}
+                answer = http.post("/v1/classify", **image)
+                assert answer.status_code == 200, answer.text
+                assert len(answer.json()["members"]) == 2
+                assert http.get("/v1/models/none").json()["type"] == "/problems/unknown-model"
+        finally:
+            host.send_signal(signal.SIGTERM)
+            rest = host.stderr.read()
+    assert "Application shutdown complete" in rest
+    assert host.returncode in (0, -signal.SIGTERM)
+
+
+def test_settings_are_checked_when_the_application_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COSERVE_REPOSITORY", raising=False)
+    with pytest.raises(Exception, match="repository: engine onnxruntime needs"):
+        create_app()

@@ -65,7 +65,7 @@ def make_tritonserver(images: Path, wheels: Path) -> None:
         shutil.copytree(f"{place}/nvidia_pytriton.libs", server / "lib")
         shutil.copytree(f"{place}/pytriton/tritonserver/backends/python", backend)
         shutil.copy(f"{place}/{STUB}", backend)
-    shutil.copy(ROOT / "triton/coserve_triton/onnxruntime_backend.py", backend / "model.py")
+    shutil.copy(ROOT / "local_triton/coserve_triton/onnxruntime_backend.py", backend / "model.py")
     for program in (server / "bin" / "tritonserver", backend / "triton_python_backend_stub"):
         program.chmod(0o755)
     for name, pattern in fetch_perf_analyzer.LIBRARIES.items():

@@ -2,5 +2,5 @@
 
 import os
 
-# ONNX Runtime's official builds for Linux send usage data since 1.29; it reads this when it is imported.
+# ONNX Runtime's official Linux builds have sent usage data since 1.29; it reads this variable on import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,10 +1,10 @@
-"""Which of a run's checkpoints, as an option of several verbs."""
+"""The option of several verbs that chooses a checkpoint of a run."""
 
 from enum import Enum
 
 
 class Checkpoint(str, Enum):
-    """The last epoch's, or the one of highest test accuracy."""
+    """The checkpoint of the last epoch, or of the epoch with the highest test accuracy."""
 
     LAST = "last"
     BEST = "best"

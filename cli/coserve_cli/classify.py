@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Item(NamedTuple):
-    """An image by the name the user knows it by."""
+    """An image and its name on the command line."""
 
     name: str
     source: "Source"
@@ -30,7 +30,7 @@ def classify(
         list[Path],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files, folders searched for them, or - for standard input.",
+            help="Image files, folders to search for images, or - for standard input.",
         ),
     ],
     url: Url = URL,
@@ -40,27 +40,26 @@ def classify(
     key: Key = None,
     model: Model = None,
     model_version: Annotated[
-        str | None, typer.Option(help="Version of the ensemble.", show_default="the newest")
+        str | None, typer.Option(help="Version of the ensemble.", show_default="newest")
     ] = None,
-    top_k: Annotated[int, typer.Option(min=1, help="Classes to show per image.")] = 5,
+    top_k: Annotated[int, typer.Option(min=1, help="Classes to print per image.")] = 5,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per request.")] = 16,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in progress at the same time.")] = 8,
     timeout_ms: Annotated[
         float | None,
         typer.Option(
-            min=1, help="Milliseconds the server may take for a request.", show_default="the server's"
+            min=1, help="Milliseconds that the server may take per request.", show_default="the server's"
         ),
     ] = None,
     member_predictions: Annotated[
-        bool, typer.Option("--member-predictions", help="Show each member's own predictions too.")
+        bool, typer.Option("--member-predictions", help="Also print each member's predictions.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per image and line.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per image.")] = False,
 ) -> None:
     """Classify images with a running server.
 
-    Images that cannot be read or are rejected are reported, the others classified; the status is then 1.
+    Images that cannot be read or that the server rejects are reported, and the others are classified. The
+    exit status is then 1.
     """
     if key is not None and certificate is None:
         raise typer.BadParameter("--key needs --cert")
@@ -69,11 +68,11 @@ def classify(
 
     from coserve_client import AsyncClient, CoserveError
 
-    shown = (certificate, key) if certificate and key else certificate
+    client_certificate = (certificate, key) if certificate and key else certificate
 
     async def run() -> None:
-        # Asynchronous, because Ctrl-C ends that at once: threads would first get their answers.
-        async with AsyncClient(url, api_key=api_key, verify=cacert, certificate=shown) as client:
+        # Asynchronous, so that Ctrl-C stops at once; threads would first wait for their responses.
+        async with AsyncClient(url, api_key=api_key, verify=cacert, certificate=client_certificate) as client:
             items = [item for path in images for item in _items(path)]
             outcomes = client.classify_many(
                 (item.source for item in items),
@@ -94,13 +93,13 @@ def classify(
 async def _print(
     items: list[_Item], outcomes: "AsyncIterator[Outcome]", as_json: bool, visible: bool
 ) -> None:
-    """Print outcomes as they come, which is in the items' order, under a progress bar."""
+    """Print outcomes as they arrive, in the order of the items, above a progress bar."""
     report = _Report(as_json, width=max(len(item.name) for item in items))
     remaining = iter(items)
     with _progress(visible) as progress:
         task = progress.add_task("classifying", total=len(items))
         async for outcome in outcomes:
-            # The bar and the results may share one terminal.
+            # The bar and the results may share a terminal.
             progress.stop()
             report.add(next(remaining).name, outcome)
             progress.start()
@@ -109,6 +108,7 @@ async def _print(
 
 
 def _items(path: Path) -> Iterator[_Item]:
+    """Yield the image of a path, or all images of a folder."""
     from coserve_client import Image, InputError
     from coserve_client.images import SUFFIXES, images_in
 
@@ -139,7 +139,7 @@ def _progress(visible: bool) -> "Progress":
 
 @dataclass
 class _Report:
-    """Prints outcomes as they come: results on stdout, what went wrong on stderr."""
+    """Prints outcomes as they arrive: results on stdout, errors on stderr."""
 
     as_json: bool
     width: int
@@ -155,17 +155,19 @@ class _Report:
 
         if outcome.result is None or outcome.reply is None:
             self.failed += 1
-            # An InputError says itself which file it is about, by the same name.
-            about = "" if isinstance(outcome.error, InputError) else f"{name}: "
-            typer.echo(f"error: {about}{outcome.error}", err=True)
+            # An InputError already names the file.
+            prefix = "" if isinstance(outcome.error, InputError) else f"{name}: "
+            typer.echo(f"error: {prefix}{outcome.error}", err=True)
             return
         self._count(outcome.reply)
-        result, reply = outcome.result, outcome.reply
-        for line in [_json(name, result, reply)] if self.as_json else self._lines(name, result):
+        if self.as_json:
+            typer.echo(_json(name, outcome.result, outcome.reply))
+            return
+        for line in self._lines(name, outcome.result):
             typer.echo(line)
 
     def _count(self, reply: "Reply") -> None:
-        """Once for all images of a reply, which follow each other."""
+        """Count a reply once; its images follow each other."""
         if reply is self.last:
             return
         self.last = reply
@@ -180,10 +182,10 @@ class _Report:
             yield f"{'  ' + member:<{self.width}}  {_percentages(predictions)}"
 
     def finish(self) -> None:
-        """Print what holds for all replies.
+        """Print a summary of all replies.
 
         Raises:
-            typer.Exit: with status 1, where an image failed.
+            typer.Exit: an image failed; the status is 1.
         """
         if self.last and not self.as_json:
             typer.echo(
@@ -208,11 +210,11 @@ def _percentages(predictions: "Iterable[Prediction]") -> str:
 def _json(name: str, result: "Result", reply: "Reply") -> str:
     content = asdict(result)
     del content["filename"]
-    of_reply = {
+    reply_fields = {
         "model": reply.model,
         "version": reply.version,
         "degraded": reply.degraded,
         "missing": [member.name for member in reply.missing],
         "overlap": reply.overlap,
     }
-    return json.dumps({"file": name, **of_reply, **content})
+    return json.dumps({"file": name, **reply_fields, **content})

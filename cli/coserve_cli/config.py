@@ -1,4 +1,4 @@
-"""`coserve config`: the settings of `coserve serve`."""
+"""`coserve config`."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="config", help="Explain, show and check the server's settings.", no_args_is_help=True)
+app = typer.Typer(name="config", help="List, show and check the server's settings.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_() -> None:
-    """List every setting: its type or values, its default, and what it means."""
+    """List every setting with its type or values, its default and its meaning."""
     from coserve_server.configuration import describe
 
     for setting in describe():
@@ -26,7 +26,7 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the settings that a server started here would have, and where each comes from."""
+    """Show the settings that a server started here would use, and where each one comes from."""
     from coserve_cli.errors import one_line
     from coserve_server.configuration import resolve
     from coserve_server.errors import StartupError
@@ -39,17 +39,16 @@ def show(
         return
     names = max(len(one.name) for one in settings)
     for one in settings:
-        value = (
-            "" if one.value is None else one.value if isinstance(one.value, str) else json.dumps(one.value)
-        )
+        value = "" if one.value is None else one.value
+        value = value if isinstance(value, str) else json.dumps(value)
         typer.echo(f"{one.name:{names}}  {one.source:11}  {value}".rstrip())
 
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="TOML file of settings.")]) -> None:
-    """Check a file of settings, and the files it names; with a fault the status is 1.
+    """Check a file of settings and the files it names; exit with status 1 if there is a fault.
 
-    Variables of the environment count as they would in coserve serve --config FILE. Members are not loaded.
+    Environment variables count as in coserve serve --config FILE. Members are not loaded.
     """
     from coserve_server.configuration import find_faults
 

@@ -1,4 +1,4 @@
-"""`coserve divide`: what a division costs, before anything is trained."""
+"""`coserve divide`."""
 
 import json
 from enum import Enum
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class DatasetName(str, Enum):
-    """Data sets whose number of classes and image size are known by name."""
+    """Data sets with a known number of classes and image size."""
 
     CIFAR10 = "cifar10"
     CIFAR100 = "cifar100"
@@ -29,18 +29,18 @@ def divide(
     ),
     image_size: Annotated[int | None, typer.Option(min=8, help="Height and width in pixels.")] = None,
     table: Annotated[
-        DatasetName | None, typer.Option(help="Count every row of the paper's table of a data set instead.")
+        DatasetName | None, typer.Option(help="Show every row of the paper's table for a data set instead.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show parameters and multiply-adds of a network and of the ensemble it is divided into."""
+    """Show the parameters and multiply-adds of a network and of the members it is divided into."""
     if table is not None:
-        _refuse_what_the_table_sets(context)
+        _refuse_other_options(context)
         from coserve_cli.paper_table import print_table
 
         return print_table(table.value, as_json)
     if network is None:
-        raise typer.BadParameter("a NETWORK is needed, or --table for the paper's rows")
+        raise typer.BadParameter("give a NETWORK, or --table for the paper's rows")
 
     from coserve_cli.errors import one_line
     from coserve_training.counting import DATASETS, cost
@@ -55,13 +55,14 @@ def divide(
     return _print_rows(division, num_classes, size)
 
 
-def _refuse_what_the_table_sets(context: typer.Context) -> None:
+def _refuse_other_options(context: typer.Context) -> None:
+    """Refuse options that the table sets."""
     for parameter in context.command.params:
         source = context.get_parameter_source(parameter.name or "")
         given = source is not None and source.name == "COMMANDLINE"
         if given and parameter.name not in ("table", "as_json"):
             shown = parameter.opts[0] if parameter.param_type_name == "option" else "NETWORK"
-            raise typer.BadParameter(f"--table counts the paper's own rows; leave out {shown}")
+            raise typer.BadParameter(f"--table shows the paper's own rows; leave out {shown}")
 
 
 def _print_json(division: "DividedCost", num_classes: int, size: int) -> None:
@@ -91,5 +92,6 @@ def _print_rows(division: "DividedCost", num_classes: int, size: int) -> None:
     typer.echo(f"{num_classes} classes, {size}×{size} pixels")
     typer.echo(f"{'network':{width}}  {'':11}  {'parameters':>12}  {'multiply-adds':>14}")
     for name, what, cost in rows:
-        parameters, multiply_adds = cost.parameters / 1e6, cost.multiply_adds / 1e9
+        parameters = cost.parameters / 1e6
+        multiply_adds = cost.multiply_adds / 1e9
         typer.echo(f"{name:{width}}  {what:11}  {parameters:>10.3f} M  {multiply_adds:>12.4f} G")

@@ -1,4 +1,4 @@
-"""How the command line reports errors a user can act on."""
+"""Reports errors that a user can act on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ import typer
 
 @contextmanager
 def one_line(*expected: type[Exception]) -> Iterator[None]:
-    """Print an expected error as one line on stderr and exit with status 1; let all others pass.
+    """Print an expected error as one line on stderr, and exit with status 1; other errors pass through.
 
     Args:
-        expected: base classes of the component's error tree.
+        expected: base classes of a component's errors.
 
     Raises:
-        typer.Exit: with status 1, after an expected error.
+        typer.Exit: an expected error was printed; the status is 1.
     """
     try:
         yield

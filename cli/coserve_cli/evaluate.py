@@ -1,4 +1,4 @@
-"""`coserve evaluate`: how good a trained ensemble and each member are."""
+"""`coserve evaluate`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,24 +9,24 @@ from coserve_cli.checkpoint import Checkpoint
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder that `coserve train` wrote.")],
+    run: Annotated[Path, typer.Argument(help="A run folder written by coserve train.")],
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Images with a test (or val) split; by default what the run was trained on."),
+        typer.Option(help="Images with a test or val split; repeatable.", show_default="the data of the run"),
     ] = None,
     checkpoint: Annotated[
-        Checkpoint, typer.Option(help="The last epoch's, or the one of highest test accuracy.")
+        Checkpoint, typer.Option(help="Use the last epoch, or the one with the highest test accuracy.")
     ] = Checkpoint.LAST,
     calibrate: Annotated[
         bool,
         typer.Option(
             "--calibrate",
-            help="Fit temperatures that make probabilities honest, and record them in the run for export.",
+            help="Fit temperatures that calibrate the probabilities, and record them in the run for export.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score an ensemble and its members: accuracy, likelihood, calibration error, disagreement."""
+    """Evaluate an ensemble and its members: accuracy, likelihood, calibration error, disagreement."""
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_calibration, print_scores

@@ -20,26 +20,26 @@ def export(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN | NETWORK.onnx…", help="A run of coserve train, or one ONNX file per member."
+            metavar="RUN | NETWORK.onnx…", help="A run folder of coserve train, or one ONNX file per member."
         ),
     ],
     repository: Annotated[
-        Path, typer.Option(metavar="DIR", help="The model repository to write to; made if need be.")
+        Path, typer.Option(metavar="DIR", help="Model repository to write to; created if needed.")
     ],
     name: Annotated[
-        str | None, typer.Option(help="The ensemble's name; of a run by default network and split.")
+        str | None, typer.Option(help="Name of the ensemble.", show_default="network and split of a run")
     ] = None,
     max_batch_size: Annotated[
         int | None,
-        typer.Option(min=1, max=options.INT32, help="Of every model; 64 by default.", show_default=False),
+        typer.Option(min=1, max=options.INT32, help="Maximum batch size of every model.", show_default="64"),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an ensemble of the same name.")
+        bool, typer.Option("--overwrite", help="Replace the ensemble of the same name.")
     ] = False,
     new_version: Annotated[
         bool, typer.Option("--new-version", help="Add a version to the ensemble of the same name.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     precision: options.Precision = None,
     calibration_data: options.CalibrationData = None,
     calibration_images: options.CalibrationImages = None,
@@ -65,9 +65,10 @@ def export(
     cuda: options.Cuda = None,
     tensorrt: options.TensorRt = None,
 ) -> None:
-    """Write an ensemble into a Triton model repository, once its ONNX networks have passed their checks.
+    """Export an ensemble to a Triton model repository, after checking its ONNX networks.
 
-    The networks of a run are compared with torch on held-out images. ONNX files are run alone and in batches.
+    The networks of a run are compared with torch on held-out images. Existing ONNX files are checked on
+    single images and on batches.
     """
     from coserve_export import DescriptionError, ExportError
 
@@ -108,7 +109,7 @@ def export(
             _refuse(for_triton | of_every_model, "--new-version: the ensemble keeps its configuration")
         are_files = _are_files(sources)
         if are_files and "precision" in for_runs:
-            raise DescriptionError("--precision: ONNX files stay as they are, or become int8")
+            raise DescriptionError("--precision: ONNX files can only keep their precision or become int8")
         _refuse(for_runs if are_files else for_files, "ONNX files" if are_files else "a run")
         common = {"name": name, "overwrite": overwrite, "new_version": new_version} | of_every_model
         if precision == options.NetworkPrecision.int8:
@@ -123,6 +124,7 @@ def export(
 
 
 def _refuse(misplaced: dict[str, Any], context: str) -> None:
+    """Refuse options that do not apply."""
     from coserve_export import DescriptionError
 
     if misplaced:
@@ -157,7 +159,7 @@ def _deployment(
 
 
 def _given(**options: object) -> dict[str, Any]:
-    """Options that were given, with plain values; a list that can be repeated is empty where it was not."""
+    """Return the options that were given, with plain values; without any, a repeatable option is empty."""
     return {
         key: value.value if isinstance(value, Enum) else value
         for key, value in options.items()
@@ -166,6 +168,7 @@ def _given(**options: object) -> dict[str, Any]:
 
 
 def _are_files(sources: list[Path]) -> bool:
+    """Return whether the sources are ONNX files rather than a run folder."""
     from coserve_export import DescriptionError
 
     missing = [str(source) for source in sources if not source.exists()]

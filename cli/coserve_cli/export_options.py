@@ -1,4 +1,4 @@
-"""The options of `coserve export` that hold for one kind of source, or say how Triton runs the members."""
+"""Options of `coserve export` for one kind of source, for int8, and for Triton."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -9,15 +9,17 @@ import typer
 
 from coserve_cli.checkpoint import Checkpoint as RunCheckpoint
 
-FOR_INT8 = "For --precision int8"
-FOR_RUNS, FOR_FILES, FOR_TRITON = "For a run", "For ONNX files", "How Triton runs the members"
+FOR_INT8 = "Options for --precision int8"
+FOR_RUNS = "Options for a run"
+FOR_FILES = "Options for ONNX files"
+FOR_TRITON = "Options for Triton"
 T = TypeVar("T")
 INT32 = 2**31 - 1
-"""The largest number that fits where Triton keeps them."""
+"""The largest number in Triton's configuration."""
 
 
 class NetworkPrecision(str, Enum):
-    """Of weights and arithmetic."""
+    """Precision of weights and arithmetic."""
 
     fp32 = "fp32"
     fp16 = "fp16"
@@ -25,7 +27,7 @@ class NetworkPrecision(str, Enum):
 
 
 class ResizeInterpolation(str, Enum):
-    """How images are resized."""
+    """Interpolation of resized images."""
 
     bilinear = "bilinear"
     bicubic = "bicubic"
@@ -46,7 +48,7 @@ def _size(text: str) -> tuple[int, int]:
     try:
         return int(height), int(width or height)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a size like 224, or 224x320 (height x width)") from None
+        raise typer.BadParameter(f"{text!r} is not a size like 224 or 224x320 (height x width)") from None
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -67,22 +69,32 @@ def _pairs(text: str) -> Any:
 
 Precision = Annotated[
     NetworkPrecision | None,
-    typer.Option(help="Of weights and arithmetic; fp32 by default, and of ONNX files as they are, or int8."),
+    typer.Option(
+        help="Precision of weights and arithmetic; ONNX files can only keep theirs or become int8.",
+        show_default="fp32; that of ONNX files",
+    ),
 ]
 CalibrationData = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Images like those to be served, in any form coserve train takes. Needed.",
+        help="Images like those to be served, in any form that coserve train accepts; repeatable. Required.",
         rich_help_panel=FOR_INT8,
     ),
 ]
 CalibrationImages = Annotated[
-    int | None, typer.Option(min=1, help="Drawn from those; 512 by default.", rich_help_panel=FOR_INT8)
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of images to draw from --calibration-data.",
+        show_default="512",
+        rich_help_panel=FOR_INT8,
+    ),
 ]
 EvaluationData = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Images with a test split, to measure what accuracy is lost.", rich_help_panel=FOR_INT8
+        help="Images with a test split, to measure the loss of accuracy on; repeatable.",
+        rich_help_panel=FOR_INT8,
     ),
 ]
 MaxAccuracyLoss = Annotated[
@@ -91,52 +103,70 @@ MaxAccuracyLoss = Annotated[
         min=0,
         max=100,
         metavar="POINTS",
-        help="Of top-1 accuracy, in percentage points; 0.3 by default.",
+        help="Top-1 accuracy that may be lost, in percentage points.",
+        show_default="0.3",
         rich_help_panel=FOR_INT8,
     ),
 ]
-Checkpoint = Annotated[RunCheckpoint | None, typer.Option(help="last by default.", rich_help_panel=FOR_RUNS)]
+Checkpoint = Annotated[
+    RunCheckpoint | None,
+    typer.Option(
+        help="Export the last epoch, or the one with the highest test accuracy.",
+        show_default="last",
+        rich_help_panel=FOR_RUNS,
+    ),
+]
 
 Labels = Annotated[
-    Path | None, typer.Option(help="One label per line, by class index. Needed.", rich_help_panel=FOR_FILES)
+    Path | None,
+    typer.Option(
+        help="Text file with one label per line, in the order of class indices. Required.",
+        rich_help_panel=FOR_FILES,
+    ),
 ]
-Mean = Annotated[Any | None, _numbers("R,G,B", "Subtracted from pixel / 255. Needed.")]
-Std = Annotated[Any | None, _numbers("R,G,B", "Divided by. Needed.")]
+Mean = Annotated[Any | None, _numbers("R,G,B", "Mean to subtract from pixel / 255. Required.")]
+Std = Annotated[Any | None, _numbers("R,G,B", "Standard deviation to divide by. Required.")]
 ResizeSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="The shorter side before the central crop; by default the input's longer side.",
+        help="Shorter side of an image before the central crop, in pixels.",
+        show_default="the input's longer side",
         rich_help_panel=FOR_FILES,
     ),
 ]
 Stretch = Annotated[
     bool | None,
     typer.Option(
-        "--stretch", help="Resize to the input's size exactly, without crop.", rich_help_panel=FOR_FILES
+        "--stretch",
+        help="Resize images to the input's size, without a crop.",
+        rich_help_panel=FOR_FILES,
     ),
 ]
 Interpolation = Annotated[
-    ResizeInterpolation | None, typer.Option(help="bilinear by default.", rich_help_panel=FOR_FILES)
+    ResizeInterpolation | None,
+    typer.Option(help="Interpolation of resized images.", show_default="bilinear", rich_help_panel=FOR_FILES),
 ]
 ImageSize = Annotated[
     Any | None,
     typer.Option(
         parser=_size,
         metavar="H[xW]",
-        help="Where the files leave the size free.",
+        help="Input size, if the files leave it free.",
         rich_help_panel=FOR_FILES,
     ),
 ]
 Output = Annotated[
     str | None,
-    typer.Option(help="The logits' name, where the files have several outputs.", rich_help_panel=FOR_FILES),
+    typer.Option(help="Name of the logits, if the files have several outputs.", rich_help_panel=FOR_FILES),
 ]
-Weights = Annotated[Any | None, _numbers("W,W,…", "Of the members in the mean.")]
+Weights = Annotated[Any | None, _numbers("W,W,…", "Weights of the members in the mean.")]
 Samples = Annotated[
     Path | None,
     typer.Option(
-        help="A folder of images to try the networks on; random ones by default.", rich_help_panel=FOR_FILES
+        help="Folder of images to check the networks on.",
+        show_default="random images",
+        rich_help_panel=FOR_FILES,
     ),
 ]
 
@@ -144,20 +174,24 @@ Placement = Annotated[
     str | None,
     typer.Option(
         metavar="auto|cpu|GPU,…",
-        help="auto by default; of GPUs 0,1 the members take turns: 0, 1, 0, …",
+        help="Devices of the members; members are distributed over several GPUs in turn.",
+        show_default="auto",
         rich_help_panel=FOR_TRITON,
     ),
 ]
 Instances = Annotated[
     int | None,
-    typer.Option(min=1, max=INT32, help="Copies of each member; 1 by default.", rich_help_panel=FOR_TRITON),
+    typer.Option(
+        min=1, max=INT32, help="Copies of each member.", show_default="1", rich_help_panel=FOR_TRITON
+    ),
 ]
 Threads = Annotated[
     int | None,
     typer.Option(
         min=0,
         max=INT32,
-        help="Of each instance on a CPU; 1 by default, 0 for one per core.",
+        help="Threads of each instance on CPUs; 0 for one per core.",
+        show_default="1",
         rich_help_panel=FOR_TRITON,
     ),
 ]
@@ -166,7 +200,7 @@ PreferredBatchSizes = Annotated[
     typer.Option(
         parser=_list_of(int, "4,8"),
         metavar="N,…",
-        help="Sizes at which a batch waits no longer.",
+        help="Batch sizes to run at once, without waiting for more requests.",
         rich_help_panel=FOR_TRITON,
     ),
 ]
@@ -175,17 +209,19 @@ QueueDelayUs = Annotated[
     typer.Option(
         min=0,
         max=INT32,
-        help="Microseconds a request may wait for others; 0 by default.",
+        help="Microseconds that a request may wait for others to join its batch.",
+        show_default="0",
         rich_help_panel=FOR_TRITON,
     ),
 ]
 Parameters = Annotated[
-    list[Any] | None, _pairs("Of the ONNX Runtime backend, such as enable_mem_arena=0; repeatable.")
+    list[Any] | None,
+    _pairs("Parameter of the ONNX Runtime backend, such as enable_mem_arena=0; repeatable."),
 ]
 Cuda = Annotated[
     list[Any] | None,
-    _pairs("Of ONNX Runtime's CUDA provider, such as cudnn_conv_algo_search=HEURISTIC; repeatable."),
+    _pairs("Option of ONNX Runtime's CUDA provider, such as cudnn_conv_algo_search=HEURISTIC; repeatable."),
 ]
 TensorRt = Annotated[
-    list[Any] | None, _pairs("Use TensorRT, with options such as precision_mode=FP16; repeatable.")
+    list[Any] | None, _pairs("Use TensorRT, with an option such as precision_mode=FP16; repeatable.")
 ]

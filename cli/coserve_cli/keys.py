@@ -1,4 +1,4 @@
-"""`coserve keys`: the API keys of a server."""
+"""`coserve keys`."""
 
 from enum import Enum
 from pathlib import Path
@@ -8,19 +8,19 @@ import typer
 
 app = typer.Typer(
     name="keys",
-    help="Make, list and revoke the API keys that a server asks for; running servers follow within a second.",
+    help="Create, list and revoke API keys for a server. Running servers apply changes within a second.",
     no_args_is_help=True,
 )
 
-Name = Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, - and _.")]
+Name = Annotated[str, typer.Argument(help="Name of the key: letters, digits, dots, - and _.")]
 File = Annotated[
     Path,
-    typer.Option("--file", envvar="COSERVE_API_KEYS_FILE", help="File of the keys; holds digests, no keys."),
+    typer.Option("--file", envvar="COSERVE_API_KEYS_FILE", help="File of the keys; it holds their digests."),
 ]
 
 
 class RoleName(str, Enum):
-    """What a key allows."""
+    """The calls that a key allows."""
 
     infer = "infer"
     admin = "admin"
@@ -31,10 +31,10 @@ def create(
     name: Name,
     file: File,
     role: Annotated[
-        RoleName, typer.Option(help="infer: ask and look; admin: load and unload models too.")
+        RoleName, typer.Option(help="infer: classify and read; admin: also load and unload models.")
     ] = RoleName.infer,
 ) -> None:
-    """Make a key and print it, this once; the file, made if need be, gets its digest."""
+    """Create a key and print it once. Only its digest is stored in the file, which is created if needed."""
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
     from coserve_server.security.keys import create_key, revoke_key
@@ -44,7 +44,7 @@ def create(
         try:
             typer.echo(key)
         except OSError:
-            # Nobody has seen it.
+            # The key was not shown, so nobody can use it.
             revoke_key(file, name)
             raise
 
@@ -63,7 +63,7 @@ def list_(file: File) -> None:
 
 @app.command()
 def revoke(name: Name, file: File) -> None:
-    """Take a key out of the file, so that it opens nothing any more."""
+    """Remove a key from the file, so that servers reject it."""
     from coserve_cli.errors import one_line
     from coserve_server.errors import StartupError
     from coserve_server.security.keys import revoke_key

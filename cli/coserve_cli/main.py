@@ -1,4 +1,4 @@
-"""Entry point of the `coserve` command; a verb's module is imported only when that verb is called."""
+"""Entry point of the `coserve` command; a verb's module is imported only when the verb is called."""
 
 import errno
 import os
@@ -12,20 +12,20 @@ import typer
 from typer.core import TyperGroup
 
 VERBS = {
-    "divide": "Show parameters and multiply-adds of a network and of the ensemble it is divided into.",
-    "networks": "List examples of every family of networks, with their parameters and multiply-adds.",
-    "train": "Divide a network, train its members together, and leave a run folder behind.",
-    "evaluate": "Score an ensemble and its members: accuracy, likelihood, calibration, disagreement.",
-    "export": "Write an ensemble into a Triton model repository, once its networks have passed their checks.",
+    "divide": "Show the parameters and multiply-adds of a network and of its members.",
+    "networks": "List example networks of every family, with their parameters and multiply-adds.",
+    "train": "Divide a network, train its members together, and write a run folder.",
+    "evaluate": "Evaluate an ensemble and its members: accuracy, likelihood, calibration, disagreement.",
+    "export": "Export an ensemble to a Triton model repository, after checking its networks.",
     "tune": "Find the engine, the ensemble, the threads and the batch size that serve best on this machine.",
-    "serve": "Serve ensembles over HTTP: those of a model repository, or what Triton servers have loaded.",
+    "serve": "Serve ensembles over HTTP, from a model repository or from running Triton servers.",
     "classify": "Classify images with a running server.",
-    "triton": "Run a Triton server, from the wheel nvidia-pytriton, until it is told to stop.",
-    "bench": "Measure what is served.",
-    "config": "Explain, show and check the server's settings.",
-    "keys": "Make, list and revoke the API keys that a server asks for.",
+    "triton": "Run NVIDIA's Triton server from the nvidia-pytriton wheel.",
+    "bench": "Measure ensembles and servers.",
+    "config": "List, show and check the server's settings.",
+    "keys": "Create, list and revoke API keys for a server.",
 }
-"""Every verb has a module of its name, with a function of that name, or an `app` of several."""
+"""Each verb has a module of its name, with a function of that name, or an `app` of several commands."""
 
 EXTRAS = {
     "divide": "train",
@@ -41,11 +41,11 @@ EXTRAS = {
     "config": "server",
     "keys": "server",
 }
-"""Of the distribution, that a verb may need."""
+"""Extras of the distribution that a verb may need."""
 
 
 class Modules(Mapping[str, Any]):
-    """The verbs as commands, each made when it is asked for."""
+    """The verbs as commands, each created when it is looked up."""
 
     def __getitem__(self, name: str) -> Any:
         if name not in VERBS:
@@ -53,9 +53,9 @@ class Modules(Mapping[str, Any]):
         module = import_module(f"coserve_cli.{name}")
         if hasattr(module, "app"):
             return typer.main.get_group(module.app)
-        alone = typer.Typer(add_completion=False)
-        alone.command(name)(getattr(module, name))
-        return typer.main.get_command(alone)
+        single = typer.Typer(add_completion=False)
+        single.command(name)(getattr(module, name))
+        return typer.main.get_command(single)
 
     def __iter__(self) -> Iterator[str]:
         return iter(VERBS)
@@ -65,34 +65,34 @@ class Modules(Mapping[str, Any]):
 
 
 class Verbs(TyperGroup):
-    """Lists the verbs without importing them."""
+    """The group of all verbs, which lists them without importing them."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = Modules()  # type: ignore[assignment]  # nothing changes them
+        self.commands = Modules()  # type: ignore[assignment]  # a read-only mapping
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command; say in one line that its output cannot be written."""
+        """Run the command; report in one line that its output cannot be written."""
         try:
             return super().main(*args, **extra)
         except OSError as error:
-            # A file's error has the file's name.
+            # An error of a file has a file name; this one is of standard output.
             if error.errno != errno.ENOSPC or error.filename is not None:
                 raise
             with suppress(OSError):
                 typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
-            # Or Python would try to write the rest at its end, and complain anew.
+            # Otherwise Python would write the rest on exit, and fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give help where no verb is given; Typer's `no_args_is_help` counts on Rich for that."""
+        """Show help if there is no verb; Typer's `no_args_is_help` would import Rich."""
         if any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args):
             raise typer.BadParameter("an argument is empty: is a variable not set?")
         return super().parse_args(ctx, args or ["--help"])
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb; where it lacks a library, say which extras have it."""
+        """Run the verb; if a library is missing, say which extras install it."""
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
@@ -106,7 +106,7 @@ class Verbs(TyperGroup):
             raise typer.Exit(1) from error
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help as plain text: importing Rich would take as long as everything else."""
+        """Write the help as plain text: importing Rich takes as long as everything else."""
         super(TyperGroup, self).format_help(ctx, formatter)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

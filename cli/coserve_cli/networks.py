@@ -1,4 +1,4 @@
-"""`coserve networks`: which networks there are, and what they cost."""
+"""`coserve networks`."""
 
 import json
 from collections.abc import Iterator
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from coserve_training.counting import Cost
 
 Row = tuple[str, int, int, "Cost"]
-"""Network, number of classes, image size in pixels, and what it costs."""
+"""Network, number of classes, image size in pixels, and cost."""
 
 
 def networks(
     dataset: Annotated[
         DatasetName | None,
-        typer.Option(help="Only networks for its images; cifar10 and imagenet if not given."),
+        typer.Option(help="List only networks for this data set.", show_default="cifar10 and imagenet"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List examples of every family of networks, with the parameters and multiply-adds of one undivided."""
+    """List example networks of every family, undivided, with their parameters and multiply-adds."""
     from coserve_cli.errors import one_line
     from coserve_training.errors import TrainingError
 
@@ -39,6 +39,7 @@ def networks(
 
 
 def _counted(dataset: str) -> Iterator[Row]:
+    """Count the example networks of every family."""
     from coserve_training.counting import DATASETS, count
     from coserve_training.networks import families, member_network
 

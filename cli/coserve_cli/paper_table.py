@@ -1,4 +1,4 @@
-"""How `coserve divide --table` shows the paper's rows beside ours."""
+"""Prints the paper's figures beside ours, for `coserve divide --table`."""
 
 import json
 from decimal import Decimal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_table(table: str, as_json: bool) -> None:
-    """One row per row of the paper, each as soon as it is counted, then notes; or JSON."""
+    """Print each row of the paper as soon as it is counted, and then the notes, or JSON."""
     from coserve_training.counting import count
     from coserve_training.networks import member_network
     from coserve_training.paper import paper_rows
@@ -27,7 +27,8 @@ def print_table(table: str, as_json: bool) -> None:
         )
         counts = f"{'parameters':>10} {'paper':>6} {'':>7}  {'multiply-adds':>13} {'paper':>5} {'':>7}"
         typer.echo(f"{'network':{width}}  S  {'pixels':>6}  {counts}  {'error':>5}  {'epochs':>6}")
-    counted, notes = [], list(dict.fromkeys(row.note for row in rows if row.note))
+    counted = []
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
     for row in rows:
         member = member_network(row.network, row.split, image_size=row.image_size)
         cost = count(member, row.num_classes, row.image_size).times(row.split)

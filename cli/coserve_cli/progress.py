@@ -1,4 +1,4 @@
-"""Progress on stderr, shown only where stderr is a terminal."""
+"""Shows progress on stderr, if it is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
-    """Yield a function to tell what is done, steps done and steps in all; None where no terminal shows it.
+    """Yield a function that shows the current work, the steps done and the steps in all.
 
-    A bar goes away with its last step, so that another library's bar may follow.
+    Yield None without a terminal. A bar is removed after its last step, so that another library's bar may
+    follow.
     """
     if not sys.stderr.isatty():
         yield None
@@ -20,13 +21,13 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def update(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
+        def update(work: str, done: int, total: int) -> None:
+            if work not in tasks:
+                tasks[work] = bar.add_task(work, total=total)
                 bar.start()
-            bar.update(tasks[what], completed=done)
+            bar.update(tasks[work], completed=done)
             if done == total:
-                bar.remove_task(tasks.pop(what))
+                bar.remove_task(tasks.pop(work))
                 bar.stop()
 
         yield update
@@ -34,7 +35,7 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None] | None]:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Yield a function to tell what is being done."""
+    """Yield a function that takes the current work."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""How training and evaluation show an ensemble's scores."""
+"""Prints the scores of an ensemble, after training and evaluation."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_scores(evaluation: "Evaluation", as_json: bool) -> None:
-    """One row for the ensemble and one per member, or JSON."""
+    """Print a row for the ensemble and a row for each member, or JSON."""
     if as_json:
         typer.echo(json.dumps(asdict(evaluation), indent=2))
         return
@@ -35,10 +35,10 @@ def print_scores(evaluation: "Evaluation", as_json: bool) -> None:
 def print_calibration(
     evaluation: "Evaluation", calibration: "Calibration", subsets: Sequence["Subset"], as_json: bool
 ) -> None:
-    """The scores, then one row per number of members, or JSON."""
+    """Print the scores, and then a row for each number of members, or JSON."""
     if as_json:
-        shown = {"subsets": [asdict(subset) for subset in subsets], "calibration": asdict(calibration)}
-        typer.echo(json.dumps(asdict(evaluation) | shown, indent=2))
+        content = {"subsets": [asdict(subset) for subset in subsets], "calibration": asdict(calibration)}
+        typer.echo(json.dumps(asdict(evaluation) | content, indent=2))
         return
     print_scores(evaluation, as_json)
     typer.echo(f"\n{'members':>7}  {'temperature':>11}  {'top-1':>9}  {'NLL':>18}  {'ECE':>18}")
@@ -54,10 +54,10 @@ def print_calibration(
         )
     for size in calibration.bounded:
         typer.echo(
-            f"{calibration.temperatures[size]} for {size} is an end of the range searched, not an optimum: "
-            "calibrate on more, or harder, images"
+            f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, not an optimum: "
+            "calibrate on more images, or harder ones"
         )
     typer.echo(
-        "Means over the choices of so many members. Each half of the images is scored (→) with a\n"
+        "Means over all choices of that many members. Each half of the images is scored (→) with a\n"
         "temperature fitted on the other half; the temperature shown and recorded is fitted on both."
     )

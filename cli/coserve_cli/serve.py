@@ -21,7 +21,7 @@ def serve(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="What executes the members: onnxruntime or openvino (in this process), or triton (servers).",
+            help="Engine that runs the members: onnxruntime, openvino (both in this process), or triton.",
             show_default="onnxruntime",
         ),
     ] = None,
@@ -29,8 +29,8 @@ def serve(
         str | None,
         typer.Option(
             metavar="N[,N]",
-            help="GPUs on which engine onnxruntime places members in turn, each on a stream of its own.",
-            show_default="the cores",
+            help="GPUs, by number, for the members of the engine onnxruntime, each on a stream of its own.",
+            show_default="cores",
         ),
     ] = None,
     triton_url: Annotated[
@@ -46,30 +46,34 @@ def serve(
         int | None, typer.Option(help="Port to listen on; 0 picks a free one.", show_default="8000")
     ] = None,
     default_model: Annotated[
-        str | None, typer.Option(help="Ensemble that answers requests that name none.", show_default=False)
+        str | None, typer.Option(help="Ensemble for requests that do not name one.", show_default=False)
     ] = None,
     min_members: Annotated[
         int | None,
         typer.Option(
-            help="Members that must answer a request in time; a reply without all is marked.",
+            help="Minimum number of members that must answer in time; replies that lack members say so.",
             show_default="all",
         ),
     ] = None,
     deadline_ms: Annotated[
         float | None,
-        typer.Option(help="Time to answer one request; late members are left out.", show_default="10000"),
+        typer.Option(
+            help="Milliseconds to answer a request; late members are left out.", show_default="10000"
+        ),
     ] = None,
     serve_members: Annotated[
         bool | None,
         typer.Option(
             "--serve-members/--no-serve-members",
-            help="Let requests name single members too.",
+            help="Also serve single members under their names.",
             show_default=False,
         ),
     ] = None,
     api_keys_file: Annotated[
         Path | None,
-        typer.Option(help="File of coserve keys; requests must bring one of them.", show_default=False),
+        typer.Option(
+            help="File of API keys (coserve keys); requests must send one of them.", show_default=False
+        ),
     ] = None,
     tls_certificate: Annotated[
         Path | None, typer.Option(help="PEM file of the server's certificate, for HTTPS.", show_default=False)
@@ -81,15 +85,15 @@ def serve(
         bool | None,
         typer.Option(
             "--allow-public/--no-allow-public",
-            help="Serve a public address without asking for keys.",
+            help="Allow a public address without API keys.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Serve ensembles over HTTP: those of a model repository, or what Triton servers have loaded.
+    """Serve ensembles over HTTP, from a model repository or from running Triton servers.
 
-    Every option, and more (coserve config list), can be set as an environment variable, COSERVE_PORT and so
-    on, or in the file. Options win over variables, and these over the file.
+    Every option can also be set as an environment variable, such as COSERVE_PORT, or in the --config file;
+    coserve config list shows these and further settings. Options override variables, which override the file.
     """
     from coserve_cli.errors import one_line
     from coserve_cli.process import exit_in_time, freeze_objects, tune_interpreter

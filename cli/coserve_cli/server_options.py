@@ -1,4 +1,4 @@
-"""Options of the verbs that ask a running server."""
+"""Options of the verbs that send requests to a running server."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,29 +7,26 @@ import typer
 
 URL = "http://127.0.0.1:8000"
 
-Url = Annotated[str, typer.Option(envvar="COSERVE_URL", help="The server's address.")]
+Url = Annotated[str, typer.Option(envvar="COSERVE_URL", help="Address of the server.")]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         envvar="COSERVE_API_KEY",
-        help="A key, where the server asks for one; other users of this machine can read it here, so "
-        "rather set the variable.",
+        help="API key, if the server needs one. Prefer the variable: other users of this machine can read "
+        "the option.",
         show_default=False,
     ),
 ]
 CaCert = Annotated[
     Path | None,
-    typer.Option(
-        help="PEM file of the authorities that may certify an HTTPS server.", show_default="the usual ones"
-    ),
+    typer.Option(help="PEM file of the authorities to trust for HTTPS.", show_default="the system's"),
 ]
 Certificate = Annotated[
     Path | None,
-    typer.Option("--cert", help="PEM file of your own certificate, for a server that asks for one."),
+    typer.Option("--cert", help="PEM file of a client certificate, if the server needs one."),
 ]
 Key = Annotated[
-    Path | None, typer.Option(help="PEM file of its key.", show_default="in the certificate's file")
+    Path | None,
+    typer.Option(help="PEM file of the client certificate's key.", show_default="in the --cert file"),
 ]
-Model = Annotated[
-    str | None, typer.Option(help="The ensemble to ask; may be left out where the server has a default.")
-]
+Model = Annotated[str | None, typer.Option(help="The ensemble. Optional if the server has a default.")]

@@ -1,4 +1,4 @@
-"""`coserve train`: co-train the members of a divided network."""
+"""`coserve train`."""
 
 import inspect
 import shlex
@@ -12,49 +12,51 @@ from coserve_training.config import Help, TrainConfig
 
 
 def train(
-    output: Annotated[Path, typer.Option(help="The run folder: configuration, metrics, checkpoints.")],
+    output: Annotated[Path, typer.Option(help="Run folder to write: configuration, metrics, checkpoints.")],
     data: Annotated[
         list[str] | None,
         typer.Option(
             help="Images: a folder or zip with train/<class>/* and test/<class>/* (or val/), ImageNet, the "
-            "official CIFAR and SVHN files, or cifar10, cifar100, svhn to download them. Repeat it to put "
-            "several together.",
+            "official CIFAR or SVHN files, or cifar10, cifar100 or svhn to download them. Repeat it to join "
+            "several sources.",
         ),
     ] = None,
-    network: Annotated[str | None, typer.Option(help="The network to divide, e.g. wide_resnet28_10.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="The network to divide, such as wide_resnet28_10.")
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="cifar, cifar-long, imagenet, efficientnet, quick, or a .toml file of your own; "
-            "the options below change it.",
+            help="cifar, cifar-long, imagenet, efficientnet, quick, or a .toml file; the options below "
+            "override it.",
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch of --output.")
+        bool, typer.Option("--resume", help="Resume after the last finished epoch of --output.")
     ] = False,
-    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes, on each node.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines, each started with this command.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, help="GPUs, or processes on CPUs, per node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; run this command on each of them.")] = 1,
     place_members: Annotated[
         bool,
         typer.Option(
-            "--place-members", help="Train one member on each device, rather than a share of every batch."
+            "--place-members", help="Give each device a member to train, instead of a share of each batch."
         ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode images; by default one per core.")
+        int | None, typer.Option(min=0, help="Processes that decode images.", show_default="one per core")
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write the metrics for TensorBoard.")
+        bool, typer.Option("--tensorboard", help="Also write metrics for TensorBoard.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the final scores as JSON.")] = False,
     **options: Any,
 ) -> None:
-    """Divide a network, train its members together, and leave a run folder behind."""
+    """Divide a network, train its members together, and write a run folder."""
     if not resume and not (data and network):
-        raise typer.BadParameter("--data and --network are needed, unless a run is resumed with --resume")
-    # Absolute, so that the run can be evaluated from anywhere; what is not there may be a data set's name.
-    places = tuple(str(Path(path).absolute()) if Path(path).exists() else path for path in data or ())
-    given = {"data": places or None, "network": network, **options}
+        raise typer.BadParameter("give --data and --network, or --resume to resume a run")
+    # Make paths absolute, so that the run can be evaluated from any folder; names of data sets stay.
+    sources = tuple(str(Path(path).absolute()) if Path(path).exists() else path for path in data or ())
+    given = {"data": sources or None, "network": network, **options}
     given = {name: value for name, value in given.items() if value is not None}
 
     from coserve_cli.errors import one_line
@@ -65,7 +67,7 @@ def train(
     try:
         with one_line(TrainingError), progress_bars() as progress:
             config = _config(output, recipe, resume, given)
-            # After the checks above: this import takes seconds.
+            # Imported after the checks, because it takes seconds.
             from coserve_training.training_run import train as train_run
 
             evaluation = train_run(
@@ -81,7 +83,7 @@ def train(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        hint = f"; go on with: coserve train --output {shlex.quote(str(output))} --resume"
+        hint = f"; resume with: coserve train --output {shlex.quote(str(output))} --resume"
         begun = (output / "config.json").exists()
         typer.echo(f"interrupted{hint if begun else ' before anything was written'}", err=True)
         raise typer.Exit(130) from None
@@ -103,8 +105,9 @@ def _config(output: Path, recipe: str | None, resume: bool, given: dict[str, Any
 
 
 def _options() -> list[inspect.Parameter]:
-    """One option per field of the configuration that says how it helps."""
-    hints, options = get_type_hints(TrainConfig, include_extras=True), []
+    """Return an option for each field of the configuration that has a help text."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    options = []
     for field in fields(TrainConfig):
         about = [help_ for help_ in get_args(hints[field.name])[1:] if isinstance(help_, Help)]
         if about:
@@ -120,18 +123,21 @@ def _options() -> list[inspect.Parameter]:
 
 
 def _shown(value: object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value}"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def _plain(hint: Any) -> Any:
-    """A type without the bounds around it: the configuration checks these itself, resumed or not."""
+    """Return a type without its bounds, which the configuration checks itself."""
     while hasattr(hint, "__metadata__"):
         hint = hint.__origin__
     alternatives = [_plain(part) for part in get_args(hint) if part is not type(None)]
     return alternatives[0] if type(None) in get_args(hint) else hint
 
 
-_signature, _added = inspect.signature(train), _options()
+_signature = inspect.signature(train)
+_added = _options()
 _fixed = [p for p in _signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
 train.__signature__ = _signature.replace(parameters=[*_fixed, *_added])  # type: ignore[attr-defined]
 train.__annotations__ |= {option.name: option.annotation for option in _added}

@@ -1,4 +1,4 @@
-"""`coserve triton`: NVIDIA's Triton server on this machine, without a container."""
+"""`coserve triton`."""
 
 import json
 import signal
@@ -16,26 +16,30 @@ def triton(
     repository: Annotated[Path, typer.Option(help="Folder of the model repository.")],
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- TRITON OPTIONS]", help="More options for tritonserver, after --."),
+        typer.Argument(metavar="[-- TRITON OPTIONS]", help="Options for tritonserver, after --."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
-    start_timeout: Annotated[float, typer.Option(min=1, help="Seconds for all models to load.")] = 300,
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 picks a free one.")] = 0,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC port; 0 picks a free one.")] = 0,
+    metrics_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Metrics port; 0 picks a free one.")
+    ] = 0,
+    start_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds to wait until all models are loaded.")
+    ] = 300,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print addresses and models as one line of JSON.")
     ] = False,
 ) -> None:
-    """Run a Triton server, from the wheel nvidia-pytriton, until it is told to stop.
+    """Run NVIDIA's Triton server from the nvidia-pytriton wheel, until Ctrl-C or SIGTERM.
 
-    What Triton logs goes to standard error, its addresses to standard output once every model is loaded.
+    Triton's log goes to standard error. Its addresses go to standard output once every model is loaded.
     """
     from coserve_cli.errors import one_line
     from coserve_triton.errors import TritonError
     from coserve_triton.server import Ports, describe_end, run_triton
 
-    # Stopping on request means the same whoever asks.
+    # Handle SIGTERM like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ports = Ports(http_port, grpc_port, metrics_port)
     try:

@@ -55,7 +55,7 @@ def test_a_network_too_large_to_count_is_one_line(network: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "a NETWORK is needed, or --table for the paper's rows"),
+        ([], "give a NETWORK, or --table for the paper's rows"),
         (["resnet110", "--table", "cifar10"], "leave out NETWORK"),
         (["--table", "cifar10", "--split", "2"], "leave out --split"),
         (["--table", "cifar10", "--dataset", "cifar10"], "leave out --dataset"),

@@ -56,7 +56,7 @@ def test_an_optimum_out_of_range_is_told(capsys: pytest.CaptureFixture[str]) -> 
     logits = 20 * torch.nn.functional.one_hot(targets).float().expand(2, 40, 4)
     print_calibration(score_members(logits, targets), *calibrate(logits, targets), as_json=False)
     told = [line for line in capsys.readouterr().out.splitlines() if "not an optimum" in line]
-    assert [line.split(" is ")[0] for line in told] == ["0.1 for 1", "0.1 for 2"]
+    assert [line.split(" is ")[0] for line in told] == ["0.1 for 1 member", "0.1 for 2 members"]
 
 
 def test_too_few_images_are_one_line(run: Path, image_folder: Path, tmp_path: Path) -> None:

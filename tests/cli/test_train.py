@@ -79,7 +79,7 @@ def test_ctrl_c_ends_with_how_to_go_on(image_folder: Path, tmp_path: Path) -> No
         process.send_signal(signal.SIGINT)
         errors = process.stderr.read()
         assert process.wait(timeout=60) == 130
-    assert errors.splitlines()[-1] == f"interrupted; go on with: coserve train --output {output} --resume"
+    assert errors.splitlines()[-1] == f"interrupted; resume with: coserve train --output {output} --resume"
     assert "Traceback" not in errors
     assert (output / "last.ckpt").exists()
 
@@ -121,7 +121,7 @@ def damaged(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_a_run_needs_data_and_a_network(tmp_path: Path) -> None:
     missing = coserve("train", "--output", tmp_path / "run")
     assert missing.exit_code == 2
-    assert "--data and --network are needed" in missing.stderr
+    assert "give --data and --network, or --resume" in missing.stderr
 
 
 def test_evaluate_of_no_run_is_one_line(tmp_path: Path) -> None:
@@ -162,5 +162,5 @@ def test_an_interrupt_hints_at_a_run_only_where_there_is_one(
     command = ["train", "--data", str(image_folder), "--network", "resnet11", "--output", str(output)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 130
-    hint = f"; go on with: coserve train --output '{output}' --resume"
+    hint = f"; resume with: coserve train --output '{output}' --resume"
     assert result.stderr == f"interrupted{hint if begun else ' before anything was written'}\n"

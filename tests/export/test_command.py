@@ -104,7 +104,7 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
         (["{labels}"], "give either one run folder, or ONNX files"),
         (["none.onnx"], "none.onnx does not exist"),
         (["{onnx}"], "ONNX files also need --name, --labels, --mean, --std"),
-        (["{onnx}", "--precision", "fp16", *OWN], "--precision: ONNX files stay as they are, or become int8"),
+        (["{onnx}", "--precision", "fp16", *OWN], "--precision: ONNX files can only keep their precision"),
         (["{onnx}", "--precision", "int8", "--labels", "{labels}", *OWN], "int8 needs --calibration-data"),
         (["{onnx}", "--max-accuracy-loss", "1", *OWN], "cannot be used with another --precision than int8"),
         (["{onnx}", "{onnx}", "--labels", "{labels}", *OWN], "are the same network"),

@@ -39,7 +39,7 @@ def perf_analyzer(
     binary: Annotated[
         Path | None,
         typer.Option(
-            help="The perf_analyzer program.", show_default="the one of make perf-analyzer, or on PATH"
+            help="The perf_analyzer program.", show_default="installed by make perf-analyzer, or on PATH"
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,

@@ -16,7 +16,7 @@ def speedup(
     network: Annotated[
         str | None,
         typer.Option(
-            help="The network to measure: one of --repository, or any network with random weights without it."
+            help="The network to measure: one of --repository, or else any network, with random weights."
         ),
     ] = None,
     repository: Annotated[
@@ -52,7 +52,7 @@ def speedup(
         typer.Option(
             metavar="I,…",
             help="GPUs to run on instead of cores, by number: streams of one GPU, or several GPUs. Uses ONNX "
-            "Runtime's CUDA provider; this project has never run it.",
+            "Runtime's CUDA provider. Untested.",
         ),
     ] = None,
     cuda_graphs: Annotated[

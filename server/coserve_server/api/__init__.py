@@ -1,1 +1,1 @@
-"""HTTP over the transport-free core."""
+"""The HTTP API."""

@@ -1,11 +1,11 @@
-"""The ASGI application: routes over one classifier."""
+"""The ASGI application: the routes and middlewares around one classifier."""
 
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from coserve_server.api import problems
 from coserve_server.api.middleware import observing, security
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class Status(BaseModel):
-    """Whether the server lives, or can answer."""
+    """The server's state."""
 
-    status: str
+    status: str = Field(examples=["alive", "ready"])
 
 
 def build_app(
@@ -38,11 +38,11 @@ def build_app(
     """Build the application over a classifier.
 
     Args:
-        keys: the API keys, one of which every request must carry; None to require none.
+        keys: the valid API keys; None to require none.
         reloader: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
-        tracer: sends requests' traces; None for no traces.
+        tracer: sends traces of requests; None to send none.
     """
-    # FastAPI's own documentation page loads its scripts from the internet.
+    # FastAPI's own page /docs loads its scripts from the internet.
     app = FastAPIOffline(
         redoc_url=None,
         title="Coserve",
@@ -58,14 +58,15 @@ def build_app(
     app.include_router(v1.router)
     app.include_router(v2.router)
     app.include_router(v2_repository.router)
-    app.router.routes[:0] = [*v1.quick, *v2.quick]
+    # The first matching route answers, so FastAPI's routes of the same paths only document them.
+    app.router.routes[:0] = [*v1.hot_routes, *v2.hot_routes]
 
     @app.get("/healthz", tags=["health"])
     async def healthz() -> Status:
-        """Report that the process lives."""
+        """Report that the process is alive."""
         return Status(status="alive")
 
-    @app.get("/readyz", tags=["health"], responses=problems.responses(problems.KINDS[NoQuorumError]))
+    @app.get("/readyz", tags=["health"], responses=problems.describe_responses(NoQuorumError))
     async def readyz() -> Status:
         """Report whether every ensemble has its quorum of members."""
         if faults := classifier.catalogue.faults():

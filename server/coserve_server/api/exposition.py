@@ -1,6 +1,6 @@
-"""Exports the metrics in Prometheus' data model; each scrape builds them from the counters."""
+"""Exports metrics in Prometheus' data model; each scrape builds them from the counters."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from itertools import accumulate
 
@@ -22,50 +22,51 @@ from coserve_server.observability.metrics import Histogram, Metrics, ModelMetric
 from coserve_server.pipeline.classifier import Classifier
 
 
-def registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
+def create_registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
     """Return a registry for one server, including process and interpreter metrics."""
-    own = CollectorRegistry()
-    own.register(_Served(classifier))
-    own.register(_Requests(metrics))
-    own.register(_Models(metrics))
+    registry = CollectorRegistry()
+    registry.register(_Served(classifier))
+    registry.register(_Requests(metrics))
+    registry.register(_Models(metrics))
     if reloader is not None:
-        own.register(_Reloads(reloader))
+        registry.register(_Reloads(reloader))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
-        collector(registry=own)
-    return own
+        collector(registry=registry)
+    return registry
 
 
 class _Served(Collector):
     """Reports what is served now."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self.core = classifier
+        self.classifier = classifier
 
     def collect(self) -> Iterator[Metric]:
-        core = self.core
-        build = InfoMetricFamily("coserve_build", "Version of the server, and its engine.")
-        build.add_metric([], {"version": version("coserve"), "engine": core.settings.engine})
+        settings = self.classifier.settings
+        catalogue = self.classifier.catalogue
+        build = InfoMetricFamily("coserve_build", "Version and engine of the server.")
+        build.add_metric([], {"version": version("coserve"), "engine": settings.engine})
         yield build
         text = "Classification requests in progress; those beyond coserve_requests_limit are refused."
-        yield GaugeMetricFamily("coserve_requests_in_flight", text, core.in_flight)
-        limit = core.settings.max_requests
+        yield GaugeMetricFamily("coserve_requests_in_flight", text, self.classifier.in_flight)
+        limit = settings.max_requests
         yield GaugeMetricFamily("coserve_requests_limit", "The setting max_requests.", limit)
-        yield self._gauge("info", "1 for every version that is served.", lambda _: 1)
-        yield self._gauge("ready", "1 if its quorum of members is ready, else 0.", core.catalogue.ready)
-        yield self._gauge("quorum", "Members that must answer.", core.catalogue.quorum)
-        yield self._gauge("members", "Members it has.", lambda ensemble: len(ensemble.members))
-        yield self._gauge("members_ready", "Members that can answer.", core.catalogue.ready_members)
+        yield self._gauge("info", "1 for every served version.", lambda _: 1)
+        yield self._gauge("ready", "1 if the quorum of members is ready, else 0.", catalogue.ready)
+        yield self._gauge("quorum", "Members that must answer.", catalogue.quorum)
+        yield self._gauge("members", "Members of the ensemble.", lambda ensemble: len(ensemble.members))
+        yield self._gauge("members_ready", "Members that can answer.", catalogue.ready_members)
         text = "1 for a model whose newest version cannot be loaded; the log says why."
         errors = GaugeMetricFamily("coserve_model_load_error", text, labels=["model"])
-        for name in core.catalogue.load_errors:
+        for name in catalogue.load_errors:
             errors.add_metric([name], 1)
         yield errors
 
-    def _gauge(self, name: str, text: str, of: Callable[[Ensemble], float]) -> Metric:
+    def _gauge(self, name: str, text: str, read: Callable[[Ensemble], float]) -> Metric:
         family = GaugeMetricFamily(f"coserve_model_{name}", text, labels=("model", "version"))
-        for model in self.core.catalogue.ensembles:
-            for ensemble in self.core.catalogue.versions(model):
-                family.add_metric((model, ensemble.version), of(ensemble))
+        for model in self.classifier.catalogue.ensembles:
+            for ensemble in self.classifier.catalogue.versions(model):
+                family.add_metric((model, ensemble.version), read(ensemble))
         return family
 
 
@@ -76,7 +77,7 @@ class _Reloads(Collector):
         self.reloader = reloader
 
     def collect(self) -> Iterator[Metric]:
-        text = "Changes of a model's files since the start, by what became of them."
+        text = "Changes of a model's files since the start, by outcome."
         reloads = CounterMetricFamily("coserve_model_reloads", text, labels=("model", "outcome"))
         for labels, count in self.reloader.outcomes.items():
             reloads.add_metric(labels, count)
@@ -84,23 +85,23 @@ class _Reloads(Collector):
 
 
 class _Requests(Collector):
-    """Reports the outcomes of requests."""
+    """Reports the outcomes of requests and connections."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
 
     def collect(self) -> Iterator[Metric]:
-        answered = "Requests answered; model is empty where they named none that is served."
-        requests = CounterMetricFamily("coserve_requests", answered, labels=("model", "route", "status"))
+        text = "Requests answered; model is empty if they named none that is served."
+        requests = CounterMetricFamily("coserve_requests", text, labels=("model", "route", "status"))
         for (model, route, status), count in self.metrics.requests.items():
             requests.add_metric((model, route, str(status)), count)
         yield requests
-        text = "Requests answered with a problem, by its kind."
+        text = "Requests answered with a problem, by kind."
         refused = CounterMetricFamily("coserve_requests_refused", text, labels=("route", "reason"))
         for labels, count in self.metrics.refused.items():
             refused.add_metric(labels, count)
         yield refused
-        text = "Connections that were closed with a problem before a request's head was whole, by its kind."
+        text = "Connections closed with a problem before a request's headers were complete, by kind."
         closed = CounterMetricFamily("coserve_connections_refused", text, labels=["reason"])
         for reason, count in self.metrics.connections_refused.items():
             closed.add_metric([reason], count)
@@ -108,7 +109,7 @@ class _Requests(Collector):
 
 
 class _Models(Collector):
-    """Reports what the models did."""
+    """Reports the work of the models."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -116,7 +117,7 @@ class _Models(Collector):
     def collect(self) -> Iterator[Metric]:
         yield self._histograms(
             "coserve_request_duration_seconds",
-            "Duration of classification requests from head to answer, receiving the body included.",
+            "Duration of classification requests from headers to response, including receiving the body.",
             lambda model: model.duration,
         )
         yield self._histograms(
@@ -131,8 +132,8 @@ class _Models(Collector):
         )
         yield self._histograms(
             "coserve_member_overlap_ratio",
-            "Sum of the members' durations in a batch / time from first start to last end: S where all S ran "
-            "in parallel, 1 where one after another.",
+            "Sum of the members' durations in a batch / time from first start to last end: S if all S ran "
+            "in parallel, 1 if one after another.",
             lambda model: model.overlap,
         )
         yield self._member_durations()
@@ -140,7 +141,7 @@ class _Models(Collector):
         yield self._counters(
             "coserve_degraded_answers", "Answers without all members.", lambda model: model.degraded
         )
-        text = "Requests that lack a member, because it was late or failed."
+        text = "Requests that lack a member because it was late or failed."
         errors = CounterMetricFamily("coserve_member_errors", text, labels=("model", "member", "kind"))
         for name, model in self.metrics.models.items():
             for (member, kind), count in model.errors.items():
@@ -152,23 +153,24 @@ class _Models(Collector):
         family = HistogramMetricFamily("coserve_member_duration_seconds", text, labels=("model", "member"))
         for name, model in self.metrics.models.items():
             for member, histogram in model.members.items():
-                family.add_metric((name, member), list(_buckets(histogram)), histogram.sum)
+                family.add_metric((name, member), _buckets(histogram), histogram.sum)
         return family
 
-    def _histograms(self, name: str, text: str, of: Callable[[ModelMetrics], Histogram]) -> Metric:
+    def _histograms(self, name: str, text: str, read: Callable[[ModelMetrics], Histogram]) -> Metric:
         family = HistogramMetricFamily(name, text, labels=["model"])
         for model, metrics in self.metrics.models.items():
-            family.add_metric([model], list(_buckets(of(metrics))), of(metrics).sum)
+            histogram = read(metrics)
+            family.add_metric([model], _buckets(histogram), histogram.sum)
         return family
 
-    def _counters(self, name: str, text: str, of: Callable[[ModelMetrics], int]) -> Metric:
+    def _counters(self, name: str, text: str, read: Callable[[ModelMetrics], int]) -> Metric:
         family = CounterMetricFamily(name, text, labels=["model"])
         for model, metrics in self.metrics.models.items():
-            family.add_metric([model], of(metrics))
+            family.add_metric([model], read(metrics))
         return family
 
 
-def _buckets(histogram: Histogram) -> Iterable[tuple[str, float]]:
-    """Return the upper bounds with cumulative counts."""
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """Return the buckets' upper bounds with cumulative counts."""
     bounds = [*map(floatToGoString, histogram.bounds), "+Inf"]
-    return zip(bounds, accumulate(histogram.counts), strict=True)
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457), in `/v2` as that protocol has them; their statuses."""
+"""Answers errors with problem documents (RFC 9457), or in another format installed for a path."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -13,25 +13,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server import errors
-from coserve_server.api.requests.dependencies import request_record, route_path
+from coserve_server.api.requests.dependencies import get_record, route_path
 
 logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
-"""The status nginx logs for a client that left; nobody receives it."""
+"""nginx's status for a client that disconnected; only the log and the metrics show it."""
 MEDIA_TYPE = "application/problem+json"
 MAX_DETAIL = 1000
-"""Characters; the text quotes names and values from the request, which may be as long as the request."""
+"""Limit in characters: a detail may quote long names and values from the request."""
 
 
 class Problem(BaseModel):
-    """A problem document (RFC 9457); `type` and `status` are stable, the texts are for people."""
+    """A problem document (RFC 9457). Programs can rely on `type` and `status`; the texts are for people."""
 
-    type: str = Field(description="Kind of problem.", examples=["/problems/bad-image"])
-    title: str = Field(description="The kind in words.", examples=["Bad image"])
+    type: str = Field(description="Identifies the kind of problem.", examples=["/problems/bad-image"])
+    title: str = Field(description="Name of the kind of problem.", examples=["Bad image"])
     status: int = Field(description="HTTP status code.", examples=[400])
     detail: str = Field(description="What was wrong, and what is allowed.")
-    instance: str = Field(description="Identifies this occurrence, also in the server's log.")
+    instance: str = Field(description="Identifies this occurrence; the server's log has it too.")
 
 
 class Kind(NamedTuple):
@@ -42,7 +42,7 @@ class Kind(NamedTuple):
 
 
 ErrorFormat = Callable[[int, str, Mapping[str, str] | None], JSONResponse]
-"""Makes an answer from a status, a detail, and more headers."""
+"""Makes a response from a status, a detail and additional headers."""
 
 KINDS: Mapping[type[errors.RequestError], Kind] = {
     errors.BadImageError: Kind(400, "bad-image"),
@@ -66,10 +66,10 @@ _HEADERS: Mapping[int, Mapping[str, str]] = {
 }
 
 
-def problem(
+def respond_with_problem(
     request: Request, kind: Kind, detail: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return a problem document, or the error format installed for the request's path."""
+    """Log a problem and return the response: a problem document, or the format installed for the path."""
     detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
     document = Problem(
         type=f"/problems/{kind.slug}",
@@ -78,7 +78,7 @@ def problem(
         detail=detail,
         instance=uuid4().urn,
     )
-    record = request_record(request)
+    record = get_record(request)
     record.problem = kind.slug
     record.instance = document.instance
     log = logger.warning if kind.status >= 500 else logger.info
@@ -90,73 +90,77 @@ def problem(
     return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
 
 
-def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
-    """Return OpenAPI's description of these kinds, by status."""
-    slugs: dict[int, list[str]] = {}
-    for kind in kinds:
-        slugs.setdefault(kind.status, []).append(f"`/problems/{kind.slug}`")
-    # Given as `model`, FastAPI would document it as application/json too.
+def describe_responses(*types: type[errors.RequestError]) -> dict[int | str, dict[str, Any]]:
+    """Return OpenAPI's description of the responses to these errors, by status."""
+    problems: dict[int, list[str]] = {}
+    for error in types:
+        kind = KINDS[error]
+        problems.setdefault(kind.status, []).append(f"`/problems/{kind.slug}`")
+    # Given as `model`, FastAPI would also document it as application/json.
     content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
     return {
-        status: {"description": " or ".join(found), "content": content} for status, found in slugs.items()
+        status: {"description": " or ".join(names), "content": content} for status, names in problems.items()
     }
 
 
 def install(app: FastAPI, formats: Mapping[str, ErrorFormat]) -> None:
-    """Answer every error of the application with a problem document; add other middlewares after this.
+    """Make the application answer every error with a problem document; add other middlewares after this.
 
     Args:
-        formats: other formats of errors, by the prefix of the paths that use them.
+        formats: other error formats, by the prefix of the paths that use them.
     """
     app.state.error_formats = formats
 
     @app.exception_handler(errors.RequestError)
-    async def request_error(request: Request, error: errors.RequestError) -> JSONResponse:
+    async def answer_request_error(request: Request, error: errors.RequestError) -> JSONResponse:
         kind = KINDS[type(error)]
         headers = _HEADERS.get(kind.status)
         if isinstance(error, errors.OverloadedError):
             headers = {"Retry-After": str(error.retry_after_s)}
-        return problem(request, kind, str(error), headers)
+        return respond_with_problem(request, kind, str(error), headers)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def answer_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         faults = [f"{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}" for fault in error.errors()]
-        return problem(request, KINDS[errors.InvalidParametersError], "; ".join(faults))
+        return respond_with_problem(request, KINDS[errors.InvalidParametersError], "; ".join(faults))
 
     @app.exception_handler(HTTPException)
-    async def framework(request: Request, error: HTTPException) -> JSONResponse:
+    async def answer_http_exception(request: Request, error: HTTPException) -> JSONResponse:
         kind = Kind(error.status_code, _FRAMEWORK_SLUGS.get(error.status_code, "http-error"))
         detail = f"{request.method} {request.url.path}: {error.detail}; see /docs"
-        return problem(request, kind, detail, error.headers)
+        return respond_with_problem(request, kind, detail, error.headers)
 
     @app.exception_handler(errors.DisconnectedError)
-    async def disconnected(request: Request, error: errors.DisconnectedError) -> Response:
+    async def answer_disconnect(request: Request, error: errors.DisconnectedError) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    app.add_middleware(_Failures)
+    app.add_middleware(_CatchAll)
 
 
-class _Failures:
-    """Answers exceptions without a handler: bugs. Starlette would do so outside every middleware."""
+class _CatchAll:
+    """Answers exceptions without a handler, which are bugs.
+
+    Starlette's own catch-all is outside the middlewares that add headers and report the request.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; log an exception and answer it."""
-        began = False
+        """Pass a request on; log an unexpected exception and answer it."""
+        started = False
 
         async def watched(message: Message) -> None:
-            nonlocal began
-            began = True
+            nonlocal started
+            started = True
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
         except Exception:
-            if began or scope["type"] != "http":
+            if started or scope["type"] != "http":
                 raise
             logger.exception("a request failed")
-            detail = "the server failed; its log has the reason"
-            answer = problem(Request(scope), Kind(500, "internal"), detail)
-            await answer(scope, receive, send)
+            detail = "internal error; see the server's log"
+            response = respond_with_problem(Request(scope), Kind(500, "internal"), detail)
+            await response(scope, receive, send)

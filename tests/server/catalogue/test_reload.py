@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
-from coserve_server.api.exposition import registry
+from coserve_server.api.exposition import create_registry
 from coserve_server.catalogue import reload
 from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.catalogue.reload import Reloader
@@ -269,7 +269,7 @@ def test_outcomes_are_counted(tmp_path: Path) -> None:
         await reloader.refresh()
         await reloader.unload("pair")
         core = Classifier(engine, load_settings(repository=tmp_path), cores=2)
-        text = generate_latest(registry(core, core.metrics, reloader)).decode()
+        text = generate_latest(create_registry(core, core.metrics, reloader)).decode()
         for outcome in ("served", "failed", "removed"):
             assert f'coserve_model_reloads_total{{model="pair",outcome="{outcome}"}} 1.0' in text
 

@@ -1,4 +1,4 @@
-"""Observes every request: gives it an id and a record, and reports its outcome to metrics, traces and log."""
+"""Gives every request an id and a record, and reports its outcome to metrics, traces and the log."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server.api import metrics
-from coserve_server.api.exposition import registry
+from coserve_server.api.exposition import create_registry
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import REQUEST_ID, Record, logged_id
@@ -25,10 +25,11 @@ logger = logging.getLogger("coserve_server.access")
 _HEADER = REQUEST_ID.lower().encode()
 _TOKEN = re.compile(rb"[!-~]{1,128}")
 UNMATCHED = "unmatched"
+"""Route in metrics and traces of requests that match none."""
 
 
 class Observe:
-    """The outermost middleware, so that it sees every answer."""
+    """Observe requests; the outermost middleware, so that it sees every response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, tracer: "Tracer | None", *, access_log: bool) -> None:
         self.app = app
@@ -37,18 +38,18 @@ class Observe:
         self.access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and report it when it has been answered."""
+        """Pass a request on, and report its outcome."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        record = Record(request_id(scope), time.perf_counter_ns())
+        record = Record(choose_id(scope), time.perf_counter_ns())
         scope.setdefault("state", {})["record"] = record
         logged_id.set(record.id)
         if self.tracer is not None:
             self.tracer.begin(record, scope)
-        own = [(_HEADER, record.id.encode())]
+        headers = [(_HEADER, record.id.encode())]
         if record.traceparent is not None:
-            own.append((b"traceresponse", record.traceparent.encode()))
+            headers.append((b"traceresponse", record.traceparent.encode()))
         status = 500
         answered_ns = 0
 
@@ -56,9 +57,9 @@ class Observe:
             nonlocal status, answered_ns
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message["headers"], *own]}
+                message = {**message, "headers": [*message["headers"], *headers]}
             await send(message)
-            # Later parts only wait until the rest of a refused body has been dropped.
+            # Later messages may wait until the rest of a refused body has been dropped.
             answered_ns = answered_ns or time.perf_counter_ns()
 
         try:
@@ -76,15 +77,15 @@ class Observe:
 
 
 def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", reloader: Reloader | None) -> None:
-    """Observe the application's requests, as its settings say."""
-    app.include_router(metrics.router(registry(classifier, classifier.metrics, reloader)))
+    """Add the middleware that observes requests, and the route for the metrics."""
+    app.include_router(metrics.create_router(create_registry(classifier, classifier.metrics, reloader)))
     app.add_middleware(
         Observe, metrics=classifier.metrics, tracer=tracer, access_log=classifier.settings.access_log
     )
 
 
-def request_id(scope: Scope) -> str:
-    """Return the client's id if it is 1 to 128 visible ASCII characters, else a new one."""
+def choose_id(scope: Scope) -> str:
+    """Return the client's request id if it is 1 to 128 visible ASCII characters, otherwise a new one."""
     for name, value in scope["headers"]:
         if name == _HEADER and _TOKEN.fullmatch(value):
             return str(value, "ascii")

@@ -7,7 +7,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coserve_server.api.middleware.page_headers import PageHeaders, docs_policy
-from coserve_server.api.problems import KINDS, problem
+from coserve_server.api.problems import KINDS, respond_with_problem
 from coserve_server.api.requests.dependencies import route_path
 from coserve_server.errors import UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing
@@ -85,7 +85,7 @@ def _refuse(scope: Scope, *, has_key: bool) -> ASGIApp:
         detail = "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
         challenge = CHALLENGE
     headers = {"WWW-Authenticate": challenge}
-    return problem(Request(scope), KINDS[UnauthenticatedError], detail, headers)
+    return respond_with_problem(Request(scope), KINDS[UnauthenticatedError], detail, headers)
 
 
 def _describe_keys(app: FastAPI) -> None:

@@ -1,1 +1,1 @@
-"""What the routes of every API read from a request."""
+"""Reads requests: bodies, parameters, permissions."""

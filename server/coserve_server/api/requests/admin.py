@@ -1,4 +1,4 @@
-"""Authorisation of calls that change the server."""
+"""Authorization of calls that change the server."""
 
 from fastapi import Request
 
@@ -10,20 +10,20 @@ from coserve_server.settings import Settings
 async def require_admin(request: Request) -> None:
     """Check that a request may change the server; a dependency of such routes.
 
-    With API keys, the key needs the role admin. Without, programs on this machine may call, but neither web
-    pages in a browser nor other machines.
+    If the server requires API keys, the key needs the role admin. If not, programs on this machine may call,
+    but neither other machines nor web pages in a browser.
 
     Raises:
-        ForbiddenError: the request may not.
+        ForbiddenError: the request may not change the server.
     """
     settings: Settings = request.app.state.classifier.settings
     key: ApiKey | None = request.scope["state"].get("api_key")
     if settings.api_keys_file is not None:
         if key is None or key.role != "admin":
-            raise ForbiddenError("this call needs an API key of the role admin")
+            raise ForbiddenError("this call needs an API key with the role admin")
     elif settings.public:
         raise ForbiddenError(
-            "this call needs API keys where other machines reach the server; set api_keys_file"
+            "this call needs an API key, since other machines can reach the server; set api_keys_file"
         )
     elif "origin" in request.headers:
-        raise ForbiddenError("from a browser this call needs API keys; set api_keys_file")
+        raise ForbiddenError("this call needs an API key if it comes from a browser; set api_keys_file")

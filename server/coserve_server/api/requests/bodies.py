@@ -1,4 +1,4 @@
-"""Reads request bodies, within the limits on bytes and time."""
+"""Reads request bodies within the limits on size and time."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
-from coserve_server.api.requests.dependencies import request_record
+from coserve_server.api.requests.dependencies import get_record
 from coserve_server.errors import (
     BadBodyError,
     BodyTooLargeError,
@@ -25,23 +25,23 @@ else:
     from async_timeout import timeout
 
 GRACE_S = 5
-"""Time before a body's bytes are measured against `min_upload_rate`."""
+"""Grace period before `min_upload_rate` applies."""
 SPARE_VALUES = 1000
-"""Values that a JSON body may have besides its images or numbers."""
+"""Values that a JSON body may have in addition to its images or numbers."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 async def read_body(request: Request, settings: Settings, max_bytes: int | None = None) -> bytes:
-    """Read a body of any type, within the limits on bytes and time.
+    """Read a whole body within the limits on size and time.
 
     Args:
         max_bytes: a lower limit than the settings'; None for theirs.
 
     Raises:
-        BodyTooLargeError, DisconnectedError, UploadTimeoutError: the rest of the body is not read then.
+        BodyTooLargeError, DisconnectedError, UploadTimeoutError: see `stream_body`.
     """
-    pieces = arriving(request, settings, max_bytes or settings.max_body_bytes)
+    pieces = stream_body(request, settings, max_bytes or settings.max_body_bytes)
     return b"".join([piece async for piece in pieces])
 
 
@@ -49,15 +49,18 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
     """Parse a JSON body; the parser itself allows 200 levels of nesting and numbers of 4300 digits.
 
     Args:
-        max_values: about how many values the body may have. They are counted before parsing: `[],[],…` would
-            take many times its size in memory, and every wrong value a report of its own.
+        max_values: limit on the number of values, counted roughly before parsing: `[],[],…` would take many
+            times its size in memory, and each wrong value would get a report of its own.
 
     Raises:
-        BadBodyError, BodyTooLargeError, InvalidParametersError: the body is not JSON, is too large, or is not
-            an object of this model.
+        BadBodyError: the body is not JSON.
+        BodyTooLargeError: it has far too many values.
+        InvalidParametersError: it does not fit the model.
     """
     if sum(map(body.count, (b",", b"[", b"{"))) > max_values + SPARE_VALUES:
-        raise BodyTooLargeError(f"the JSON has far more than the {max_values} values that a request may need")
+        raise BodyTooLargeError(
+            f"the JSON body has far more than {max_values} values, the most that a request needs"
+        )
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -68,13 +71,15 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
         raise InvalidParametersError(text) from error
 
 
-async def arriving(request: Request, settings: Settings, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def stream_body(request: Request, settings: Settings, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """Yield the body's pieces as they arrive, and note in the request's record when the last one did.
 
+    After an error, the rest of the body is not read.
+
     Raises:
-        BodyTooLargeError: the body is too large, whatever its Content-Length says.
+        BodyTooLargeError: the body is too large, or its Content-Length says so.
         UploadTimeoutError: the body arrives too slowly.
-        DisconnectedError: the client has gone.
+        DisconnectedError: the client closed the connection.
     """
     too_large = BodyTooLargeError(f"the body has more than the {max_bytes} bytes allowed")
     announced = request.headers.get("Content-Length", "")
@@ -84,13 +89,13 @@ async def arriving(request: Request, settings: Settings, max_bytes: int) -> Asyn
     received = 0
     more = True
     while more:
-        left_s = began + _time_s(settings, received) - time.monotonic()
+        left_s = began + _time_limit_s(settings, received) - time.monotonic()
         try:
-            # `request.stream` would wait for one more, empty piece.
+            # `request.stream` would yield one more, empty piece.
             async with timeout(left_s):
                 message = await request.receive()
         except asyncio.TimeoutError as error:
-            raise UploadTimeoutError(_slowness(settings, received)) from error
+            raise UploadTimeoutError(_describe_slowness(settings, received)) from error
         if message["type"] == "http.disconnect":
             raise DisconnectedError("the connection was closed before the end of the body")
         piece = message.get("body", b"")
@@ -99,18 +104,18 @@ async def arriving(request: Request, settings: Settings, max_bytes: int) -> Asyn
         if received > max_bytes:
             raise too_large
         if not more:
-            request_record(request).received_ns = time.perf_counter_ns()
+            get_record(request).received_ns = time.perf_counter_ns()
         yield piece
 
 
-def _time_s(settings: Settings, received: int) -> float:
+def _time_limit_s(settings: Settings, received: int) -> float:
     """Return the time limit for the next piece, in seconds from the first one."""
     longest = settings.upload_timeout_ms / 1000
     rate = settings.min_upload_rate
     return min(longest, GRACE_S + received / rate) if rate else longest
 
 
-def _slowness(settings: Settings, received: int) -> str:
-    if _time_s(settings, received) < settings.upload_timeout_ms / 1000:
+def _describe_slowness(settings: Settings, received: int) -> str:
+    if _time_limit_s(settings, received) < settings.upload_timeout_ms / 1000:
         return f"the body arrives at less than {settings.min_upload_rate} bytes per second"
     return f"the body took longer than {settings.upload_timeout_ms:g} ms"

@@ -1,4 +1,4 @@
-"""What the routes of every API take from a request: the core, the record, the model."""
+"""What the routes of every API need: the classifier, the request's record, the model that it names."""
 
 from typing import Annotated
 
@@ -10,13 +10,13 @@ from coserve_server.observability.record import Record
 from coserve_server.pipeline.classifier import Classifier
 
 
-def classifier(request: Request) -> Classifier:
+def get_classifier(request: Request) -> Classifier:
     """Return the application's classifier."""
-    core: Classifier = request.app.state.classifier
-    return core
+    classifier: Classifier = request.app.state.classifier
+    return classifier
 
 
-def request_record(request: Request) -> Record:
+def get_record(request: Request) -> Record:
     """Return the request's record, which the outermost middleware has put into its scope."""
     record: Record = request.scope["state"]["record"]
     return record
@@ -34,20 +34,14 @@ def find_model(request: Request, name: str | None, version: str | None) -> Ensem
     Raises:
         UnknownModelError, InvalidParametersError, NoQuorumError: see `Catalogue.ensemble`.
     """
-    model = classifier(request).catalogue.ensemble(name, version)
-    request_record(request).ensemble = model
+    model = get_classifier(request).catalogue.ensemble(name, version)
+    get_record(request).ensemble = model
     return model
 
 
-# Asynchronous: FastAPI calls other dependencies on a thread.
+# FastAPI calls dependencies that are not asynchronous on a thread.
 async def _classifier(request: Request) -> Classifier:
-    return classifier(request)
+    return get_classifier(request)
 
 
 Core = Annotated[Classifier, Depends(_classifier)]
-
-TIMEOUT = "Request-Timeout-Ms"
-TIMEOUT_DESCRIPTION = (
-    "Limit on the answer's time in milliseconds, counted from the complete body; the server's deadline "
-    "applies if it is shorter."
-)

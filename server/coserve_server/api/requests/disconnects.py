@@ -1,4 +1,4 @@
-"""Stops work whose client has gone."""
+"""Cancels work whose client has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,23 +11,23 @@ from coserve_server.errors import DisconnectedError
 T = TypeVar("T")
 
 UNWATCHED_S = 0.02
-"""Work that is done by then is not worth watching for."""
+"""Work that ends within this time is not watched: that would cost it a task."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work; where the client closes the connection before it is done it is cancelled.
+    """Await the work; cancel it if the client closes the connection first.
 
     Args:
-        request: one whose body has been read.
+        request: a request whose body has been read.
 
     Raises:
-        DisconnectedError: that is so.
+        DisconnectedError: the client closed the connection.
     """
     watch = _Watch(request)
     try:
         return await work
     except asyncio.CancelledError:
-        if not watch.left:
+        if not watch.disconnected:
             raise
         raise DisconnectedError("the client closed the connection") from None
     finally:
@@ -35,32 +35,32 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 class _Watch:
-    """Cancels the task that made it when the client leaves. The work needs no task of its own then."""
+    """Cancels the current task when the client disconnects, so that the work needs no task of its own."""
 
     def __init__(self, request: Request) -> None:
-        self.left = False
+        self.disconnected = False
         self._request = request
         self._task = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(UNWATCHED_S, self._begin)
 
     def end(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self._task = None
         self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
 
     def _begin(self) -> None:
-        self._watching = asyncio.ensure_future(_disconnect(self._request))
-        self._watching.add_done_callback(self._leave)
+        self._watching = asyncio.ensure_future(_wait_for_disconnect(self._request))
+        self._watching.add_done_callback(self._cancel)
 
-    def _leave(self, watching: "asyncio.Task[None]") -> None:
+    def _cancel(self, watching: "asyncio.Task[None]") -> None:
         if self._task is not None and not watching.cancelled() and watching.exception() is None:
-            self.left = True
+            self.disconnected = True
             self._task.cancel()
 
 
-async def _disconnect(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,1 +1,1 @@
-"""The `/v1` API."""
+"""The `/v1` API: images in, classes out."""

@@ -1,4 +1,4 @@
-"""Reads the images of a classification request from a body in any of its three forms."""
+"""Reads the images of a classification request: a multipart, `image/*` or JSON body."""
 
 import asyncio
 import base64
@@ -10,7 +10,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from coserve_server.api.requests.bodies import arriving, parse_json, read_body
+from coserve_server.api.requests.bodies import parse_json, read_body, stream_body
 from coserve_server.errors import (
     BadBodyError,
     BadImageError,
@@ -32,10 +32,13 @@ class ClassifyRequest(BaseModel, extra="forbid"):
 
 
 async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
-    """Read the images of a multipart, `image/*` or JSON body, within the limits on bytes, time and number.
+    """Read the images of a body within the limits on size, time and number.
 
     Raises:
-        RequestError: see `errors`; the rest of the body is not read then.
+        UnsupportedTypeError: the Content-Type is none of the three.
+        BadBodyError, BadImageError, InvalidParametersError, TooManyImagesError: the body is not what its type
+            says, or has other parts than images, or too many.
+        BodyTooLargeError, DisconnectedError, UploadTimeoutError: see `stream_body`.
     """
     content_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type == "multipart/form-data":
@@ -64,7 +67,11 @@ def _decode_base64(text: str, index: int) -> bytes:
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, which would accept a body that is cut off between two parts."""
+    """Starlette's parser, which by itself accepts a body that is cut off between two parts.
+
+    Attributes:
+        ended: whether the last boundary has arrived.
+    """
 
     ended = False
 
@@ -75,13 +82,13 @@ class _Parser(MultiPartParser):
 
 async def _read_multipart(request: Request, settings: Settings) -> list[EncodedImage]:
     charset = parse_options_header(request.headers["Content-Type"])[1].get(b"charset", b"utf-8")
-    # Some of Python's codecs fail on any bytes, or give text that no answer can repeat.
+    # Some of Python's codecs fail on any bytes, or return text that no response can encode.
     if charset.lower() != b"utf-8":
-        raise BadBodyError("multipart body: the charset of its names must be utf-8")
-    stream = arriving(request, settings, settings.max_body_bytes)
-    # One more than allowed: `Classifier` reports an excess of one, this parser a greater one.
+        raise BadBodyError("multipart body: the charset must be utf-8")
+    stream = stream_body(request, settings, settings.max_body_bytes)
+    # One file more than allowed is left for `Classifier` to report; the parser stops at the next.
     parser = _Parser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
-    # Keep parts in memory, which the limit on bytes bounds, rather than on disk.
+    # Keep parts in memory rather than on disk: the limit on the body's size bounds them.
     parser.spool_max_size = settings.max_body_bytes
     try:
         form = await parser.parse()
@@ -91,7 +98,7 @@ async def _read_multipart(request: Request, settings: Settings) -> list[EncodedI
         raise BadBodyError(f"multipart body: {error.message}") from error
     try:
         if not parser.ended:
-            raise BadBodyError("multipart body: it ends before its last boundary")
+            raise BadBodyError("multipart body: the last boundary is missing")
         return [await _read_part(name, part) for name, part in form.multi_items()]
     finally:
         await form.close()

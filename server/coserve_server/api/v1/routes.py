@@ -6,23 +6,23 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from coserve_server import errors
-from coserve_server.api.problems import KINDS, responses
+from coserve_server.api.problems import KINDS, describe_responses
 from coserve_server.api.requests import parameters
-from coserve_server.api.requests.dependencies import Core, classifier, find_model, request_record
+from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
-from coserve_server.api.requests.quick_route import QuickRoute
+from coserve_server.api.requests.hot_routes import HotRoute
 from coserve_server.api.v1.images import FIELD, ClassifyRequest, read_images
 from coserve_server.api.v1.schemas import (
     ClassifyReply,
     Model,
     ModelList,
-    classify_reply,
-    model,
+    describe_answer,
+    describe_model,
 )
 
 router = APIRouter(prefix="/v1", tags=["classification"])
 
-# The handler reads the body itself, to limit it while it arrives, so FastAPI cannot derive this.
+# FastAPI cannot derive this, since the handler reads the body itself to limit it while it arrives.
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -42,46 +42,50 @@ _BODY: dict[str, Any] = {
 
 
 class ClassifyQuery(BaseModel, extra="forbid"):
-    """The query of `POST /v1/classify`."""
+    """Query parameters of `POST /v1/classify`."""
 
-    model: str | None = Field(None, description="Ensemble to ask; may be left out where one is served.")
-    version: str | None = Field(None, description="Version of it; the newest where left out.")
-    top_k: int = Field(5, ge=1, description="Classes to name per image, at most all there are.")
-    member_predictions: bool = Field(False, description="Whether to add each member's own predictions.")
+    model: str | None = Field(
+        None, description="Ensemble to use; optional if there is a default or only one is served."
+    )
+    version: str | None = Field(None, description="Version of the ensemble; the newest if omitted.")
+    top_k: int = Field(5, ge=1, description="Number of classes to return per image, at most all there are.")
+    member_predictions: bool = Field(
+        False, description="Whether to return each member's own predictions too."
+    )
 
 
 @router.post(
     "/classify",
     response_model=ClassifyReply,
-    responses=responses(*(kind for error, kind in KINDS.items() if error is not errors.ForbiddenError)),
-    openapi_extra={"requestBody": _BODY, "parameters": parameters.documented(ClassifyQuery)},
+    responses=describe_responses(*(error for error in KINDS if error is not errors.ForbiddenError)),
+    openapi_extra={"requestBody": _BODY, "parameters": parameters.describe_parameters(ClassifyQuery)},
 )
 async def classify(request: Request) -> Response:
     """Classify one or more images with all members of an ensemble.
 
-    If one image cannot be decoded, none is classified and the problem names it.
+    If an image cannot be decoded, none is classified, and the problem names that image.
     """
-    core = classifier(request)
-    record = request_record(request)
-    query = parameters.query(request, ClassifyQuery)
-    timeout_ns = parameters.timeout_ns(request)
+    core = get_classifier(request)
+    record = get_record(request)
+    query = parameters.parse_query(request, ClassifyQuery)
+    timeout_ns = parameters.read_timeout_ns(request)
     with core.admitted(record):
         ensemble = find_model(request, query.model, query.version)
         images = await read_images(request, core.settings)
         answer = await while_connected(request, core.classify(record, ensemble, images, timeout_ns))
-        reply = classify_reply(answer, images, query.top_k, query.member_predictions)
+        reply = describe_answer(answer, images, query.top_k, query.member_predictions)
     return Response(reply.model_dump_json(), media_type="application/json")
 
 
-quick = [QuickRoute("/v1/classify", classify, methods=["POST"])]
+hot_routes = [HotRoute("/v1/classify", classify, methods=["POST"])]
 
 
 @router.get("/models")
-async def models(core: Core) -> ModelList:
-    """List the ensembles that are served."""
+async def list_models(core: Core) -> ModelList:
+    """List the served ensembles."""
     return ModelList(
         default=core.settings.default_model,
-        models=[model(core, ensemble) for ensemble in core.catalogue.ensembles.values()],
+        models=[describe_model(core, ensemble) for ensemble in core.catalogue.ensembles.values()],
         not_served={
             name: error
             for name, error in core.catalogue.load_errors.items()
@@ -92,13 +96,10 @@ async def models(core: Core) -> ModelList:
 
 @router.get(
     "/models/{name}",
-    responses=responses(
-        *(
-            KINDS[error]
-            for error in (errors.UnknownModelError, errors.InvalidParametersError, errors.NoQuorumError)
-        )
+    responses=describe_responses(
+        errors.UnknownModelError, errors.InvalidParametersError, errors.NoQuorumError
     ),
 )
-async def one_model(request: Request, core: Core, name: str, version: str | None = None) -> Model:
-    """Describe one ensemble, in its newest version or the one named."""
-    return model(core, find_model(request, name, version))
+async def get_model(request: Request, core: Core, name: str, version: str | None = None) -> Model:
+    """Describe an ensemble, in its newest version or the one named."""
+    return describe_model(core, find_model(request, name, version))

@@ -1,4 +1,4 @@
-"""Replies of the `/v1` API."""
+"""Responses of the `/v1` API."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,51 +16,54 @@ from coserve_server.pipeline.combine import Floats, top_k
 
 
 class Prediction(BaseModel):
-    """A class an image may show."""
+    """A predicted class of an image."""
 
     label: str
     class_id: int = Field(description="Index of the class among the model's labels.")
     probability: float = Field(
-        description="Softmax over all classes' logits, divided by the temperature that the model's "
-        "provenance.calibration has for so many members."
+        description="Softmax of all classes' logits divided by a temperature: the one for this number of "
+        "members in the model's provenance.calibration."
     )
-    logit: float = Field(description="Weighted mean of the members' logits; for one member, its own.")
+    logit: float = Field(description="Weighted mean of the members' logits, or a single member's own logit.")
 
 
 class Uncertainty(BaseModel):
-    """How unsure the ensemble is of one image, in nats."""
+    """Uncertainty about one image, in nats."""
 
-    entropy: float = Field(description="Entropy of the probabilities: 0 where sure, ln C where all alike.")
+    entropy: float = Field(
+        description="Entropy of the probabilities: 0 if one class is certain, ln C if all C classes are "
+        "equally likely."
+    )
     disagreement: float = Field(
-        description="Mutual information between the answer and the choice of a member: the entropy of the "
-        "mean of the members' probabilities less the mean of their entropies. 0 where the members agree."
+        description="Mutual information between the class and the choice of a member: the entropy of the "
+        "mean of the members' probabilities minus the mean of their entropies. 0 if the members agree."
     )
 
 
 class Result(BaseModel):
-    """The answer for one image."""
+    """The result for one image."""
 
-    filename: str | None = Field(description="As sent; null where the body names no files.")
+    filename: str | None = Field(description="As sent; null if the body has no file names.")
     predictions: list[Prediction] = Field(description="Most probable first.")
     uncertainty: Uncertainty
     member_predictions: dict[str, list[Prediction]] | None = Field(
-        description="Each used member's own predictions by its name, where asked for."
+        description="Own predictions of each member that was used, by its name; null unless requested."
     )
 
 
 class Member(BaseModel):
-    """What one member did; times count from the first member's start."""
+    """The run of one member; times count from the first member's start."""
 
     name: str
-    used: bool = Field(description="Whether its logits are in the mean.")
-    device: str | None = Field(description="Where it ran; null where it did not answer in time.")
+    used: bool = Field(description="Whether its logits are part of the mean.")
+    device: str | None = Field(description="Where it ran; null if it did not answer in time.")
     start_ms: float | None
     end_ms: float | None
-    error: str | None = Field(description="Why it is not used.")
+    error: str | None = Field(description="Why it was not used; null if it was.")
 
 
 class TimingsMs(BaseModel):
-    """Milliseconds spent; `decode` and `preprocess` are summed over the images, prepared in parallel."""
+    """Durations in milliseconds; `decode` and `preprocess` are summed over images prepared in parallel."""
 
     decode: float
     preprocess: float
@@ -71,18 +74,18 @@ class TimingsMs(BaseModel):
 
 
 class ClassifyReply(BaseModel):
-    """The answer to a classification request: one result per image, in the order sent."""
+    """The response to a classification request: one result per image, in the order sent."""
 
     model: str
     version: str
     degraded: bool = Field(description="Whether fewer than all members were averaged.")
     measured_top1: float | None = Field(
-        description="Share of right first answers that the members used here, together, reached on a test "
-        "set; null where the repository does not say."
+        description="Top-1 accuracy that the members used here reached together on a test set; null if the "
+        "repository does not say."
     )
     overlap: float = Field(
         description="Sum of the members' durations / wall time from first start to last end: "
-        "S where S members ran in parallel, 1 where one after another."
+        "S if S members ran in parallel, 1 if one after another."
     )
     members: list[Member]
     timings_ms: TimingsMs
@@ -90,62 +93,71 @@ class ClassifyReply(BaseModel):
 
 
 class Model(BaseModel):
-    """An ensemble that is served."""
+    """A served ensemble."""
 
     name: str
     version: str
-    versions: list[str] = Field(description="Those that requests may name, the newest last.")
+    versions: list[str] = Field(description="Versions that requests may name, newest last.")
     ready: bool = Field(description="Whether its quorum of members is loaded and warm.")
     quorum: int = Field(description="Members that must answer a request.")
     members: list[str]
-    weights: list[float] = Field(description="Each member's share in the mean, relative to the others'.")
+    weights: list[float] = Field(description="Each member's weight in the mean, relative to the others'.")
     max_batch_size: int
-    labels: list[str] = Field(description="By class index.")
+    labels: list[str] = Field(description="Class names, by class index.")
     preprocessing: Preprocessing
-    provenance: dict[str, Any] = Field(description="What its repository says of its networks and accuracy.")
+    provenance: dict[str, Any] = Field(
+        description="What the repository says about the networks and their accuracy."
+    )
     load_error: str | None = Field(
-        description="Why what its repository has now could not be loaded, so that an older state is served."
+        description="Why the repository's newest files could not be loaded, so that an older state is "
+        "served; null if they are served."
     )
 
 
 class ModelList(BaseModel):
-    """What is served."""
+    """The served ensembles."""
 
-    default: str | None = Field(description="The ensemble that answers requests that name none.")
+    default: str | None = Field(description="Ensemble that answers requests that name none.")
     models: list[Model]
-    not_served: dict[str, str] = Field(description="Why others could not be loaded, by name.")
+    not_served: dict[str, str] = Field(description="Why other ensembles could not be loaded, by name.")
 
 
-def classify_reply(
+def describe_answer(
     answer: Classification, images: list[EncodedImage], k: int, member_predictions: bool
 ) -> ClassifyReply:
-    """The core's answer in the API's words, the `k` most probable classes per image."""
+    """Return the response to a classification request.
+
+    Args:
+        images: the request's images, in the answer's order.
+        k: number of classes per image.
+        member_predictions: whether to include each member's own predictions.
+    """
     return ClassifyReply(
         model=answer.ensemble.name,
         version=answer.ensemble.version,
         degraded=any(member.failure for member in answer.members),
         measured_top1=answer.measured_top1,
         overlap=answer.overlap,
-        members=_members(answer.members),
-        timings_ms=_timings(answer.timings),
+        members=_describe_runs(answer.members),
+        timings_ms=_to_ms(answer.timings),
         results=[
             Result(
                 filename=image.filename,
-                predictions=_predictions(
+                predictions=_list_top(
                     answer.ensemble, answer.combined.logits[index], answer.combined.probabilities[index], k
                 ),
                 uncertainty=Uncertainty(
                     entropy=answer.combined.entropy[index], disagreement=answer.combined.disagreement[index]
                 ),
-                member_predictions=_member_predictions(answer, index, k) if member_predictions else None,
+                member_predictions=_predict_by_member(answer, index, k) if member_predictions else None,
             )
             for index, image in enumerate(images)
         ],
     )
 
 
-def model(classifier: Classifier, ensemble: Ensemble) -> Model:
-    """An ensemble in the API's words."""
+def describe_model(classifier: Classifier, ensemble: Ensemble) -> Model:
+    """Return the description of an ensemble."""
     return Model(
         name=ensemble.name,
         version=ensemble.version,
@@ -162,8 +174,7 @@ def model(classifier: Classifier, ensemble: Ensemble) -> Model:
     )
 
 
-def _members(runs: Sequence[MemberRun]) -> list[Member]:
-    """Describe the members' runs; times count from the first start."""
+def _describe_runs(runs: Sequence[MemberRun]) -> list[Member]:
     origin = min((run.start_ns for run in runs if run.device is not None), default=0)
     return [
         Member(
@@ -178,24 +189,28 @@ def _members(runs: Sequence[MemberRun]) -> list[Member]:
     ]
 
 
-def _timings(timings: Timings) -> TimingsMs:
+def _to_ms(timings: Timings) -> TimingsMs:
     return TimingsMs(**{name: ns / 1e6 for name, ns in vars(timings).items()})
 
 
-def _member_predictions(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:
+def _predict_by_member(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:
     used = [(member.name, member.logits) for member in answer.members if member.logits is not None]
     return {
-        name: _predictions(answer.ensemble, logits[index], probabilities[index], k)
+        name: _list_top(answer.ensemble, logits[index], probabilities[index], k)
         for (name, logits), probabilities in zip(used, answer.combined.member_probabilities, strict=True)
     }
 
 
-def _predictions(
+def _list_top(
     ensemble: Ensemble, logits: NDArray[np.floating[Any]], probabilities: Floats, k: int
 ) -> list[Prediction]:
-    """The `k` most probable classes of one image, from its logits and probabilities `[C]`.
+    """Return the `k` most probable classes of one image.
 
-    Logits tell them apart where probabilities round to 0.
+    They are ordered by logits, since probabilities may round to 0.
+
+    Args:
+        logits: the image's, `[C]`.
+        probabilities: likewise.
     """
     return [
         Prediction(

@@ -1,10 +1,10 @@
-"""Bodies that a client compressed (RFC 9110, section 8.4)."""
+"""Decompresses request bodies (RFC 9110, section 8.4)."""
 
 import zlib
 
 from coserve_server.errors import BadBodyError, BodyTooLargeError, UnsupportedTypeError
 
-# Window sizes as zlib takes them: 16 more means gzip's format.
+# zlib's window sizes; 16 more selects the gzip format.
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -13,10 +13,12 @@ def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
 
     Args:
         encoding: the header; None for no compression.
-        max_bytes: allowed after decompression.
+        max_bytes: limit on the size after decompression.
 
     Raises:
-        UnsupportedTypeError, BadBodyError, BodyTooLargeError: it is unknown, broken, or hides too much.
+        UnsupportedTypeError: the encoding is unknown.
+        BadBodyError: the compressed data is broken.
+        BodyTooLargeError: the decompressed body is too large.
     """
     encoding = (encoding or "identity").strip().lower()
     if encoding == "identity":
@@ -29,9 +31,9 @@ def decompress(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
     except zlib.error as error:
         raise BadBodyError(f"the body is not {encoding}: {error}") from error
     if len(inflated) > max_bytes:
-        raise BodyTooLargeError(f"the body has more than the {max_bytes} bytes allowed, decompressed")
+        raise BodyTooLargeError(f"the decompressed body has more than the {max_bytes} bytes allowed")
     if not inflating.eof:
         raise BadBodyError(f"the body's {encoding} data is cut off")
     if inflating.unused_data:
-        raise BadBodyError(f"the body goes on after its {encoding} data")
+        raise BadBodyError(f"the body has more bytes after its {encoding} data")
     return inflated

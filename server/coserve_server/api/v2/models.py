@@ -1,4 +1,4 @@
-"""How the Open Inference Protocol and Triton's extensions describe the server and its models.
+"""Describes the server and its models, as the Open Inference Protocol and Triton's extensions do.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md and
 https://github.com/triton-inference-server/server/tree/main/docs/protocol
@@ -22,7 +22,7 @@ EXTENSIONS = (
 
 
 class ServerMetadata(BaseModel):
-    """What the server is, and the extensions it knows."""
+    """The server's name, version and protocol extensions."""
 
     name: str = "coserve"
     version: str = Field(default_factory=lambda: version("coserve"))
@@ -30,7 +30,7 @@ class ServerMetadata(BaseModel):
 
 
 class Live(BaseModel):
-    """Whether the process lives."""
+    """Whether the process is alive."""
 
     live: bool
 
@@ -74,13 +74,13 @@ class TensorConfig(BaseModel):
 
 
 class ConfigParameter(BaseModel):
-    """A parameter of a model's configuration."""
+    """A parameter in a model's configuration."""
 
     string_value: str
 
 
 class ModelConfig(BaseModel):
-    """What Triton's configuration of a model would say of it."""
+    """A model's configuration, as Triton would report it."""
 
     name: str
     platform: str
@@ -93,8 +93,12 @@ class ModelConfig(BaseModel):
     )
 
 
-def metadata(model: Ensemble, versions: list[str]) -> ModelMetadata:
-    """A model's tensors, and the versions of it that are served."""
+def describe_tensors(model: Ensemble, versions: list[str]) -> ModelMetadata:
+    """Return a model's metadata.
+
+    Args:
+        versions: the versions that are served.
+    """
     return ModelMetadata(
         name=model.name,
         versions=versions,
@@ -104,8 +108,12 @@ def metadata(model: Ensemble, versions: list[str]) -> ModelMetadata:
     )
 
 
-def config(model: Ensemble, max_images: int) -> ModelConfig:
-    """A model's configuration; it takes no larger batch than a request may have images."""
+def describe_config(model: Ensemble, max_images: int) -> ModelConfig:
+    """Return a model's configuration.
+
+    Args:
+        max_images: limit on the images of a request, which limits `max_batch_size` too.
+    """
     parameters = {
         "labels": model.labels,
         "preprocessing": model.preprocessing.model_dump(),
@@ -125,10 +133,10 @@ def config(model: Ensemble, max_images: int) -> ModelConfig:
 
 
 def image_shape(model: Ensemble) -> list[int]:
-    """Channels, height and width of one preprocessed image."""
+    """Return channels, height and width of a preprocessed image."""
     return list(model.preprocessing.shape)
 
 
 def _platform(model: Ensemble) -> str:
-    """Not Triton's own name for an ensemble, at which clients ask for every step's configuration."""
+    # With Triton's own name for ensembles, clients would ask for every step's configuration.
     return "onnxruntime_onnx" if model.part_of else "coserve_ensemble"

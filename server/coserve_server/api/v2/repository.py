@@ -17,47 +17,49 @@ from coserve_server.catalogue.reload import Reloader
 from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError
 from coserve_server.pipeline.classifier import Classifier
 
-# Whole, since a router within another one would tell the routes' paths without the outer's prefix.
+# Not nested in the other router: then `scope["route"].path`, which metrics use, would lack its prefix.
 router = APIRouter(prefix="/v2/repository", tags=[TAG], responses=RESPONSES)
 
 MAX_BODY_BYTES = 2**16
-"""These requests are small, and any number of them may be in progress."""
+"""Small, since the number of these requests in progress is not limited."""
 
 T = TypeVar("T", bound=BaseModel)
 
 
 class IndexRequest(BaseModel):
-    """Which models to list."""
+    """The models to list."""
 
-    ready: bool = False
+    ready: bool = Field(False, description="Whether to list only models that are ready.")
 
 
 class RepositoryModel(BaseModel):
-    """A model, and whether it can answer."""
+    """A version of a model, and its state."""
 
     name: str
-    version: str = Field(description="Empty where none is served.")
+    version: str = Field(description="Empty if none is served.")
     state: Literal["READY", "UNAVAILABLE"]
     reason: str = Field(
-        description="Why it cannot answer, or why what the repository has now is not served; or empty."
+        description="Why it cannot answer, or why the repository's newest files are not served; else empty."
     )
 
 
 class ControlRequest(BaseModel):
-    """How to load or unload; `unload_dependents` says nothing new: members go with their ensemble."""
+    """Parameters of a load or unload. `unload_dependents` has no effect: members go with their ensemble."""
 
     parameters: dict[str, Any] = {}
 
 
 async def _reloader(request: Request, core: Core) -> Reloader:
-    """What loads and unloads.
+    """Return the reloader.
 
     Raises:
-        HTTPException: this server does not.
-        ForbiddenError: the client may not.
+        HTTPException: this server does not load or unload models.
+        ForbiddenError: the client may not do so.
     """
     if core.settings.engine == "triton":
-        raise HTTPException(501, "load and unload models in Triton itself; what it has loaded is served")
+        raise HTTPException(
+            501, "load and unload models in Triton itself; this server serves what Triton has loaded"
+        )
     if not core.settings.repository_control:
         raise HTTPException(
             501, "loading and unloading models is not enabled; start the server with repository_control"
@@ -71,28 +73,29 @@ Control = Annotated[Reloader, Depends(_reloader)]
 
 
 @router.post("/index")
-async def index(request: Request, core: Core) -> list[RepositoryModel]:
+async def list_models(request: Request, core: Core) -> list[RepositoryModel]:
     """List the models that a request may name, and those that could not be loaded."""
-    asked = await _read(request, core, IndexRequest)
+    options = await _read(request, core, IndexRequest)
     served = [
-        _listed(core, model.name, model.version, core.catalogue.fault(model))
+        _describe(core, model.name, model.version, core.catalogue.fault(model))
         for model in core.catalogue.models()
     ]
     broken = [
-        _listed(core, name, "", error)
+        _describe(core, name, "", error)
         for name, error in core.catalogue.load_errors.items()
         if name not in core.catalogue.ensembles
     ]
-    return [model for model in (*served, *broken) if model.state == "READY" or not asked.ready]
+    return [model for model in (*served, *broken) if model.state == "READY" or not options.ready]
 
 
 @router.post("/models/{name}/load", response_class=Response)
-async def load(request: Request, core: Core, reloader: Control, name: str) -> Response:
-    """Serve an ensemble as its files in the repository are now; answered once that is so."""
-    asked = await _read(request, core, ControlRequest)
-    if asked.parameters:
+async def load_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
+    """Load an ensemble from its files in the repository, and respond once it is served."""
+    options = await _read(request, core, ControlRequest)
+    if options.parameters:
         raise InvalidParametersError(
-            f"parameters {', '.join(asked.parameters)}: models are loaded as the repository has them"
+            f"parameters {', '.join(options.parameters)} are not supported; models are loaded as the "
+            "repository has them"
         )
     try:
         await reloader.load(name)
@@ -102,8 +105,8 @@ async def load(request: Request, core: Core, reloader: Control, name: str) -> Re
 
 
 @router.post("/models/{name}/unload", response_class=Response)
-async def unload(request: Request, core: Core, reloader: Control, name: str) -> Response:
-    """Serve an ensemble no more; requests in progress still get their answers."""
+async def unload_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
+    """Stop serving an ensemble; requests in progress still get their answers."""
     await _read(request, core, ControlRequest)
     try:
         await reloader.unload(name)
@@ -113,12 +116,12 @@ async def unload(request: Request, core: Core, reloader: Control, name: str) -> 
 
 
 async def _read(request: Request, core: Classifier, kind: type[T]) -> T:
-    """A body's JSON; clients may leave it out."""
+    """Read the JSON body, which clients may omit."""
     body = await read_body(request, core.settings, MAX_BODY_BYTES)
     return parse_json(kind, body or b"{}", max_values=0)
 
 
-def _listed(core: Classifier, name: str, version: str, fault: str | None) -> RepositoryModel:
+def _describe(core: Classifier, name: str, version: str, fault: str | None) -> RepositoryModel:
     reason = fault or core.catalogue.load_errors.get(name, "")
     return RepositoryModel(
         name=name, version=version, state="UNAVAILABLE" if fault else "READY", reason=reason

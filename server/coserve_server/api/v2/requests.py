@@ -1,6 +1,6 @@
-"""From an inference request's body to the batch in it.
+"""Reads inference requests, and the batch of images in them.
 
-A tensor is JSON, or bytes after the JSON: Triton's binary tensor data extension
+A tensor is part of the JSON, or bytes after it: Triton's binary tensor data extension
 (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md).
 """
 
@@ -21,14 +21,15 @@ from coserve_server.errors import BadBodyError, InvalidParametersError
 
 FP32 = np.dtype("<f4")
 LARGEST = 1e4
-"""Normalised images hold values of some 3 in magnitude; up to this, sound networks give finite logits."""
+"""Limit on the magnitude of values: normalised images stay below about 3, and sound networks give finite
+logits up to this limit."""
 
 Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-"""As the protocol has them; JSON's own integers know no end."""
+"""The protocol's integers; JSON itself does not limit them."""
 
 
 def _or_empty(value: object) -> object:
-    """Clients write null for what they leave out."""
+    """Replace null, which some clients send for a missing object."""
     return {} if value is None else value
 
 
@@ -44,7 +45,7 @@ class OutputParameters(BaseModel):
 
     binary_data: StrictBool | None = None
     classification: Annotated[Int64, Field(ge=1)] | None = Field(
-        default=None, description="How many of the largest elements to give, as `value:index:label`."
+        default=None, description="Number of largest elements to return, as `value:index:label`."
     )
     shared_memory_region: Any = None
 
@@ -67,7 +68,7 @@ class Input(BaseModel):
 
 
 class Output(BaseModel):
-    """A tensor that is asked for."""
+    """A requested tensor."""
 
     name: str
     parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
@@ -77,7 +78,7 @@ class InferRequest(BaseModel):
     """An inference request."""
 
     id: str | None = None
-    # A body of nothing but faults would take many times its bytes to say so.
+    # Stop at the first fault: a report of all could be many times as large as the body.
     inputs: list[Input] = Field(fail_fast=True)
     outputs: list[Output] | None = Field(default=None, fail_fast=True)
     parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
@@ -86,22 +87,24 @@ class InferRequest(BaseModel):
 def read_request(
     model: Ensemble, body: bytes, header_length: str | None, max_images: int
 ) -> tuple[InferRequest, Images]:
-    """Read a request and its only tensor; this refers to the body's bytes where their alignment allows.
+    """Read a request and its tensor, which shares the body's memory if that is aligned.
 
     Args:
-        max_images: for which there may be values in the JSON; whether the batch has no more is not checked.
-        header_length: of the JSON, which tensors follow: the header `Inference-Header-Content-Length`. None
-            where all is JSON; 0 where all is the tensor of one image.
+        header_length: the header `Inference-Header-Content-Length`: length of the JSON that the tensor's
+            bytes follow. None if the body is all JSON; 0 if it is one image's tensor without any JSON.
+        max_images: limits the number of values in the JSON. The size of the batch is not checked.
 
     Raises:
-        BadBodyError: it is no JSON, or has too few or too many bytes.
-        BodyTooLargeError: the JSON has far more values than the images allowed.
-        InvalidParametersError: it is not a request this model can answer.
+        BadBodyError: the JSON is invalid, or too few or too many bytes follow it.
+        BodyTooLargeError: the JSON has far more values than that many images.
+        InvalidParametersError: the model cannot answer this request.
     """
-    length = _header_length(header_length, len(body))
+    length = _parse_length(header_length, len(body))
     raw = header_length is not None and length == 0
     max_values = max_images * math.prod(image_shape(model))
-    request = _raw(model, len(body)) if raw else parse_json(InferRequest, body[:length], max_values)
+    request = (
+        _request_for_bytes(model, len(body)) if raw else parse_json(InferRequest, body[:length], max_values)
+    )
     tensor = _only_input(model, request)
     _check_outputs(model, request)
     count = math.prod(tensor.shape)
@@ -109,7 +112,7 @@ def read_request(
     if len(body) - length != (size or 0):
         raise BadBodyError(
             f"{len(body) - length} bytes follow the JSON, binary_data_size says {size or 0}; the header "
-            "Inference-Header-Content-Length must give the JSON's length"
+            "Inference-Header-Content-Length must be the length of the JSON"
         )
     if size is None:
         values = _from_json(tensor)
@@ -122,7 +125,7 @@ def read_request(
         )
     else:
         values = np.frombuffer(body, FP32, count, length)
-    # Comparisons with NaN are false.
+    # This also refuses NaN: comparisons with it are false.
     if not (values.min() >= -LARGEST and values.max() <= LARGEST):
         raise InvalidParametersError(
             f"input {tensor.name!r} must have finite values of at most {LARGEST:g} in magnitude"
@@ -131,7 +134,7 @@ def read_request(
     return request, batch
 
 
-def _header_length(header: str | None, body_length: int) -> int:
+def _parse_length(header: str | None, body_length: int) -> int:
     if header is None:
         return body_length
     if not header.isdecimal() or not header.isascii() or len(header) > 18 or int(header) > body_length:
@@ -141,8 +144,8 @@ def _header_length(header: str | None, body_length: int) -> int:
     return int(header)
 
 
-def _raw(model: Ensemble, size: int) -> InferRequest:
-    """What a body without JSON stands for."""
+def _request_for_bytes(model: Ensemble, size: int) -> InferRequest:
+    """Return the request that a body without JSON stands for."""
     tensor = Input(
         name=model.input_name,
         shape=[1, *image_shape(model)],
@@ -186,18 +189,20 @@ def _check_outputs(model: Ensemble, request: InferRequest) -> None:
 
 
 def _from_json(tensor: Input) -> NDArray[np.float64]:
-    """The elements of `data`, which is flat or nested as the shape says."""
+    """Return the elements of `data`, which is flat or nested like the shape."""
     if tensor.data is None:
-        raise InvalidParametersError(f"input {tensor.name!r} has no data, nor the parameter binary_data_size")
+        raise InvalidParametersError(
+            f"input {tensor.name!r} has neither data nor the parameter binary_data_size"
+        )
     elements = _flatten(tensor.data, tensor.shape)
     count = math.prod(tensor.shape)
     if elements is None or len(elements) != count:
-        found = "is nested in another way" if elements is None else f"has {len(elements)} elements"
+        fault = "is nested differently" if elements is None else f"has {len(elements)} elements"
         raise InvalidParametersError(
-            f"input {tensor.name!r}: shape {tensor.shape} needs {count} elements, data {found}"
+            f"input {tensor.name!r}: shape {tensor.shape} needs {count} elements, data {fault}"
         )
     if not set(map(type, elements)) <= {int, float}:
-        raise InvalidParametersError(f"input {tensor.name!r}: data must hold numbers alone")
+        raise InvalidParametersError(f"input {tensor.name!r}: data must hold only numbers")
     try:
         return np.array(elements, np.float64)
     except OverflowError as error:
@@ -205,7 +210,7 @@ def _from_json(tensor: Input) -> NDArray[np.float64]:
 
 
 def _flatten(data: list[Any], shape: Sequence[int]) -> list[Any] | None:
-    """The elements of a list that is flat, or nested lists of that shape; None where they have another."""
+    """Return the elements of a list that is flat or nested like the shape, and None for other lists."""
     if list not in set(map(type, data)):
         return data
     if len(data) != shape[0]:

@@ -1,4 +1,4 @@
-"""From an answer's logits to an inference response's body; tensors are JSON or bytes, as in requests."""
+"""Writes inference responses; tensors are JSON or bytes, as in requests."""
 
 import struct
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from coserve_server.pipeline.combine import top_k
 
 
 def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:
-    """A response's body, and the length of its JSON if tensors follow that."""
+    """Return a response's body, and the length of its JSON if tensors follow it as bytes."""
     logits = answer.combined.logits.astype(FP32)
     model = answer.ensemble
     outputs = []
     tensors = []
     for wanted in request.outputs or [Output(name=model.output_name)]:
-        output, tensor = _output(wanted, logits, model.labels, request.parameters.binary_data_output)
+        output, tensor = _write_output(wanted, logits, model.labels, request.parameters.binary_data_output)
         outputs.append(output)
         tensors.append(tensor)
     document: dict[str, Any] = {
         "model_name": model.name,
         "model_version": model.version,
-        "parameters": _parameters(answer),
+        "parameters": _describe_answer(answer),
         "outputs": outputs,
     }
     if request.id:
@@ -36,15 +36,15 @@ def write_response(request: InferRequest, answer: Classification) -> tuple[bytes
     return b"".join([header, *tensors]), len(header) if binary else None
 
 
-def _output(
+def _write_output(
     wanted: Output, logits: NDArray[np.float32], labels: Sequence[str], binary_by_default: bool
 ) -> tuple[dict[str, Any], bytes]:
-    """A tensor's JSON, and the bytes that follow it."""
-    how = wanted.parameters
-    binary = binary_by_default if how.binary_data is None else how.binary_data
+    """Return a tensor's JSON, and its bytes if they follow the JSON."""
+    options = wanted.parameters
+    binary = binary_by_default if options.binary_data is None else options.binary_data
     output: dict[str, Any] = {"name": wanted.name}
-    if how.classification:
-        texts = [text for row in logits for text in _classes(row, how.classification, labels)]
+    if options.classification:
+        texts = [text for row in logits for text in _format_top(row, options.classification, labels)]
         output |= {"datatype": "BYTES", "shape": [len(logits), len(texts) // len(logits)]}
         tensor = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
         elements: list[Any] = texts
@@ -57,14 +57,16 @@ def _output(
     return output | {"data": elements}, b""
 
 
-def _classes(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
-    """The largest elements of one image's logits, as Triton's classification extension writes them
-    (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md)."""
+def _format_top(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
+    """Format the largest logits of one image as Triton's classification extension does.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
+    """
     return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
 
 
-def _parameters(answer: Classification) -> dict[str, str | bool | float]:
-    """What the protocol has no field for; it allows strings, booleans and numbers."""
+def _describe_answer(answer: Classification) -> dict[str, str | bool | float]:
+    """Return what the protocol has no fields for; parameters may be strings, booleans and numbers."""
     used = [member.name for member in answer.members if member.failure is None]
     missing = [f"{member.name}: {member.failure.reason}" for member in answer.members if member.failure]
     parameters: dict[str, str | bool | float] = {

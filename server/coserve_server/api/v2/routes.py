@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from coserve_server.api.requests import parameters
 from coserve_server.api.requests.bodies import read_body
-from coserve_server.api.requests.dependencies import Core, classifier, find_model, request_record
+from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
-from coserve_server.api.requests.quick_route import QuickRoute
+from coserve_server.api.requests.hot_routes import HotRoute
 from coserve_server.api.v2.compression import decompress
 from coserve_server.api.v2.errors import RESPONSES, TAG
 from coserve_server.api.v2.models import (
@@ -24,12 +24,12 @@ from coserve_server.api.v2.models import (
     ModelReady,
     Ready,
     ServerMetadata,
-    config,
-    metadata,
+    describe_config,
+    describe_tensors,
 )
 from coserve_server.api.v2.requests import InferRequest, read_request
 from coserve_server.api.v2.responses import write_response
-from coserve_server.api.v2.statistics import StatisticsList, statistics
+from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 
@@ -40,7 +40,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 INLINE_JSON_BYTES = 2**16
 INLINE_BINARY_BYTES = 2**20
 
-# The handler reads the body itself, to limit it while it arrives, so FastAPI cannot derive this.
+# FastAPI cannot derive this, since the handler reads the body itself to limit it while it arrives.
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -49,137 +49,143 @@ _BODY: dict[str, Any] = {
             "schema": {
                 "type": "string",
                 "format": "binary",
-                "description": f"The JSON, of the length in `{HEADER_LENGTH}`, then the tensor's bytes.",
+                "description": f"JSON of the length in `{HEADER_LENGTH}`, then the tensor's bytes.",
             }
         },
     },
 }
 
-
 _HEADERS = {
-    HEADER_LENGTH: "Bytes of JSON at the body's beginning; the rest is binary tensors.",
+    HEADER_LENGTH: "Length in bytes of the JSON at the start of the body; binary tensors follow it.",
     "Content-Encoding": "gzip or deflate.",
 }
 
 
-async def _model(request: Request, name: str) -> Ensemble:
-    return find_model(request, name, request.path_params.get("version"))
+async def _find_model(request: Request) -> Ensemble:
+    """Return the model, and the version of it, that the path names."""
+    return find_model(request, request.path_params["name"], request.path_params.get("version"))
 
 
-Model = Annotated[Ensemble, Depends(_model)]
+Model = Annotated[Ensemble, Depends(_find_model)]
 
 
-async def _describe_version(version: str) -> None:
-    """Has the path's version described in the API's documentation; `_model` reads it."""
+async def _document_name(name: str) -> None:
+    """Make FastAPI document this parameter of the path."""
+
+
+async def _document_version(name: str, version: str) -> None:
+    """Make FastAPI document these parameters of the path."""
 
 
 router = APIRouter(prefix="/v2", tags=[TAG], responses=RESPONSES)
 
 
-def _of_model(path: str, method: str = "GET", **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """Register a route below a model, and below each of its versions."""
+def _model_route(path: str, method: str = "GET", **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """Register a route below a model, and the same below its versions."""
 
     def register(endpoint: Endpoint) -> Endpoint:
-        whole = f"/models/{{name}}{path}"
-        router.add_api_route(whole, endpoint, methods=[method], **options)
-        described = {**options, "dependencies": [Depends(_describe_version)]}
-        versioned = f"/models/{{name}}/versions/{{version}}{path}"
-        router.add_api_route(versioned, endpoint, methods=[method], **described)
+        for parent, document in (
+            ("/models/{name}", _document_name),
+            ("/models/{name}/versions/{version}", _document_version),
+        ):
+            router.add_api_route(
+                f"{parent}{path}", endpoint, methods=[method], dependencies=[Depends(document)], **options
+            )
         return endpoint
 
     return register
 
 
 @router.get("")
-async def server_metadata() -> ServerMetadata:
-    """Name the server, and the protocol's extensions that it knows."""
+async def get_server_metadata() -> ServerMetadata:
+    """Describe the server and the protocol extensions that it supports."""
     return ServerMetadata()
 
 
 @router.get("/health/live")
-async def live() -> Live:
-    """Whether the process lives."""
+async def check_liveness() -> Live:
+    """Report whether the process is alive."""
     return Live(live=True)
 
 
 @router.get("/health/ready", responses={503: {"model": Ready}})
-async def ready(core: Core, response: Response) -> Ready:
-    """Whether every ensemble has its quorum of members."""
+async def check_readiness(core: Core, response: Response) -> Ready:
+    """Report whether every ensemble has its quorum of members."""
     if faults := core.catalogue.faults():
         response.status_code = 503
     return Ready(ready=not faults)
 
 
 @router.get("/models/stats")
-async def all_statistics(core: Core) -> StatisticsList:
-    """Say what every model has done since the start."""
-    counted = [statistics(model, core.statistics.of(model)) for model in core.catalogue.models()]
-    return StatisticsList(model_stats=counted)
+async def list_statistics(core: Core) -> StatisticsList:
+    """Report the counters of all models since the start."""
+    return StatisticsList(
+        model_stats=[
+            describe_statistics(model, core.statistics.of(model)) for model in core.catalogue.models()
+        ]
+    )
 
 
-@_of_model("")
-async def model_metadata(core: Core, model: Model) -> ModelMetadata:
-    """Describe a model's tensors."""
-    return metadata(model, [one.version for one in core.catalogue.versions(model.name)])
+@_model_route("")
+async def get_model_metadata(core: Core, model: Model) -> ModelMetadata:
+    """Describe a model's versions and tensors."""
+    return describe_tensors(model, [one.version for one in core.catalogue.versions(model.name)])
 
 
-@_of_model("/ready", responses={503: {"model": ModelReady}})
-async def model_ready(core: Core, model: Model, response: Response) -> ModelReady:
-    """Whether a model has its quorum of members."""
+@_model_route("/ready", responses={503: {"model": ModelReady}})
+async def check_model_readiness(core: Core, model: Model, response: Response) -> ModelReady:
+    """Report whether a model has its quorum of members."""
     ready = core.catalogue.ready(model)
     response.status_code = 200 if ready else 503
     return ModelReady(name=model.name, ready=ready)
 
 
-@_of_model("/config")
-async def model_config(core: Core, model: Model) -> ModelConfig:
-    """Describe a model as its configuration in Triton's model repository does."""
-    return config(model, core.settings.max_images)
+@_model_route("/config")
+async def get_model_config(core: Core, model: Model) -> ModelConfig:
+    """Return a model's configuration, as Triton would."""
+    return describe_config(model, core.settings.max_images)
 
 
-@_of_model("/stats")
-async def model_statistics(core: Core, model: Model) -> StatisticsList:
-    """Say what a model has done since the start."""
-    return StatisticsList(model_stats=[statistics(model, core.statistics.of(model))])
+@_model_route("/stats")
+async def get_model_statistics(core: Core, model: Model) -> StatisticsList:
+    """Report a model's counters since the start."""
+    return StatisticsList(model_stats=[describe_statistics(model, core.statistics.of(model))])
 
 
-@_of_model(
+@_model_route(
     "/infer",
     "POST",
-    openapi_extra={"requestBody": _BODY, "parameters": parameters.documented(headers=_HEADERS)},
+    openapi_extra={"requestBody": _BODY, "parameters": parameters.describe_parameters(headers=_HEADERS)},
     response_class=Response,
 )
-async def infer(request: Request, name: str) -> Response:
-    """Give the averaged logits of preprocessed images."""
-    core = classifier(request)
-    record = request_record(request)
-    timeout_ns = parameters.timeout_ns(request)
-    model = find_model(request, name, request.path_params.get("version"))
-    header_length, encoding = (request.headers.get(header) for header in _HEADERS)
+async def infer(request: Request) -> Response:
+    """Return the averaged logits of preprocessed images."""
+    core = get_classifier(request)
+    record = get_record(request)
+    timeout_ns = parameters.read_timeout_ns(request)
+    model = await _find_model(request)
+    header_length = request.headers.get(HEADER_LENGTH)
+    encoding = request.headers.get("Content-Encoding")
     with core.admitted(record):
         body = await read_body(request, core.settings)
 
         def read() -> tuple[InferRequest, Images]:
-            plain = decompress(body, encoding, core.settings.max_body_bytes)
-            return read_request(model, plain, header_length, core.settings.max_images)
+            decompressed = decompress(body, encoding, core.settings.max_body_bytes)
+            return read_request(model, decompressed, header_length, core.settings.max_images)
 
         inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
-        quick = encoding is None and len(body) <= inline_bytes
-        asked, images = read() if quick else await asyncio.to_thread(read)
-        limits = [limit for limit in (timeout_ns, asked.parameters.timeout * 1000) if limit]
-        answering = core.infer(record, model, images, min(limits, default=None))
+        inline = encoding is None and len(body) <= inline_bytes
+        wanted, images = read() if inline else await asyncio.to_thread(read)
+        timeouts = [limit for limit in (timeout_ns, wanted.parameters.timeout * 1000) if limit]
+        answering = core.infer(record, model, images, min(timeouts, default=None))
         answer = await while_connected(request, answering)
-    content, json_length = write_response(asked, answer)
+    content, json_length = write_response(wanted, answer)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
 
 
-async def _infer(request: Request) -> Response:
-    return await infer(request, request.path_params["name"])
-
-
-quick = [
-    QuickRoute(f"/v2/models/{{name}}{version}/infer", _infer, methods=["POST"])
+hot_routes = [
+    HotRoute(f"/v2/models/{{name}}{version}/infer", infer, methods=["POST"])
     for version in ("", "/versions/{version}")
 ]

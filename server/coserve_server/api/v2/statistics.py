@@ -1,4 +1,4 @@
-"""What models have done, as Triton's statistics extension says it.
+"""Reports the models' counters as Triton's statistics extension does.
 
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md
 """
@@ -10,14 +10,14 @@ from coserve_server.observability.statistics import Compute, ModelStatistics, To
 
 
 class Duration(BaseModel):
-    """How often something happened, and how long it took in all."""
+    """Number of times something happened, and its total duration."""
 
     count: int = 0
     ns: int = 0
 
 
 class BatchStatistics(BaseModel):
-    """Batches of one size that were run; input and output are made per request, and 0 here."""
+    """Batches of one size; `compute_input` and `compute_output` are 0, since they belong to requests."""
 
     batch_size: int
     compute_input: Duration
@@ -26,7 +26,7 @@ class BatchStatistics(BaseModel):
 
 
 class InferenceStatistics(BaseModel):
-    """Requests. There is no cache."""
+    """Durations of requests; the cache counters are 0, since there is no cache."""
 
     success: Duration
     fail: Duration
@@ -39,11 +39,11 @@ class InferenceStatistics(BaseModel):
 
 
 class Statistics(BaseModel):
-    """What one model has done since the start."""
+    """Counters of one model since the start."""
 
     name: str
     version: str
-    last_inference: int = Field(description="Milliseconds since the epoch; 0 where there was none.")
+    last_inference: int = Field(description="Milliseconds since the epoch; 0 if there was none.")
     inference_count: int = Field(description="Images classified.")
     execution_count: int = Field(description="Batches run.")
     inference_stats: InferenceStatistics
@@ -51,13 +51,13 @@ class Statistics(BaseModel):
 
 
 class StatisticsList(BaseModel):
-    """What models have done since the start."""
+    """Counters of models since the start."""
 
     model_stats: list[Statistics]
 
 
-def statistics(model: Ensemble, counters: ModelStatistics) -> Statistics:
-    """What a model has done."""
+def describe_statistics(model: Ensemble, counters: ModelStatistics) -> Statistics:
+    """Return a model's counters in the protocol's form."""
     return Statistics(
         name=model.name,
         version=model.version,
@@ -65,21 +65,21 @@ def statistics(model: Ensemble, counters: ModelStatistics) -> Statistics:
         inference_count=counters.inferences,
         execution_count=counters.executions,
         inference_stats=InferenceStatistics(
-            success=_duration(counters.success),
-            fail=_duration(counters.fail),
-            queue=_duration(counters.queue),
-            **_compute(counters.compute),
+            success=_to_duration(counters.success),
+            fail=_to_duration(counters.fail),
+            queue=_to_duration(counters.queue),
+            **_to_durations(counters.compute),
         ),
         batch_stats=[
-            BatchStatistics(batch_size=size, **_compute(compute))
+            BatchStatistics(batch_size=size, **_to_durations(compute))
             for size, compute in sorted(counters.batches.items())
         ],
     )
 
 
-def _duration(total: Total) -> Duration:
+def _to_duration(total: Total) -> Duration:
     return Duration(count=total.count, ns=total.ns)
 
 
-def _compute(compute: Compute) -> dict[str, Duration]:
-    return {f"compute_{part}": _duration(total) for part, total in vars(compute).items()}
+def _to_durations(compute: Compute) -> dict[str, Duration]:
+    return {f"compute_{part}": _to_duration(total) for part, total in vars(compute).items()}

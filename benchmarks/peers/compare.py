@@ -1,14 +1,15 @@
-"""Coserve and other servers with the same ensemble, load generator and machine.
+"""Compare Coserve with other servers: same ensemble, load generator and machine.
 
-Every round starts each server alone, checks that its logits are Coserve's, warms it up and applies all loads,
-so that whatever else the machine does meets all alike. All take images as multipart uploads and answer with
-the five most probable classes; access logs are off. Members run at once everywhere, with the same threads and
-options. Each round also runs the ensemble directly in Coserve's engine, which no server can beat.
+Every round starts each server alone, checks that its logits equal Coserve's, warms it up and applies all
+loads, so that a disturbance of the machine affects all of them alike. All servers take images as multipart
+uploads and answer with the five most probable classes; access logs are off. Members run concurrently
+everywhere, with the same threads and options. Each round also runs the ensemble directly in Coserve's engine,
+which no server can beat.
 
     python benchmarks/peers/compare.py --image photo.jpg
 
 The first run installs the peers into `.peers/`. Writes a file named like the model into
-`benchmarks/results/peers/`. Measure on a machine that does nothing else.
+`benchmarks/results/peers/`. Run it on an idle machine.
 """
 
 import argparse
@@ -42,11 +43,11 @@ RESULTS = Path(__file__).parents[1] / "results" / "peers"
 BOUNDARY = "coserve-peers"
 WARM_UP = ClosedLoop(8), Interval(0, 3)
 TOLERANCE = 1e-3
-"""Between logits."""
+"""Tolerance of logits."""
 
 
 class Measured:
-    """What one server gave, over all rounds."""
+    """Results of one server, over all rounds."""
 
     def __init__(self, server: Server, loads: list[Load]) -> None:
         self.server = server
@@ -61,10 +62,10 @@ class Measured:
         expected: list[dict[int, float]],
         interval: Interval,
     ) -> None:
-        """Check and measure it once.
+        """Check and measure the server once.
 
         Raises:
-            ServerError: its answers are not Coserve's.
+            ServerError: its logits differ from Coserve's.
         """
         for image, logits in zip(images, expected, strict=True):
             check(image, running.ask(image.data), logits)
@@ -79,12 +80,12 @@ class Measured:
         self.memory_mib.append(running.memory_mib())
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, or why there is nothing."""
-        about = {"server": self.server.name, "failure": self.failure}
+        """Return all results, or why there are none."""
+        summary = {"server": self.server.name, "failure": self.failure}
         if self.failure is not None:
-            return about
+            return summary
         return {
-            **about,
+            **summary,
             "version": self.server.version(),
             "memory_mib": round(median(self.memory_mib)),
             "loads": [load.to_json() for load in self.loads],
@@ -92,7 +93,7 @@ class Measured:
 
 
 def check(image: EncodedImage, logits: dict[int, float], expected: dict[int, float]) -> None:
-    """Raise ServerError where an answer differs."""
+    """Raise ServerError if the logits differ."""
     if logits.keys() != expected.keys() or any(
         abs(logits[index] - value) > TOLERANCE for index, value in expected.items()
     ):
@@ -100,7 +101,7 @@ def check(image: EncodedImage, logits: dict[int, float], expected: dict[int, flo
 
 
 def multipart(upload: str, image: EncodedImage) -> tuple[str, bytes]:
-    """Content type and body of an upload of one file (RFC 7578)."""
+    """Return the content type and the body of an upload of one file (RFC 7578)."""
     head = (
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{upload}"; filename="image"\r\n'
         f"Content-Type: {image.kind}\r\n\r\n"
@@ -110,7 +111,7 @@ def multipart(upload: str, image: EncodedImage) -> tuple[str, bytes]:
 
 
 def describe(ensemble: Ensemble) -> dict[str, Any]:
-    """The ensemble for `ensemble.py`, with the threads that Coserve's engine would give its members."""
+    """Describe the ensemble for `ensemble.py`, with the threads that Coserve's engine gives its members."""
     count = len(ensemble.members)
     at_once = min(count, usable_cores().count)
     return {
@@ -132,7 +133,7 @@ def compare(
     rounds: int,
     interval: Interval,
 ) -> None:
-    """Measure all, in turn; Coserve, the first, gives the expected logits."""
+    """Measure all servers in turn; the first one, Coserve, gives the expected logits."""
     expected: list[dict[int, float]] = []
     with tempfile.TemporaryDirectory(prefix="cp-") as place:
         description = Path(place, "ensemble.json")
@@ -141,7 +142,7 @@ def compare(
         def once(one: Measured) -> None:
             one.server.install()
             with (
-                # Short names: Ray's sockets lie in here, and their paths may have 107 bytes.
+                # Short names, because paths of Ray's sockets are limited to 107 bytes.
                 tempfile.TemporaryDirectory(dir=place, prefix="", ignore_cleanup_errors=True) as folder,
                 one.server.running(Path(folder), description, images[0].data) as running,
             ):
@@ -159,7 +160,7 @@ def compare(
 
 
 def failure_of(once: Callable[[Measured], None], one: Measured) -> str | None:
-    """Do it; why it failed, if it did."""
+    """Measure a server, and return why it failed, if it did."""
     try:
         once(one)
     except (ServerError, httpx.HTTPError) as error:
@@ -168,7 +169,7 @@ def failure_of(once: Callable[[Measured], None], one: Measured) -> str | None:
 
 
 def table(candidates: list[Measured]) -> None:
-    """Print the results, load by load."""
+    """Print the results of each load."""
     for index, load in enumerate(candidates[0].loads):
         print(f"\n{load.load}")
         print(f"{'':<10}  {'answers/s':>10}  {'p50 ms':>8}  {'p90 ms':>8}  {'p99 ms':>8}  {'failed':>6}")
@@ -184,7 +185,7 @@ def table(candidates: list[Measured]) -> None:
 
 
 def main() -> None:
-    """Measure one ensemble of a repository in all servers."""
+    """Measure one ensemble in all servers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -193,11 +194,11 @@ def main() -> None:
     parser.add_argument("--image", type=Path, action="append", required=True, help="a file or folder")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128], help="closed loops")
     parser.add_argument(
-        "--rate", type=float, nargs="*", default=[50], help="open loops, in requests a second"
+        "--rate", type=float, nargs="*", default=[50], help="open loops, in requests per second"
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="per round and load")
-    parser.add_argument("--only", nargs="*", help="names of servers; the first is always Coserve")
+    parser.add_argument("--only", nargs="*", help="names of servers to compare with Coserve")
     parser.add_argument("--output", type=Path, help="by default in benchmarks/results/peers/")
     arguments = parser.parse_args()
     output = arguments.output or RESULTS / f"{arguments.model}.json"
@@ -232,4 +233,4 @@ if __name__ == "__main__":
     except (BenchError, CoserveError, StartupError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped: everything that was started is stopped too, and nothing was written")
+        sys.exit("interrupted: all servers are stopped, and nothing was written")

@@ -1,4 +1,4 @@
-"""The servers compared: how each is installed, started, asked and stopped."""
+"""The compared servers: how each one is installed, started, queried and stopped."""
 
 import os
 import signal
@@ -25,14 +25,16 @@ class ServerError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """One of those compared.
+    """A server to compare.
 
     Attributes:
-        name: as its makers write it.
-        package: whose version is reported.
-        path, upload: where it takes images, and as which multipart field.
-        arguments: of its command, for a port.
-        requirements: what its environment needs; None for this environment.
+        name: the server's name, for the report.
+        package: package whose version is reported.
+        path: path of the URL that takes images.
+        upload: name of the multipart field for images.
+        arguments: returns its command line for a port.
+        requirements: requirements file of its environment; None for this environment.
+        variables: environment variables.
     """
 
     name: str
@@ -45,20 +47,21 @@ class Server:
 
     @property
     def folder(self) -> Path:
-        """Of its environment's programs."""
+        """Folder of its environment's programs."""
         if self.requirements is None:
             return Path(sys.executable).parent
         return ENVIRONMENTS / self.requirements.stem.removeprefix("requirements-") / "bin"
 
     def install(self) -> None:
-        """Make its environment, unless it is there as the requirements have it.
+        """Create its environment, unless it already matches the requirements.
 
         Raises:
-            ServerError: that failed.
+            ServerError: the environment cannot be created.
         """
         if self.requirements is None:
             return
-        wanted, stamp = self.requirements.read_text(), self.folder.parent / "installed.txt"
+        wanted = self.requirements.read_text()
+        stamp = self.folder.parent / "installed.txt"
         if stamp.is_file() and stamp.read_text() == wanted:
             return
         print(f"installing {self.name} into {self.folder.parent}", file=sys.stderr)
@@ -72,22 +75,24 @@ class Server:
         stamp.write_text(wanted)
 
     def version(self) -> str:
-        """Of its package."""
+        """Return the version of its package."""
         script = f"from importlib.metadata import version; print(version({self.package!r}))"
         return subprocess.check_output([self.folder / "python", "-c", script], text=True).strip()
 
     @contextmanager
     def running(self, folder: Path, ensemble: Path, image: bytes) -> Iterator["Running"]:
-        """Start it on a free port, wait for its first answer, and in the end stop all of its processes.
+        """Start the server on a free port, wait for its first response, and finally stop all its processes.
 
         Args:
-            folder: for its log and temporary files.
-            ensemble: the description of what to serve.
+            folder: folder for its log and temporary files.
+            ensemble: file that describes the ensemble to serve.
+            image: image to send.
 
         Raises:
             ServerError: it does not start.
         """
-        port, log = _free_port(), folder / "log"
+        port = _free_port()
+        log = folder / "log"
         program, *arguments = self.arguments(port)
         variables = {"ENSEMBLE": str(ensemble), "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
         with log.open("w") as output:
@@ -108,14 +113,14 @@ class Server:
 
 @dataclass(frozen=True)
 class Running:
-    """A server that runs."""
+    """A running server."""
 
     server: Server
     url: str
     process: "subprocess.Popen[bytes]"
 
     def wait(self, image: bytes, log: Path) -> None:
-        """Until it answers."""
+        """Wait until the server answers."""
         ends = time.monotonic() + START_S
         while time.monotonic() < ends:
             if self.process.poll() is not None:
@@ -129,18 +134,18 @@ class Running:
         raise ServerError(f"gave no answer within {START_S} s: {_last_line(log.read_text())}")
 
     def ask(self, image: bytes) -> dict[int, float]:
-        """The logits of the most probable classes."""
+        """Classify an image, and return the logits of the most probable classes by index."""
         files = {self.server.upload: ("image.jpg", image, "image/jpeg")}
         reply = httpx.post(self.url, files=files, timeout=30, trust_env=False).raise_for_status().json()
         first = reply[0] if isinstance(reply, list) else reply.get("results", [reply])[0]
         return {one["class_id"]: one["logit"] for one in first["predictions"]}
 
     def memory_mib(self) -> float:
-        """Memory that its processes would free."""
+        """Return the memory that would be freed if its processes ended."""
         return float(sum(one.memory_full_info().uss for one in self._family()) / 2**20)
 
     def stop(self) -> None:
-        """Ask it to stop, and end what is left of it."""
+        """Terminate the server, and kill the processes that remain."""
         family = self._family()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -159,7 +164,7 @@ class Running:
 
 
 def servers(repository: Path, model: str) -> list[Server]:
-    """Coserve and its peers."""
+    """Return Coserve and its peers."""
 
     def peer(name: str, package: str, arguments: Callable[[int], list[str]], **variables: str) -> Server:
         requirements = HERE / f"requirements-{package}.txt"
@@ -173,7 +178,7 @@ def servers(repository: Path, model: str) -> list[Server]:
             "/v1/classify",
             "files",
             lambda port: [*serve, "--port", str(port)],
-            # The others have no bound on the requests that wait.
+            # The others do not limit the number of waiting requests.
             variables={"COSERVE_ACCESS_LOG": "false", "COSERVE_MAX_REQUESTS": "1000"},
         ),
         peer("FastAPI", "fastapi", lambda port: ["python", "with_fastapi.py", str(port)]),

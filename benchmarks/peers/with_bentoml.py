@@ -1,4 +1,4 @@
-"""The ensemble behind BentoML, with its adaptive batching.
+"""Serve the ensemble with BentoML and its adaptive batching.
 
 https://docs.bentoml.com/en/latest/get-started/adaptive-batching.html
 """
@@ -13,7 +13,7 @@ from PIL.Image import Image as PILImage
 
 @bentoml.service
 class Classifier:
-    """Requests bring lists of files, which the dispatcher joins."""
+    """A service whose requests hold lists of files, which the dispatcher joins."""
 
     def __init__(self) -> None:
         self.ensemble = Ensemble()

@@ -1,4 +1,4 @@
-"""The ensemble behind FastAPI alone: each request runs on the thread pool; nothing makes batches.
+"""Serve the ensemble with FastAPI alone: each request runs on the thread pool, without batching.
 
 https://fastapi.tiangolo.com/tutorial/request-files/
 """

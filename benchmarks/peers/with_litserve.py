@@ -1,4 +1,4 @@
-"""The ensemble behind LitServe, with its batching.
+"""Serve the ensemble with LitServe and its batching.
 
 https://lightning.ai/docs/litserve/features/batching
 """
@@ -14,22 +14,22 @@ from starlette.requests import Request
 
 
 class Classifier(litserve.LitAPI):
-    """Decodes, batches, predicts in a worker process."""
+    """Decodes, batches and predicts in a worker process."""
 
     def setup(self, device: str) -> None:
         """Load the members."""
         self.ensemble = Ensemble()
 
     def decode_request(self, request: Request) -> np.ndarray:
-        """The uploaded file as a tensor."""
+        """Decode the uploaded file to a tensor."""
         return self.ensemble.prepare(Image.open(request["image"].file))
 
     def predict(self, batch: np.ndarray) -> list[dict[str, Any]]:
-        """Answer a batch; LitServe stacks and unstacks."""
+        """Classify a batch; LitServe stacks and unstacks it."""
         return self.ensemble.classify(batch)
 
     def encode_response(self, output: dict[str, Any]) -> dict[str, Any]:
-        """As it is."""
+        """Return the answer unchanged."""
         return output
 
 

@@ -1,4 +1,4 @@
-"""The ensemble behind Ray Serve, with its dynamic batching.
+"""Serve the ensemble with Ray Serve and its dynamic batching.
 
 https://docs.ray.io/en/latest/serve/advanced-guides/dyn-req-batch.html
 """
@@ -17,18 +17,18 @@ from starlette.requests import Request
 
 @serve.deployment(max_ongoing_requests=2 * MAX_BATCH_SIZE)
 class Classifier:
-    """One replica."""
+    """A single replica."""
 
     def __init__(self) -> None:
         self.ensemble = Ensemble()
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE, batch_wait_timeout_s=BATCH_WAIT_S)
     async def predict(self, images: list[Image.Image]) -> list[dict[str, Any]]:
-        """Answer a batch."""
+        """Classify a batch."""
         return self.ensemble.classify(np.stack([self.ensemble.prepare(image) for image in images]))
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """Answer a request."""
+        """Handle a request."""
         form = await request.form()
         return await self.predict(Image.open(form["image"].file))
 

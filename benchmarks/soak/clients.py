@@ -1,4 +1,4 @@
-"""The clients of `soak.py`: those who ask well, and the counting of all."""
+"""The well-behaved clients of the soak test, and the counts of all outcomes."""
 
 import asyncio
 import base64
@@ -19,76 +19,80 @@ from coserve_client import calls
 from coserve_client.tensors import HEADER_LENGTH, read_inference
 
 Action = tuple[str, Coroutine[Any, Any, str]]
-"""What is done, and doing it, which gives how it ended."""
+"""A kind of action, and a coroutine that does it and returns its outcome."""
 
 FORMS = ("v1 file", "v1 multipart", "v1 JSON", "v2 JSON", "v2 gzip", "v2 binary")
 TOLERANCE = 1e-3
-"""Of a logit: a batch of another size sums in another order."""
+"""Tolerance of a logit: batches of different sizes sum in different orders."""
 UNREAD_BODY_S = 10
 SCRAPED = ("/healthz", "/readyz", "/metrics", "/v1/models", "/v2/models/stats", "/openapi.json")
 
 
 class WrongAnswerError(Exception):
-    """It says something else than the networks do."""
+    """A response differs from what the networks give."""
 
 
 class UnexpectedError(Exception):
-    """The answer is none of those expected."""
+    """A response has an unexpected status."""
 
 
 class Clients:
-    """Those who ask well, until `ends`, and the counts of what became of all requests."""
+    """Clients with valid requests, until `ends`, and the counts of all outcomes by kind of action."""
 
     def __init__(self, port: int, models: Models, images: Sequence[bytes]) -> None:
-        self.port, self.models, self.images = port, models, images
+        self.port = port
+        self.models = models
+        self.images = images
         self.ends = math.inf
         self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.failures: list[str] = []
         self.burst_ended = -math.inf
-        # The server closes idle connections after 5 s; a request must not meet that.
+        # The server closes idle connections after 5 s; a request must not use one that is being closed.
         limits = httpx.Limits(keepalive_expiry=2)
         url = f"http://127.0.0.1:{port}"
         self.http = httpx.AsyncClient(base_url=url, timeout=90, limits=limits, trust_env=False)
 
     async def repeat(self, action: Callable[[], Action], pause_s: float) -> None:
-        """Do something again and again, at random times, and count how it ends."""
+        """Do something again and again, at random times, and count the outcomes."""
         while (left := self.ends - time.monotonic()) > 0:
             await asyncio.sleep(min(left, random.expovariate(1 / pause_s)))
             await self.attempt(*action())
 
     async def attempt(self, kind: str, work: Coroutine[Any, Any, str]) -> None:
-        """Do something once, and count how it ends."""
+        """Do something once, and count the outcome."""
         try:
             outcome = await work
-        # Whatever it was, the other clients go on.
+        # Any error is an outcome; the other clients go on.
         except Exception as error:
             outcome = "wrong" if isinstance(error, WrongAnswerError) else "unexpected"
             self.failures.append(f"{kind}: {type(error).__name__}: {str(error)[:300]}")
         self.counts[kind][outcome] += 1
 
     def overloaded(self, status: int, began: float) -> bool:
-        """Whether what began then was refused because of a burst, as it may be."""
+        """Return whether a request that began then was refused because of a burst, which is correct."""
         return status == 503 and began < self.burst_ended
 
     def good(self) -> Action:
-        """A question that must be answered right."""
+        """Return a valid request, which must be answered correctly."""
         form = random.choice(FORMS)
         count = 1 if form == "v1 file" else random.choice((1, 1, 2, 8) if "v2" in form else (1, 1, 2, 8, 64))
         return form, self.ask(form, random.choices(range(len(self.images)), k=count))
 
     async def ask(self, form: str, chosen: list[int]) -> str:
-        """Ask for the images of these indices."""
-        name, began = random.choice(list(self.models.members)), time.monotonic()
+        """Classify the images with these indices, and check the response."""
+        name = random.choice(list(self.models.members))
+        began = time.monotonic()
         before = self.models.allowed[name]
-        response = await self.http.send(self.question(form, name, chosen))
+        response = await self.http.send(self.build_request(form, name, chosen))
         if self.overloaded(response.status_code, began):
             return "overloaded"
         self.check(form, response, chosen, (*before, *self.models.allowed[name]))
         return "ok"
 
-    def question(self, form: str, name: str, chosen: list[int]) -> httpx.Request:
-        """The request in one of the forms."""
-        files, tensors = [self.images[index] for index in chosen], self.models.tensors[chosen]
+    def build_request(self, form: str, name: str, chosen: list[int]) -> httpx.Request:
+        """Return a request in one of the forms."""
+        files = [self.images[index] for index in chosen]
+        tensors = self.models.tensors[chosen]
         if form == "v1 multipart":
             return calls.classify(files, name, top_k=10).request(self.http)
         if form == "v2 binary":
@@ -106,40 +110,49 @@ class Clients:
         return self.http.build_request("POST", f"/v2/models/{name}/infer", **body)
 
     def check(
-        self, form: str, answer: httpx.Response, chosen: list[int], allowed: Sequence[Generation]
+        self, form: str, response: httpx.Response, chosen: list[int], allowed: Sequence[Generation]
     ) -> Generation:
-        """The generation that gave the answer, which must be one of those allowed."""
-        if answer.status_code != 200:
-            raise UnexpectedError(f"{answer.status_code} {answer.text}")
+        """Return the allowed generation that gave the response.
+
+        Raises:
+            UnexpectedError: the status is not 200.
+            WrongAnswerError: no allowed generation gives this response.
+        """
+        if response.status_code != 200:
+            raise UnexpectedError(f"{response.status_code} {response.text}")
         if form == "v2 binary":
-            inference = read_inference(answer.content, answer.headers[HEADER_LENGTH])
-            version, degraded, logits = inference.version, inference.degraded, inference.logits
+            inference = read_inference(response.content, response.headers[HEADER_LENGTH])
+            version = inference.version
+            degraded = inference.degraded
+            logits = inference.logits
         elif form.startswith("v2"):
-            document = answer.json()
-            version, degraded = document["model_version"], document["parameters"]["degraded"]
+            document = response.json()
+            version = document["model_version"]
+            degraded = document["parameters"]["degraded"]
             logits = np.reshape(document["outputs"][0]["data"], document["outputs"][0]["shape"])
         else:
-            document = answer.json()
-            version, degraded = document["version"], document["degraded"]
+            document = response.json()
+            version = document["version"]
+            degraded = document["degraded"]
             shown = [result["predictions"] for result in document["results"]]
             ordered = [sorted(one, key=lambda p: int(p["class_id"])) for one in shown]
             logits = np.array([[p["logit"] for p in one] for one in ordered])
             if [one[0]["class_id"] for one in shown] != logits.argmax(axis=1).tolist():
-                raise WrongAnswerError("the first class named is not that of the highest logit")
+                raise WrongAnswerError("the first class does not have the highest logit")
         for one in allowed:
             expected = one.logits[chosen]
-            right = logits.shape == expected.shape and np.allclose(logits, expected, atol=TOLERANCE)
-            if one.version == version and right and not degraded:
+            correct = logits.shape == expected.shape and np.allclose(logits, expected, atol=TOLERANCE)
+            if one.version == version and correct and not degraded:
                 return one
         raise WrongAnswerError(f"version {version}, degraded {degraded}: {logits.tolist()}")
 
     async def send(self, path: str, body: dict[str, Any], expected: set[int]) -> str:
-        """Send what may be refused."""
+        """Send a request that the server may refuse."""
         began = time.monotonic()
         try:
             response = await self.http.post(path, **body)
         except httpx.TransportError:
-            # The rest of a body that was refused is taken for so long, then the connection is closed.
+            # The server reads the rest of a refused body for this long, and then closes the connection.
             if 413 in expected and time.monotonic() - began > UNREAD_BODY_S:
                 return "refused"
             raise
@@ -150,19 +163,19 @@ class Clients:
         return "ok" if response.status_code == 200 else "refused"
 
     def scrape(self) -> Action:
-        """What monitoring asks for."""
+        """Return a request of a monitoring system."""
         return "scrape", self.get(random.choice(SCRAPED))
 
     async def get(self, path: str) -> str:
-        """Get what must be there."""
+        """Get a page that must exist."""
         (await self.http.get(path)).raise_for_status()
         return "ok"
 
     async def reload(self, name: str, in_place: bool) -> str:
-        """Change an ensemble's files; over once its new networks answer."""
+        """Change an ensemble's files, and wait until its new networks answer."""
         new = self.models.change(name, in_place)
         for _ in range(600):
-            request = self.question("v1 JSON", name, [0, 1])
+            request = self.build_request("v1 JSON", name, [0, 1])
             response = await self.http.send(request)
             if response.status_code != 503 and (
                 self.check("v1 JSON", response, [0, 1], self.models.allowed[name]) == new
@@ -170,4 +183,4 @@ class Clients:
                 self.models.settle(name)
                 return "ok"
             await asyncio.sleep(0.1)
-        raise UnexpectedError(f"{name}: what was written is not served")
+        raise UnexpectedError(f"{name}: the new networks are not served")

@@ -1,4 +1,4 @@
-"""The clients of `soak.py` that mean harm, are slow, or leave."""
+"""The clients of the soak test that are hostile, slow, or disconnect."""
 
 import asyncio
 import math
@@ -16,15 +16,15 @@ from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, STAGES, TE
 from tests.server.hostile_images import REFUSED, SHOWN
 
 Request = tuple[str, dict[str, Any], set[int]]
-"""Path, arguments of httpx, and the statuses expected."""
+"""Path, arguments for httpx, and the expected statuses."""
 
 IMAGE = {"Content-Type": "image/jpeg"}
 PATIENCE_S = 90
 SLOWEST_S = 5
-"""From then on a body must have brought 1000 bytes a second."""
+"""From then on the server refuses bodies that arrive at less than 1000 bytes per second."""
 BURST = 200
-"""Requests at once; 64 are allowed."""
-MISTAKEN: list[Request] = [
+"""Concurrent requests; the server allows 64."""
+INVALID: list[Request] = [
     ("/v1/classify?model=nothing", {"content": b"x", "headers": IMAGE}, {404}),
     ("/v2/models/nothing/infer", {"json": {"inputs": []}}, {404}),
     ("/v1/classify", {"content": bytes(33 * 2**20), "headers": IMAGE}, {413}),
@@ -34,12 +34,14 @@ MISTAKEN: list[Request] = [
 
 
 class Hostile:
-    """What the tests' hostile files and requests do to a server with its usual limits."""
+    """Clients that send the tests' hostile files and requests to a server with default limits."""
 
     def __init__(self, clients: Clients) -> None:
-        self.clients, name = clients, next(iter(clients.models.members))
-        infer, classify = f"/v2/models/{name}/infer", f"/v1/classify?model={name}"
-        # What the tests' tighter limits refuse may be shown here.
+        self.clients = clients
+        name = next(iter(clients.models.members))
+        infer = f"/v2/models/{name}/infer"
+        classify = f"/v1/classify?model={name}"
+        # The default limits accept some images that the tests' lower limits refuse.
         images: list[tuple[bytes, set[int]]] = [
             (make(), {200, 400}) for make in (*REFUSED.values(), *SHOWN.values())
         ]
@@ -56,16 +58,16 @@ class Hostile:
                 (classify, _typed(body, kind), ends) for kind, body, ends in MULTIPART.values()
             ],
             "hostile tensor": [(infer, _tensor(*one), refused) for one in TENSORS.values()],
-            "mistaken": MISTAKEN,
+            "mistaken": INVALID,
         }
 
     def attack(self) -> Action:
-        """A request that is refused in words, or shown where it does no harm."""
+        """Return a hostile request, which must be refused, or answered if it is harmless."""
         kind = random.choice(list(self.requests))
         return kind, self.clients.send(*random.choice(self.requests[kind]))
 
     def rude(self) -> Action:
-        """Something that takes a connection of its own."""
+        """Return an action that needs its own connection."""
         return random.choice(
             (
                 lambda: ("broken HTTP", self.broken(*random.choice(list(HTTP.values())))),
@@ -77,25 +79,26 @@ class Hostile:
         )()
 
     async def burst(self) -> None:
-        """More requests at once than are allowed."""
+        """Send more concurrent requests than the server allows."""
         self.clients.burst_ended = math.inf
         ones = (self.clients.attempt("burst", self.upload(1)) for _ in range(BURST))
         await asyncio.gather(*ones)
         self.clients.burst_ended = time.monotonic()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection of one's own."""
+        """Open a connection."""
         return await asyncio.open_connection("127.0.0.1", self.clients.port, limit=4096)
 
     async def broken(self, sent: bytes, expected: list[list[int]]) -> str:
-        """Send what is no good HTTP."""
-        began, (reader, writer) = time.monotonic(), await self.connect()
+        """Send invalid HTTP."""
+        began = time.monotonic()
+        reader, writer = await self.connect()
         answers = b""
         try:
             writer.write(sent)
             while piece := await asyncio.wait_for(reader.read(65536), PATIENCE_S):
                 answers += piece
-        # An answer to what is not read to its end may be lost in the reset that follows it.
+        # A reset may follow a response to a request that was not read to its end, and lose it.
         except ConnectionError:
             if len(sent) <= 100_000:
                 raise
@@ -108,8 +111,8 @@ class Hostile:
             raise UnexpectedError(f"{sent[:80]!r} was answered {answers[:300]!r}")
         return "refused"
 
-    def by_hand(self) -> tuple[str, int, bytes]:
-        """A good request's ensemble, image and bytes."""
+    def raw_request(self) -> tuple[str, int, bytes]:
+        """Return a valid request: the ensemble, the image's index, and the bytes."""
         name = random.choice(list(self.clients.models.members))
         index, image = random.choice(list(enumerate(self.clients.images)))
         head = (
@@ -119,9 +122,10 @@ class Hostile:
         return name, index, head.encode() + image
 
     async def upload(self, pieces: int) -> str:
-        """Send a good request in so many pieces, with pauses between."""
-        name, index, request = self.by_hand()
-        began, before = time.monotonic(), self.clients.models.allowed[name]
+        """Send a valid request in pieces, with pauses in between."""
+        name, index, request = self.raw_request()
+        began = time.monotonic()
+        before = self.clients.models.allowed[name]
         reader, writer = await self.connect()
         try:
             for start in range(0, len(request), size := -(-len(request) // pieces)):
@@ -132,16 +136,17 @@ class Hostile:
             writer.close()
         if self.clients.overloaded(response.status_code, began):
             return "overloaded"
-        # Where other programs have the cores, the pieces may come slower than the server takes them.
+        # On a busy machine the pieces may arrive more slowly than the server accepts.
         if response.status_code == 408 and pieces > 1 and time.monotonic() - began > SLOWEST_S:
             return "refused"
         self.clients.check("v1 file", response, [index], (*before, *self.clients.models.allowed[name]))
         return "ok"
 
     async def stall(self) -> str:
-        """Send half of a request, and wait to be refused."""
-        _, _, request = self.by_hand()
-        began, (reader, writer) = time.monotonic(), await self.connect()
+        """Send half of a request, and wait until it is refused."""
+        _, _, request = self.raw_request()
+        began = time.monotonic()
+        reader, writer = await self.connect()
         try:
             writer.write(request[: len(request) // 2])
             response = _parsed(await asyncio.wait_for(reader.read(-1), PATIENCE_S))
@@ -154,7 +159,7 @@ class Hostile:
         return "refused"
 
     async def read_slowly(self, count: int = 50) -> str:
-        """Ask for much, and take it in small pieces."""
+        """Request many pages, and read them slowly."""
         reader, writer = await self.connect()
         last = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         writer.write(last.replace(b"Connection: close\r\n", b"") * (count - 1) + last)
@@ -166,12 +171,12 @@ class Hostile:
         finally:
             writer.close()
         if (given := answer.count(b"HTTP/1.1 200 OK")) != count:
-            raise UnexpectedError(f"{given} of {count} answers came")
+            raise UnexpectedError(f"{given} of {count} responses arrived")
         return "ok"
 
     async def leave(self) -> str:
-        """Close the connection at some point of a request or its answer, with or without a reset."""
-        _, _, request = self.by_hand()
+        """Close the connection at some point of a request or its response, with or without a reset."""
+        _, _, request = self.raw_request()
         reader, writer = await self.connect()
         if random.random() < 0.5:
             writer.get_extra_info("socket").setsockopt(

@@ -1,4 +1,4 @@
-"""The model repository of `soak.py`: its files change, and with them what each ensemble may answer."""
+"""The model repository of the soak test: its files change, and with them the correct logits."""
 
 import io
 import random
@@ -21,7 +21,13 @@ Floats = NDArray[np.float32]
 
 
 class Generation(NamedTuple):
-    """A state of an ensemble's files: `logits` of all images, `[images, classes]`."""
+    """A state of an ensemble's files.
+
+    Attributes:
+        version: the ensemble's version.
+        networks: indices of its members' networks.
+        logits: logits of all images, `[images, classes]`.
+    """
 
     version: str
     networks: frozenset[int]
@@ -29,23 +35,26 @@ class Generation(NamedTuple):
 
 
 def photographs(count: int) -> list[bytes]:
-    """Files of blurred colours: small ones, and a few of two megapixels."""
-    noise, files = np.random.default_rng(0), []
+    """Return image files of blurred colours: small ones, and a few of two megapixels."""
+    noise = np.random.default_rng(0)
+    files = []
     for index in range(count):
         size = (1600, 1200) if index % 8 == 7 else (32 + 8 * index, 48)
-        file, blobs = io.BytesIO(), noise.integers(0, 256, (4, 4, 3), np.uint8)
+        file = io.BytesIO()
+        blobs = noise.integers(0, 256, (4, 4, 3), np.uint8)
         Image.fromarray(blobs).resize(size).save(file, ("PNG", "JPEG", "WEBP", "JPEG")[index % 4])
         files.append(file.getvalue())
     return files
 
 
 class Models:
-    """The copy of the repository, and what each of its ensembles may answer just now."""
+    """The copy of the repository, with the generations of each ensemble that may answer now."""
 
     def __init__(self, folder: Path, images: Sequence[bytes]) -> None:
-        self.folder, ensembles = folder, read_repository(folder)
-        (how,) = {ensemble.preprocessing for ensemble in ensembles.values()}
-        self.tensors = np.stack([preprocess(decode(image, 10**7), how, 10**7) for image in images])
+        self.folder = folder
+        ensembles = read_repository(folder)
+        (preprocessing,) = {ensemble.preprocessing for ensemble in ensembles.values()}
+        self.tensors = np.stack([preprocess(decode(image, 10**7), preprocessing, 10**7) for image in images])
         paths = {m.name: m.model_path for ensemble in ensembles.values() for m in ensemble.members}
         self.networks = [path.read_bytes() for path in paths.values() if path]
         self.logits = [self._run(network) for network in self.networks]
@@ -67,14 +76,15 @@ class Models:
         return Generation(version, frozenset(chosen), mean)
 
     def change(self, name: str, in_place: bool) -> Generation:
-        """Give an ensemble other networks, as its next version or in place of its newest.
+        """Give an ensemble other networks, as a new version or in place of its newest.
 
         Raises:
-            ValueError: the repository has no others.
+            ValueError: the repository has no other networks.
         """
-        (now,), members = self.allowed[name], self.members[name]
+        (now,) = self.allowed[name]
+        members = self.members[name]
         if len(members) == len(self.networks):
-            raise ValueError(f"{name} has all the networks of the repository, and can get no others")
+            raise ValueError(f"{name} has all networks of the repository already")
         version = now.version if in_place else str(int(now.version) + 1)
         chosen = random.sample(range(len(self.networks)), len(members))
         while frozenset(chosen) == now.networks:
@@ -95,7 +105,7 @@ class Models:
         return new
 
     def settle(self, name: str) -> None:
-        """Allow the newest generation alone from now on; the older version's files go."""
+        """Allow only the newest generation from now on, and delete the files of older versions."""
         *before, newest = self.allowed[name]
         self.allowed[name] = (newest,)
         for old in {one.version for one in before} - {newest.version}:

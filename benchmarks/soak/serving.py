@@ -1,4 +1,4 @@
-"""A `coserve serve` of its own for a benchmark."""
+"""Runs `coserve serve` for the soak test."""
 
 import contextlib
 import os
@@ -13,15 +13,16 @@ from pathlib import Path
 def serving(
     repository: Path, model: str, log: Path, *options: str, **settings: str
 ) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Serve a repository on a free port, with a default model; gives the port and the process.
+    """Serve a repository on a free port, and return the port and the process.
 
     Args:
-        log: what the server writes to standard error goes there.
-        options: more of `coserve serve`.
+        model: the default model.
+        log: file for the server's standard error.
+        options: further options of `coserve serve`.
         settings: environment variables.
 
     Raises:
-        RuntimeError: it did not start; the text is its log.
+        RuntimeError: the server did not start; the text holds its log.
     """
     command = ["serve", "--repository", str(repository), "--default-model", model, "--port", "0", *options]
     with log.open("w") as errors:
@@ -36,7 +37,7 @@ def serving(
     try:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", next(iter(server.stdout), ""))
         if found is None:
-            raise RuntimeError(f"the gateway did not start: {log.read_text()}")
+            raise RuntimeError(f"the server did not start: {log.read_text()}")
         yield int(found[1]), server
     finally:
         server.terminate()

@@ -1,19 +1,19 @@
-"""Does the gateway answer right, and keep nothing, under everything at once for half an hour?
+"""Check that a server answers correctly and leaks nothing under mixed load for half an hour.
 
-A copy of the repository is served by `coserve serve` with its usual limits, and for `--minutes`
+`coserve serve` serves a copy of the repository with default limits, and for `--minutes`
 
 - clients classify in every form of `/v1` and `/v2`, one image or many, with all ensembles;
-- others send the tests' hostile images, bodies and requests, upload slowly, stall, read slowly, and leave in
-  the middle of a request or of its answer; health and metrics are scraped;
-- the networks of one ensemble after another are replaced, by a new version or in place, meanwhile;
-- now and then more requests come at once than are allowed: then, and only then, 503 is a right answer.
+- other clients send the tests' hostile images, bodies and requests, upload slowly, stall, read slowly, and
+  disconnect during a request or its response; health and metrics are scraped;
+- the networks of one ensemble after another are replaced, by a new version or in place;
+- now and then there are more concurrent requests than the server allows; only then is 503 a correct response.
 
-Logits must be those of a state of the ensemble's files that was served while the request was in progress, as
-ONNX Runtime alone gives them. The server's memory, threads and open files are read all along.
+Logits must be those that ONNX Runtime alone gives for a state of the ensemble's files that was served during
+the request. The server's memory, threads and open files are sampled throughout.
 
     python benchmarks/soak/soak.py
 
-Writes `benchmarks/results/soak.json`; ends with status 1 where an answer was wrong or none of those expected.
+Writes `benchmarks/results/soak.json`; exits with status 1 if a response was wrong or unexpected.
 """
 
 import argparse
@@ -44,11 +44,11 @@ from coserve_server.machine.cores import usable_cores
 
 RESULT = Path(__file__).parents[1] / "results" / "soak.json"
 WARM_UP_S = 120
-"""At most a quarter of the time; what the server takes until then is not counted as growth."""
+"""Time before growth is measured; at most a quarter of the whole."""
 
 
 class Sample(NamedTuple):
-    """What the server holds after so many seconds."""
+    """The server's resources after some seconds."""
 
     seconds: float
     memory_mb: float
@@ -57,22 +57,27 @@ class Sample(NamedTuple):
 
 
 class Soak:
-    """All clients on one server, whose resources are sampled."""
+    """All clients of a server whose resources are sampled."""
 
     def __init__(self, arguments: argparse.Namespace, clients: Clients, pid: int) -> None:
-        self.arguments, self.clients, self.process = arguments, clients, psutil.Process(pid)
-        self.hostile, self.samples = Hostile(clients), list[Sample]()
-        self.began, self.seconds = time.monotonic(), arguments.minutes * 60
+        self.arguments = arguments
+        self.clients = clients
+        self.process = psutil.Process(pid)
+        self.hostile = Hostile(clients)
+        self.samples: list[Sample] = []
+        self.began = time.monotonic()
+        self.seconds = arguments.minutes * 60
 
     def sample(self) -> Sample:
-        """What the server holds now."""
+        """Return the server's resources now."""
         with self.process.oneshot():
             memory = self.process.memory_info().rss / 1e6
-            threads, files = self.process.num_threads(), self.process.num_fds()
+            threads = self.process.num_threads()
+            files = self.process.num_fds()
         return Sample(round(time.monotonic() - self.began, 1), round(memory, 1), threads, files)
 
     async def watch(self, every_s: float) -> None:
-        """Sample the server, and show on a terminal how far it is."""
+        """Sample the server, and show progress on a terminal."""
         with progress_bars() as show:
             while (done := time.monotonic() - self.began) < self.seconds:
                 self.samples.append(self.sample())
@@ -83,7 +88,7 @@ class Soak:
                 show("soak", int(self.seconds), int(self.seconds))
 
     async def reload(self) -> None:
-        """Replace one ensemble after another, in one way and the other."""
+        """Replace the networks of one ensemble after another, in both ways."""
         turns = zip(
             itertools.cycle(self.clients.models.members), itertools.cycle((False, True)), strict=False
         )
@@ -95,7 +100,7 @@ class Soak:
             await self.clients.attempt(kind, self.clients.reload(name, in_place))
 
     async def burst(self) -> None:
-        """Ask for too much now and then."""
+        """Send a burst now and then."""
         while True:
             await asyncio.sleep(self.arguments.burst_seconds)
             if time.monotonic() - self.began >= self.seconds:
@@ -103,23 +108,24 @@ class Soak:
             await self.hostile.burst()
 
     async def run(self) -> None:
-        """Ask until the time is over."""
-        asking, own = self.clients, self.hostile
-        self.clients.ends = self.began + self.seconds
+        """Run all clients until the time is over."""
+        clients = self.clients
+        hostile = self.hostile
+        clients.ends = self.began + self.seconds
         many: list[tuple[int, Callable[[], Any], float]] = [
-            (self.arguments.clients, asking.good, 0.15),
-            (2, own.attack, 0.2),
-            (4, own.rude, 0.5),
-            (1, asking.scrape, 0.5),
+            (self.arguments.clients, clients.good, 0.15),
+            (2, hostile.attack, 0.2),
+            (4, hostile.rude, 0.5),
+            (1, clients.scrape, 0.5),
         ]
         await asyncio.gather(
-            *(asking.repeat(action, pause_s) for count, action, pause_s in many for _ in range(count)),
+            *(clients.repeat(action, pause_s) for count, action, pause_s in many for _ in range(count)),
             *(self.reload(), self.burst(), self.watch(self.arguments.sample_seconds)),
         )
-        await asking.http.aclose()
+        await clients.http.aclose()
 
     def resources(self) -> dict[str, Any]:
-        """Medians of the first and last fifth after the warm-up, and the trend of the memory."""
+        """Return medians of the first and last fifth after the warm-up, and the trend of the memory."""
         after = min(WARM_UP_S, self.seconds / 4)
         steady = [one for one in self.samples if one.seconds >= after]
         fifth = max(1, len(steady) // 5)
@@ -139,8 +145,9 @@ class Soak:
 
 
 def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Serve a copy of the repository in the folder, have it asked, and say what came of it."""
-    repository, log = folder / "models", folder / "log"
+    """Serve a copy of the repository in the folder, run all clients, and return a report."""
+    repository = folder / "models"
+    log = folder / "log"
     shutil.copytree(arguments.repository, repository)
     images = photographs(24)
     models = Models(repository, images)
@@ -154,7 +161,7 @@ def soak(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             return whole
 
         whole = asyncio.run(run())
-        # Idle connections are closed by then.
+        # By then the server has closed idle connections.
         time.sleep(7)
         idle = whole.sample()
     clients = whole.clients
@@ -182,12 +189,10 @@ def main() -> None:
     )
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--clients", type=int, default=8, help="who ask well, one request after another")
-    parser.add_argument("--reload-seconds", type=float, default=90, help="between two changes of the files")
+    parser.add_argument("--clients", type=int, default=8, help="clients with valid requests")
+    parser.add_argument("--reload-seconds", type=float, default=90, help="between two replacements")
     parser.add_argument("--burst-seconds", type=float, default=60, help="between two bursts")
-    parser.add_argument(
-        "--deadline-ms", type=float, default=10_000, help="longer where others have the cores"
-    )
+    parser.add_argument("--deadline-ms", type=float, default=10_000, help="raise it on a busy machine")
     parser.add_argument("--sample-seconds", type=float, default=10)
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()

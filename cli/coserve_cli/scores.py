@@ -54,8 +54,8 @@ def print_calibration(
         )
     for size in calibration.bounded:
         typer.echo(
-            f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, not an optimum: "
-            "calibrate on more images, or harder ones"
+            f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, "
+            "not an optimum: calibrate on more images, or harder ones"
         )
     typer.echo(
         "Means over all choices of that many members. Each half of the images is scored (→) with a\n"

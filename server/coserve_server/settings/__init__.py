@@ -1,0 +1,8 @@
+"""The server's settings: a module per subject, and where they are read from."""
+
+from coserve_server.settings.engine import Precision
+from coserve_server.settings.load import load_settings
+from coserve_server.settings.requests import MAX_PIXELS
+from coserve_server.settings.settings import Settings
+
+__all__ = ["MAX_PIXELS", "Precision", "Settings", "load_settings"]

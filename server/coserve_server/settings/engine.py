@@ -1,0 +1,68 @@
+"""The engine, and how it runs members in this process."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from coserve_server.settings.section import Section, split_list
+
+Precision = Literal["fp32", "bf16"]
+"""Precision in which fp32 networks are computed."""
+
+
+def _check_distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("each number may be named once")
+    return numbers
+
+
+class EngineSettings(Section):
+    """The engine, and how members run in this process."""
+
+    repository: Path | None = None
+    """Folder of the model repository, for the engines `onnxruntime` and `openvino`."""
+    engine: Literal["onnxruntime", "openvino", "triton"] = "onnxruntime"
+    """What runs the members: `onnxruntime` or `openvino` in this process, or Triton servers (`triton`)."""
+    member_threads: int | None = Field(None, ge=1)
+    """Threads per member in this process; by default the members share the cores equally."""
+    max_batch_size: int | None = Field(None, ge=1)
+    """Limit on the images per batch in this process, if it is below the repository's own limit."""
+    pin_members: bool = True
+    """Whether to pin each member in this process to cores of its own; no effect under a CPU quota."""
+    gpus: Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        NoDecode,
+        BeforeValidator(split_list),
+        AfterValidator(_check_distinct),
+    ] = ()
+    """Numbers of GPUs, separated by commas, on which the engine `onnxruntime` places members in turn; by
+    default members run on the CPU."""
+    cuda_graphs: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        NoDecode,
+        BeforeValidator(split_list),
+        AfterValidator(_check_distinct),
+    ] = ()
+    """Batch sizes, separated by commas, that members on `gpus` run as CUDA graphs, with one launch instead of
+    one per kernel."""
+    openvino_cache: Path | None = None
+    """Folder where the engine `openvino` caches compiled networks for faster starts; created if missing."""
+    openvino_precision: Precision = "fp32"
+    """Precision in which `openvino` computes fp32 networks; not every processor supports `bf16`."""
+
+    @model_validator(mode="after")
+    def _check_options(self) -> "EngineSettings":
+        if self.engine != "onnxruntime" and self.gpus:
+            raise ValueError("gpus: only engine onnxruntime uses them")
+        if self.cuda_graphs and not self.gpus:
+            raise ValueError("cuda_graphs: only members on gpus run as CUDA graphs")
+        if self.gpus and self.member_threads is not None:
+            raise ValueError("member_threads: members on gpus take no share of the cores")
+        if self.engine != "openvino":
+            if self.openvino_cache is not None:
+                raise ValueError("openvino_cache: only engine openvino uses it")
+            if self.openvino_precision != "fp32":
+                raise ValueError("openvino_precision: only engine openvino uses it")
+        return self

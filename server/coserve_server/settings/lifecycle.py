@@ -1,0 +1,16 @@
+"""Changes of the repository while the server runs, and its shutdown."""
+
+from pydantic import Field
+
+from coserve_server.settings.section import Section
+
+
+class LifecycleSettings(Section):
+    """Reload and shutdown."""
+
+    repository_poll_ms: float = Field(1000, ge=0)
+    """Time between checks of `repository` for changes to serve without a restart; 0 for no checks."""
+    repository_control: bool = False
+    """Whether clients may load and unload ensembles of `repository` over `/v2`."""
+    drain_delay_ms: float = Field(0, ge=0)
+    """Time after SIGTERM during which `/readyz` reports not ready but new requests are still served."""

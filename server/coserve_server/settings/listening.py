@@ -1,0 +1,67 @@
+"""The address to listen on, and who may connect."""
+
+import ipaddress
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
+from pydantic_settings import NoDecode
+
+from coserve_server.settings.section import Section, split_list
+
+
+def _check_origin(origin: str) -> str:
+    if origin != "*" and not re.fullmatch(r"https?://[^/\s,?#@]+", origin):
+        raise ValueError(f"{origin!r} is neither an origin such as https://a.org nor *")
+    return origin
+
+
+class ListeningSettings(Section):
+    """The address, and who may connect."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. An address that other machines can reach requires `api_keys_file`,
+    `tls_client_authorities` or `allow_public`."""
+    port: int = Field(8000, ge=0, le=65535)
+    """TCP port to listen on; 0 picks a free one, which is printed."""
+    allow_public: bool = False
+    """Whether to serve a public address without authentication."""
+    api_keys_file: FilePath | None = None
+    """File of API keys, written by `coserve keys`; without it requests need no key."""
+    tls_certificate: FilePath | None = None
+    """PEM file of the server's certificate, with its intermediates; without it the server uses plain HTTP."""
+    tls_key: FilePath | None = None
+    """PEM file of the private key of `tls_certificate`."""
+    tls_key_password: SecretStr | None = None
+    """Password of `tls_key`, if it is encrypted."""
+    tls_client_authorities: FilePath | None = None
+    """PEM file of the certificate authorities that clients' certificates must come from (mutual TLS)."""
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)
+    ] = ()
+    """Origins, separated by commas, whose web pages may call the server from a browser; `*` for all."""
+
+    @property
+    def public(self) -> bool:
+        """Return whether other machines may reach the address; any name but localhost counts as reachable."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host != "localhost"
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> "ListeningSettings":
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_certificate is None and (self.tls_client_authorities or self.tls_key_password):
+            raise ValueError("tls_certificate: tls_client_authorities and tls_key_password need it")
+        return self
+
+    @model_validator(mode="after")
+    def _check_authentication(self) -> "ListeningSettings":
+        if self.public and not (self.api_keys_file or self.tls_client_authorities or self.allow_public):
+            raise ValueError(
+                f"host: other machines may reach {self.host!r}, and anyone there could use the server; set "
+                "api_keys_file (see coserve keys create), or allow_public (--allow-public) if that is wanted"
+            )
+        return self

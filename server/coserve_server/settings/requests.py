@@ -1,0 +1,37 @@
+"""How requests are answered, and their limits."""
+
+from pydantic import Field
+
+from coserve_server.settings.section import Section
+
+MAX_PIXELS = 89_478_485
+"""Above this, Pillow warns of a decompression bomb."""
+
+
+class RequestSettings(Section):
+    """How requests are answered, and their limits."""
+
+    default_model: str | None = None
+    """Ensemble for requests that name none; if only one ensemble is served, it is the default."""
+    min_members: int | None = Field(None, ge=1)
+    """Quorum: the number of members that must answer a request; by default, and in smaller ensembles, all."""
+    deadline_ms: float = Field(10_000, gt=0)
+    """Time limit for decoding, queueing and inference of a request; the request's header can shorten it."""
+    upload_timeout_ms: float = Field(60_000, gt=0)
+    """Time limit for receiving a request's body."""
+    min_upload_rate: int = Field(1000, ge=0)
+    """Minimum average rate of an upload, in bytes/s, after a grace period of 5 s; 0 for no minimum."""
+    head_timeout_ms: float = Field(10_000, gt=0)
+    """Time limit for receiving a request's headers, and for the first bytes of a new connection."""
+    max_connections: int = Field(1000, ge=1)
+    """Limit on open connections; more are refused."""
+    max_requests: int = Field(64, ge=1)
+    """Limit on concurrent classification requests, counted before their bodies are read; more are refused."""
+    max_body_bytes: int = Field(32 * 2**20, ge=1)
+    """Limit on the bytes in a request's body."""
+    max_images: int = Field(64, ge=1)
+    """Limit on the images in a request."""
+    max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
+    """Limit on the pixels of an image, checked in its header before decoding and again before resizing."""
+    serve_members: bool = False
+    """Whether requests may also name a single member, to run it alone."""

@@ -51,7 +51,7 @@ async def serve(
     with bind(settings.host, settings.port) as listener:
         async with open_app(settings) as app:
             classifier: Classifier = app.state.classifier
-            address = url(listener, "https" if tls else "http")
+            address = format_url(listener, "https" if tls else "http")
             config = uvicorn.Config(
                 app,
                 http=limited(settings, classifier.metrics),
@@ -68,7 +68,7 @@ async def serve(
                 drain_delay_s=settings.drain_delay_ms / 1000,
                 handshake_s=settings.head_timeout_ms / 1000,
                 handle_signals=handle_signals,
-                started=lambda: announce(summary(classifier, address)) if announce else None,
+                started=lambda: announce(summarize(classifier, address)) if announce else None,
                 draining=classifier.catalogue.drain,
             )
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
@@ -83,8 +83,8 @@ async def serve(
 def create_app(settings: Settings | None = None) -> ASGIApp:
     """Return an ASGI application for any ASGI server; ensembles are loaded when the server starts it.
 
-    What `serve` adds to HTTP itself is then the other server's business: the address, TLS, limits on
-    connections and heads, draining.
+    What `serve` adds is then up to the other server: the address, TLS, limits on connections and heads,
+    draining.
 
     Args:
         settings: None to read them from `COSERVE_…` variables.
@@ -194,13 +194,13 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def url(listener: socket.socket, scheme: str) -> str:
+def format_url(listener: socket.socket, scheme: str) -> str:
     """Return the URL at which the socket is reached."""
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def summary(classifier: Classifier, address: str) -> str:
+def summarize(classifier: Classifier, address: str) -> str:
     """Return what is served, what is not ready and why, and a command to try."""
     lines = [f"Coserve at {address} (API: {address}/docs)"]
     for name, ensemble in classifier.catalogue.ensembles.items():

@@ -126,7 +126,8 @@ class Reloader:
         needed = sum(map(loading_bytes, self._engine.unserved(name, versions)))
         if needed and needed > (available := available_bytes()):
             raise OutOfMemoryError(
-                f"loading it takes about {needed >> 20} MiB, and {int(available) >> 20} MiB are available"
+                f"loading it takes about {needed >> 20} MiB, but only {int(available) >> 20} MiB are "
+                "available"
             )
 
     def _look(self) -> frozenset[Stamp] | str:

@@ -1,1 +1,1 @@
-"""What executes the members of an ensemble."""
+"""Engines, which run the members of an ensemble."""

@@ -53,7 +53,7 @@ class Scheduling(Protocol):
         """Return the key of what a batch of the ensemble occupies exclusively while it runs.
 
         Among ensembles with equal keys one batch runs at a time; while one is ending, only the same
-        ensemble's next batch may start. Not asked if the backend batches on its own.
+        ensemble's next batch may start. Not called if the backend batches on its own.
         """
 
     def lanes(self, ensemble: Ensemble) -> int:

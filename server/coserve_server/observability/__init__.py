@@ -1,1 +1,1 @@
-"""What the server tells of its work: metrics, traces and logs."""
+"""Metrics, statistics, traces and logs."""

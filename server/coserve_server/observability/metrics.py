@@ -1,7 +1,7 @@
-"""Counts and measures what is served; `exposition` makes Prometheus' metrics from it.
+"""Counts and measures the server's work; `exposition` exports it to Prometheus.
 
-Everything is written and read on the event loop, so nothing is locked, and an observation takes an eighth of
-the time of one of the client library's histograms.
+Only the event loop writes and reads it, so nothing is locked, and an observation takes an eighth of the time
+that the client library's histogram takes.
 """
 
 from bisect import bisect_left
@@ -13,11 +13,11 @@ from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import MemberRun
 
+# Inclusive upper bounds of buckets.
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SHORT_S = (0.0001, 0.00025, 0.0005, *LATENCY_S)
 OVERLAPS = (0.5, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 1.9, 2, 2.5, 3, 3.5, 4, 6, 8)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-"""Upper bounds of the buckets, inclusive."""
 
 
 class Histogram:

@@ -1,4 +1,4 @@
-"""The record of one request: each step notes what it did; metrics, traces and the log are made from it."""
+"""The record of one request: every step notes what it did, for metrics, traces and the log."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ logged_id: ContextVar[str] = ContextVar("request_id", default="")
 """Id that log lines of the current task carry. Nothing else is passed this way."""
 
 
-def joined_ids(records: Iterable[Record]) -> str:
+def join_ids(records: Iterable[Record]) -> str:
     """Return the ids of a batch's requests, for log lines about the batch."""
     return ", ".join(record.id for record in records if record.id)
 

@@ -1,4 +1,4 @@
-"""Counts what every model has done since the start.
+"""Counts the work of every model since the start.
 
 The counters are those of Triton's statistics extension
 (https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_statistics.md).
@@ -87,7 +87,7 @@ class Statistics:
     def __init__(self) -> None:
         self._models: defaultdict[tuple[str, str], ModelStatistics] = defaultdict(ModelStatistics)
 
-    def of(self, model: Ensemble) -> ModelStatistics:
+    def get(self, model: Ensemble) -> ModelStatistics:
         """Return the counters of an ensemble, or of a single member."""
         return self._models[model.name, model.version]
 
@@ -100,7 +100,7 @@ class Statistics:
         now = time.perf_counter_ns()
         ended = [one.end_ns for one in members if one.logits is not None]
         if ended:
-            self.of(ensemble).count_batch(run.size, max(ended) - run.began_ns)
+            self.get(ensemble).count_batch(run.size, max(ended) - run.began_ns)
         if ensemble.part_of is not None:
             return
         for member, outcome in zip(ensemble.members, members, strict=True):

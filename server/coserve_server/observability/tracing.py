@@ -76,7 +76,7 @@ class Tracer:
 
 
 class _Children:
-    """Makes the spans below a request's; `epoch_ns` is the time at which `time.perf_counter_ns` was 0."""
+    """Makes the child spans of a request's span; `epoch_ns` is the time at which `perf_counter_ns` was 0."""
 
     def __init__(self, tracer: OpenTelemetryTracer, record: Record, epoch_ns: int) -> None:
         self._tracer = tracer

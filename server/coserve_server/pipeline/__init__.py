@@ -1,1 +1,1 @@
-"""The way of a request: admission, preparation, batching, fan-out, combining."""
+"""The stages of a request: admission, preparation, batching, fan-out, combining."""

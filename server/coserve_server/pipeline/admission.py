@@ -1,4 +1,4 @@
-"""How many requests may be in progress at once, and when one that was refused had better come again."""
+"""Limits the requests in progress, and estimates when a refused client should retry."""
 
 import math
 import time
@@ -9,14 +9,19 @@ from contextlib import contextmanager
 from coserve_server.errors import OverloadedError
 
 PACE_OVER = 64
-"""Requests that ended last, from which the pace is known."""
+"""Number of most recent requests from which the pace is computed."""
 
 
 class Admission:
-    """Counts the requests in progress."""
+    """Counts the requests in progress, and refuses those beyond a limit."""
 
     def __init__(self, limit: int, longest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Admit up to `limit` requests, none of which takes longer than `longest_s` seconds."""
+        """Admit up to `limit` requests at once.
+
+        Args:
+            longest_s: limit on the duration of a request, and so on the estimate.
+            clock: returns seconds.
+        """
         self.in_progress = 0
         self._limit = limit
         self._longest_s = longest_s
@@ -25,14 +30,15 @@ class Admission:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Count a request while it is in progress.
+        """Count a request as in progress within the context.
 
         Raises:
-            OverloadedError: as many are as are allowed.
+            OverloadedError: the limit is reached.
         """
         if self.in_progress >= self._limit:
             raise OverloadedError(
-                f"{self.in_progress} requests are in progress, as many as are allowed", self.retry_after_s()
+                f"{self.in_progress} requests are in progress, the most allowed; retry later",
+                self.estimate_retry_s(),
             )
         self.in_progress += 1
         try:
@@ -41,9 +47,9 @@ class Admission:
             self.in_progress -= 1
             self._ended.append(self._clock())
 
-    def retry_after_s(self) -> int:
-        """Whole seconds, at least 1, until those in progress will be done at the pace of the last ones."""
-        # Up to now rather than to the last end, so that a pace that has come to a halt shows.
+    def estimate_retry_s(self) -> int:
+        """Return in how many seconds, at least 1, the requests in progress will end at the recent pace."""
+        # Measure up to now rather than to the last end, so that a stall lengthens the estimate.
         passed_s = self._clock() - self._ended[0] if self._ended else 0
         needed_s = self.in_progress * passed_s / len(self._ended) if self._ended else 1
         return math.ceil(min(max(needed_s, 1), max(self._longest_s, 1)))

@@ -158,7 +158,7 @@ class Classifier:
         try:
             yield
         except BaseException:
-            self.statistics.of(ensemble).fail.add(time.perf_counter_ns() - record.received_ns)
+            self.statistics.get(ensemble).fail.add(time.perf_counter_ns() - record.received_ns)
             raise
 
     async def _answer(
@@ -181,7 +181,7 @@ class Classifier:
             combine=ended_ns - combining_ns,
             total=ended_ns - record.received_ns,
         )
-        self.statistics.of(ensemble).count_answer(
+        self.statistics.get(ensemble).count_answer(
             len(images),
             total_ns=timings.total,
             queue_ns=timings.queue,

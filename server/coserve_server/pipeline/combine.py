@@ -1,4 +1,4 @@
-"""From the members' logits to the ensemble's answer: weighted mean, softmax, top-k, uncertainty."""
+"""Combines the members' logits into an answer: weighted mean, softmax, top-k, uncertainty."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,13 @@ class Combined:
 
     Attributes:
         logits: weighted mean of the members' logits, `[N, C]`.
-        probabilities: softmax of `logits` divided by the temperature of so many members, `[N, C]`.
-        entropy: of `probabilities`, in nats, `[N]`; 0 where sure, ln C where all classes are as likely.
-        disagreement: mutual information between the answer and the choice of a member, in nats, `[N]`;
-            0 where all members give the same probabilities.
-        member_probabilities: softmax of each member's logits divided by the temperature of one, `[S, N, C]`.
+        probabilities: softmax of `logits` divided by the temperature for this number of members, `[N, C]`.
+        entropy: entropy of `probabilities` in nats, `[N]`; 0 if one class is certain, ln C if all C classes
+            are equally likely.
+        disagreement: mutual information between the class and the choice of a member, in nats, `[N]`; 0 if
+            all members give the same probabilities.
+        member_probabilities: softmax of each member's logits divided by the temperature for one member,
+            `[S, N, C]`.
     """
 
     logits: Floats
@@ -46,38 +48,37 @@ def combine(
     Args:
         member_logits: finite, `[S, N, C]`.
         weights: positive, `[S]`; only their proportions matter.
-        calibration: temperatures for the mean of each number of members.
+        calibration: a temperature for each number of members that are averaged.
     """
     logits = member_logits.astype(np.float64)
-    # Of the largest first: a sum may be more than there are numbers for.
+    # Scale by the largest weight first, so that the sum cannot overflow.
     shares = weights / weights.max()
     shares /= shares.sum()
     members, logarithms = _softmax(logits / calibration.temperature(1))
     combined = np.einsum("s,snc->nc", shares, logits)
     probabilities, own_logarithms = _softmax(combined / calibration.temperature(len(logits)))
     mixture = np.einsum("s,snc->nc", shares, members)
-    # What is not possible has no share in an entropy, and no logarithm.
-    information = _entropy(mixture, np.log(np.maximum(mixture, TINY))) - shares @ _entropy(
-        members, logarithms
-    )
+    # Clamp before taking logs: 0 * log 0 counts as 0.
+    mixture_entropy = _entropy(mixture, np.log(np.maximum(mixture, TINY)))
+    information = mixture_entropy - shares @ _entropy(members, logarithms)
     return Combined(
         logits=combined,
         probabilities=probabilities,
         entropy=_entropy(probabilities, own_logarithms),
-        # Rounding may leave a negative of the order of 1e-16.
+        # Rounding may leave a negative value of the order of 1e-16.
         disagreement=np.maximum(information, 0),
         member_probabilities=members,
     )
 
 
 def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
-    """Class ids of the `k` largest scores of one image `[C]`, largest first; ties by class id."""
+    """Return the class ids of the `k` largest scores of one image `[C]`, largest first; ties by class id."""
     return np.argsort(-scores, kind="stable")[:k]
 
 
 def _softmax(logits: Floats) -> tuple[Floats, Floats]:
-    """Probabilities along the last axis, and their logarithms, finite also where these are 0."""
-    # The ufuncs' own reductions: of a few numbers, the methods' detour takes most of the time.
+    """Return the probabilities along the last axis, and their logarithms, finite even for probability 0."""
+    # For tiny arrays, ndarray.max() costs more in dispatch than in arithmetic; ufuncs' reductions do not.
     shifted = logits - np.maximum.reduce(logits, axis=-1, keepdims=True)
     exponentials = np.exp(shifted)
     total = np.add.reduce(exponentials, axis=-1, keepdims=True)

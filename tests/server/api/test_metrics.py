@@ -171,7 +171,7 @@ def test_bugs_are_counted() -> None:
     assert server.ask("POST", "/v1/classify", **CLASSIFY).status_code == 500
     said = Scrape(server)
     assert said("requests_refused_total", route="/v1/classify", reason="internal") == 1
-    assert server.core.statistics.of(ensemble()).fail.count == 1
+    assert server.core.statistics.get(ensemble()).fail.count == 1
 
 
 def test_a_client_that_leaves_is_no_answer() -> None:

@@ -157,7 +157,7 @@ def test_the_server_s_limits_hold() -> None:
     assert "900 bytes allowed" in error(server.ask("POST", INFER, content=bytes(901)), 413)
     with server.core.admitted(Record()):
         response = server.ask("POST", INFER, **binary(IMAGES[:1]))
-    assert "as many as are allowed" in error(response, 503)
+    assert "the most allowed" in error(response, 503)
     assert response.headers["Retry-After"]
 
 

@@ -208,7 +208,7 @@ def test_what_does_not_fit_into_memory_is_not_even_loaded(
         (record,) = caplog.records[1:]
         assert record.getMessage() == (
             "pair cannot be loaded; the old version stays: loading it takes about 64 MiB, "
-            "and 40 MiB are available"
+            "but only 40 MiB are available"
         )
         assert engine.ensembles["pair"] is before
         assert "40 MiB are available" in reloader.catalogue.rejected["pair"]

@@ -45,12 +45,12 @@ def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
 )
 def test_a_refused_request_is_told_how_long_those_in_progress_take(seconds_each: float, wait: int) -> None:
     admission, _ = busy(limit=10, ended=30, seconds_each=seconds_each)
-    assert admission.retry_after_s() == pytest.approx(wait, abs=1)
+    assert admission.estimate_retry_s() == pytest.approx(wait, abs=1)
 
 
 def test_a_pace_that_has_come_to_a_halt_shows() -> None:
     admission, clock = busy(limit=10, ended=10, seconds_each=0.1)
-    before = admission.retry_after_s()
+    before = admission.estimate_retry_s()
     clock.now += 20
     assert before == 1
-    assert admission.retry_after_s() > 15
+    assert admission.estimate_retry_s() > 15

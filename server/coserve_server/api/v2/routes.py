@@ -121,7 +121,7 @@ async def list_statistics(core: Core) -> StatisticsList:
     """Report the counters of all models since the start."""
     return StatisticsList(
         model_stats=[
-            describe_statistics(model, core.statistics.of(model)) for model in core.catalogue.models()
+            describe_statistics(model, core.statistics.get(model)) for model in core.catalogue.models()
         ]
     )
 
@@ -149,7 +149,7 @@ async def get_model_config(core: Core, model: Model) -> ModelConfig:
 @_model_route("/stats")
 async def get_model_statistics(core: Core, model: Model) -> StatisticsList:
     """Report a model's counters since the start."""
-    return StatisticsList(model_stats=[describe_statistics(model, core.statistics.of(model))])
+    return StatisticsList(model_stats=[describe_statistics(model, core.statistics.get(model))])
 
 
 @_model_route(

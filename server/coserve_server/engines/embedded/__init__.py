@@ -1,1 +1,1 @@
-"""What engines share that run members in this process: lanes, generations, taking turns, hot reload."""
+"""The common part of the engines that run members in this process: lanes, loading, replacing versions."""

@@ -15,7 +15,7 @@ from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import trim_memory
-from coserve_server.observability.record import Record, joined_ids
+from coserve_server.observability.record import Record, join_ids
 from coserve_server.outcomes import MemberRun
 
 NOTHING = "no ensemble is loaded"
@@ -105,8 +105,8 @@ class EmbeddedEngine:
         self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
     ) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
-        request_ids = joined_ids(records)
-        # Nothing else between the submissions, so that the members start together.
+        request_ids = join_ids(records)
+        # Do nothing else between the submissions, so that the members start together.
         return [member.start(images, request_ids) for member in self._members(ensemble)]
 
     async def replace(self, name: str, ensembles: Sequence[Ensemble]) -> bool:

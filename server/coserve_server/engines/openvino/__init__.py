@@ -2,5 +2,5 @@
 
 import sys
 
-# OpenVINO reports its import to a statistics service with this module; without it, it silently does not.
+# OpenVINO reports its import to a statistics service through this module; without it, nothing is sent.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

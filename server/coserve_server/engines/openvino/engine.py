@@ -23,7 +23,7 @@ from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-"""OpenVINO's names. By default it computes in bf16 on every processor that can."""
+"""OpenVINO's names of the precisions. Its default is bf16 on every processor that supports it."""
 
 
 class OpenVinoEngine(EmbeddedEngine):
@@ -53,7 +53,7 @@ class OpenVinoEngine(EmbeddedEngine):
         return [precision for precision in HINTS if precision.upper() in capabilities]
 
     def _pins(self, budget: ThreadBudget) -> bool:
-        """Return False where members share a thread pool: its threads would stay where they first worked."""
+        """Return False if members share a thread pool, whose threads would stay where they first worked."""
         return budget.threads == 1 or budget.lanes == 1
 
     def _compile(self, ensemble: Ensemble, member: Member, lane: Lane) -> LoadedMember:

@@ -31,12 +31,12 @@ OPTIONS = [
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Find a Triton that comes back within two seconds.
+    # Reconnect within two seconds to a Triton that comes back.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
     # This also limits one attempt to connect.
     ("grpc.min_reconnect_backoff_ms", 1000),
-    # Triton is a neighbour: the environment's proxy for the internet does not lead to it.
+    # Ignore the environment's proxy: it leads to the internet, not to Triton.
     ("grpc.enable_http_proxy", 0),
     # Do not share connections, so that closing the channel closes them.
     ("grpc.use_local_subchannel_pool", 1),

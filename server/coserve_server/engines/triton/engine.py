@@ -12,7 +12,7 @@ from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoi
 from coserve_server.engines.triton.shared_memory import SharedMemory, Slot
 from coserve_server.engines.triton.tensors import MemberRequests, read_logits
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.observability.record import Record, joined_ids
+from coserve_server.observability.record import Record, join_ids
 from coserve_server.outcomes import Failure, MemberRun
 from coserve_server.settings import Settings
 
@@ -80,11 +80,11 @@ class TritonEngine:
         return frozenset(m.name for m in ensemble.members if any(host.ready(m) for host in hosts))
 
     def faults(self) -> list[str]:
-        """Return that no server was reached, or which models a server could not load."""
+        """Return that no server has an ensemble, or which models servers could not load."""
         return list(self.load_errors.values()) if self._ensembles else [self._nothing()]
 
     def why_missing(self, name: str | None) -> str | None:
-        """Return that no server has any ensemble, or that some list this one without having loaded it."""
+        """Return that no server has any ensemble, or which servers list this one but have not loaded it."""
         if not self._ensembles:
             return self._nothing()
         lacking = [f"{one.address} has not loaded {name}" for one in self._endpoints if name in one.missing]
@@ -155,7 +155,7 @@ class TritonEngine:
                 if not error.elsewhere:
                     break
         message = "; ".join(errors) or NO_HOST
-        request_ids = joined_ids(records)
+        request_ids = join_ids(records)
         extra = {"request_id": request_ids} if request_ids else None
         logger.warning("member %s failed: %s", member.name, message, extra=extra)
         failure = Failure("failed", message)

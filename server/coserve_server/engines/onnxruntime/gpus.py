@@ -139,7 +139,7 @@ class _Call:
 class GpuLoader:
     """Loads members onto the GPUs that their lanes name."""
 
-    def __init__(self, gpus: Sequence[int], graphs: Sequence[int] = ()) -> None:
+    def __init__(self, gpus: Sequence[int], graphs: Sequence[int]) -> None:
         """Prepare to load onto these GPUs.
 
         Args:

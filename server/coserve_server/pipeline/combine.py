@@ -86,4 +86,5 @@ def _softmax(logits: Floats) -> tuple[Floats, Floats]:
 
 
 def _entropy(probabilities: Floats, logarithms: Floats) -> Floats:
-    return np.asarray(-np.add.reduce(probabilities * logarithms, axis=-1))
+    # A subtraction, since the negative of a certain answer's 0 would be -0.
+    return np.asarray(0 - np.add.reduce(probabilities * logarithms, axis=-1))

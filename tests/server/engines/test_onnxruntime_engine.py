@@ -239,6 +239,24 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
             thread.join(60)
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_closing_stops_what_runs(tmp_path: Path, cancelled: bool) -> None:
+    """Also if the event loop has not yet told the lane of a cancellation, or nobody cancelled."""
+    write_repository(tmp_path, faults={0: HANGS})
+
+    async def leave(engine: EmbeddedEngine) -> None:
+        hanging, sound = engine.start(engine.ensembles["pair"], images())
+        engine.start(engine.ensembles["pair"], images())
+        assert (await sound).failure is None
+        if cancelled:
+            hanging.cancel()
+        (loaded,) = engine._loaded.values()
+        loaded.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("pair-")]
+
+    with_engine(tmp_path, leave)
+
+
 def test_no_member_is_ready_after_closing(tmp_path: Path) -> None:
     write_repository(tmp_path)
 

@@ -43,6 +43,11 @@ def test_uncertainty_of_sure_members_that_contradict_each_other() -> None:
     np.testing.assert_allclose(combined.disagreement, np.log(2), atol=1e-6)
 
 
+def test_a_certain_answer_has_no_negative_zero() -> None:
+    combined = combine(logits([1000, 0], [1000, 0]), np.ones(2))
+    assert (str(combined.entropy[0]), str(combined.disagreement[0])) == ("0.0", "0.0")
+
+
 def test_members_that_agree_do_not_disagree() -> None:
     combined = combine(logits([5, 1, 0], [5, 1, 0], [5, 1, 0]), np.array([1.0, 2, 3]))
     np.testing.assert_allclose(combined.disagreement, 0, atol=1e-12)
@@ -56,7 +61,9 @@ def test_any_finite_logits_give_finite_answers_in_bounds(members: np.ndarray) ->
     for values in (combined.logits, combined.probabilities, combined.entropy, combined.disagreement):
         assert np.isfinite(values).all()
     np.testing.assert_allclose(combined.probabilities.sum(axis=-1), 1)
-    assert (combined.entropy >= 0).all()
+    # -0 is not less than 0.
+    for values in (combined.probabilities, combined.entropy, combined.disagreement):
+        assert not np.signbit(values).any()
     assert (combined.entropy <= np.log(4) + 1e-9).all()
     assert (combined.disagreement >= 0).all()
     assert (combined.disagreement <= np.log(3) + 1e-9).all()

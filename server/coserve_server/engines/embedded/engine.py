@@ -144,9 +144,10 @@ class EmbeddedEngine:
         return [one for one in map(self._limited, ensembles) if one not in served]
 
     async def close(self) -> None:
-        """End the threads and free the members; no batch may be running."""
+        """End the threads and free the members; running batches are stopped."""
         while self._loaded:
-            self._loaded.popitem()[1].close()
+            _, loaded = self._loaded.popitem()
+            await asyncio.to_thread(loaded.close)
 
     def _members(self, ensemble: Ensemble) -> list[LoadedMember]:
         loaded = self._loaded[id(ensemble.whole)].members

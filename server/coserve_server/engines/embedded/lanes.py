@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -35,6 +35,14 @@ class ThreadBudget:
         return cls(lanes, cores // lanes)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What to call if a queued call is dropped, and to make it end early."""
+
+    left_out: Callable[[], None]
+    stop: Callable[[], None]
+
+
 class Lane:
     """A thread that runs members one after another.
 
@@ -53,7 +61,7 @@ class Lane:
         """
         self._thread = ThreadPoolExecutor(1, name)
         self._abandoned: dict[Future[Any], float] = {}
-        self._waiting: dict[Future[Any], Callable[[], None]] = {}
+        self._runs: dict[Future[Any], _Run] = {}
         self.threads = threads
         self.device = device
         if pinned:
@@ -64,19 +72,26 @@ class Lane:
         """Queue a call behind those before it."""
         return self._thread.submit(function, *args, **kwargs)
 
-    def enqueue(self, function: Callable[[], None], left_out: Callable[[], None]) -> Future[None]:
-        """Queue a call; `left_out` is called instead if `leave_out` drops it."""
+    def enqueue(
+        self, function: Callable[[], None], left_out: Callable[[], None], stop: Callable[[], None]
+    ) -> Future[None]:
+        """Queue a call.
+
+        Args:
+            left_out: called instead if `leave_out` drops the call.
+            stop: makes the call end early; called from another thread.
+        """
         run = self._thread.submit(function)
-        self._waiting[run] = left_out
-        run.add_done_callback(self._waiting.pop)
+        self._runs[run] = _Run(left_out, stop)
+        run.add_done_callback(self._runs.pop)
         return run
 
     def leave_out(self) -> None:
         """Drop the calls that wait behind a stuck run."""
         if self.stuck:
-            for run, left_out in list(self._waiting.items()):
+            for run, call in list(self._runs.items()):
                 if run.cancel():
-                    left_out()
+                    call.left_out()
 
     @property
     def stuck(self) -> bool:
@@ -86,9 +101,20 @@ class Lane:
 
     def abandon(self, run: Future[Any]) -> None:
         """Note that nobody waits for a run any more."""
-        self._abandoned[run] = time.monotonic()
-        run.add_done_callback(self._abandoned.pop)
+        self._abandoned.setdefault(run, time.monotonic())
+        run.add_done_callback(lambda run: self._abandoned.pop(run, None))
+
+    def stop(self) -> None:
+        """Drop the calls that wait, and make the current one end early, whoever still waits for it."""
+        for run, call in list(self._runs.items()):
+            if not run.cancel():
+                call.stop()
+                self.abandon(run)
 
     def close(self) -> None:
-        """End the thread after its current run, and wait for that unless the run is abandoned."""
-        self._thread.shutdown(wait=not self._abandoned, cancel_futures=True)
+        """Stop all calls and end the thread; a run that outlasts its grace period is left behind."""
+        self.stop()
+        abandoned = dict(self._abandoned)
+        left = max(abandoned.values(), default=0) + PATIENCE_S - time.monotonic()
+        running = wait(abandoned, max(0, left)).not_done
+        self._thread.shutdown(wait=not running, cancel_futures=True)

@@ -43,7 +43,9 @@ class LoadedEnsemble:
             raise
 
     def close(self) -> None:
-        """Wait for running batches, then end the threads and free the members."""
+        """Stop running batches, which nobody can wait for any more; end the threads and free the members."""
+        for lane in self.lanes:
+            lane.stop()
         for lane in self.lanes:
             lane.close()
         while self.members:

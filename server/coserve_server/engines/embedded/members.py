@@ -72,7 +72,7 @@ class LoadedMember(ABC):
             # Faster than `asyncio.wrap_future`, which takes more steps back to the event loop.
             loop.call_soon_threadsafe(finish, self.run(images, call, request_ids))
 
-        run = self.lane.enqueue(work, leave_out)
+        run = self.lane.enqueue(work, leave_out, call.stop)
 
         def abandon(_: asyncio.Future[MemberRun]) -> None:
             if future.cancelled() and not run.cancel():

@@ -65,4 +65,4 @@ def test_too_few_images_are_one_line(run: Path, image_folder: Path, tmp_path: Pa
         (tmp_path / "data/test" / label / "0.png").symlink_to(image_folder / "test" / label / "000.png")
     result = evaluate(run, "--data", tmp_path / "data", "--calibrate")
     assert result.exit_code == 1
-    assert result.stderr == ("error: calibrating needs two test images or more of every class; blue has 1\n")
+    assert result.stderr == ("error: calibrating needs at least two test images of every class; blue has 1\n")

@@ -40,7 +40,8 @@ def test_a_checkpoint_is_never_written_over(
 ) -> None:
     """Renaming a new file leaves the old one intact; copying over the old one truncates it first."""
     monkeypatch.setattr(tempfile, "tempdir", str(ELSEWHERE))
-    run, kept = tmp_path / "run", tmp_path / "kept.ckpt"
+    run = tmp_path / "run"
+    kept = tmp_path / "kept.ckpt"
     contents = []
 
     def keep(_: str) -> None:
@@ -114,7 +115,7 @@ def test_a_useless_checkpoint_is_named(image_folder: Path, tmp_path: Path) -> No
             with pytest.raises(RunError) as refused:
                 use(run)
             assert str(refused.value).startswith(f"{run}/last.ckpt: {message}")
-            assert str(refused.value).endswith("; best.ckpt is there, and may take its place")
+            assert str(refused.value).endswith("; best.ckpt exists and can replace it")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive"])

@@ -85,7 +85,10 @@ class TinyConfig(NetworkConfig):
 
 def test_what_is_counted() -> None:
     positions = 16 * 16
-    convolution, norm, pool, linear = 9 * 3 * 8 * positions, 2 * 8 * positions, 8 * positions, 8 * 5
+    convolution = 9 * 3 * 8 * positions
+    norm = 2 * 8 * positions
+    pool = 8 * positions
+    linear = 8 * 5
     parameters = 9 * 3 * 8 + 2 * 8 + 8 * 5 + 5
     assert count(TinyConfig(), 5, 16) == Cost(parameters, convolution + norm + pool + linear)
 
@@ -117,7 +120,7 @@ def test_multiply_adds_grow_with_the_square_of_the_image() -> None:
         ("wide_resnet27_10", 2, "wide_resnet27_10: depth must be 6n + 4"),
         ("wide_resnet4_10", 1, "depth must be 6n + 4"),
         ("wide_resnet28_0", 1, "widening factor must be at least 1"),
-        ("wide_resnet28", 1, "unknown network 'wide_resnet28'; known are [se_]resnet"),
+        ("wide_resnet28", 1, "unknown network 'wide_resnet28'; names have the form [se_]resnet"),
         ("efficientnet", 1, "unknown network 'efficientnet'"),
         ("efficientnet_b8", 1, "efficientnet_b8: variants are b0 to b7"),
         ("efficientnet_b0", 3, "efficientnet_b0: split must be one of 1, 2, 4, not 3"),

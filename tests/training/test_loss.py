@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coserve_training.loss import co_training_loss, jensen_shannon, mutual_kullback_leibler, warmed_up
+from coserve_training.loss import co_training_loss, jensen_shannon, mutual_kullback_leibler, warm_up_weight
 
 
 def entropy(p: torch.Tensor) -> torch.Tensor:
@@ -44,25 +44,27 @@ def test_no_nan_in_loss_or_gradient_for_extreme_logits(dtype: torch.dtype) -> No
 
 
 def test_loss_is_the_sum_of_cross_entropies_plus_the_weighted_divergence() -> None:
-    logits, targets = torch.randn(3, 6, 5), torch.randint(5, (6,))
+    logits = torch.randn(3, 6, 5)
+    targets = torch.randint(5, (6,))
     cross_entropies = sum(F.cross_entropy(member, targets) for member in logits)
     expected = cross_entropies + 0.3 * jensen_shannon(logits)
     assert co_training_loss(logits, targets, 0.3).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_one_member_has_no_divergence() -> None:
-    logits, targets = torch.randn(1, 6, 5), torch.randint(5, (6,))
+    logits = torch.randn(1, 6, 5)
+    targets = torch.randint(5, (6,))
     assert co_training_loss(logits, targets, 100.0).item() == pytest.approx(
         F.cross_entropy(logits[0], targets).item(), rel=1e-6
     )
 
 
 def test_weight_warms_up_linearly_from_its_floor() -> None:
-    assert warmed_up(0.5, 0, 40) == 0.005
-    assert warmed_up(0.5, 20, 40) == pytest.approx(0.25)
-    assert warmed_up(0.5, 100, 40) == 0.5
-    assert warmed_up(0.5, 0, 0) == 0.5
-    assert warmed_up(0.0, 10, 40) == 0.0
+    assert warm_up_weight(0.5, 0, 40) == 0.005
+    assert warm_up_weight(0.5, 20, 40) == pytest.approx(0.25)
+    assert warm_up_weight(0.5, 100, 40) == 0.5
+    assert warm_up_weight(0.5, 0, 0) == 0.5
+    assert warm_up_weight(0.0, 10, 40) == 0.0
 
 
 def test_mutual_kullback_leibler_against_a_loop_in_float64() -> None:

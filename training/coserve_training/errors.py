@@ -1,27 +1,27 @@
-"""Errors of dividing and training that a user can act on.
+"""Errors in dividing and training that a user can act on.
 
 TrainingError
-├── NetworkError     unknown network, impossible depth or split
+├── NetworkError     an unknown network, or an impossible depth or split
 ├── DataError        missing, unreadable or inconsistent images
-├── ConfigError      a value of the recipe that is out of range
-└── RunError         a run folder that is missing, in use or of another configuration
+├── ConfigError      a configuration value out of range
+└── RunError         a run folder that is missing, damaged, in use or of another configuration
 """
 
 
 class TrainingError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base class of all errors that this package raises on purpose."""
 
 
 class NetworkError(TrainingError):
-    """A network's name, depth or split that no rule covers."""
+    """A network name, depth or split that no rule covers."""
 
 
 class DataError(TrainingError):
-    """Images or labels that cannot be used as they are."""
+    """Images or labels that cannot be used."""
 
 
 class ConfigError(TrainingError):
-    """A value of the training configuration that is out of range."""
+    """A training configuration with an unknown option or a value out of range."""
 
 
 class RunError(TrainingError):

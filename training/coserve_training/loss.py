@@ -11,9 +11,9 @@ MINIMUM_WEIGHT = 0.005
 
 
 def jensen_shannon(logits: Tensor) -> Tensor:
-    """Generalised Jensen-Shannon divergence of S predictions: H(mean of p_i) − mean of H(p_i).
+    """Return the generalised Jensen-Shannon divergence of S predictions: H(mean of p_i) − mean of H(p_i).
 
-    Computed in float32 from log-softmax, so that neither bf16 nor a probability of zero gives a NaN.
+    It is computed in float32 from log-softmax, so that neither bf16 nor a probability of 0 gives NaN.
 
     Args:
         logits: `[S, N, C]`, any floating dtype.
@@ -29,9 +29,10 @@ def jensen_shannon(logits: Tensor) -> Tensor:
 
 
 def mutual_kullback_leibler(logits: Tensor) -> Tensor:
-    """Each member's KL divergence from every other, whose prediction is a fixed target, divided by S − 1.
+    """Return the sum over members of the mean KL divergence from every other member's prediction.
 
-    Summed over the members (deep mutual learning, arXiv 1706.00384; the paper's alternative term).
+    The other member's prediction is a fixed target without gradient (deep mutual learning, arXiv 1706.00384;
+    the paper's alternative term).
 
     Args:
         logits: `[S, N, C]`, any floating dtype; S at least 2.
@@ -44,7 +45,7 @@ def mutual_kullback_leibler(logits: Tensor) -> Tensor:
     entropy = (target.exp() * target).sum(-1)
     cross = torch.einsum("inc,jnc->ijn", target.exp(), log_p)
     pairs = entropy[:, None] - cross
-    # The diagonal is no pair: its value is zero, but its gradient would be too only by cancellation.
+    # Leave the diagonal out: its value is 0, but its gradient would be 0 only by cancellation.
     others = ~torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     return pairs[others].sum(0).mean() / (len(logits) - 1)
 
@@ -59,13 +60,13 @@ def co_training_loss(
     term: Literal["js", "kl"] = "js",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Sum of the members' cross-entropies plus `weight` × the co-training term.
+    """Return the sum of the members' cross-entropies plus `weight` × the co-training term.
 
     Args:
-        logits: `[S, N, C]`; the term is left out for S = 1.
-        targets: `[N]` int64 classes, or `[N, C]` their probabilities.
-        weight: of the term, not negative.
-        term: Jensen-Shannon divergence or mutual Kullback-Leibler divergence.
+        logits: `[S, N, C]`; for S = 1 there is no co-training term.
+        targets: classes `[N]`, int64, or class probabilities `[N, C]`.
+        weight: weight of the co-training term, not negative.
+        term: "js", the Jensen-Shannon divergence, or "kl", the mutual Kullback-Leibler divergence.
         label_smoothing: probability spread evenly over all classes.
 
     Returns:
@@ -82,7 +83,10 @@ def co_training_loss(
     return loss if members == 1 else loss + weight * TERMS[term](logits)
 
 
-def warmed_up(weight: float, epoch: float, warmup_epochs: float) -> float:
-    """The divergence's weight at `epoch`: linear up to `weight`, never under 0.005 (or `weight`, if less)."""
+def warm_up_weight(weight: float, epoch: float, warmup_epochs: float) -> float:
+    """Return the co-training term's weight at a fractional `epoch`.
+
+    It rises linearly to `weight`, and is never below 0.005, or `weight` if that is smaller.
+    """
     ramp = 1.0 if warmup_epochs <= 0 else min(1.0, epoch / warmup_epochs)
     return max(weight * ramp, min(weight, MINIMUM_WEIGHT))

@@ -8,13 +8,16 @@ from torch import nn
 
 from coserve_training.config import TrainConfig
 
-RMSPROP_ALPHA, RMSPROP_EPS = 0.9, 1e-3
-"""As EfficientNet is trained (arXiv 1905.11946)."""
+# EfficientNet's values (arXiv 1905.11946).
+RMSPROP_ALPHA = 0.9
+RMSPROP_EPS = 1e-3
 
 
 def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or RMSprop with momentum."""
-    rate, momentum, decay = config.learning_rate, config.momentum, config.member_weight_decay
+    """Make the recipe's optimizer: SGD with Nesterov momentum, or RMSprop with momentum."""
+    rate = config.learning_rate
+    momentum = config.momentum
+    decay = config.member_weight_decay
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(
             parameters, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum, weight_decay=decay
@@ -23,12 +26,12 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> t
 
 
 def learning_rate_factor(config: TrainConfig, epoch: float, steps_per_epoch: float) -> float:
-    """Share of the learning rate at a fraction of an epoch: linear warm-up, then the schedule.
+    """Return the factor of the learning rate at a point in training: a linear warm-up, then the schedule.
 
     Args:
         config: the recipe.
-        epoch: epochs done, with fraction.
-        steps_per_epoch: updates in an epoch; the first update of the warm-up is not zero.
+        epoch: epochs done, including the fraction of the current one.
+        steps_per_epoch: updates per epoch; with it the warm-up's first update has a rate above 0.
     """
     warmup = config.resolved_warmup_epochs
     if epoch < warmup:

@@ -1,4 +1,4 @@
-"""The paper's tables: what its networks cost and reach (arXiv 2011.14660)."""
+"""The paper's tables: cost and accuracy of its networks (arXiv 2011.14660)."""
 
 import csv
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row; figures keep the digits that the paper prints, and are None where it prints none.
+    """One row. Figures keep the digits that the paper prints, and are None if it prints none.
 
     Attributes:
         network: the undivided network's name.
         split: number of members S.
-        num_classes: that the paper's figures are counted with.
-        image_size: height and width in pixels that they are counted at.
-        epochs: of the training that reached `top1_error`.
-        parameters: of all members, in millions.
-        multiply_adds: of all members for one image, in billions.
-        top1_error: of the ensemble, in percent.
-        note: what a reader of the row should know, or nothing.
+        num_classes: number of classes behind the paper's counts.
+        image_size: image height and width in pixels behind the paper's counts.
+        epochs: length of the training that reached `top1_error`.
+        parameters: parameters of all members, in millions.
+        multiply_adds: multiply-adds of all members for one image, in billions.
+        top1_error: top-1 error of the ensemble, in percent.
+        note: a remark on the row, or an empty string.
     """
 
     network: str
@@ -34,7 +34,7 @@ class PaperRow:
 
 
 def paper_rows(table: str) -> list[PaperRow]:
-    """The rows of `table`, which is one of `divide.DATASETS`, in the paper's order."""
+    """Return the rows of a data set's table, in the paper's order; `counting.DATASETS` names the tables."""
     text = files("coserve_training").joinpath("paper_tables.csv").read_text("utf-8")
     return [
         PaperRow(

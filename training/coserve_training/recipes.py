@@ -1,4 +1,4 @@
-"""Named recipes: TOML files of options that people can copy and change (docs/train.md)."""
+"""Recipes: TOML files of options, which users can copy and change (docs/train.md)."""
 
 from fnmatch import fnmatch
 from importlib import resources
@@ -7,7 +7,7 @@ from typing import Any
 
 import tomli
 
-from coserve_training.config import checked
+from coserve_training.config import validate
 from coserve_training.errors import ConfigError
 
 FOLDER = resources.files("coserve_training") / "recipes"
@@ -15,21 +15,21 @@ COUNTED_IN_EPOCHS = ("warmup_epochs", "co_training_warmup_epochs", "decay_epochs
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with Coserve."""
+    """Return the names of the recipes that come with Coserve."""
     return sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir())
 
 
 def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options over a recipe's.
+    """Add options to a recipe's and override them.
 
-    Where the options change `epochs`, the recipe's warm-ups and decays change in proportion.
+    If the options change `epochs`, the recipe's warm-ups and decays are scaled in proportion.
 
     Args:
         recipe: one of `recipe_names`, or a path that ends in `.toml`.
-        options: given by hand; `network` chooses among the recipe's `[[where]]` tables.
+        options: the user's options; `network` selects among the recipe's `[[where]]` tables.
 
     Raises:
-        ConfigError: for an unknown name, or a file that is no recipe.
+        ConfigError: for an unknown name, or a file that is not a recipe.
     """
     values = _read(recipe)
     tables = values.pop("where", [])
@@ -50,7 +50,7 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _check(recipe: str, values: dict[str, Any]) -> None:
     try:
-        checked(values)
+        validate(values)
     except ConfigError as error:
         raise ConfigError(f"recipe {recipe}: {error}") from error
 
@@ -59,7 +59,7 @@ def _read(recipe: str) -> dict[str, Any]:
     known = recipe_names()
     if recipe not in known and not recipe.endswith(".toml"):
         raise ConfigError(
-            f"unknown recipe {recipe!r}; known are {', '.join(known)}, or a path of a .toml file"
+            f"unknown recipe {recipe!r}; choose one of {', '.join(known)}, or the path of a .toml file"
         )
     file = FOLDER / f"{recipe}.toml" if recipe in known else Path(recipe)
     try:
@@ -67,4 +67,4 @@ def _read(recipe: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"recipe {recipe}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"recipe {recipe}: no TOML ({error})") from error
+        raise ConfigError(f"recipe {recipe}: not valid TOML ({error})") from error

@@ -1,4 +1,4 @@
-"""Lightning's loop, set up as a recipe needs it, and what it leaves in the run folder."""
+"""Lightning's trainer for a recipe, which writes checkpoints and the history into the run folder."""
 
 import csv
 import io
@@ -40,13 +40,14 @@ def make_trainer(
     place_members: bool,
     tensorboard: bool,
 ) -> L.Trainer:
-    """Lightning's loop as a recipe needs it.
+    """Make Lightning's trainer for a recipe; `training_run.train` describes the arguments.
 
     Raises:
         ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
-            precision or logger that is not here.
+            precision or logger that is not available.
     """
-    processes, gpu = devices * nodes, torch.cuda.is_available()
+    processes = devices * nodes
+    gpu = torch.cuda.is_available()
     if place_members:
         _check_placement(config, processes)
     elif config.batch_size % processes:
@@ -55,7 +56,7 @@ def make_trainer(
         )
     if gpu and devices > torch.cuda.device_count():
         raise ConfigError(
-            f"devices must be at most {torch.cuda.device_count()}, the GPUs here, not {devices}"
+            f"devices must be at most the {torch.cuda.device_count()} GPUs of this machine, not {devices}"
         )
     every_epoch = {"dirpath": folder, "enable_version_counter": False}
     callbacks: list[Callback] = [
@@ -68,14 +69,14 @@ def make_trainer(
     bar = sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
-    plugins: list[CheckpointIO | SharedBatchNorm] = [_WholeCheckpoints()]
-    # A placed member sees whole batches: there is nothing to share.
+    plugins: list[CheckpointIO | SharedBatchNorm] = [_AtomicCheckpoints()]
+    # A placed member sees whole batches, so there are no statistics to share.
     shared = config.sync_batch_norm and processes > 1 and not place_members
     if shared and not gpu:
         plugins.append(SharedBatchNorm())
     for part in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{part}").setLevel(logging.ERROR)
-    with quiet():
+    with quiet_lightning():
         return L.Trainer(
             accelerator="gpu" if gpu else "cpu",
             devices=devices,
@@ -103,13 +104,14 @@ def _check_placement(config: TrainConfig, processes: int) -> None:
         )
     if config.precision == "fp16":
         raise ConfigError(
-            "members cannot be placed with precision fp16, whose scale depends on all; choose fp32 or bf16"
+            "members cannot be placed with precision fp16, whose loss scale depends on all members; "
+            "choose fp32 or bf16"
         )
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep Lightning's advice, which is not for those who train with Coserve, from the terminal."""
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's advice to programmers, which users of Coserve cannot follow."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         warnings.filterwarnings("ignore", message=".*(does not have many workers|Checkpoint directory).*")
@@ -135,10 +137,10 @@ def _lightning_precision(precision: Precision) -> Literal["32-true", "bf16-mixed
     return "bf16-mixed" if precision == "bf16" else "32-true"
 
 
-class _WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that replace the last one only once they are whole.
+class _AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that replace the previous file only once they are complete.
 
-    Lightning's own way is a temporary file that may lie on another file system, from where it is copied.
+    Lightning writes to a temporary file that may lie on another file system, and copies it from there.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None) -> None:
@@ -148,13 +150,15 @@ class _WholeCheckpoints(TorchCheckpointIO):
 
 
 class _History(Checkpoint):
-    """`metrics.csv` and one line per epoch, told once the epoch's checkpoints are on disk.
+    """Writes `metrics.csv` and reports one line per epoch, once the epoch's checkpoints are on disk.
 
-    Lightning calls callbacks of this base last, in the order given.
+    The base class is `Checkpoint` because Lightning calls such callbacks last, in the given order.
     """
 
     def __init__(self, file: Path, report: Callable[[str], None]) -> None:
-        self.file, self.report, self.started = file, report, time.monotonic()
+        self.file = file
+        self.report = report
+        self.started = time.monotonic()
         self.rows: list[dict[str, object]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -171,7 +175,8 @@ class _History(Checkpoint):
         measured = {
             name: round(float(value), 5) for name, value in trainer.callback_metrics.items() if name != "loss"
         }
-        epoch, seconds = trainer.current_epoch + 1, time.monotonic() - self.started
+        epoch = trainer.current_epoch + 1
+        seconds = time.monotonic() - self.started
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows.append(
             {"epoch": epoch, **measured, "learning_rate": f"{rate:.6g}", "seconds": round(seconds, 1)}

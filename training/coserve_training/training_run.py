@@ -1,4 +1,4 @@
-"""Training an ensemble from a data set into a run folder, resumable at every epoch."""
+"""A whole training run: from a data set to a run folder, resumable after every epoch."""
 
 import io
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.runs.folder import SAMPLES, Description, Run, load_run, write_atomically
-from coserve_training.trainer import make_trainer, quiet
+from coserve_training.trainer import make_trainer, quiet_lightning
 
 
 def train(
@@ -40,43 +40,44 @@ def train(
     report: Callable[[str], None] = print,
     progress: Progress | None = None,
 ) -> Evaluation | None:
-    """Train, checkpoint every epoch, and evaluate the last checkpoint.
+    """Train an ensemble, checkpoint after every epoch, and evaluate the last checkpoint.
 
-    With several devices, Lightning starts this program again once for each further one of its node.
+    With several devices, Lightning runs this program again, once for each further device of its node.
 
     Args:
-        config: what to train.
-        folder: the run folder; created, or continued when `resume`.
-        resume: go on from `last.ckpt`.
-        devices: GPUs of each node, or processes where there is no GPU; they share each batch.
-        nodes: machines; each is started by hand or by a cluster that Lightning knows.
-        place_members: train each member in a process of its own, on whole batches; changes no result.
-        workers: processes that decode images for each device; by default the cores are shared out.
-        tensorboard: also log the metrics for TensorBoard, to `tensorboard/` in the run folder.
-        report: told one line per epoch.
-        progress: told how far decoding and evaluating are.
+        config: what to train, and how.
+        folder: the run folder to create, or to continue with `resume`.
+        resume: continue after the last finished epoch.
+        devices: GPUs per node, or processes on a machine without GPUs; they share each batch.
+        nodes: number of machines. Start the program on each, by hand or by a cluster that Lightning supports.
+        place_members: train each member in a process of its own, on whole batches. The results are the same.
+        workers: processes that decode images, per device; by default the devices share the cores.
+        tensorboard: also write the metrics for TensorBoard, to `tensorboard/` in the run folder.
+        report: called with one line per epoch.
+        progress: called with the progress of decoding and evaluating.
 
     Returns:
-        The evaluation; None in all processes but the first.
+        The evaluation in the first process; None in all others.
 
     Raises:
         ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
-            precision or logger that is not here.
-        DataError: for images that cannot be used, before anything is written.
-        RunError: when the folder holds a run already or cannot be written, or `resume` finds none or another
-            configuration.
+            precision or logger that is not available.
+        DataError: for images that cannot be used; nothing has been written then.
+        RunError: if the folder holds a run already or cannot be written, or if `resume` finds no run or
+            another configuration.
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
     last = folder / "last.ckpt"
     trainer = make_trainer(config, folder, report, devices, nodes, place_members, tensorboard)
     first = trainer.is_global_zero
     if not first:
-        report, progress = _silent, None
+        report = _discard
+        progress = None
     resumed = last if resume and last.exists() else None
     if resume:
         check_resumable(folder, config)
         if resumed is not None:
-            load_run(folder)  # to find a damaged checkpoint before the data are read
+            load_run(folder)  # find a damaged checkpoint before reading the data
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
     workers = max(1, usable_cores() // devices) if workers is None else workers
@@ -109,10 +110,10 @@ def train(
 
 
 def check_resumable(folder: Path, config: TrainConfig) -> None:
-    """Check that `folder` holds a run of `config`; where data lies, and what changes no result, may differ.
+    """Check that `folder` holds a run of `config`; the data's path and `memory_efficient` may differ.
 
     Raises:
-        RunError: naming the first value that differs.
+        RunError: if a value differs; the message names the first one.
     """
     stored = Description.read(folder).config
     for name in TrainConfig.__dataclass_fields__:
@@ -144,14 +145,15 @@ def _splits(
 ) -> tuple[Split, Split]:
     if dataset.train is None:
         raise DataError(f"{', '.join(config.data)}: no train split (train/<class>/<image>)")
-    training, test = dataset.train, dataset.test
+    training = dataset.train
+    test = dataset.test
     if test is None:
         counts = np.bincount(training.targets, minlength=len(dataset.labels))
         few = [label for label, count in zip(dataset.labels, counts, strict=True) if count < HOLD_OUT]
-        if few and not resume:  # runs of earlier versions may have begun with some
+        if few and not resume:  # runs that an earlier version began may have such classes
             raise DataError(
-                f"no test split, and fewer than {HOLD_OUT} training images, of which one is held out, "
-                f"of class {name_some(few)}"
+                f"there is no test split, and some classes have fewer than {HOLD_OUT} training images, "
+                f"too few to hold one out: {name_some(few)}"
             )
         training, test = training.hold_out()
         images = len(training) + len(test)
@@ -162,7 +164,7 @@ def _splits(
 
 
 def _initial(config: TrainConfig, dataset: Dataset) -> Run:
-    """The run that the members start from, once it fits."""
+    """Load the run that the members start from, and check that it fits."""
     folder = Path(str(config.initial))
     start = load_run(folder)
     for name, wanted in (("network", config.network), ("split", config.split)):
@@ -173,8 +175,8 @@ def _initial(config: TrainConfig, dataset: Dataset) -> Run:
     return start
 
 
-def _silent(line: str) -> None:
-    """Leave it to the first process to tell."""
+def _discard(line: str) -> None:
+    """Discard a line that the first process reports."""
 
 
 def _describe(config: TrainConfig, dataset: Dataset, training: Split, initial: Run | None) -> Description:
@@ -207,12 +209,12 @@ def _fit(
     sharing = trainer.world_size if module.placed is None else 1
     in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing)
     in_testing = BatchOrder(len(test), config.batch_size, None, sharing)
-    with quiet():
+    with quiet_lightning():
         try:
             trainer.fit(
                 module, Batches(training, in_training), Batches(test, in_testing), ckpt_path=checkpoint
             )
-        except SystemExit as interrupted:  # how Lightning ends after Ctrl-C
+        except SystemExit as interrupted:  # Lightning's reaction to Ctrl-C
             raise KeyboardInterrupt from interrupted
     if trainer.interrupted:
         raise KeyboardInterrupt

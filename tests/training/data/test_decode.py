@@ -13,8 +13,10 @@ from tests.training.data.photographs import photograph
 def test_crops_have_the_area_and_proportions_of_inception() -> None:
     random = np.random.default_rng(0)
     boxes = np.array([random_box(random, 640, 480) for _ in range(4000)])
-    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    areas, ratios = widths * heights / (640 * 480), widths / heights
+    widths = boxes[:, 2] - boxes[:, 0]
+    heights = boxes[:, 3] - boxes[:, 1]
+    areas = widths * heights / (640 * 480)
+    ratios = widths / heights
     assert (boxes >= 0).all()
     assert (boxes <= (640, 480, 640, 480)).all()
     assert 0.079 < areas.min() < 0.1

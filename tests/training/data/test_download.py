@@ -99,7 +99,7 @@ def test_other_bytes_than_published_do_not_get_the_name(
     server: ThreadingHTTPServer, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(monkeypatch, server.server_port, "/whole", b"what was published")
-    with pytest.raises(DataError, match="sent another file than was published"):
+    with pytest.raises(DataError, match="sent a file that is not the published one"):
         fetch("cifar10")
     assert list(cache.iterdir()) == []
 

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from coserve_training.config import TrainConfig
-from coserve_training.data import Batches, LazyImages, RandomCrops, Split, in_order, load_dataset
-from coserve_training.data.workers import InWorkers
+from coserve_training.data import Batches, LazyImages, RandomCrops, Split, index_batches, load_dataset
+from coserve_training.data.workers import ParallelMap
 from coserve_training.errors import DataError
 from coserve_training.training_run import train
 from tests.training.data.photographs import photograph
 
-VIEWS, SIZE = 2, 48
+VIEWS = 2
+SIZE = 48
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,9 @@ class Shuffled:
     """An order whose epoch is told late, as Lightning does."""
 
     def __init__(self, count: int, batch_size: int) -> None:
-        self.count, self.batch_size, self.epoch = count, batch_size, 0
+        self.count = count
+        self.batch_size = batch_size
+        self.epoch = 0
 
     def __len__(self) -> int:
         return self.count // self.batch_size
@@ -77,7 +80,7 @@ def test_images_are_the_same_in_memory_and_on_the_fly(photographs: Path, tmp_pat
         assert lazy is not None
         assert isinstance(lazy.images, LazyImages)
         assert (lazy.targets == kept.targets).all()
-        batches = list(Batches(lazy, in_order(len(lazy), 5)))
+        batches = list(Batches(lazy, index_batches(len(lazy), 5)))
         assert [len(targets) for _, targets in batches] == [5, 5, 5, 5, 4]
         assert (torch.cat([images for images, _ in batches]).numpy() == kept.images).all()
         images, targets = lazy[[3, 20]]
@@ -87,7 +90,7 @@ def test_images_are_the_same_in_memory_and_on_the_fly(photographs: Path, tmp_pat
 
 def test_each_member_has_its_own_crop_of_the_same_image(photographs: Path) -> None:
     split = cropped(photographs)
-    images, targets = next(iter(Batches(split, in_order(len(split), 6))))
+    images, targets = next(iter(Batches(split, index_batches(len(split), 6))))
     assert images.shape == (VIEWS, 6, SIZE, SIZE, 3)
     assert images.dtype == torch.uint8
     assert targets.tolist() == [0] * 6
@@ -106,7 +109,8 @@ def test_crops_depend_on_seed_epoch_and_index_alone(photographs: Path) -> None:
 
 
 def test_the_epoch_may_be_told_after_the_iteration_has_begun(photographs: Path) -> None:
-    split, order = cropped(photographs, workers=2), Shuffled(24, 12)
+    split = cropped(photographs, workers=2)
+    order = Shuffled(24, 12)
     order.epoch = 3
     expected = [images for images, _ in Batches(split, order)]
     order.epoch = 0
@@ -121,7 +125,7 @@ def test_the_epoch_may_be_told_after_the_iteration_has_begun(photographs: Path) 
 def test_reading_leaves_the_random_stream_alone(photographs: Path) -> None:
     split = cropped(photographs, workers=1)
     torch.manual_seed(0)
-    list(Batches(split, in_order(len(split), 12)))
+    list(Batches(split, index_batches(len(split), 12)))
     drawn = torch.rand(1)
     torch.manual_seed(0)
     assert drawn == torch.rand(1)
@@ -130,8 +134,9 @@ def test_reading_leaves_the_random_stream_alone(photographs: Path) -> None:
 def test_images_held_out_of_training_are_tested_whole(folder: Path) -> None:
     whole = load_dataset([folder], SIZE).train
     shutil.rmtree(folder / "test")
-    split, held_out = cropped(folder), np.arange(24) % 12 == 5
-    test = split.select(held_out).centred()
+    split = cropped(folder)
+    held_out = np.arange(24) % 12 == 5
+    test = split.select(held_out).uncropped()
     assert whole is not None
     assert (test[:][0] == whole.images[held_out]).all()
     rest = split.select(~held_out)
@@ -142,7 +147,7 @@ def test_images_held_out_of_training_are_tested_whole(folder: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_becomes_corrupt_ends_the_epoch_by_name(folder: Path, workers: int) -> None:
     split = cropped(folder, workers)
-    batches = Batches(split, in_order(len(split), 6))
+    batches = Batches(split, index_batches(len(split), 6))
     assert len(list(batches)) == 4
     (folder / "train/dog/03.jpg").write_bytes(b"no image")
     with pytest.raises(DataError) as error:
@@ -157,7 +162,7 @@ def test_or_another_of_its_class_is_used_and_told(folder: Path, workers: int) ->
     for name in ("11.jpg", "00.jpg"):
         (folder / "train/cat" / name).unlink()
     for _ in range(2):
-        images, targets = zip(*Batches(split, in_order(len(split), 6)), strict=True)
+        images, targets = zip(*Batches(split, index_batches(len(split), 6)), strict=True)
         assert torch.cat(targets).tolist() == split.targets.tolist()
         assert torch.cat(images, 1).shape == (VIEWS, 24, SIZE, SIZE, 3)
     assert sorted(split.replaced) == [
@@ -166,7 +171,7 @@ def test_or_another_of_its_class_is_used_and_told(folder: Path, workers: int) ->
     for file in (folder / "train/cat").iterdir():
         file.unlink()
     with pytest.raises(DataError, match=r"train/cat/00\.jpg .*train/cat/08\.jpg"):
-        list(Batches(split, in_order(len(split), 6)))
+        list(Batches(split, index_batches(len(split), 6)))
 
 
 def test_a_file_cut_in_the_middle_is_found_before_training(folder: Path) -> None:
@@ -188,7 +193,7 @@ def die(_: object) -> None:
 
 def test_a_killed_worker_is_an_error_one_can_act_on() -> None:
     with pytest.raises(DataError, match=r"a process that decodes images was killed.*--shm-size"):
-        list(InWorkers(die, [0, 1], 1))
+        list(ParallelMap(die, [0, 1], 1))
 
 
 def test_progress_tells_every_image(photographs: Path) -> None:

@@ -76,7 +76,7 @@ FOUR = np.zeros((32, 32, 3, 4), np.uint8)
     (b"MATLAB", "not a MATLAB file, or damaged"),
     ({"X": FOUR}, "has no variable y"),
     ({"X": FOUR, "y": np.ones((5, 1))}, r"X is uint8 \[32, 32, 3, 4\] for 5 labels"),
-    ({"X": FOUR, "y": np.zeros((4, 1))}, "other labels than 1 to 10"),
+    ({"X": FOUR, "y": np.zeros((4, 1))}, "y must hold labels from 1 to 10"),
 ])  # fmt: skip
 def test_damaged_svhn_files(tmp_path: Path, content: bytes | dict[str, np.ndarray], complaint: str) -> None:
     file = tmp_path / "train_32x32.mat"
@@ -98,7 +98,7 @@ def test_a_cut_svhn_file(tmp_path: Path) -> None:
 
 def test_published_files_and_folders_are_not_mixed(image_folder: Path, tmp_path: Path) -> None:
     svhn_file(tmp_path / "train_32x32.mat", 30)
-    with pytest.raises(DataError, match="cannot be put together"):
+    with pytest.raises(DataError, match="cannot be combined"):
         load_dataset([tmp_path, image_folder], 32)
 
 
@@ -180,17 +180,19 @@ def test_the_development_kit_may_lie_elsewhere(imagenet: Path, tmp_path: Path) -
     test = load_dataset([imagenet, kit], 32).test
     assert test is not None
     assert len(test) == 6
-    with pytest.raises(DataError, match="no image found, only files that say"):
+    with pytest.raises(DataError, match="no image found, only files with the classes"):
         load_dataset([kit], 32)
 
 
 def test_validation_images_of_unknown_class(imagenet: Path) -> None:
-    with pytest.raises(DataError, match="holds 6 images in no class folder, and nothing says of which class"):
+    with pytest.raises(
+        DataError, match="holds 6 images outside class folders, and no file with their classes"
+    ):
         load_dataset([imagenet], 32)
     development_kit(imagenet)
     extra = imagenet / "val/ILSVRC2012_val_00000007.JPEG"
     Image.new("RGB", (60, 50)).save(extra)
-    with pytest.raises(DataError, match=r"ground_truth\.txt does not say which class .*00000007"):
+    with pytest.raises(DataError, match=r"ground_truth\.txt has no class for .*00000007"):
         load_dataset([imagenet], 32)
 
 
@@ -221,7 +223,7 @@ def test_damaged_cifar_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         load_dataset([archive], 32)
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="a damaged archive"):
+    with pytest.raises(DataError, match="damaged archive"):
         load_dataset([archive], 32)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from coserve_training.counting import cost
 from coserve_training.errors import NetworkError
-from coserve_training.networks import member_network, network
+from coserve_training.networks import member_network, parse_network
 from coserve_training.networks.densenet import DenseNet, DenseNetConfig
 
 
@@ -66,7 +66,7 @@ def saved_bytes(network: nn.Module, images: Tensor) -> int:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_memory_efficient_training_has_the_same_results(autocast: bool) -> None:
     torch.manual_seed(0)
-    config = network("densenet22_12")
+    config = parse_network("densenet22_12")
     assert isinstance(config, DenseNetConfig)
     plain = config.build(10)
     saving = checkpointed(plain, config)
@@ -86,7 +86,7 @@ def test_memory_efficient_training_has_the_same_results(autocast: bool) -> None:
 
 
 def test_memory_efficient_training_keeps_less() -> None:
-    config = network("densenet40_12")
+    config = parse_network("densenet40_12")
     assert isinstance(config, DenseNetConfig)
     plain = config.build(10)
     images = torch.randn(5, 3, 16, 16)
@@ -95,7 +95,7 @@ def test_memory_efficient_training_keeps_less() -> None:
 
 @pytest.mark.parametrize("memory_efficient", [False, True])
 def test_a_step_in_bf16(memory_efficient: bool, train_a_step: Callable[..., None]) -> None:
-    config = network("densenet16_12")
+    config = parse_network("densenet16_12")
     assert isinstance(config, DenseNetConfig)
     train_a_step(replace(config, memory_efficient=memory_efficient).build(10))
 
@@ -120,5 +120,5 @@ def test_impossible_networks_are_named(name: str, split: int, message: str) -> N
 
 
 def test_a_branch_to_drop_is_not_there() -> None:
-    with pytest.raises(NetworkError, match="densenet190_20: has no residual branches to drop"):
+    with pytest.raises(NetworkError, match="densenet190_20: has no residual branches to drop, so"):
         member_network("densenet190", 4, drop_path=0.2)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from coserve_cli.main import app
 from coserve_export.onnx_export import export_network
 from coserve_training.errors import NetworkError
-from coserve_training.networks import FAMILIES, families, member_network, network
+from coserve_training.networks import FAMILIES, families, member_network, parse_network
 from coserve_training.networks.bottleneck import IMAGENET_BLOCKS, Bottleneck
 from coserve_training.networks.config import NetworkConfig
 from coserve_training.networks.layers import DropPath
@@ -134,7 +134,8 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("shallow_imagenet", "shallow_efficientnet", "one_thread")
 def test_every_family_learns_a_hundred_images_by_heart(name: str, split: int, size: int) -> None:
     torch.manual_seed(0)
-    images, targets = natural_images(100, size), torch.arange(100) % 10
+    images = natural_images(100, size)
+    targets = torch.arange(100) % 10
     member = member_network(name, split, image_size=size, dropout=0.0, drop_path=0.0).build(10).train()
     optimizer = torch.optim.SGD(member.parameters(), 0.1, momentum=0.9, nesterov=True)
     for _ in range(150):
@@ -152,8 +153,8 @@ def test_families_know_their_examples(family: type[NetworkConfig]) -> None:
     examples = family.cifar_examples + family.imagenet_examples
     assert examples
     for name in examples:
-        assert isinstance(network(name), family)
-        assert str(network(name)) == name
+        assert isinstance(parse_network(name), family)
+        assert str(parse_network(name)) == name
         assert str(member_network(name, 1)) == name
 
 

@@ -68,7 +68,8 @@ def test_a_block_adds_to_the_front_of_a_wider_shortcut() -> None:
 
 def test_shake_drop_keeps_its_mean_and_disturbs_whole_batches() -> None:
     torch.manual_seed(0)
-    drop, x = ShakeDrop(0.3), torch.ones(8, 2, 3, 3)
+    drop = ShakeDrop(0.3)
+    x = torch.ones(8, 2, 3, 3)
     batches = torch.stack([drop(x) for _ in range(3000)])
     factors = batches[:, :, :1, :1, :1]
     assert (batches == factors).all()

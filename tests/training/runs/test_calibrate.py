@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from coserve_training.runs.calibrate import TEMPERATURES, calibrate, fit_temperature, halves, member_subsets
+from coserve_training.runs.calibrate import (
+    TEMPERATURES,
+    calibrate,
+    first_half,
+    fit_temperature,
+    member_subsets,
+)
 from coserve_training.runs.evaluate import score, score_members
 
 
@@ -28,7 +34,8 @@ def test_a_known_temperature_is_recovered(temperature: float) -> None:
 
 
 def test_the_temperature_minimises_the_likelihoods_mean_over_sets() -> None:
-    sets, targets = random_logits(3, 500, 7), torch.arange(500) % 7
+    sets = random_logits(3, 500, 7)
+    targets = torch.arange(500) % 7
     sets[:, torch.arange(500), targets] += 3
 
     def nll(temperature: float) -> float:
@@ -71,7 +78,7 @@ def test_of_more_members_a_fixed_choice_of_each_size_is_taken() -> None:
 
 def test_each_half_has_half_of_every_class() -> None:
     targets = torch.tensor([2, 0, 0, 1, 1, 1, 2, 0, 0, 2])
-    first = halves(targets)
+    first = first_half(targets)
     assert first.tolist() == [True, True, False, True, False, True, False, True, False, True]
 
 
@@ -82,7 +89,7 @@ def test_every_subset_is_scored_and_calibrated_on_the_other_half() -> None:
     logits = torch.stack([3 * honest, 3 * honest + random_logits(1200, 5), 2 * honest])
     calibration, subsets = calibrate(logits, targets)
     assert [subset.members for subset in subsets] == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
-    first = halves(targets)
+    first = first_half(targets)
     for subset in subsets:
         mean = logits[list(subset.members)].mean(0)
         plain = score(mean, targets)

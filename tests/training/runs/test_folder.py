@@ -145,7 +145,8 @@ def test_channel_statistics_are_those_of_the_pixels(image_folder: Path) -> None:
 def test_a_run_can_start_from_another_runs_weights(config: TrainConfig, run: Path, tmp_path: Path) -> None:
     tuned = replace(config, initial=str(run), epochs=1, learning_rate=0.0, start_size=None)
     train(tuned, tmp_path / "tuned", report=silent)
-    start, end = load_run(run), load_run(tmp_path / "tuned")
+    start = load_run(run)
+    end = load_run(tmp_path / "tuned")
     for before, after in zip(start.members, end.members, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert end.provenance["training"]["initial"] == start.provenance["training"]  # type: ignore[index]
@@ -196,7 +197,7 @@ def test_a_class_too_small_to_hold_an_image_out_of_is_refused(
     shutil.copytree(image_folder / "train", tmp_path / "data/train")
     for file in sorted((tmp_path / "data/train/green").iterdir())[9:]:
         file.unlink()
-    with pytest.raises(DataError, match=r"fewer than 10 training images.* of class green$"):
+    with pytest.raises(DataError, match=r"fewer than 10 training images, too few to hold one out: green$"):
         train(replace(config, data=(str(tmp_path / "data"),)), tmp_path / "run", report=silent)
     assert not (tmp_path / "run").exists()
 

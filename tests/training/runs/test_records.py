@@ -83,7 +83,7 @@ def test_too_few_images_are_refused(run: Path, image_folder: Path, tmp_path: Pat
         (data / "test" / label).mkdir(parents=True)
         for index in range(1 if label == "green" else 2):
             shutil.copy(image_folder / f"test/{label}/{index:03}.png", data / "test" / label)
-    with pytest.raises(DataError, match="two test images or more of every class; green has 1"):
+    with pytest.raises(DataError, match="at least two test images of every class; green has 1"):
         calibrate_run(run, [data])
     shutil.rmtree(data / "test/green")
     with pytest.raises(DataError, match="green"):

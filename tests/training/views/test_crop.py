@@ -16,7 +16,8 @@ def test_padded_crops_shift_images_by_up_to_an_eighth(config: TrainConfig) -> No
     dot = torch.zeros(500, 1, 32, 32)
     dot[..., 10, 20] = 1
     position = crop(dot)[:, 0].flatten(1).argmax(1)
-    rows, columns = position // 32, position % 32
+    rows = position // 32
+    columns = position % 32
     assert set(rows.tolist()) == set(range(10 - 4, 10 + 5))
     assert set(columns.tolist()) == set(range(20 - 4, 20 + 5))
 

@@ -15,7 +15,8 @@ def test_erasing_takes_a_rectangle_out_of_its_share_of_images(config: TrainConfi
     erased = hole[hole.any((1, 2))]
     assert len(erased) / 4000 == pytest.approx(0.5, abs=0.03)
     areas = erased.float().mean((1, 2))
-    heights, widths = erased.any(2).sum(1), erased.any(1).sum(1)
+    heights = erased.any(2).sum(1)
+    widths = erased.any(1).sum(1)
     assert torch.equal(heights * widths, erased.sum((1, 2)))
     assert 0.015 < areas.min() < 0.03
     assert 0.31 < areas.max() < 0.35
@@ -32,5 +33,6 @@ def test_cutout_zeroes_one_square_per_image_clipped_at_the_border() -> None:
     sizes = cut[:, 0].sum((1, 2))
     assert sizes.max() == 64
     assert 16 <= sizes.min() < 64
-    rows, columns = cut[:, 0].any(2).sum(1), cut[:, 0].any(1).sum(1)
+    rows = cut[:, 0].any(2).sum(1)
+    columns = cut[:, 0].any(1).sum(1)
     assert torch.equal(rows * columns, sizes)

@@ -19,7 +19,8 @@ def test_views_are_drawn_anew_and_stay_pixels(
 ) -> None:
     torch.manual_seed(1)
     views = Views(replace(config, policy=policy, crop=crop), 32, CPU)  # type: ignore[arg-type]
-    first, second = views.augment(pixels), views.augment(pixels)
+    first = views.augment(pixels)
+    second = views.augment(pixels)
     assert first.shape == pixels.shape
     assert not first.requires_grad
     assert 0 <= first.min() <= first.max() <= 1

@@ -1,10 +1,26 @@
-"""Labelled images from folders, zips, ImageNet's layout and the official CIFAR and SVHN files."""
+"""Labelled images from folders, zips, ImageNet's layout and the official CIFAR and SVHN files.
+
+dataset.py   reads a data set from any of these: `load_dataset`
+files.py     image files in folders and zips
+imagenet.py  labels of ImageNet's validation images
+cifar.py     the official CIFAR files
+svhn.py      the official SVHN files
+matlab.py    MATLAB files
+download.py  public data sets by name
+check.py     damaged files, without decoding all of them
+decode.py    from an opened image to RGB arrays
+lazy.py      images that are decoded when they are read
+split.py     the images and classes of a split
+workers.py   worker processes
+order.py     the order of the images in each epoch
+batches.py   batches as tensors
+"""
 
 from coserve_training.data.batches import Batches, to_pixels
 from coserve_training.data.dataset import load_dataset, name_some
 from coserve_training.data.lazy import LazyImages, RandomCrops
 from coserve_training.data.split import HOLD_OUT, Dataset, Progress, Split
-from coserve_training.data.workers import in_order, usable_cores
+from coserve_training.data.workers import index_batches, usable_cores
 
 __all__ = [
     "HOLD_OUT",
@@ -14,7 +30,7 @@ __all__ = [
     "Progress",
     "RandomCrops",
     "Split",
-    "in_order",
+    "index_batches",
     "load_dataset",
     "name_some",
     "to_pixels",

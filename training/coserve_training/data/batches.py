@@ -1,4 +1,4 @@
-"""Batches of a split as tensors: gathered from memory, or decoded ahead in worker processes."""
+"""Batches of a split as tensors, gathered from memory or decoded ahead of time in worker processes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,28 +9,30 @@ from torch import Tensor
 
 from coserve_training.data.lazy import Indices, LazyImages
 from coserve_training.data.split import Split
-from coserve_training.data.workers import InWorkers, Items
+from coserve_training.data.workers import ParallelMap, SizedIterable
 
 
 class Batches:
-    """Batches of images `[N, H, W, 3]` uint8, of random crops `[views, N, H, W, 3]`, and classes `[N]` int64.
+    """Batches of images `[N, H, W, 3]` uint8, or random crops `[views, N, H, W, 3]`, and classes `[N]` int64.
 
     Args:
-        split: what to go through.
-        order: indices of each batch. Where it has an `epoch`, random crops are drawn for that; the epoch is
-            asked for with the first batch, so Lightning may set it until then.
+        split: the images and classes.
+        order: indices of each batch. Random crops are drawn for its `epoch`, if it has one. The epoch is read
+            with the first batch, so that Lightning can set it until then.
 
     Raises:
-        DataError: while iterating, for an image that cannot be decoded and may not be replaced.
+        DataError: during iteration, for an image that cannot be decoded and must not be replaced.
     """
 
     batch_sampler = None
-    """Lightning asks for it where it finds a `sampler`."""
+    """Lightning reads it from every loader with a `sampler`."""
 
-    def __init__(self, split: Split, order: Items[Any]) -> None:
-        self.split, self.sampler = split, order
+    def __init__(self, split: Split, order: SizedIterable[Any]) -> None:
+        self.split = split
+        self.sampler = order
         workers = split.images.workers if isinstance(split.images, LazyImages) else 0
-        self._read = InWorkers(split.read, _Requests(order), workers, pin_memory=torch.cuda.is_available())
+        pin_memory = torch.cuda.is_available()
+        self._read = ParallelMap(split.read, _Requests(order), workers, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -42,9 +44,9 @@ class Batches:
 
 
 class _Requests:
-    """What workers are sent, who do not know the epoch: it, and the indices of a batch."""
+    """The epoch and a batch's indices, for workers, which do not know the epoch."""
 
-    def __init__(self, order: Items[Any]) -> None:
+    def __init__(self, order: SizedIterable[Any]) -> None:
         self.order = order
 
     def __len__(self) -> int:
@@ -56,5 +58,5 @@ class _Requests:
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """`[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [0, 1]."""
+    """Convert `[N, H, W, 3]` uint8 to `[N, 3, H, W]` float32 in [0, 1]."""
     return images.permute(0, 3, 1, 2).float() / 255

@@ -1,19 +1,19 @@
-"""Finding files that are no images, or cut off, without decoding all of them."""
+"""Find damaged and truncated image files without decoding all of them."""
 
 import os
 
 from coserve_training.data.decode import check_shape
 from coserve_training.data.files import StoredFile
-from coserve_training.data.lazy import open_image, reason
+from coserve_training.data.lazy import describe_error, open_image
 
 ENDINGS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xae\x42\x60\x82"}
-"""What whole files end in: the marker EOI (ITU-T T.81, B.1.1.3), the chunk IEND (PNG, 11.2.5)."""
+"""The last bytes of complete files: the marker EOI (ITU-T T.81, B.1.1.3), the chunk IEND (PNG, 11.2.5)."""
 
 
-def fault(file: StoredFile, size: int) -> str | None:
-    """What is wrong with an image that is to be resized to `size` pixels; None where nothing was found.
+def find_fault(file: StoredFile, size: int) -> str | None:
+    """Return why an image cannot be resized to `size` pixels; None if no fault is found.
 
-    Header and last bytes are read. Only where these do not show that the file is whole, it is decoded.
+    The header and the last bytes are read. Only if these do not prove it complete is the image decoded.
     """
     try:
         with open_image(file) as image:
@@ -21,9 +21,9 @@ def fault(file: StoredFile, size: int) -> str | None:
             ending = ENDINGS.get(str(image.format))
             if ending is None or not _ends_in(file, ending):
                 image.load()
-    # Pillow's plugins raise whatever their parser met: struct.error, SyntaxError, EOFError and others.
+    # Pillow's plugins raise many types of errors: struct.error, SyntaxError, EOFError and others.
     except Exception as error:
-        return reason(error)
+        return describe_error(error)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The official CIFAR-10 and CIFAR-100 files, python version (https://www.cs.toronto.edu/~kriz/cifar.html)."""
+"""The official CIFAR-10 and CIFAR-100 files, Python version (https://www.cs.toronto.edu/~kriz/cifar.html)."""
 
 import io
 import pickle
@@ -27,7 +27,7 @@ LAYOUTS = {
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numpy arrays and plain containers: a data file must not run code."""
+    """Unpickles only numpy arrays and plain containers: a data file must not run code."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] == "numpy" and name in {"_reconstruct", "ndarray", "dtype"}:
@@ -38,15 +38,15 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def read_cifar(path: Path) -> Labelled | None:
-    """Read `cifar-10-batches-py`, `cifar-100-python`, a folder that holds one, or their `.tar.gz`.
+    """Read `cifar-10-batches-py` or `cifar-100-python`, a folder that contains one, or its `.tar.gz`.
 
-    An archive that is called like the published one is checked against its checksum.
+    An archive with the name of a published one is checked against that one's checksum.
 
     Returns:
-        Labels, and the splits "train" and "test"; None when `path` is something else.
+        Labels, and the splits "train" and "test"; None if `path` is something else.
 
     Raises:
-        DataError: when a file of the format is missing or damaged.
+        DataError: if a file of the format is missing or damaged.
     """
     opened = _open(path)
     if opened is None:
@@ -82,7 +82,7 @@ def _open(path: Path) -> tuple[str, Callable[[str], bytes]] | None:
 
 
 def _unpacked(path: Path) -> dict[str, bytes]:
-    """The files of a tar archive; none when `path` is no such archive."""
+    """Return the files of a tar archive by name; nothing if `path` is not a tar archive."""
     if not tarfile.is_tarfile(path):
         return {}
     try:
@@ -90,7 +90,7 @@ def _unpacked(path: Path) -> dict[str, bytes]:
             files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
             return {name: file.read() for name, file in files.items() if file is not None}
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"{path}: a damaged archive ({error})") from error
+        raise DataError(f"{path}: damaged archive ({error})") from error
 
 
 def _load(read: Callable[[str], bytes], path: Path, file: str, *keys: str) -> dict[bytes, Any]:
@@ -98,7 +98,7 @@ def _load(read: Callable[[str], bytes], path: Path, file: str, *keys: str) -> di
         content = _ArraysOnly(io.BytesIO(read(file)), encoding="bytes").load()
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: {file} is missing") from error
-    # Damaged pickles raise whatever their opcodes met: UnpicklingError, IndexError, TypeError and others.
+    # Damaged pickles raise many types of errors: UnpicklingError, IndexError, TypeError and others.
     except Exception as error:
         raise DataError(f"{path}: {file} is damaged ({error})") from error
     if not isinstance(content, dict) or any(key.encode() not in content for key in keys):

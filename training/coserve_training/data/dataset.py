@@ -1,4 +1,4 @@
-"""Reading labelled images from wherever they lie into a data set."""
+"""Read a data set of labelled images from folders, zips and published files."""
 
 import os
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coserve_training.data.check import fault
+from coserve_training.data.check import find_fault
 from coserve_training.data.cifar import read_cifar
 from coserve_training.data.decode import Pixels
 from coserve_training.data.download import KNOWN, fetch
 from coserve_training.data.files import Files
-from coserve_training.data.imagenet import file_unlabelled
+from coserve_training.data.imagenet import label_validation_images
 from coserve_training.data.lazy import Indices, LazyImages, RandomCrops
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
 from coserve_training.data.svhn import read_svhn
-from coserve_training.data.workers import InWorkers, in_order, usable_cores
+from coserve_training.data.workers import ParallelMap, index_batches, usable_cores
 from coserve_training.errors import DataError
 
 CACHE_BYTES = 4 << 30
-"""A split whose decoded images take more, or over a quarter of the memory, is decoded anew in every epoch."""
+"""Splits with more decoded bytes, or more than a quarter of the memory, are decoded anew in every epoch."""
 NAMED = 20
-"""Images or classes that one line names."""
-AT_ONCE = 64
+"""Largest number of images or classes that a message names."""
+BATCH = 64
 """Images that a worker decodes or checks between two reports of progress."""
 
 
@@ -40,28 +40,29 @@ def load_dataset(
     workers: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
-    """Read labelled images from one or several places, whose splits are put together.
+    """Read labelled images from one or several paths, and merge their splits.
 
     Args:
-        paths: image folders (`train/<class>/*`, `test|val/<class>/*`), zips of such folders, ImageNet as it
-            is published, the official CIFAR-10/100 and SVHN files, or the names in `download.KNOWN`.
+        paths: image folders (`train/<class>/*`, `test|val/<class>/*`), zips of such folders, ImageNet as
+            published, the official CIFAR-10/100 and SVHN files, or names in `download.KNOWN`.
         image_size: height and width in pixels to decode to.
-        progress: told how far downloading, checking and decoding are.
-        random_crops: how training images are cropped; None takes their centre, and leaves cropping to the
-            training step.
-        skip_corrupt: leave out images that cannot be decoded, rather than end.
+        progress: called with the progress of downloading, checking and decoding.
+        random_crops: how to crop training images at random. None takes their centre, and leaves cropping to
+            the training step.
+        skip_corrupt: leave out images that cannot be decoded instead of raising.
         test_only: read no training images, unless there is no test split.
-        workers: processes that decode; by default one for each usable core, 0 decodes in this process.
-        cache_bytes: splits whose decoded images take more are not kept in memory.
+        workers: processes that decode; by default one for each usable core. 0 decodes in this process.
+        cache_bytes: keep a split in memory if its decoded images take no more than this.
 
     Raises:
-        DataError: for a path without images, a class missing in one split, or images that cannot be decoded.
+        DataError: for a path without images, a class missing from a split, or images that cannot be decoded.
     """
     labels, sources = _sources(paths, progress)
     if test_only and "test" in sources:
         sources = {"test": sources["test"]}
     workers = usable_cores() if workers is None else workers
-    splits, corrupt = {}, []
+    splits = {}
+    corrupt = []
     for name, (files, targets) in sources.items():
         crops = random_crops if name == "train" else None
         images = LazyImages(files, image_size, crops, workers, skip_corrupt)
@@ -79,15 +80,16 @@ def load_dataset(
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Names in one line; of many, the first, and how many more there are."""
+    """List names in one line: the first ones, and how many more there are."""
     return "; ".join(names[:NAMED]) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _sources(
     paths: Sequence[Path], progress: Progress | None
 ) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
-    """Labels, and per split what `LazyImages` reads from with the classes `[N]`."""
-    files, arrays = Files(), []
+    """Return the labels, and for each split the sources that `LazyImages` reads and the classes `[N]`."""
+    files = Files()
+    arrays = []
     for path in paths:
         if not path.exists() and str(path) not in KNOWN:
             raise DataError(f"{path}: no such file or folder (nor one of {', '.join(KNOWN)})")
@@ -97,14 +99,14 @@ def _sources(
             else:
                 files.collect(local)
     if arrays and (files.by_split or files.unlabelled):
-        raise DataError("the official CIFAR and SVHN files cannot be put together with image folders")
-    return _joined(arrays) if arrays else _listed(files)
+        raise DataError("the official CIFAR and SVHN files cannot be combined with image folders")
+    return _join_arrays(arrays) if arrays else _list_files(files)
 
 
-def _joined(arrays: Sequence[Labelled]) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+def _join_arrays(arrays: Sequence[Labelled]) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
     labels = arrays[0][0]
     if any(other != labels for other, _ in arrays):
-        raise DataError("data sets of different classes cannot be put together")
+        raise DataError("data sets with different classes cannot be combined")
     names = dict.fromkeys(name for _, splits in arrays for name in splits)
     parts = {name: [splits[name] for _, splits in arrays if name in splits] for name in names}
     return labels, {
@@ -113,11 +115,11 @@ def _joined(arrays: Sequence[Labelled]) -> tuple[list[str], dict[str, tuple[npt.
     }
 
 
-def _listed(files: Files) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
-    file_unlabelled(files)
+def _list_files(files: Files) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+    label_validation_images(files)
     labels = sorted({label for by_class in files.by_split.values() for label in by_class})
     if not labels:
-        raise DataError("no image found, only files that say of which class ImageNet's are")
+        raise DataError("no image found, only files with the classes of ImageNet's validation images")
     empty = [label for label in labels if not any(files.by_split[name].get(label) for name in files.by_split)]
     if empty:
         raise DataError(f"no image in the folder of class {name_some(empty)}")
@@ -142,10 +144,10 @@ def _check_classes(labels: Sequence[str], targets: dict[str, Indices]) -> None:
 def _prepare(
     images: LazyImages, targets: Indices, cache_bytes: int, progress: Progress | None
 ) -> tuple[Split, list[str]]:
-    """Decode a split into memory, or check its files where that is too much; leave out corrupt images.
+    """Decode a split into memory, or only check its files if it is too large. Leave out corrupt images.
 
     Returns:
-        The split, and names of corrupt images with the reasons.
+        The split, and the names of corrupt images with reasons.
     """
     decoded_already = images.sources.dtype == np.uint8
     if decoded_already and images.crops is None and images.sources.shape[1] == images.size:
@@ -156,21 +158,25 @@ def _prepare(
         return Split(images, targets), []
     array = np.empty((len(images) if cached else 0, images.size, images.size, 3), np.uint8)
     step, what = (_decode, "decoding images") if cached else (_check, "checking images")
-    pieces = in_order(len(images), AT_ONCE)
-    good, corrupt, filled, done = np.zeros(len(images), bool), list[str](), 0, 0
-    for pixels, indices, bad in InWorkers(partial(step, images), pieces, images.workers):
+    batches = index_batches(len(images), BATCH)
+    good = np.zeros(len(images), bool)
+    corrupt = list[str]()
+    filled = 0
+    done = 0
+    for pixels, indices, bad in ParallelMap(partial(step, images), batches, images.workers):
         if cached:
             array[filled : filled + len(indices)] = pixels
         good[indices] = True
         corrupt += bad
-        filled, done = filled + len(indices), done + len(indices) + len(bad)
+        filled += len(indices)
+        done += len(indices) + len(bad)
         if progress is not None:
             progress(what, done, len(images))
     return Split(array[:filled] if cached else images.select(good), targets[good]), corrupt
 
 
 def _decode(images: LazyImages, indices: Indices) -> tuple[Pixels, Indices, list[str]]:
-    """Pixels of the images that can be decoded, their indices, and the others' names."""
+    """Return the pixels of the images that can be decoded, their indices, and the names of the others."""
     attempts = [images.attempt(index) for index in indices]
     good = [not isinstance(attempt, str) for attempt in attempts]
     pixels = [attempt for attempt in attempts if not isinstance(attempt, str)]
@@ -179,13 +185,13 @@ def _decode(images: LazyImages, indices: Indices) -> tuple[Pixels, Indices, list
 
 
 def _check(images: LazyImages, indices: Indices) -> tuple[None, Indices, list[str]]:
-    """None, indices of the images whose files look whole, and the others' names."""
-    faults = [fault(file, images.size) for file in images.sources[indices]]
-    good = np.array([found is None for found in faults])
-    named = [f"{images.sources[i].name} ({found})" for i, found in zip(indices, faults, strict=True) if found]
+    """Return None, the indices of the images whose files look complete, and the names of the others."""
+    faults = [find_fault(file, images.size) for file in images.sources[indices]]
+    good = np.array([fault is None for fault in faults])
+    named = [f"{images.sources[i].name} ({fault})" for i, fault in zip(indices, faults, strict=True) if fault]
     return None, indices[good], named
 
 
 def _memory() -> int:
-    """Bytes of this machine's memory."""
+    """Return the size of this machine's memory, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""From an opened image to RGB arrays, by the rule in docs/model-repository.md that serving follows too."""
+"""Turn opened images into RGB arrays, by the rule in docs/model-repository.md, which serving follows too."""
 
 import math
 import warnings
@@ -9,13 +9,14 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 EXACT_PIXELS = 50_000_000
-"""What the gateway accepts by default. A larger photograph is decoded at a fraction of its size: one
-of 100 megapixels would take 300 MB in every worker."""
+"""The gateway's default limit. Larger photographs are decoded at a fraction of their size: 100 megapixels
+would take 300 MB in every worker."""
 
-CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-"""Part of the image's area and width / height of a random crop (Inception's, arXiv 1409.4842, section 6)."""
+# A random crop's share of the image's area, and its width / height (Inception, arXiv 1409.4842, section 6).
+CROP_AREA = (0.08, 1.0)
+CROP_RATIO = (3 / 4, 4 / 3)
 
-# EXIF orientation (CIPA DC-008, tag 0x0112) to what makes the image upright.
+# By EXIF orientation (CIPA DC-008, tag 0x0112): the transposition that makes the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -26,29 +27,29 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Pillow refuses what is twice as large; a photograph of 100 megapixels is no attack in one's own data.
+# In a user's own data, 100 megapixels are not an attack. Pillow still refuses images twice as large.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-# ImageNet has photographs with damaged metadata.
+# ImageNet contains photographs with damaged metadata.
 warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 Pixels = npt.NDArray[np.uint8]
 
 
 def decode_image(data: bytes, size: int) -> Pixels:
-    """Decode, resize the shorter side to `size` and cut out the centre.
+    """Decode an image, resize its shorter side to `size` and cut out the centre.
 
     Returns:
         `[size, size, 3]` uint8 RGB.
 
     Raises:
-        Exception: of many kinds, for data that Pillow cannot decode.
+        Exception: of many types, for data that Pillow cannot decode.
     """
     with Image.open(BytesIO(data)) as image:
         return centre(image, size)
 
 
 def centre(image: Image.Image, size: int) -> Pixels:
-    """The central square of an opened image whose shorter side is resized to `size`: `[size, size, 3]` RGB.
+    """Resize an opened image's shorter side to `size` and cut out the centre: `[size, size, 3]` RGB.
 
     Raises:
         ValueError: for an image so long and thin that resizing it would take gigabytes.
@@ -61,7 +62,7 @@ def centre(image: Image.Image, size: int) -> Pixels:
 
 
 def random_crops(image: Image.Image, size: int, random: np.random.Generator, views: int) -> Pixels:
-    """Several crops of an opened image, each drawn by itself and resized: `[views, size, size, 3]` RGB.
+    """Draw several crops of an opened image, and resize them: `[views, size, size, 3]` RGB.
 
     A JPEG is decoded once, at the fraction of its size that the smallest crop needs.
     """
@@ -76,38 +77,41 @@ def random_crops(image: Image.Image, size: int, random: np.random.Generator, vie
 
 
 def random_box(random: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a crop of random area, proportions and place, in pixels."""
+    """Draw a crop of random area, aspect ratio and position: left, top, right and bottom in pixels."""
     for _ in range(10):
         area = width * height * random.uniform(*CROP_AREA)
         ratio = math.exp(random.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        w = round(math.sqrt(area * ratio))
+        h = round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
+            left = int(random.integers(width - w + 1))
+            top = int(random.integers(height - h + 1))
             return left, top, left + w, top + h
     w = max(1, min(width, round(height * CROP_RATIO[1])))
     h = max(1, min(height, round(width / CROP_RATIO[0])))
-    left, top = (width - w) // 2, (height - h) // 2
+    left = (width - w) // 2
+    top = (height - h) // 2
     return left, top, left + w, top + h
 
 
 def check_shape(shape: tuple[int, int], size: int) -> None:
-    """Check that an image of `shape` can be resized to `size` at its shorter side.
+    """Check that the shorter side of an image of `shape` can be resized to `size`.
 
     Raises:
-        ValueError: for an image so long and thin that it would then have more than `EXACT_PIXELS`.
+        ValueError: for an image so long and thin that it would have more than `EXACT_PIXELS` after it.
     """
     if max(shape) / min(shape) * size**2 > max(EXACT_PIXELS, size**2):
         raise ValueError(f"{shape[0]}×{shape[1]} pixels, too long and thin to resize")
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The decoded image, turned as its EXIF orientation says."""
+    """Return the decoded image, transposed as its EXIF orientation says."""
     turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of a Pillow image: transparency over white, 16-bit grey scaled to 8 bits.
+    """Convert a Pillow image to 8-bit RGB: transparency over white, 16-bit grey scaled to 8 bits.
 
     Raises:
         ValueError: for samples of more than 16 bits or in floating point, whose brightness is undefined.
@@ -132,21 +136,22 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = round((width - size) / 2), round((height - size) / 2)
+    left = round((width - size) / 2)
+    top = round((height - size) / 2)
     return resized.crop((left, top, left + size, top + size))
 
 
 def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG":  # whose pixels `getexif` decodes: their faults must not pass for metadata's
+    if image.format == "PNG":  # `getexif` would decode its pixels and hide their faults as faults of metadata
         image.load()
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # A viewer shows a photograph whose metadata is damaged; the parser raises many kinds of error.
+    # Viewers show photographs with damaged metadata. The parser raises many types of errors.
     except Exception:
         return 1
 
 
 def _reduce(image: Image.Image, factor: float) -> None:
-    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, but by no more than `factor`; leave others."""
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, by at most `factor`. Leave other formats."""
     if factor >= 2:
         image.draft(None, (math.ceil(image.width / factor), math.ceil(image.height / factor)))

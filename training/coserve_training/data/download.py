@@ -1,4 +1,4 @@
-"""Public data sets by name, fetched once into a cache folder."""
+"""Public data sets by name, downloaded once into a cache folder."""
 
 import hashlib
 import http.client
@@ -25,8 +25,9 @@ class Remote:
     md5: str
 
 
-# Checksums: https://www.cs.toronto.edu/~kriz/cifar.html; those of SVHN as torchvision.datasets has them.
-_CIFAR, _SVHN = "https://www.cs.toronto.edu/~kriz/", "http://ufldl.stanford.edu/housenumbers/"
+# Checksums: https://www.cs.toronto.edu/~kriz/cifar.html, and torchvision.datasets for SVHN.
+_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+_SVHN = "http://ufldl.stanford.edu/housenumbers/"
 KNOWN = {
     name: tuple(Remote(file, folder + file, md5) for file, md5 in files.items())
     for name, folder, files in (
@@ -46,13 +47,13 @@ KNOWN = {
 
 
 def fetch(name: str, progress: Progress | None = None) -> list[Path]:
-    """The files of a known data set: from the cache folder, or downloaded into it.
+    """Return the files of a known data set, from the cache folder or downloaded into it.
 
-    The folder is `$COSERVE_DATA`, or `~/.cache/coserve`. A file has its name there only once it is whole.
+    The folder is `$COSERVE_DATA`, or `~/.cache/coserve`. A file gets its name there only once it is complete.
 
     Raises:
-        DataError: when a file is in neither place, saying where to put it; or what was downloaded is not what
-            was published.
+        DataError: if a file is not in the cache, and cannot be downloaded or has the wrong checksum. The
+            message says where to put the file.
     """
     folder = Path(os.environ.get("COSERVE_DATA") or "~/.cache/coserve").expanduser()
     paths = [folder / remote.file for remote in KNOWN[name]]
@@ -63,10 +64,10 @@ def fetch(name: str, progress: Progress | None = None) -> list[Path]:
 
 
 def check_published(path: Path) -> None:
-    """Check a file that is called like a published one against that one's checksum.
+    """Check the checksum of a file with the name of a published one. Other files pass.
 
     Raises:
-        DataError: when it is another file, or damaged.
+        DataError: if the checksum differs.
     """
     for remote in (remote for remotes in KNOWN.values() for remote in remotes):
         if path.name == remote.file:
@@ -86,28 +87,29 @@ def _download(remote: Remote, path: Path, progress: Progress | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            for chunk in _chunks(remote, progress):
+            for chunk in _read_chunks(remote, progress):
                 digest.update(chunk)
                 file.write(chunk)
         if digest.hexdigest() != remote.md5:
             raise DataError(
-                f"{remote.url} sent another file than was published (MD5 {digest.hexdigest()}, "
-                f"published {remote.md5}); try again later, or put the right one at {path}"
+                f"{remote.url} sent a file that is not the published one (MD5 {digest.hexdigest()}, "
+                f"published {remote.md5}); try again later, or put the published file at {path}"
             )
         part.replace(path)
     except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise DataError(
-            f"{remote.file} cannot be downloaded ({why}); fetch {remote.url} and put it at {path}"
+            f"{remote.file} cannot be downloaded ({reason}); fetch {remote.url} and put it at {path}"
         ) from error
     finally:
         with suppress(OSError):
             part.unlink()
 
 
-def _chunks(remote: Remote, progress: Progress | None) -> Iterator[bytes]:
+def _read_chunks(remote: Remote, progress: Progress | None) -> Iterator[bytes]:
     with urllib.request.urlopen(remote.url, timeout=TIMEOUT_S) as response:  # noqa: S310 -- of KNOWN
-        total, done = int(response.headers.get("Content-Length") or 0), 0
+        total = int(response.headers.get("Content-Length") or 0)
+        done = 0
         while chunk := response.read(CHUNK):
             yield chunk
             done += len(chunk)

@@ -1,4 +1,4 @@
-"""Finding labelled images: `<split>/<class>/<image>` in folders and zips, and ImageNet's `val/<image>`."""
+"""Find labelled images: `<split>/<class>/<image>` in folders and zips, and ImageNet's `val/<image>`."""
 
 import os
 import unicodedata
@@ -13,26 +13,28 @@ from coserve_training.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
-"""Folder names by the split they stand for; whatever is not trained on is tested on."""
+"""Splits by folder name. Validation images are test images too."""
 FLAT_SPLITS = SPLITS.keys() - {"train", "test"}
-"""Folders whose images may lie in no class folder; ImageNet's test images have no published classes."""
+"""Folders that may hold images outside class folders, as in ImageNet, whose test images have no labels."""
 TRUTH_FILES = frozenset({"LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"})
-"""Which class ImageNet's validation images are of: Kaggle's file, and the development kit's two."""
+"""Files with the classes of ImageNet's validation images: Kaggle's, and two of the development kit."""
 
 
 class Zip:
-    """A zip that each process opens for itself.
+    """A zip file that each process opens for itself.
 
-    Opened before a fork, it would have one position in the file for all of them.
+    If it were opened before a fork, all processes would share one position in the file.
     """
 
     def __init__(self, path: str) -> None:
-        self.path, self._process = path, 0
+        self.path = path
+        self._process = 0
 
     def opened(self) -> zipfile.ZipFile:
-        """The zip, opened by this process."""
+        """Return the zip file, opened by this process."""
         if self._process != os.getpid():
-            self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
+            self._zip = zipfile.ZipFile(self.path)
+            self._process = os.getpid()
         return self._zip
 
     def __reduce__(self) -> tuple[type["Zip"], tuple[str]]:
@@ -41,14 +43,14 @@ class Zip:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file, or a file within a zip."""
+    """A file, or a file in a zip."""
 
     path: str
     archive: Zip | None = None
 
     @property
     def name(self) -> str:
-        """For messages: one printable line."""
+        """Name for messages: one printable line."""
         name = self.path if self.archive is None else f"{self.archive.path}:{self.path}"
         return name if name.isprintable() else ascii(name)
 
@@ -61,29 +63,33 @@ class StoredFile:
 
 @dataclass
 class Files:
-    """Image files by split, then by class name."""
+    """The image files of a data set.
+
+    Attributes:
+        by_split: files by split, then by class name.
+        unlabelled: validation images outside class folders.
+        truth: files of `TRUTH_FILES`, by name.
+    """
 
     by_split: dict[str, dict[str, list[StoredFile]]] = field(default_factory=dict)
     unlabelled: list[StoredFile] = field(default_factory=list)
-    """Validation images in no class folder."""
     truth: dict[str, StoredFile] = field(default_factory=dict)
-    """Files of `TRUTH_FILES`, by name."""
 
     def collect(self, path: Path) -> None:
         """Add the images of a folder or a zip, sorted by name.
 
         Raises:
-            DataError: when a folder cannot be read or a zip is damaged, or nothing of use lies there.
+            DataError: if a folder cannot be read, a zip is damaged, or no image is found.
         """
         found = False
         if path.is_dir():
             for parts, file in _walk(str(path), ((Path.cwd() / path).name,), frozenset()):
                 found |= self._add(parts, file)
         elif zipfile.is_zipfile(path):
-            for parts, file in _members(path):
+            for parts, file in _list_zip(path):
                 found |= self._add(parts, file)
         elif path.suffix.lower() == ".zip":
-            raise DataError(f"{path}: a damaged zip")
+            raise DataError(f"{path}: damaged zip")
         else:
             raise DataError(f"{path}: neither a folder, a zip, nor an official CIFAR or SVHN file")
         if not found:
@@ -92,7 +98,7 @@ class Files:
             )
 
     def _add(self, parts: tuple[str, ...], file: StoredFile | None) -> bool:
-        """File an image, a class folder (`file` is None) or a truth file under what its path ends in."""
+        """Add an image, a truth file or a class folder (`file` is None); return whether a file was added."""
         if file is None:
             if len(parts) >= 2 and parts[-2] in SPLITS and parts[-1] not in SPLITS:
                 self._of_class(parts[-2], parts[-1])
@@ -112,19 +118,19 @@ class Files:
         return False
 
     def _of_class(self, folder: str, label: str) -> list[StoredFile]:
-        # Some systems store é as one character, some as two.
+        # Some systems store é as one character, others as two.
         label = unicodedata.normalize("NFC", label)
         if not label.isprintable():
             raise DataError(f"the class folder {folder}/{label!a} has a name that cannot be printed")
         return self.by_split.setdefault(SPLITS[folder], {}).setdefault(label, [])
 
 
-Found = Iterator[tuple[tuple[str, ...], StoredFile | None]]
-"""The parts of a path with the file there; None for a folder."""
+Entries = Iterator[tuple[tuple[str, ...], StoredFile | None]]
+"""The parts of each path, and its file; None for a folder."""
 
 
-def _walk(folder: str, parts: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Found:
-    """Go through a folder and those that symbolic links lead to, but never into one from within it."""
+def _walk(folder: str, parts: tuple[str, ...], above: frozenset[tuple[int, int]]) -> Entries:
+    """Walk through a folder, following symbolic links but no loops: never enter a folder from within it."""
     try:
         status = Path(folder).stat()
         identity = (status.st_dev, status.st_ino)
@@ -135,7 +141,7 @@ def _walk(folder: str, parts: tuple[str, ...], above: frozenset[tuple[int, int]]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
     for entry in ordered:
-        if _hidden(entry.name):
+        if _is_hidden(entry.name):
             continue
         inside = (*parts, entry.name)
         if _is_folder(entry):
@@ -155,21 +161,21 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
 def _is_file(entry: "os.DirEntry[str]") -> bool:
     if not entry.is_symlink():
         return entry.is_file()
-    # A link that leads nowhere counts: it is then named among the images that cannot be read.
+    # A broken link counts, so that it is reported as an image that cannot be read.
     return Path(entry.path).is_file() or not Path(entry.path).exists()
 
 
-def _members(path: Path) -> Found:
+def _list_zip(path: Path) -> Entries:
     archive = Zip(str(path))
     try:
         names = sorted(archive.opened().namelist())
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise DataError(f"{path}: a damaged zip ({error})") from error
+        raise DataError(f"{path}: damaged zip ({error})") from error
     for name in names:
         parts = PurePosixPath(name).parts
-        if not any(map(_hidden, parts)):
+        if not any(map(_is_hidden, parts)):
             yield parts, None if name.endswith("/") else StoredFile(name, archive)
 
 
-def _hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     return name.startswith((".", "__MACOSX"))

@@ -1,4 +1,4 @@
-"""Classes of ImageNet's validation images, which lie in one folder: `val/ILSVRC2012_val_00000001.JPEG`."""
+"""Labels of ImageNet's validation images, which all lie in one folder: `val/ILSVRC2012_val_00000001.JPEG`."""
 
 import csv
 import io
@@ -9,40 +9,43 @@ from coserve_training.data.files import Files, StoredFile
 from coserve_training.data.matlab import read_matlab
 from coserve_training.errors import DataError
 
-TRUTH, CLASSES = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-"""Of the development kit ILSVRC2012_devkit_t12, in its folder `data` (its readme.txt, section 2.2)."""
+# Two files in the folder `data` of the development kit ILSVRC2012_devkit_t12 (its readme.txt, section 2.2).
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+CLASSES = "meta.mat"
+# A file of Kaggle's imagenet-object-localization-challenge.
 SOLUTION = "LOC_val_solution.csv"
-"""Of Kaggle's imagenet-object-localization-challenge."""
 
 
-def file_unlabelled(files: Files) -> None:
-    """File validation images that lie in no class folder under their class.
+def label_validation_images(files: Files) -> None:
+    """Assign validation images without class folders to their classes.
 
     Raises:
-        DataError: when no file says which class they are of, it is damaged, or it lacks one of them.
+        DataError: if no file holds their classes, or the file is damaged or lacks an image.
     """
     if not files.unlabelled:
         return
     where = PurePath(files.unlabelled[0].name).parent
     if SOLUTION in files.truth:
-        source, label_of = files.truth[SOLUTION], _solution(files.truth[SOLUTION])
+        source = files.truth[SOLUTION]
+        label_of = _solution(files.truth[SOLUTION])
     elif TRUTH in files.truth and CLASSES in files.truth:
-        source, label_of = files.truth[TRUTH], _development_kit(files.truth[TRUTH], files.truth[CLASSES])
+        source = files.truth[TRUTH]
+        label_of = _development_kit(files.truth[TRUTH], files.truth[CLASSES])
     else:
         raise DataError(
-            f"{where} holds {len(files.unlabelled)} images in no class folder, and nothing says of which "
-            f"class they are; for ImageNet, add {SOLUTION} (Kaggle) or the unpacked ILSVRC2012_devkit_t12"
+            f"{where} holds {len(files.unlabelled)} images outside class folders, and no file with their "
+            f"classes was found; for ImageNet, add {SOLUTION} (Kaggle) or the unpacked ILSVRC2012_devkit_t12"
         )
     by_class = files.by_split.setdefault("test", {})
     for file in files.unlabelled:
         label = label_of(PurePath(file.path).stem)
         if label is None:
-            raise DataError(f"{source.name} does not say which class {file.name} is of")
+            raise DataError(f"{source.name} has no class for {file.name}")
         by_class.setdefault(label, []).append(file)
 
 
 def _solution(file: StoredFile) -> Callable[[str], str | None]:
-    """Rows `ImageId,PredictionString`: a name and one or more boxes `n03995372 85 1 499 272`."""
+    """Read rows `ImageId,PredictionString`: a name and one or more boxes such as `n03995372 85 1 499 272`."""
     try:
         with file.open() as stream:
             rows = csv.DictReader(io.TextIOWrapper(stream, "utf-8-sig"))
@@ -53,7 +56,7 @@ def _solution(file: StoredFile) -> Callable[[str], str | None]:
 
 
 def _development_kit(truth: StoredFile, classes: StoredFile) -> Callable[[str], str | None]:
-    """One class number a line for the images 1, 2, …; `synsets` gives each number its WordNet name."""
+    """Read one class number per line for the images 1, 2, …, and each number's WordNet name in `synsets`."""
     synsets = read_matlab(classes, "synsets")["synsets"]
     try:
         names = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))

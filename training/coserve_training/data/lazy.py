@@ -1,4 +1,4 @@
-"""Images that are decoded when they are read: photographs, of which memory holds too few."""
+"""Images that are decoded when they are read, for data sets of photographs too large for memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,33 +18,40 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RandomCrops:
-    """Crops of random area, proportions and place, drawn from seed, epoch and index alone.
+    """Crops of random area, aspect ratio and position, which depend only on seed, epoch and image index.
 
-    Each member learns from a crop of its own (the paper's views). They are cut from one decoded photograph:
-    decoding costs more than cutting, and a crop from a photograph already reduced to the network's size would
-    be blurred.
+    Each member learns from a crop of its own (the paper's views). All crops are cut from one decoded
+    photograph: decoding costs more than cutting, and crops from a photograph already reduced to the network's
+    size would be blurred.
+
+    Attributes:
+        views: number of crops of each image, one per member.
+        seed: seed of the random numbers.
     """
 
     views: int
-    """Crops of each image, one for each member."""
     seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Images read by index like an array `[N, size, size, 3]`; with crops, `[views, N, size, size, 3]`."""
+    """Images that are indexed like an array `[N, size, size, 3]`, or `[views, N, size, size, 3]` with crops.
+
+    Attributes:
+        sources: `StoredFile`s `[N]`, or images of another size `[N, H, W, 3]` uint8.
+        size: height and width in pixels to decode to.
+        crops: random crops; None cuts out the centre, as serving does.
+        workers: number of processes that decode batches ahead of time.
+        skip_corrupt: replace images that become unreadable by others of their class.
+        replaced: images that were replaced, each with its reason.
+    """
 
     sources: npt.NDArray[Any]
-    """`StoredFile`s `[N]`, or images of another size `[N, H, W, 3]` uint8."""
     size: int
     crops: RandomCrops | None = None
-    """None cuts out the centre, by the rule that serving follows."""
     workers: int = 0
-    """Processes that decode batches ahead."""
     skip_corrupt: bool = False
     replaced: list[str] = field(default_factory=list)
-    """Images that became unreadable after they were checked, each with its reason: others of their class are
-    read instead."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -53,32 +60,34 @@ class LazyImages:
         return self.read(np.arange(len(self))[indices])[0]
 
     def select(self, indices: Any) -> "LazyImages":
-        """Some of the images, by index or by a mask `[N]`."""
+        """Select images by index or by a mask `[N]`."""
         return replace(self, sources=self.sources[indices], replaced=[])
 
-    def centred(self) -> "LazyImages":
-        """The same images, whole rather than cropped at random."""
+    def uncropped(self) -> "LazyImages":
+        """Return the same images without random crops."""
         return replace(self, crops=None, replaced=[])
 
     def read(
         self, indices: Indices, epoch: int = 0, substitutes: Callable[[int], Indices] | None = None
     ) -> tuple[Pixels, list[str]]:
-        """Decode images, one after another.
+        """Decode images one by one.
 
         Args:
-            indices: `[N]`.
-            epoch: that random crops are drawn for.
-            substitutes: given an index, those whose images may take the place of one that cannot be decoded.
+            indices: indices of the images, `[N]`.
+            epoch: epoch to draw random crops for.
+            substitutes: returns the indices of images that may replace an image that cannot be decoded.
 
         Returns:
-            Pixels, and which images could not be decoded and why.
+            Pixels, and the names of the images that could not be decoded, with reasons.
 
         Raises:
-            DataError: naming images that cannot be decoded and have no substitute that can.
+            DataError: for images that cannot be decoded and have no substitute that can; it names them.
         """
-        images, failures = list[Pixels](), list[str]()
+        images = list[Pixels]()
+        failures = list[str]()
         for index in indices.tolist():
-            image, tried = self.attempt(index, epoch), list[str]()
+            image = self.attempt(index, epoch)
+            tried = list[str]()
             others = iter(substitutes(index) if substitutes and isinstance(image, str) else ())
             while isinstance(image, str):
                 tried.append(image)
@@ -87,17 +96,17 @@ class LazyImages:
                 image = self.attempt(int(other), epoch)
             images.append(image)
             failures += tried
-        if not images:  # one of several processes has no share of the last batch
+        if not images:  # this process has no share of the last batch
             return np.empty((0, self.size, self.size, 3), np.uint8), failures
         return np.stack(images, axis=0 if self.crops is None else 1), failures
 
     def attempt(self, index: int, epoch: int = 0) -> Pixels | str:
-        """An image `[size, size, 3]` or its crops `[views, size, size, 3]`; or its name and what is wrong."""
+        """Decode an image `[size, size, 3]`, or crops `[views, size, size, 3]`; on failure return why."""
         try:
             return self._decode(index, epoch)
-        # Pillow's plugins raise whatever their parser met: struct.error, SyntaxError, EOFError and others.
+        # Pillow's plugins raise many types of errors: struct.error, SyntaxError, EOFError and others.
         except Exception as error:
-            return f"{self.sources[index].name} ({reason(error)})"
+            return f"{self.sources[index].name} ({describe_error(error)})"
 
     def _decode(self, index: int, epoch: int) -> Pixels:
         with open_image(self.sources[index]) as image:
@@ -117,8 +126,8 @@ def open_image(source: StoredFile | Pixels) -> Iterator[Image.Image]:
         yield Image.fromarray(source)
 
 
-def reason(error: Exception) -> str:
-    """Why an image cannot be decoded, in one line."""
+def describe_error(error: Exception) -> str:
+    """Describe in one line why an image cannot be decoded."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image in a known format"
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""The order in which images are taken, which a resumed or a distributed run repeats."""
+"""The order of the images in each epoch, which resumed and distributed runs repeat."""
 
 from collections.abc import Iterator
 
@@ -8,19 +8,28 @@ from torch.utils.data import Sampler
 
 
 class BatchOrder(Sampler[torch.Tensor]):
-    """Indices of this process's share of each batch, one of `processes`: shuffled by `seed`, or in order.
+    """Image indices of this process's share of each batch.
 
-    When shuffled, the order depends on seed and epoch alone, so that a resumed run goes on alike, and the
-    processes together see the very batches that one would see. A last batch that is not full is left out
-    then.
+    A shuffled order depends only on the seed and the epoch. So a resumed run continues with the same batches,
+    and several processes together see the batches that one process would see. An incomplete last batch is
+    dropped.
+
+    Args:
+        images: number of images.
+        batch_size: images per batch, over all processes.
+        seed: seed of the shuffled order; None keeps the images in order, with the incomplete last batch.
+        processes: number of processes that share each batch.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int | None, processes: int) -> None:
-        self.images, self.batch_size, self.seed, self.epoch = images, batch_size, seed, 0
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
         self.processes = processes
+        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; Lightning calls this before every epoch."""
+        """Select the epoch's order. Lightning calls this before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:

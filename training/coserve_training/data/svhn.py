@@ -13,13 +13,15 @@ SPLITS = {"train_32x32.mat": "train", "extra_32x32.mat": "train", "test_32x32.ma
 
 
 def read_svhn(path: Path) -> Labelled | None:
-    """Read one of SVHN's files, or those for training and testing of a folder.
+    """Read one of SVHN's files, or a folder's training and test files.
 
-    The extra training images are easier and seven times as many, so they are read only where their own
-    file is given.
+    The extra training images are easier, and seven times as many. They are read only if `path` is their file.
+
+    Returns:
+        Labels, and the splits that were found; None if `path` is something else.
 
     Raises:
-        DataError: when a file is damaged.
+        DataError: if a file is damaged.
     """
     if path.is_dir():
         paths = [path / name for name in SPLITS if not name.startswith("extra") and (path / name).is_file()]
@@ -30,15 +32,16 @@ def read_svhn(path: Path) -> Labelled | None:
     splits = {}
     for file in paths:
         content = read_matlab(StoredFile(str(file)), "X", "y")
-        images, digits = content["X"], content["y"]
+        images = content["X"]
+        digits = content["y"]
         if images.dtype != np.uint8 or images.shape != (32, 32, 3, digits.size):
             raise DataError(
                 f"{file}: X is {images.dtype} {list(images.shape)} for {digits.size} labels, "
                 f"not uint8 [32, 32, 3, {digits.size}]"
             )
         if not np.isin(digits, range(1, 11)).all():
-            raise DataError(f"{file}: y holds other labels than 1 to 10")
-        # Digit 0 has the label 10.
+            raise DataError(f"{file}: y must hold labels from 1 to 10")
+        # The label of digit 0 is 10.
         classes = np.atleast_1d(digits).astype(np.int64) % 10
         splits[SPLITS[file.name]] = (np.ascontiguousarray(images.transpose(3, 0, 1, 2)), classes)
     return [str(digit) for digit in range(10)], splits

@@ -1,4 +1,4 @@
-"""Functions run over many items in worker processes, results in order."""
+"""A function applied to many items in worker processes, with the results in order."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from coserve_training.errors import DataError
 Item = TypeVar("Item", covariant=True)
 
 
-class Items(Protocol[Item]):
-    """Items that can be counted, and gone through more than once."""
+class SizedIterable(Protocol[Item]):
+    """Items with a known number, which can be iterated more than once."""
 
     def __len__(self) -> int: ...
 
@@ -24,7 +24,7 @@ class Items(Protocol[Item]):
 
 
 class _Function(TorchDataset[Any]):
-    """A function as a data set of its results; errors too, as torch rewrites those that a worker raises."""
+    """A data set of a function's results. Errors are results too: torch would rewrite raised ones."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
@@ -36,23 +36,23 @@ class _Function(TorchDataset[Any]):
             return error
 
 
-class InWorkers:
-    """Results of `function` for `items`, computed ahead of their use; arrays become tensors.
+class ParallelMap:
+    """Results of `function` for `items`, computed ahead of their use. Arrays become tensors.
 
     Args:
-        function: what the workers call; it is copied to each of them.
-        items: read anew whenever an iteration begins.
-        workers: processes; 0 computes in this one, as is done for a single item.
-        pin_memory: puts tensors where a GPU can fetch them from.
+        function: the function; each worker gets a copy.
+        items: its arguments, iterated anew by each iteration.
+        workers: number of worker processes; 0 computes in this process, as does a single item.
+        pin_memory: put tensors into page-locked memory, which a GPU can read directly.
 
     Raises:
-        DataError: what `function` raised; or a worker died.
+        DataError: if `function` raised it, or a worker died.
     """
 
     def __init__(
         self,
         function: Callable[[Any], Any],
-        items: Items[Any],
+        items: SizedIterable[Any],
         workers: int,
         pin_memory: bool = False,
     ) -> None:
@@ -64,12 +64,12 @@ class InWorkers:
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
-            # Of its own: drawing from the global one would change the views that are drawn next.
+            # A generator of its own: drawing from the global one would change the next views.
             generator=torch.Generator().manual_seed(0),
         )
 
     def __iter__(self) -> Iterator[Any]:
-        # A generator asks for its first item when that is wanted, not before Lightning has told the epoch.
+        # This generator starts with the first `next`, after Lightning has set the epoch.
         try:
             for result in self._loader:
                 if isinstance(result, DataError):
@@ -79,16 +79,16 @@ class InWorkers:
             if "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                "a process that decodes images was killed: too little memory, or too little shared memory "
-                "(in a container, give it more with --shm-size)"
+                "a process that decodes images was killed: there is too little memory, or too little shared "
+                "memory (in a container, raise it with --shm-size)"
             ) from error
 
 
-def in_order(count: int, size: int) -> list[npt.NDArray[np.int64]]:
-    """The indices 0 to `count` - 1 in pieces of `size`, the last one of what remains."""
+def index_batches(count: int, size: int) -> list[npt.NDArray[np.int64]]:
+    """Split the indices 0 to `count` - 1 into batches of `size`; the last one may be smaller."""
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

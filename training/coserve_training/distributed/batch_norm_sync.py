@@ -1,4 +1,4 @@
-"""Batch norm over the batches of all processes, where torch's own needs a GPU."""
+"""Batch norm with statistics shared among processes on CPUs; torch's own needs GPUs."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over all processes, of values forward and of gradients backward."""
+    """Sums over all processes: values in the forward pass, gradients in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ class _Sum(torch.autograd.Function):
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm whose statistics in training are of all processes' batches, which must be equally large."""
+    """Batch norm with statistics over the batches of all processes, which must be equally large."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, C, H, W]` to the same shape."""
@@ -35,13 +35,13 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         sums = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
         mean, square = _Sum.apply(sums) / processes  # type: ignore[no-untyped-call]
         variance = (square - mean.square()).clamp_min(0)  # rounding can make it negative
-        self._remember(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
+        self._update_running(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
         scale = self.weight / (variance + self.eps).sqrt()
         shift = self.bias - mean * scale
         normalised: Tensor = x * scale[:, None, None] + shift[:, None, None]
         return normalised.to(x.dtype)
 
-    def _remember(self, mean: Tensor, variance: Tensor, count: int) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor, count: int) -> None:
         momentum = self.momentum
         assert momentum is not None
         assert self.running_mean is not None
@@ -53,17 +53,17 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 class SharedBatchNorm(LayerSync):
-    """Turns a network's batch norms into shared ones while it is trained."""
+    """Turns a network's batch norms into shared ones for training."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Change the class of every batch norm: parameters and buffers stay the very same."""
+        """Change the class of every batch norm, in place: parameters and buffers stay the same objects."""
         for module in model.modules():
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = SharedBatchNorm2d
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Turn them back."""
+        """Change every shared batch norm back."""
         for module in model.modules():
             if type(module) is SharedBatchNorm2d:
                 module.__class__ = nn.BatchNorm2d  # type: ignore[assignment]

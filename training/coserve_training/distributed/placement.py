@@ -1,7 +1,7 @@
-"""Members placed one per process, each on a device of its own, with only logits sent between them.
+"""One member per process, each on a device of its own. The processes exchange only logits.
 
-Every process goes through the same batches and computes the whole loss, in which the logits of the others are
-constants: its gradient for the process's own member is then that of one process that holds all.
+Every process sees the same batches and computes the whole loss, with the other members' logits as constants.
+The gradient for its own member is then the same as in one process that holds all members.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from torch import Tensor
 State = dict[str, Any]
 
 WEIGHTS = ("state_dict", "current_model_state")
-"""Weights by name in a checkpoint; the latter beside an average of them."""
+"""A checkpoint's entries with weights by name. The second one exists beside an average of the weights."""
 
 
-def everyones(logits: Tensor) -> Tensor:
-    """This process's logits `[1, N, C]` and the others', as constants, to `[S, N, C]` float32."""
+def gather_logits(logits: Tensor) -> Tensor:
+    """Join this process's logits `[1, N, C]` with the others', as constants, to `[S, N, C]` float32."""
     logits = logits.float().contiguous()
     gathered = [torch.empty_like(logits) for _ in range(dist.get_world_size())]
     dist.all_gather(gathered, logits.detach())
@@ -29,37 +29,37 @@ def everyones(logits: Tensor) -> Tensor:
 
 
 class MemberPerProcess(DDPStrategy):
-    """Processes that train a member each; no gradients are exchanged.
+    """Trains one member in each process, without exchanging gradients.
 
-    Checkpoints are those of one process that trains all members: the first process gathers the others' parts
-    to write one, and each takes its own part of one that is read.
+    Checkpoints have the form that one process with all members writes: the first process gathers the others'
+    parts before it writes, and each process picks its own part when it reads.
     """
 
     def setup_distributed(self) -> None:
         """Connect the processes."""
         super().setup_distributed()
-        # NCCL would gather checkpoints on the first GPU, which need not have room for all members.
+        # NCCL would gather checkpoints on the first GPU, which may not have room for all members.
         self.in_host_memory = dist.new_group(backend="gloo")
 
     def configure_ddp(self) -> None:
-        """Leave the module as it is: DDP's wrapper would make the members' weights the same."""
+        """Leave the module as it is. DDP's wrapper would give all members the same weights."""
 
     def save_checkpoint(self, checkpoint: State, filepath: _PATH, storage_options: Any = None) -> None:
-        """Write one checkpoint of all members, in the first process."""
+        """Write a checkpoint of all members, from the first process."""
         own = {key: checkpoint[key] for key in (*WEIGHTS, "optimizer_states") if key in checkpoint}
         parts: list[Any] | None = [None] * self.world_size if self.is_global_zero else None
         dist.gather_object(move_data_to_device(own, torch.device("cpu")), parts, group=self.in_host_memory)
         if parts is not None:
-            super().save_checkpoint(checkpoint | joined(parts), filepath, storage_options)
+            super().save_checkpoint(checkpoint | join_states(parts), filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> State:
         """Read this process's part of a checkpoint."""
         checkpoint = super().load_checkpoint(checkpoint_path, weights_only)
-        return checkpoint | part(checkpoint, self.global_rank, self.world_size)
+        return checkpoint | take_state(checkpoint, self.global_rank, self.world_size)
 
 
-def joined(parts: list[State]) -> State:
-    """Weights and optimizer states of all members, from those of each, in their order."""
+def join_states(parts: list[State]) -> State:
+    """Join the weights and optimizer states of single members, in the members' order."""
     whole: State = {
         key: {name: value for part in parts for name, value in part[key].items()}
         for key in WEIGHTS
@@ -79,8 +79,8 @@ def joined(parts: list[State]) -> State:
     return whole | {"optimizer_states": [optimizer]}
 
 
-def part(whole: State, member: int, members: int) -> State:
-    """One member's weights and optimizer state, from those of all `members`; the inverse of `joined`."""
+def take_state(whole: State, member: int, members: int) -> State:
+    """Take one member's weights and optimizer state out of all members'; the inverse of `join_states`."""
     own: State = {
         key: {name: value for name, value in whole[key].items() if name.startswith(f"members.{member}.")}
         for key in WEIGHTS

@@ -1,4 +1,10 @@
-"""The networks Coserve divides, by name."""
+"""Network architectures by name, and the members they are divided into.
+
+config.py      the interface of a family of networks
+layers.py      building blocks that families share
+bottleneck.py  stages of bottlenecks, which resnet.py, resnext.py and wide_resnet.py share
+All other modules hold one family each.
+"""
 
 import functools
 import math
@@ -28,12 +34,12 @@ FAMILIES: tuple[type[NetworkConfig], ...] = (
 )
 
 LARGEST = 2000
-"""Number in a name: beyond what is published, and already minutes to count what it stands for."""
+"""Largest number in a name. It exceeds every published network, and counting one already takes minutes."""
 
 
 @functools.cache
 def families() -> tuple[type[NetworkConfig], ...]:
-    """`FAMILIES`, then those that installed packages name in their entry points `coserve.networks`.
+    """Return `FAMILIES` and the families that installed packages register as `coserve.networks` entry points.
 
     Raises:
         NetworkError: for an entry point that cannot be loaded.
@@ -49,11 +55,11 @@ def _load(point: EntryPoint) -> type[NetworkConfig]:
     return family
 
 
-def network(name: str) -> NetworkConfig:
-    """The configuration that `name` stands for.
+def parse_network(name: str) -> NetworkConfig:
+    """Return the architecture that `name` stands for.
 
     Raises:
-        NetworkError: for an unknown name, or one whose depth or width no network can have.
+        NetworkError: for an unknown name, or an impossible depth or width.
     """
     if any(float(number) > LARGEST for number in re.findall(r"\d+", name)):
         raise NetworkError(f"{name}: the numbers in a network's name must be at most {LARGEST}")
@@ -61,8 +67,10 @@ def network(name: str) -> NetworkConfig:
         config = family.parse(name)
         if config is not None:
             return config
-    known = "; ".join(family.pattern for family in families())
-    raise NetworkError(f"unknown network {name!r}; known are {known} (examples: coserve networks)")
+    patterns = "; ".join(family.pattern for family in families())
+    raise NetworkError(
+        f"unknown network {name!r}; names have the form {patterns} (examples: coserve networks)"
+    )
 
 
 def member_network(
@@ -74,25 +82,25 @@ def member_network(
     drop_path: float | None = None,
     memory_efficient: bool = False,
 ) -> NetworkConfig:
-    """The configuration of one of the `split` members that the network called `name` is divided into.
+    """Divide a network, and return the architecture of one of its `split` members.
 
     Args:
-        name: of the undivided network.
-        split: number of members S.
-        image_size: height and width in pixels that the network is for, which few families ask; None is a
-            photograph's.
-        dropout: of the undivided network, in place of its family's; members have it divided by √S
+        name: name of the undivided network, such as `wide_resnet28_10`.
+        split: number of members S; 1 leaves the network undivided.
+        image_size: height and width of the images in pixels. EfficientNet has a variant for small images; by
+            default images are large photographs.
+        dropout: dropout of the undivided network, instead of its family's default. Members have 1/√S of it
             (paper, section III).
-        drop_path: likewise.
-        memory_efficient: whether to train in less memory and more time.
+        drop_path: drop probability of the undivided network's residual branches, likewise.
+        memory_efficient: train in less memory, taking more time.
 
     Raises:
-        NetworkError: for an unknown name, a split that no rule covers, or a family that cannot train in less
-            memory.
+        NetworkError: for an unknown name, a split that no rule covers, or a family without a memory-efficient
+            mode.
     """
     if split < 1:
         raise NetworkError(f"split must be at least 1, not {split}")
-    undivided = network(name)
+    undivided = parse_network(name)
     if image_size is not None:
         undivided = undivided.for_images(image_size)
     if memory_efficient:

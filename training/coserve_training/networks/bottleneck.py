@@ -1,4 +1,4 @@
-"""Stages of bottlenecks, which ResNet, ResNeXt and the ImageNet Wide ResNet share (arXiv 1512.03385)."""
+"""Stages of bottlenecks, shared by ResNet, ResNeXt and the ImageNet Wide ResNet (arXiv 1512.03385)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from coserve_training.networks.layers import (
 
 EXPANSION = 4
 IMAGENET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-SMALL_SE_REDUCTION, IMAGENET_SE_REDUCTION = 4, 16
+SMALL_SE_REDUCTION = 4
+IMAGENET_SE_REDUCTION = 16
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions around a shortcut; the stride sits on the 3×3."""
+    """1×1, 3×3 and 1×1 convolutions beside a shortcut. The 3×3 convolution has the stride."""
 
     def __init__(
         self,
@@ -38,15 +39,19 @@ class Bottleneck(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        self.conv1, self.norm1 = conv1x1(in_channels, inner), nn.BatchNorm2d(inner)
-        self.conv2, self.norm2 = conv3x3(inner, inner, stride, groups), nn.BatchNorm2d(inner)
-        self.conv3, self.norm3 = conv1x1(inner, out_channels), nn.BatchNorm2d(out_channels)
+        self.conv1 = conv1x1(in_channels, inner)
+        self.norm1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, inner, stride, groups)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv1x1(inner, out_channels)
+        self.norm3 = nn.BatchNorm2d(out_channels)
         self.excitation = (
             nn.Identity()
             if se_reduction is None
             else SqueezeExcitation(out_channels, out_channels // se_reduction)
         )
-        self.shortcut, self.drop_path = shortcut(in_channels, out_channels, stride), DropPath(drop_path)
+        self.shortcut = shortcut(in_channels, out_channels, stride)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, in_channels, H, W]` to `[N, out_channels, H/stride, W/stride]`."""
@@ -58,16 +63,17 @@ class Bottleneck(nn.Module):
 
 @dataclass(frozen=True)
 class Stages:
-    """How a network of bottlenecks is laid out.
+    """The layout of a network of bottlenecks.
 
     Attributes:
-        stem: widths of the stem's convolutions: one keeps the resolution, three and a pool quarter it.
-        blocks: number of bottlenecks per stage; stage i has width `width << i` and puts out four times that.
-        inner: width of the first stage's 3×3 convolutions.
-        groups: of these convolutions.
-        se_reduction: of squeeze-and-excitation; None goes without.
-        dropout: before the classifier.
-        drop_path: of the last bottleneck.
+        stem: widths of the stem's convolutions. One keeps the resolution; three, with a pool, quarter it.
+        blocks: number of bottlenecks per stage.
+        width: stage i outputs four times `width << i` channels.
+        inner: width of the first stage's 3×3 convolutions; each stage doubles it.
+        groups: groups of the 3×3 convolutions.
+        se_reduction: reduction of squeeze-and-excitation; None leaves it out.
+        dropout: dropout before the classifier.
+        drop_path: drop probability of the last bottleneck.
     """
 
     stem: Sequence[int]
@@ -81,12 +87,13 @@ class Stages:
 
 
 class BottleneckNetwork(nn.Sequential):
-    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+    """A network of bottlenecks: images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, layout: Stages, num_classes: int) -> None:
         stem = small_stem(*layout.stem) if len(layout.stem) == 1 else deep_stem(layout.stem)
         channels = layout.stem[-1]
-        bottlenecks, drop_paths = [], iter(linear_in_depth(layout.drop_path, sum(layout.blocks)))
+        bottlenecks = []
+        drop_paths = iter(linear_in_depth(layout.drop_path, sum(layout.blocks)))
         for stage, count in enumerate(layout.blocks):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1

@@ -1,4 +1,4 @@
-"""What every family's configuration offers."""
+"""The interface of a family of networks."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,53 +11,53 @@ from coserve_training.errors import NetworkError
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig(ABC):
-    """An architecture without weights. A family is a subclass of this, named in `FAMILIES`."""
+    """An architecture without weights. Each family is a subclass, listed in `FAMILIES`."""
 
     dropout: float = 0.0
-    """Probability of a feature being dropped before the classifier."""
+    """Probability of dropping a feature before the classifier."""
     drop_path: float = 0.0
-    """Probability of the last residual branch being dropped, linear in depth (arXiv 1603.09382)."""
+    """Probability of dropping the last residual branch; it grows linearly with depth (arXiv 1603.09382)."""
 
     pattern: ClassVar[str]
-    """The names of the family, for messages."""
+    """The form of the family's names, for messages."""
     cifar_examples: ClassVar[tuple[str, ...]] = ()
-    """Some of its names that are for images of about 32 pixels."""
+    """Some of its names for images of about 32 pixels."""
     imagenet_examples: ClassVar[tuple[str, ...]] = ()
-    """Some that are for photographs."""
+    """Some of its names for photographs."""
 
     @classmethod
     @abstractmethod
     def parse(cls, name: str) -> "NetworkConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a depth or width that no network of the family can have.
+            NetworkError: for an impossible depth or width.
         """
 
     @abstractmethod
     def divide(self, split: int) -> "NetworkConfig":
-        """The architecture of one of `split` members; `member_network` divides the probabilities.
+        """Return the architecture of one of `split` members. `member_network` divides the probabilities.
 
         Raises:
             NetworkError: for a split that no rule covers.
         """
 
     def for_images(self, size: int) -> "NetworkConfig":
-        """The architecture for images of `size` pixels; most families have one for all sizes."""
+        """Return the variant for images of `size` pixels. Most families have one for all sizes."""
         return self
 
     def in_less_memory(self) -> "NetworkConfig":
-        """The architecture computing parts again in the backward pass rather than keep them.
+        """Return the variant that recomputes activations in the backward pass instead of keeping them.
 
         Raises:
-            NetworkError: for a family that cannot.
+            NetworkError: for a family without one.
         """
-        raise NetworkError(f"memory_efficient: {self} has no such mode; densenet… have")
+        raise NetworkError(f"memory_efficient: {self} has no such mode, only densenet… has")
 
     @abstractmethod
     def build(self, num_classes: int) -> nn.Module:
-        """A network with fresh random weights: `[N, 3, H, W]` float to logits `[N, num_classes]`."""
+        """Build a network with random weights, which maps `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """The name, with what dividing changed."""
+        """Return the name, with a suffix for changes by dividing."""

@@ -1,4 +1,7 @@
-"""DenseNet-BC for small images: every layer reads what all before it in a block wrote (arXiv 1608.06993)."""
+"""DenseNet-BC for small images: each layer reads the outputs of all earlier layers of its block.
+
+The paper is arXiv 1608.06993.
+"""
 
 import math
 import re
@@ -19,22 +22,23 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """A 1×1 convolution to `4 * growth` channels, then a 3×3 to `growth`; norm and ReLU come before each.
+    """A 1×1 convolution to `4 * growth` channels and a 3×3 to `growth`, each after norm and ReLU.
 
-    With `memory_efficient`, the concatenation and what follows up to the 3×3's norm are computed again in the
-    backward pass instead of being kept, so that a block's memory grows with its depth, not with its square
-    (arXiv 1707.06990).
+    With `memory_efficient`, the backward pass recomputes everything from the concatenation to the 1×1
+    convolution. A block's memory then grows with its depth instead of its depth's square (arXiv 1707.06990).
     """
 
     def __init__(self, in_channels: int, growth: int, memory_efficient: bool) -> None:
         super().__init__()
         inner = BOTTLENECK * growth
-        self.norm1, self.conv1 = nn.BatchNorm2d(in_channels), conv1x1(in_channels, inner)
-        self.norm2, self.conv2 = nn.BatchNorm2d(inner), conv3x3(inner, growth)
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv1x1(in_channels, inner)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv2 = conv3x3(inner, growth)
         self.memory_efficient = memory_efficient
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Map maps `[N, C_i, H, W]`, with all C_i adding up to in_channels, to `[N, growth, H, W]`."""
+        """Map features `[N, C_i, H, W]`, whose C_i add up to in_channels, to `[N, growth, H, W]`."""
         if self.memory_efficient and self.training:
             squeezed: Tensor = checkpoint(
                 self._squeeze,
@@ -53,23 +57,26 @@ class DenseLayer(nn.Module):
         return squeezed
 
     def _recompute(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _counted_once(self.norm1)
+        return nullcontext(), _frozen_statistics(self.norm1)
 
 
 @contextmanager
-def _counted_once(norm: nn.BatchNorm2d) -> Iterator[None]:
-    """Leave the running statistics alone: the forward pass has already taken this batch into them."""
-    momentum, num_batches = norm.momentum, norm.num_batches_tracked
+def _frozen_statistics(norm: nn.BatchNorm2d) -> Iterator[None]:
+    """Leave the running statistics alone, since the forward pass has already counted this batch."""
+    momentum = norm.momentum
+    num_batches = norm.num_batches_tracked
     assert num_batches is not None
-    norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros_like(num_batches)
+    norm.momentum = 0.0
+    norm.num_batches_tracked = torch.zeros_like(num_batches)
     try:
         yield
     finally:
-        norm.momentum, norm.num_batches_tracked = momentum, num_batches
+        norm.momentum = momentum
+        norm.num_batches_tracked = num_batches
 
 
 class DenseBlock(nn.Module):
-    """`depth` layers; puts out its input and what every layer adds."""
+    """`depth` layers. The block returns its input together with every layer's output."""
 
     def __init__(self, in_channels: int, growth: int, depth: int, memory_efficient: bool) -> None:
         super().__init__()
@@ -86,17 +93,18 @@ class DenseBlock(nn.Module):
 
 
 def transition(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Between two blocks: fewer channels at half the resolution."""
+    """Make the transition between two blocks: fewer channels at half the resolution."""
     return nn.Sequential(
         nn.BatchNorm2d(in_channels), nn.ReLU(), conv1x1(in_channels, out_channels), nn.AvgPool2d(2)
     )
 
 
 class DenseNet(nn.Sequential):
-    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+    """A DenseNet-BC: images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, config: "DenseNetConfig", num_classes: int) -> None:
-        depth, channels = (config.depth - 4) // 6, 2 * config.growth
+        depth = (config.depth - 4) // 6
+        channels = 2 * config.growth
         layers: list[nn.Module] = [conv3x3(3, channels)]
         for block in range(3):
             if block > 0:
@@ -111,31 +119,32 @@ class DenseNet(nn.Sequential):
 
 @dataclass(frozen=True)
 class DenseNetConfig(NetworkConfig):
-    """A DenseNet-BC of `depth` = 6n + 4 layers, whose layers add `growth` channels each."""
+    """The architecture of a DenseNet-BC: `depth` = 6n + 4 layers, each of which adds `growth` channels."""
 
     depth: int
     growth: int
     memory_efficient: bool = False
-    """Train in less memory and more time, with the same results."""
+    """Train in less memory, taking more time, with the same results."""
 
     pattern = "densenet<depth>[_<growth>], depth = 6n + 4, growth 40 by default"
     cifar_examples = ("densenet100_12", "densenet190")
 
     def __post_init__(self) -> None:
         if self.drop_path:
-            raise NetworkError(f"{self}: has no residual branches to drop, drop_path must be 0")
+            raise NetworkError(f"{self}: has no residual branches to drop, so drop_path must be 0")
 
     @classmethod
     def parse(cls, name: str) -> "DenseNetConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a depth that three blocks cannot make up, or a growth of zero.
+            NetworkError: for a depth that is not 6n + 4, or a growth of 0.
         """
         match = re.fullmatch(r"densenet(\d+)(?:_(\d+))?", name)
         if match is None:
             return None
-        depth, growth = int(match[1]), int(match[2] or DEFAULT_GROWTH)
+        depth = int(match[1])
+        growth = int(match[2] or DEFAULT_GROWTH)
         if depth < 10 or (depth - 4) % 6:
             raise NetworkError(f"{name}: depth must be 6n + 4 (10, 16, 22, …, 100, 190, …), not {depth}")
         if growth < 1:
@@ -143,7 +152,7 @@ class DenseNetConfig(NetworkConfig):
         return cls(depth, growth)
 
     def divide(self, split: int) -> "DenseNetConfig":
-        """The configuration of one of `split` members (paper, section III: growth / √S, rounded down).
+        """Return the architecture of one of `split` members (paper, section III: growth / √S, rounded down).
 
         Raises:
             NetworkError: for a split that leaves no growth.
@@ -154,11 +163,11 @@ class DenseNetConfig(NetworkConfig):
         return replace(self, growth=growth)
 
     def in_less_memory(self) -> "DenseNetConfig":
-        """Without the concatenations and what is computed of them kept."""
+        """Return the variant that recomputes concatenations instead of keeping them."""
         return replace(self, memory_efficient=True)
 
     def build(self, num_classes: int) -> DenseNet:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         return DenseNet(self, num_classes)
 
     def __str__(self) -> str:

@@ -18,13 +18,13 @@ from coserve_training.networks.layers import (
 )
 
 SMALL_IMAGE = 128
-"""Under this size in pixels, halving five times would leave fewer than 4×4 positions."""
+"""Images below this size, in pixels, would have fewer than 4×4 positions after five halvings."""
 SQUEEZE = 4
-"""Channels into a block per channel of its squeeze-and-excitation."""
+"""A block's input channels per channel of its squeeze-and-excitation."""
 
 
 class Variant(NamedTuple):
-    """How much wider and deeper than b0 (arXiv 1905.11946), and its dropout."""
+    """Factors of width and depth relative to b0 (arXiv 1905.11946), and the variant's dropout."""
 
     width: float
     depth: float
@@ -44,7 +44,7 @@ VARIANTS = (
 
 
 class Stage(NamedTuple):
-    """Blocks of one shape; the first of them has the stride, 1 in `small_stride` for small images."""
+    """Blocks of one shape. The first has the stride: `small_stride` in the network for small images."""
 
     expansion: int
     blocks: int
@@ -65,7 +65,7 @@ STAGES = (
 
 
 class Channels(NamedTuple):
-    """Of b0: stem, stages and head; widened ones are rounded to multiples of `divisor`."""
+    """Channels of b0's stem, stages and head. Wider variants are rounded to multiples of `divisor`."""
 
     stem: int
     stages: tuple[int, ...]
@@ -83,7 +83,7 @@ CHANNELS_BY_SPLIT = {
 def convolution(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    """A padded convolution without bias, then batch norm with EfficientNet's momentum and epsilon."""
+    """Make a padded convolution without bias, and a batch norm with EfficientNet's momentum and epsilon."""
     return [
         nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
@@ -91,7 +91,7 @@ def convolution(
 
 
 class InvertedBottleneck(nn.Module):
-    """Widens, filters each channel by itself, scales channels, then narrows ("MBConv")."""
+    """MBConv: widens, filters each channel separately, scales the channels, and narrows."""
 
     def __init__(
         self, in_channels: int, out_channels: int, stage: Stage, stride: int, drop_path: float
@@ -116,17 +116,18 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNet(nn.Sequential):
-    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+    """An EfficientNet: images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, config: "EfficientNetConfig", num_classes: int) -> None:
-        variant, table = VARIANTS[config.variant], CHANNELS_BY_SPLIT[config.channels_of_split]
+        variant = VARIANTS[config.variant]
+        table = CHANNELS_BY_SPLIT[config.channels_of_split]
         depths = [math.ceil(variant.depth * stage.blocks) for stage in STAGES]
         drop_paths = iter(linear_in_depth(config.drop_path, sum(depths)))
-        channels = widened(table.stem, variant.width, table.divisor)
+        channels = widen(table.stem, variant.width, table.divisor)
         stem = nn.Sequential(*convolution(3, channels, 3, 1 if config.small_images else 2), nn.SiLU())
         blocks = []
         for stage, depth, base in zip(STAGES, depths, table.stages, strict=True):
-            out_channels = widened(base, variant.width, table.divisor)
+            out_channels = widen(base, variant.width, table.divisor)
             stride = stage.small_stride if config.small_images else stage.stride
             for block in range(depth):
                 drop_path = next(drop_paths)
@@ -134,14 +135,14 @@ class EfficientNet(nn.Sequential):
                     InvertedBottleneck(channels, out_channels, stage, 1 if block else stride, drop_path)
                 )
                 channels = out_channels
-        wide = widened(table.head, variant.width, table.divisor)
+        wide = widen(table.head, variant.width, table.divisor)
         head = nn.Sequential(*convolution(channels, wide, 1), nn.SiLU())
         super().__init__(stem, nn.Sequential(*blocks), head, Classifier(wide, num_classes, config.dropout))
         initialise(self)
 
 
-def widened(channels: int, width: float, divisor: int) -> int:
-    """`channels * width` to the nearest multiple of `divisor` that takes no more than a tenth away."""
+def widen(channels: int, width: float, divisor: int) -> int:
+    """Round `channels * width` to the nearest multiple of `divisor`, taking away a tenth at most."""
     wanted = channels * width
     rounded = max(divisor, int(wanted + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * wanted else rounded
@@ -149,9 +150,9 @@ def widened(channels: int, width: float, divisor: int) -> int:
 
 @dataclass(frozen=True)
 class EfficientNetConfig(NetworkConfig):
-    """EfficientNet b0 to b7, with the channels of one of `channels_of_split` members.
+    """The architecture of EfficientNet b0 to b7, with the channels for one of `channels_of_split` members.
 
-    Images under 128 pixels are halved twice rather than five times.
+    The variant for images below 128 pixels halves the resolution twice instead of five times.
     """
 
     variant: int
@@ -165,7 +166,7 @@ class EfficientNetConfig(NetworkConfig):
 
     @classmethod
     def parse(cls, name: str) -> "EfficientNetConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
             NetworkError: for a variant that is not defined.
@@ -179,7 +180,7 @@ class EfficientNetConfig(NetworkConfig):
         return cls(variant, dropout=VARIANTS[variant].dropout)
 
     def divide(self, split: int) -> "EfficientNetConfig":
-        """The configuration of one of `split` members (paper's reference code: a table of channels).
+        """Return the architecture of one of `split` members (paper's reference code: a table of channels).
 
         Raises:
             NetworkError: for a split that has no table.
@@ -190,11 +191,11 @@ class EfficientNetConfig(NetworkConfig):
         return replace(self, channels_of_split=split)
 
     def for_images(self, size: int) -> "EfficientNetConfig":
-        """The configuration for images of `size` pixels: small ones keep more of their resolution."""
+        """Return the variant for images of `size` pixels. Small images keep more of their resolution."""
         return replace(self, small_images=size < SMALL_IMAGE)
 
     def build(self, num_classes: int) -> EfficientNet:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         return EfficientNet(self, num_classes)
 
     def __str__(self) -> str:

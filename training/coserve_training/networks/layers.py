@@ -10,17 +10,17 @@ from torch import Tensor, nn
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A padded 3×3 convolution without bias, for use before batch norm."""
+    """Make a padded 3×3 convolution without bias, to precede a batch norm."""
     return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, groups=groups, bias=False)
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 1×1 convolution without bias, for use before batch norm."""
+    """Make a 1×1 convolution without bias, to precede a batch norm."""
     return nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
 
 class Reduce(nn.Module):
-    """Average pool over `stride` × `stride` pixels; resolutions that it does not divide are rounded up."""
+    """Average pool over `stride` × `stride` pixels, rounding the resolution up."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -28,15 +28,15 @@ class Reduce(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, C, H, W]` to `[N, C, H / stride, W / stride]`, rounded up."""
-        # Only where it changes something: ONNX Runtime's fast pool cannot round up.
+        # Only if it changes the result: ONNX Runtime's fast pool cannot round up.
         round_up = any(side % self.stride for side in x.shape[2:])
         return F.avg_pool2d(x, self.stride, ceil_mode=round_up)
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
-    """The path beside a residual branch; empty where shapes agree.
+    """Make the path beside a residual branch, which is empty if the shapes agree.
 
-    Resolution is halved, rounded up, by an average pool rather than a strided convolution ("ResNet-D",
+    An average pool halves the resolution, rounding up, instead of a strided convolution ("ResNet-D",
     arXiv 1812.01187).
     """
     layers: list[nn.Module] = []
@@ -48,11 +48,12 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
 
 
 class SqueezeExcitation(nn.Module):
-    """Scales channels by what their means over the image say (arXiv 1709.01507)."""
+    """Scales channels by factors computed from all channels' means over the image (arXiv 1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        self.squeeze, self.activation = nn.Conv2d(channels, squeezed, 1), activation()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.activation = activation()
         self.excite = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,9 +63,9 @@ class SqueezeExcitation(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Drops an image's whole residual branch with `probability`; what is kept is scaled to the same mean.
+    """Stochastic depth (arXiv 1603.09382): drops an image's whole residual branch with `probability`.
 
-    Stochastic depth (arXiv 1603.09382); in evaluation every branch is kept.
+    Other branches are scaled so that the mean stays the same. In evaluation every branch is kept.
     """
 
     def __init__(self, probability: float) -> None:
@@ -92,26 +93,26 @@ class _Shake(torch.autograd.Function):
 
 
 def shake(x: Tensor, factor: Tensor, gradient_factor: Tensor) -> Tensor:
-    """`x * factor`, whose gradient is multiplied by `gradient_factor` instead (arXiv 1705.07485).
+    """Return `x * factor`, but multiply the gradient by `gradient_factor` (arXiv 1705.07485).
 
-    Both factors are broadcast over `x` and take its dtype.
+    Both factors are broadcast over `x` and converted to its dtype.
     """
     shaken: Tensor = _Shake.apply(x, factor.to(x.dtype), gradient_factor.to(x.dtype))  # type: ignore[no-untyped-call]
     return shaken
 
 
 def linear_in_depth(probability: float, blocks: int) -> list[float]:
-    """Drop probabilities of `blocks` residual branches, from near 0 to `probability` at the last."""
+    """Return drop probabilities for `blocks` residual branches, up to `probability` for the last."""
     return [probability * (block + 1) / blocks for block in range(blocks)]
 
 
 def small_stem(width: int) -> nn.Sequential:
-    """For images of about 32 pixels: one 3×3 convolution at full resolution."""
+    """Make a stem for images of about 32 pixels: one 3×3 convolution at full resolution."""
     return nn.Sequential(conv3x3(3, width), nn.BatchNorm2d(width), nn.ReLU())
 
 
 def deep_stem(widths: Sequence[int]) -> nn.Sequential:
-    """For photographs: 3×3 convolutions to each of `widths`, then a pool; quarters the resolution."""
+    """Make a stem for photographs: 3×3 convolutions of the given widths and a pool, to 1/4 resolution."""
     layers: list[nn.Module] = []
     for in_channels, out_channels in pairwise((3, *widths)):
         stride = 1 if layers else 2
@@ -120,7 +121,7 @@ def deep_stem(widths: Sequence[int]) -> nn.Sequential:
 
 
 def initialise(network: nn.Module) -> None:
-    """Convolutions Kaiming normal (fan out), batch norms at one, classifier normal with std 1e-3."""
+    """Draw weights: convolutions Kaiming normal (fan out), classifier normal with std 1e-3, its bias 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -130,7 +131,7 @@ def initialise(network: nn.Module) -> None:
 
 
 class Classifier(nn.Sequential):
-    """Global average pool, dropout, linear layer: `[N, channels, H, W]` to logits `[N, num_classes]`."""
+    """Global average pool, dropout and linear layer: `[N, channels, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
         super().__init__(

@@ -19,7 +19,7 @@ IMAGENET_WIDTH_BY_SPLIT = {1: 64, 2: 44, 4: 32, 8: 24}
 
 @dataclass(frozen=True)
 class ResNetConfig(NetworkConfig):
-    """A ResNet: of 50, 101 or 152 layers for ImageNet, of 9n + 2 for small images."""
+    """The architecture of a ResNet: 50, 101 or 152 layers for ImageNet, 9n + 2 for small images."""
 
     depth: int
     width: int
@@ -31,10 +31,10 @@ class ResNetConfig(NetworkConfig):
 
     @classmethod
     def parse(cls, name: str) -> "ResNetConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a depth that bottlenecks cannot make up.
+            NetworkError: for another depth.
         """
         match = re.fullmatch(r"(se_)?resnet(\d+)", name)
         if match is None:
@@ -53,7 +53,7 @@ class ResNetConfig(NetworkConfig):
         return IMAGENET_WIDTH_BY_SPLIT if self.depth in IMAGENET_BLOCKS else SMALL_WIDTH_BY_SPLIT
 
     def divide(self, split: int) -> "ResNetConfig":
-        """The configuration of one of `split` members (paper, section III: a smaller base width).
+        """Return the architecture of one of `split` members (paper, section III: a smaller base width).
 
         Raises:
             NetworkError: for a split that the paper gives no width for.
@@ -64,7 +64,7 @@ class ResNetConfig(NetworkConfig):
         return replace(self, width=widths[split])
 
     def build(self, num_classes: int) -> BottleneckNetwork:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         imagenet = self.depth in IMAGENET_BLOCKS
         reduction = IMAGENET_SE_REDUCTION if imagenet else SMALL_SE_REDUCTION
         layout = Stages(
@@ -82,7 +82,7 @@ class ResNetConfig(NetworkConfig):
     def _stem(self) -> tuple[int, ...]:
         if self.depth not in IMAGENET_BLOCKS:
             return (self.width,)
-        # The paper's multiply-adds of se_resnet50 are those of a stem that does not widen.
+        # The paper's multiply-adds of se_resnet50 imply a stem that does not widen.
         return (self.width, self.width, self.width if self.squeeze_excitation else 2 * self.width)
 
     def __str__(self) -> str:

@@ -18,14 +18,14 @@ BASE_WIDTH = 64
 
 @dataclass(frozen=True)
 class ResNeXtConfig(NetworkConfig):
-    """A ResNeXt: of 50, 101 or 152 layers for ImageNet, of 9n + 2 for small images."""
+    """The architecture of a ResNeXt: 50, 101 or 152 layers for ImageNet, 9n + 2 for small images."""
 
     depth: int
     groups: int
     group_width: int
     squeeze_excitation: bool = False
     narrow_stem: bool = False
-    """For ImageNet: a stem that puts out 64 channels rather than 128."""
+    """For ImageNet: the stem has 64 output channels instead of 128."""
 
     pattern = "[se_]resnext<depth>_<groups>x<width>d[_narrow_stem], depth = 9n + 2 or 50, 101, 152"
     cifar_examples = ("resnext29_8x64d",)
@@ -33,15 +33,17 @@ class ResNeXtConfig(NetworkConfig):
 
     @classmethod
     def parse(cls, name: str) -> "ResNeXtConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a depth that bottlenecks cannot make up, or groups of no width.
+            NetworkError: for another depth, a narrow stem for small images, or groups without width.
         """
         match = re.fullmatch(r"(se_)?resnext(\d+)_(\d+)x(\d+)d(_narrow_stem)?", name)
         if match is None:
             return None
-        depth, groups, group_width = int(match[2]), int(match[3]), int(match[4])
+        depth = int(match[2])
+        groups = int(match[3])
+        group_width = int(match[4])
         if depth not in IMAGENET_BLOCKS and (depth < 11 or (depth - 2) % 9):
             raise NetworkError(
                 f"{name}: depth must be 9n + 2 (29, …), or 50, 101, 152 for ImageNet, not {depth}"
@@ -54,7 +56,7 @@ class ResNeXtConfig(NetworkConfig):
         return cls(depth, groups, group_width, match[1] is not None, narrow_stem)
 
     def divide(self, split: int) -> "ResNeXtConfig":
-        """The configuration of one of `split` members (paper, section III: groups / S).
+        """Return the architecture of one of `split` members (paper, section III: groups / S).
 
         Raises:
             NetworkError: for a split that does not divide the groups.
@@ -64,7 +66,7 @@ class ResNeXtConfig(NetworkConfig):
         return replace(self, groups=self.groups // split)
 
     def build(self, num_classes: int) -> BottleneckNetwork:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         imagenet = self.depth in IMAGENET_BLOCKS
         reduction = IMAGENET_SE_REDUCTION if imagenet else SMALL_SE_REDUCTION
         stem = (BASE_WIDTH, BASE_WIDTH, BASE_WIDTH if self.narrow_stem else 2 * BASE_WIDTH)

@@ -1,4 +1,4 @@
-"""Shake-Shake for small images: two residual branches, mixed at random in training (arXiv 1705.07485)."""
+"""Shake-Shake for small images: training mixes two residual branches at random (arXiv 1705.07485)."""
 
 import re
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ WIDTH_BY_SPLIT = {1: 96, 2: 64, 4: 48, 8: 32}
 
 
 class ShakeShake(nn.Module):
-    """Mixes two branches in a random proportion per image, and their gradients in another.
+    """Mixes two branches in a random proportion per image, and their gradients in another proportion.
 
-    "Shake-Shake-Image"; in evaluation the branches are averaged.
+    This is the paper's "Shake-Shake-Image". Evaluation averages the branches.
     """
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
@@ -38,10 +38,10 @@ class ShakeShake(nn.Module):
 
 
 class ShiftedShortcut(nn.Module):
-    """Two 1×1 convolutions for half of the channels each, the second on the image shifted by one pixel.
+    """Two 1×1 convolutions, each for half of the channels. The second sees its input shifted by one pixel.
 
-    Where the resolution halves, each path keeps every second pixel (the paper pools over one pixel), so that
-    the two see different ones.
+    If the resolution halves, each path keeps every second pixel (the paper pools over one pixel), so that the
+    two see different pixels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -59,7 +59,7 @@ class ShiftedShortcut(nn.Module):
 
 
 class ShakeShakeBlock(nn.Module):
-    """Two branches of ReLU, 3×3 convolution and norm, twice each, beside a shortcut."""
+    """Two branches beside a shortcut. Each has ReLU, 3×3 convolution and norm, twice."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, drop_path: float) -> None:
         super().__init__()
@@ -74,7 +74,8 @@ class ShakeShakeBlock(nn.Module):
             )
             for _ in range(2)
         )
-        self.mix, self.drop_path = ShakeShake(), DropPath(drop_path)
+        self.mix = ShakeShake()
+        self.drop_path = DropPath(drop_path)
         self.shortcut = (
             nn.Identity()
             if in_channels == out_channels
@@ -89,10 +90,12 @@ class ShakeShakeBlock(nn.Module):
 
 
 class ShakeShakeNetwork(nn.Sequential):
-    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+    """A Shake-Shake network: images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, config: "ShakeShakeConfig", num_classes: int) -> None:
-        blocks, channels, depth = [], STEM_WIDTH, (config.depth - 2) // 6
+        blocks = []
+        channels = STEM_WIDTH
+        depth = (config.depth - 2) // 6
         drop_paths = iter(linear_in_depth(config.drop_path, 3 * depth))
         for stage in range(3):
             width = config.width << stage
@@ -112,7 +115,7 @@ class ShakeShakeNetwork(nn.Sequential):
 
 @dataclass(frozen=True)
 class ShakeShakeConfig(NetworkConfig):
-    """A Shake-Shake network of `depth` = 6n + 2 layers, whose first stage has `width` channels."""
+    """The architecture of a Shake-Shake network: `depth` = 6n + 2 layers, `width` channels at first."""
 
     depth: int
     width: int
@@ -122,15 +125,16 @@ class ShakeShakeConfig(NetworkConfig):
 
     @classmethod
     def parse(cls, name: str) -> "ShakeShakeConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a depth that blocks cannot make up, or a width that shortcuts cannot halve.
+            NetworkError: for a depth that is not 6n + 2, or an odd width, which shortcuts cannot halve.
         """
         match = re.fullmatch(r"shake_resnet(\d+)_2x(\d+)d", name)
         if match is None:
             return None
-        depth, width = int(match[1]), int(match[2])
+        depth = int(match[1])
+        width = int(match[2])
         if depth < 8 or (depth - 2) % 6:
             raise NetworkError(f"{name}: depth must be 6n + 2 (8, 14, 20, 26, …), not {depth}")
         if width < 2 or width % 2:
@@ -138,7 +142,7 @@ class ShakeShakeConfig(NetworkConfig):
         return cls(depth, width)
 
     def divide(self, split: int) -> "ShakeShakeConfig":
-        """The configuration of one of `split` members (paper, section III: a smaller width).
+        """Return the architecture of one of `split` members (paper, section III: a smaller width).
 
         Raises:
             NetworkError: for a width or split that the paper gives no rule for.
@@ -154,7 +158,7 @@ class ShakeShakeConfig(NetworkConfig):
         return replace(self, width=WIDTH_BY_SPLIT[split])
 
     def build(self, num_classes: int) -> ShakeShakeNetwork:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         return ShakeShakeNetwork(self, num_classes)
 
     def __str__(self) -> str:

@@ -20,17 +20,21 @@ from coserve_training.networks.layers import (
     small_stem,
 )
 
-STEM_WIDTH, IMAGENET_WIDTH = 16, 64
+STEM_WIDTH = 16
+IMAGENET_WIDTH = 64
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions around a shortcut."""
+    """Two 3×3 convolutions beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, drop_path: float) -> None:
         super().__init__()
-        self.conv1, self.norm1 = conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels)
-        self.conv2, self.norm2 = conv3x3(out_channels, out_channels), nn.BatchNorm2d(out_channels)
-        self.shortcut, self.drop_path = shortcut(in_channels, out_channels, stride), DropPath(drop_path)
+        self.conv1 = conv3x3(in_channels, out_channels, stride)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = conv3x3(out_channels, out_channels)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = shortcut(in_channels, out_channels, stride)
+        self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, C, H, W]` to `[N, out_channels, H/stride, W/stride]`."""
@@ -40,10 +44,12 @@ class BasicBlock(nn.Module):
 
 
 class WideResNet(nn.Sequential):
-    """Images `[N, 3, H, W]` to logits `[N, num_classes]`."""
+    """A CIFAR Wide ResNet: images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, config: "WideResNetConfig", num_classes: int) -> None:
-        blocks, channels, depth = [], STEM_WIDTH, (config.depth - 4) // 6
+        blocks = []
+        channels = STEM_WIDTH
+        depth = (config.depth - 4) // 6
         drop_paths = iter(linear_in_depth(config.drop_path, 3 * depth))
         for stage in range(3):
             width = (STEM_WIDTH * config.widen_factor) << stage
@@ -60,7 +66,7 @@ class WideResNet(nn.Sequential):
 
 @dataclass(frozen=True)
 class WideResNetConfig(NetworkConfig):
-    """A CIFAR Wide ResNet of `depth` = 6n + 4 layers, widened `widen_factor` times."""
+    """The architecture of a CIFAR Wide ResNet: `depth` = 6n + 4 layers, `widen_factor` times as wide."""
 
     depth: int
     widen_factor: int
@@ -70,15 +76,16 @@ class WideResNetConfig(NetworkConfig):
 
     @classmethod
     def parse(cls, name: str) -> "WideResNetConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a depth that basic blocks cannot make up, or a factor of zero.
+            NetworkError: for a depth that is not 6n + 4, or a factor of 0.
         """
         match = re.fullmatch(r"wide_resnet(\d+)_(\d+)", name)
         if match is None:
             return None
-        depth, widen_factor = int(match[1]), int(match[2])
+        depth = int(match[1])
+        widen_factor = int(match[2])
         if depth < 10 or (depth - 4) % 6:
             raise NetworkError(f"{name}: depth must be 6n + 4 (10, 16, 22, 28, 40, …), not {depth}")
         if widen_factor < 1:
@@ -86,11 +93,14 @@ class WideResNetConfig(NetworkConfig):
         return cls(depth, widen_factor)
 
     def divide(self, split: int) -> "WideResNetConfig":
-        """The configuration of one of `split` members (paper, section III: k' = ⌊max(k / √S + 0.4, 1)⌋)."""
+        """Return the architecture of one of `split` members.
+
+        Its factor is k' = ⌊max(k / √S + 0.4, 1)⌋ (paper, section III).
+        """
         return replace(self, widen_factor=math.floor(max(self.widen_factor / math.sqrt(split) + 0.4, 1)))
 
     def build(self, num_classes: int) -> WideResNet:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         return WideResNet(self, num_classes)
 
     def __str__(self) -> str:
@@ -99,7 +109,7 @@ class WideResNetConfig(NetworkConfig):
 
 @dataclass(frozen=True)
 class ImageNetWideResNetConfig(NetworkConfig):
-    """An ImageNet ResNet whose 3×3 convolutions are `widen_factor` times as wide."""
+    """The architecture of an ImageNet ResNet with 3×3 convolutions `widen_factor` times as wide."""
 
     depth: int
     widen_factor: int
@@ -110,10 +120,10 @@ class ImageNetWideResNetConfig(NetworkConfig):
 
     @classmethod
     def parse(cls, name: str) -> "ImageNetWideResNetConfig | None":
-        """The configuration that `name` stands for, or None if it is of another family.
+        """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for a factor of zero.
+            NetworkError: for a factor of 0.
         """
         match = re.fullmatch(r"wide_resnet(50|101|152)_(\d+)", name)
         if match is None:
@@ -123,12 +133,12 @@ class ImageNetWideResNetConfig(NetworkConfig):
         return cls(int(match[1]), int(match[2]))
 
     def divide(self, split: int) -> "ImageNetWideResNetConfig":
-        """The configuration of one of `split` members (paper, section III).
+        """Return the architecture of one of `split` members (paper, section III).
 
-        Two members have a smaller factor (2 → 1, 3 → 2), four have half the base width.
+        Two members have a smaller factor (2 → 1, 3 → 2); four members have half the base width.
 
         Raises:
-            NetworkError: for a split other than 1, 2 and 4, or two members of another factor.
+            NetworkError: for a split other than 1, 2 and 4, or a split of 2 with another factor.
         """
         if split not in (1, 2, 4):
             raise NetworkError(f"{self}: split must be one of 1, 2, 4, not {split}")
@@ -141,7 +151,7 @@ class ImageNetWideResNetConfig(NetworkConfig):
         return replace(self, width=IMAGENET_WIDTH // 2) if split == 4 else self
 
     def build(self, num_classes: int) -> BottleneckNetwork:
-        """A network with fresh random weights."""
+        """Build a network with random weights."""
         layout = Stages(
             stem=(self.width, self.width, 2 * self.width),
             blocks=IMAGENET_BLOCKS[self.depth],

@@ -1,1 +1,7 @@
-"""Run folders: what training leaves behind, and what is measured of it."""
+"""Run folders: the results of training, and measurements of them.
+
+folder.py     the folder's files, and loading a run from them
+records.py    records of accuracy and calibration in the folder
+evaluate.py   accuracy of an ensemble and its members on labelled images
+calibrate.py  temperatures that calibrate an ensemble's probabilities
+"""

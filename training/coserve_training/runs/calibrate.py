@@ -1,4 +1,4 @@
-"""Temperatures that make an ensemble's probabilities honest, for every number of members that may answer."""
+"""Temperatures that calibrate an ensemble's probabilities, for every number of members that may answer."""
 
 import json
 import random
@@ -18,15 +18,24 @@ from coserve_training.runs.folder import Checkpoint, write_atomically
 from coserve_training.runs.records import calibration_file, weights_digest
 
 TEMPERATURES = (0.1, 10.0)
-"""The range searched: logits without a single error would ask for 0."""
+"""The search range. It is bounded because logits without any error have their optimum at 0."""
 BISECTIONS = 30
 ALL_SUBSETS = 8
-"""Up to so many members every subset is scored (255); of S more, S subsets of each size."""
+"""Up to this number of members, every subset is scored (255). Of S members beyond it, S of each size are."""
 
 
 @dataclass(frozen=True)
 class Subset:
-    """Scores of the averaged logits of some members, as they are and divided by their size's temperature."""
+    """Scores of some members' averaged logits, before and after division by their number's temperature.
+
+    Attributes:
+        members: indices of the members.
+        top1: top-1 accuracy, as a fraction.
+        nll: mean negative log-likelihood, in nats.
+        ece: expected calibration error, as a fraction.
+        calibrated_nll: negative log-likelihood after calibration.
+        calibrated_ece: calibration error after calibration.
+    """
 
     members: tuple[int, ...]
     top1: float
@@ -38,10 +47,18 @@ class Subset:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperatures by number of members, and what they do to the whole ensemble's scores.
+    """Temperatures by number of members, and the whole ensemble's scores before and after calibration.
 
-    Calibrated scores, here and in `Subset`, are of images that their temperature was not fitted on: each half
-    of the images is scored with the temperature of the other half. `temperatures` are fitted on both halves.
+    Calibrated scores, here and in `Subset`, come from images that their temperature was not fitted on: each
+    half of the images is scored with the temperature of the other half.
+
+    Attributes:
+        temperatures: temperatures by number of members, fitted on all images.
+        images: number of images.
+        nll_before: mean negative log-likelihood of the whole ensemble, in nats.
+        nll_after: the same after calibration.
+        ece_before: expected calibration error of the whole ensemble, as a fraction.
+        ece_after: the same after calibration.
     """
 
     temperatures: dict[int, float]
@@ -53,21 +70,21 @@ class Calibration:
 
     @property
     def bounded(self) -> list[int]:
-        """Numbers of members whose temperature is an end of the range searched, not an optimum."""
+        """Numbers of members whose temperature is an end of the search range instead of an optimum."""
         return [size for size, temperature in self.temperatures.items() if temperature in TEMPERATURES]
 
 
 def fit_temperature(logits: Iterable[Tensor], targets: Tensor) -> float:
-    """The T that minimises the mean negative log-likelihood of softmax(logits / T) (arXiv 1706.04599, 4.2).
+    """Fit the T that minimises the negative log-likelihood of softmax(logits / T) (arXiv 1706.04599, 4.2).
 
-    It is convex in 1 / T, so its slope changes sign once at most, and halving the range of log T finds where.
+    The likelihood is convex in 1 / T. Its slope changes sign at most once, and bisecting log T finds where.
 
     Args:
-        logits: one or more sets, each `[N, C]`, read anew for every step.
-        targets: classes `[N]`, of every set.
+        logits: one or more sets of logits `[N, C]`, iterated anew in every step.
+        targets: classes `[N]`, the same for every set.
 
     Returns:
-        The temperature, 4 digits; an end of `TEMPERATURES` where the optimum lies beyond.
+        The temperature with 4 decimals; an end of `TEMPERATURES` if the optimum lies beyond it.
     """
     low, high = TEMPERATURES
     for _ in range(BISECTIONS):
@@ -80,12 +97,12 @@ def fit_temperature(logits: Iterable[Tensor], targets: Tensor) -> float:
 
 
 def member_subsets(members: int) -> dict[int, list[tuple[int, ...]]]:
-    """Subsets of members by their size: all of them for `ALL_SUBSETS` members, for more a fixed choice."""
+    """Return the subsets of members by size: all of them, or a fixed choice beyond `ALL_SUBSETS` members."""
     return {size: _subsets(members, size) for size in range(1, members + 1)}
 
 
-def halves(targets: Tensor) -> Tensor:
-    """Which images `[N]` are in the first half: of each class every other one, in the order read."""
+def first_half(targets: Tensor) -> Tensor:
+    """Mark the images `[N]` of the first half: every other image of each class, in order."""
     first = torch.zeros(len(targets), dtype=torch.bool)
     for label in set(targets.tolist()):
         first[(targets == label).nonzero()[::2, 0]] = True
@@ -95,18 +112,19 @@ def halves(targets: Tensor) -> Tensor:
 def calibrate(
     logits: Tensor, targets: Tensor, progress: Progress | None = None
 ) -> tuple[Calibration, list[Subset]]:
-    """Fit a temperature for every number of members, and score every subset of members with and without.
+    """Fit a temperature for every number of members, and score every subset before and after calibration.
 
-    The temperature of k members minimises the mean negative log-likelihood over the subsets of k.
+    The temperature of k members minimises the mean negative log-likelihood over all subsets of k members.
 
     Args:
-        logits: of the members, `[S, N, C]`.
-        targets: classes `[N]`, at least two images of each.
-        progress: told how many sizes are done.
+        logits: logits of the members, `[S, N, C]`.
+        targets: classes `[N]`, with at least two images of each.
+        progress: called after every size of subsets.
     """
     sizes = member_subsets(len(logits))
-    first = halves(targets)
-    temperatures, scored = {}, []
+    first = first_half(targets)
+    temperatures = {}
+    scored = []
     for size, subsets in sizes.items():
         means = _Means(logits, subsets)
         temperatures[size] = fit_temperature(means, targets)
@@ -114,7 +132,8 @@ def calibrate(
         for half in (first, ~first):
             divisors[~half] = fit_temperature(_Means(logits[:, half], subsets), targets[half])
         for subset, mean in zip(subsets, means, strict=True):
-            before, after = score(mean, targets), score(mean / divisors, targets)
+            before = score(mean, targets)
+            after = score(mean / divisors, targets)
             figures = [before.top1, before.nll, before.ece, after.nll, after.ece]
             scored.append(Subset(subset, *(round(figure, 5) for figure in figures)))
         if progress is not None:
@@ -132,22 +151,31 @@ def calibrate(
 
 def calibrate_run(
     folder: Path,
-    data: Sequence[Path],
+    data: Sequence[Path] | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Calibration, list[Subset]]:
-    """Evaluate a run on the test split of a data set, calibrate it, and record both where export finds them.
+    """Evaluate and calibrate a run on the test split of a data set, and record both for export.
+
+    Args:
+        folder: the run folder.
+        data: the data set's paths; by default the run's own data.
+        checkpoint: "last", or "best" for the epoch with the highest test accuracy.
+        progress: called with the progress of decoding, evaluating and calibrating.
+
+    Returns:
+        Scores of the ensemble and its members, the calibration, and scores of every subset of members.
 
     Raises:
-        RunError: when the folder is not a run, cannot be written, or its members give no finite logits.
-        DataError: when the images cannot be used, or a class has fewer than two.
+        RunError: if the folder is not a run folder or cannot be written, or a member's logits are not finite.
+        DataError: if the images cannot be used, or a class has fewer than two of them.
     """
     run, logits, targets = held_out_logits(folder, data, checkpoint, progress)
     counts = torch.bincount(targets, minlength=len(run.labels)).tolist()
     for label, count in zip(run.labels, counts, strict=True):
         if count < 2:
             raise DataError(
-                f"calibrating needs two test images or more of every class; {label} has {count or 'none'}"
+                f"calibrating needs at least two test images of every class; {label} has {count or 'none'}"
             )
     evaluation = score_members(logits, targets)
     calibration, subsets = calibrate(logits, targets, progress)
@@ -163,23 +191,25 @@ def calibrate_run(
 def _subsets(members: int, size: int) -> list[tuple[int, ...]]:
     if members <= ALL_SUBSETS or comb(members, size) <= members:
         return list(combinations(range(members), size))
-    generator, chosen = random.Random(size), set[tuple[int, ...]]()  # noqa: S311
+    generator = random.Random(size)  # noqa: S311
+    chosen = set[tuple[int, ...]]()
     while len(chosen) < members:
         chosen.add(tuple(sorted(generator.sample(range(members), size))))
     return sorted(chosen)
 
 
 class _Means(Iterable[Tensor]):
-    """The averaged logits `[N, C]` of each subset, made when asked for: all at once may not fit in memory."""
+    """The averaged logits `[N, C]` of each subset, computed one by one: all of them may not fit in memory."""
 
     def __init__(self, logits: Tensor, subsets: Sequence[tuple[int, ...]]) -> None:
-        self.logits, self.subsets = logits, subsets
+        self.logits = logits
+        self.subsets = subsets
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self.logits[list(subset)].mean(0) for subset in self.subsets)
 
 
 def _slope(logits: Tensor, targets: Tensor, temperature: float) -> float:
-    """Derivative of the mean negative log-likelihood by 1 / T: expected less actual logit."""
+    """Return the derivative of the mean negative log-likelihood by 1 / T: expected minus actual logit."""
     expected = (logits * (logits / temperature).softmax(-1)).sum(-1)
     return float((expected - logits.gather(1, targets[:, None])[:, 0]).mean(dtype=torch.float64))

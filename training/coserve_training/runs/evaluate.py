@@ -1,4 +1,4 @@
-"""How good a trained ensemble and each of its members are on labelled images."""
+"""Accuracy of a trained ensemble and of each member on labelled images."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Batches, Progress, Split, in_order, load_dataset, to_pixels
+from coserve_training.data import Batches, Progress, Split, index_batches, load_dataset, to_pixels
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
 
@@ -23,7 +23,14 @@ STATISTICS_IMAGES = 50_000
 
 @dataclass(frozen=True)
 class Scores:
-    """Top-1 and top-5 accuracy as fractions, negative log-likelihood in nats, expected calibration error."""
+    """Scores on labelled images.
+
+    Attributes:
+        top1: top-1 accuracy, as a fraction.
+        top5: top-5 accuracy, likewise.
+        nll: mean negative log-likelihood, in nats.
+        ece: expected calibration error, as a fraction.
+    """
 
     top1: float
     top5: float
@@ -33,19 +40,25 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of the averaged logits and of each member, and how often members differ."""
+    """Scores of an ensemble and its members, and how often members disagree.
+
+    Attributes:
+        images: number of images.
+        ensemble: scores of the averaged logits.
+        members: scores of each member.
+        disagreement: fraction of images on which at least two members predict different classes.
+        pairwise_disagreement: fraction on which two members do, averaged over all pairs; 0 for one member.
+    """
 
     images: int
     ensemble: Scores
     members: list[Scores]
     disagreement: float
-    """Fraction of images that any two members put into different classes."""
     pairwise_disagreement: float
-    """The same of two members, averaged over all pairs; 0 for a single member."""
 
 
 def score(logits: Tensor, targets: Tensor) -> Scores:
-    """Scores of logits `[N, C]` on classes `[N]`; top-5 counts fewer where there are fewer classes.
+    """Score logits `[N, C]` on classes `[N]`. With fewer than 5 classes, top-5 counts all of them.
 
     The calibration error is the l1 norm over 15 equal bins of confidence (arXiv 1706.04599).
     """
@@ -59,7 +72,7 @@ def score(logits: Tensor, targets: Tensor) -> Scores:
 
 
 def score_members(logits: Tensor, targets: Tensor) -> Evaluation:
-    """Score members' logits `[S, N, C]`, and their mean, on classes `[N]`."""
+    """Score members' logits `[S, N, C]` and their mean on classes `[N]`."""
     votes = logits.argmax(-1)
     pairs = [float((a != b).float().mean()) for a, b in combinations(votes, 2)]
     return Evaluation(
@@ -79,22 +92,22 @@ def member_logits(
     std: Sequence[float],
     progress: Progress | None = None,
 ) -> Tensor:
-    """Run every member over a split: logits `[S, N, C]` float32, in main memory.
+    """Run every member on a split, and return logits `[S, N, C]` float32, in main memory.
 
     Args:
-        members: in evaluation mode, normalised `[N, 3, H, W]` to logits `[N, C]`.
+        members: networks in evaluation mode, which map normalised `[N, 3, H, W]` to logits `[N, C]`.
         split: images and classes.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, likewise.
-        progress: told how far it is.
+        mean: mean of each channel, of pixels in [0, 1].
+        std: standard deviation of each channel, likewise.
+        progress: called after every batch.
 
     Raises:
-        RunError: when a member's logits are not finite.
+        RunError: if a member's logits are not finite.
     """
     device = next(members[0].parameters()).device
     shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
     batches = []
-    for pixels, _ in Batches(split, in_order(len(split), BATCH)):
+    for pixels, _ in Batches(split, index_batches(len(split), BATCH)):
         images = (to_pixels(pixels.to(device)) - shift) / scale
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
@@ -113,40 +126,53 @@ def evaluate(
     std: Sequence[float],
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run every member over a split, as `member_logits`, and score them and the mean of their logits."""
+    """Score the members and the mean of their logits on a split; `member_logits` describes the arguments."""
     logits = member_logits(members, split, mean, std, progress)
     return score_members(logits, torch.from_numpy(split.targets))
 
 
 def held_out_logits(
     folder: Path,
-    data: Sequence[Path],
+    data: Sequence[Path] | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
 ) -> tuple[Run, Tensor, Tensor]:
-    """A run, its members' logits `[S, N, C]` on the test split of a data set, and the classes `[N]`.
+    """Load a run, and run its members on the test split of a data set.
 
-    Where the run's own data have none, the images that training held out are the split.
+    If the run's own data have no test split, the images that training held out take its place.
+
+    Args:
+        folder: the run folder.
+        data: the data set's paths; by default the run's own data.
+        checkpoint: "last", or "best" for the epoch with the highest test accuracy.
+        progress: called with the progress of decoding and evaluating.
+
+    Returns:
+        The run, its members' logits `[S, N, C]`, and the classes `[N]`.
 
     Raises:
-        RunError: when the folder is not a run, or its members give no finite logits.
-        DataError: when the images cannot be read, have no test split, or other classes than the run.
+        RunError: if the folder is not a run folder, or a member's logits are not finite.
+        DataError: if the images cannot be read, have no test split, or have other classes than the run.
     """
-    description, run = Description.read(folder), load_run(folder, checkpoint)
+    description = Description.read(folder)
+    run = load_run(folder, checkpoint)
     config = description.config
+    own = [Path(path) for path in config.data]
+    data = own if data is None else data
     dataset = load_dataset(
         data, config.image_size, progress, skip_corrupt=config.skip_corrupt, test_only=True
     )
     test = dataset.test
-    own = [path.resolve() for path in data] == [Path(path).resolve() for path in config.data]
-    if test is None and dataset.train is not None and own:
+    is_own = [path.resolve() for path in data] == [path.resolve() for path in own]
+    if test is None and dataset.train is not None and is_own:
         _, test = dataset.train.hold_out()
     if test is None:
         raise DataError(
             f"{', '.join(map(str, data))}: no test split (test/<class>/<image> or val/) to evaluate on"
         )
     if dataset.labels != run.labels:
-        extra, missing = set(dataset.labels) - set(run.labels), set(run.labels) - set(dataset.labels)
+        extra = set(dataset.labels) - set(run.labels)
+        missing = set(run.labels) - set(dataset.labels)
         raise DataError(f"classes differ from the run's: missing {sorted(missing)}, unknown {sorted(extra)}")
     logits = member_logits(run.members, test, description.mean, description.std, progress)
     return run, logits, torch.from_numpy(test.targets)
@@ -154,36 +180,47 @@ def held_out_logits(
 
 def evaluate_run(
     folder: Path,
-    data: Sequence[Path],
+    data: Sequence[Path] | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Evaluate a run on the test split of a data set.
+    """Score a run's ensemble and members on the test split of a data set.
+
+    Args:
+        folder: the run folder.
+        data: the data set's paths; by default the run's own data.
+        checkpoint: "last", or "best" for the epoch with the highest test accuracy.
+        progress: called with the progress of decoding and evaluating.
 
     Raises:
-        RunError, DataError: as `held_out_logits`.
+        RunError: if the folder is not a run folder, or a member's logits are not finite.
+        DataError: if the images cannot be read, have no test split, or have other classes than the run.
     """
     _, logits, targets = held_out_logits(folder, data, checkpoint, progress)
     return score_members(logits, targets)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, epochs: int) -> None:
-    """Record an evaluation in its run folder, where export finds it."""
+    """Record an evaluation in its run folder, for export."""
     content = {"checkpoint": checkpoint, "epochs": epochs, **asdict(evaluation)}
     write_atomically(folder / "evaluation.json", (json.dumps(content, indent=2) + "\n").encode())
 
 
 def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of pixels in [0, 1], rounded to four digits.
+    """Return the mean and standard deviation of each channel, of pixels in [0, 1], rounded to four digits.
 
-    Of more than `STATISTICS_IMAGES`, so many are taken, evenly spread.
+    A larger split is sampled evenly, at `STATISTICS_IMAGES` images.
     """
     chosen = np.linspace(0, len(split) - 1, min(len(split), STATISTICS_IMAGES)).round().astype(int)
-    sample = split.centred().select(chosen)
-    sums, squares, count = np.zeros(3), np.zeros(3), 0
-    for images, _ in Batches(sample, in_order(len(sample), BATCH)):
+    sample = split.uncropped().select(chosen)
+    sums = np.zeros(3)
+    squares = np.zeros(3)
+    count = 0
+    for images, _ in Batches(sample, index_batches(len(sample), BATCH)):
         pixels = images.numpy().reshape(-1, 3) / 255.0
-        sums, squares, count = sums + pixels.sum(0), squares + (pixels**2).sum(0), count + len(pixels)
+        sums += pixels.sum(0)
+        squares += (pixels**2).sum(0)
+        count += len(pixels)
     mean = sums / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 1e-8))
     return [round(float(v), 4) for v in mean], [round(float(v), 4) for v in std]

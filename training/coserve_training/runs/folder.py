@@ -1,8 +1,9 @@
-"""The run folder: what training leaves behind, and how it is read back.
+"""The run folder that training writes, and loading a run from it.
 
-config.json      the resolved configuration, labels and preprocessing
+config.json      configuration, labels and preprocessing
 metrics.csv      one row per epoch
-last.ckpt        after the last epoch; best.ckpt after the one of highest test accuracy
+last.ckpt        checkpoint of the last epoch
+best.ckpt        checkpoint of the epoch with the highest test accuracy
 evaluation.json  accuracy of the last checkpoint on the test split (records.py)
 samples.npz      up to 64 held-out images, for checks on real inputs
 """
@@ -21,7 +22,7 @@ from torch import nn
 from coserve_training.config import TrainConfig
 from coserve_training.counting import cost
 from coserve_training.errors import RunError
-from coserve_training.runs.records import measured
+from coserve_training.runs.records import read_records
 
 Checkpoint = Literal["last", "best"]
 SAMPLES = 64
@@ -29,7 +30,16 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class Description:
-    """What a run trains, beyond its configuration: the content of `config.json`."""
+    """The content of `config.json`: a run's configuration, and what it found in its data.
+
+    Attributes:
+        config: the configuration.
+        labels: names of the classes, by index.
+        mean: mean of each channel over the training images, of pixels in [0, 1].
+        std: standard deviation of each channel, likewise.
+        dataset: name of the data set.
+        initial: provenance (`training`) of the run that the members started from, if any.
+    """
 
     config: TrainConfig
     labels: list[str]
@@ -37,11 +47,10 @@ class Description:
     std: list[float]
     dataset: str
     initial: dict[str, object] | None = None
-    """The provenance's `training` of the run that the members started from."""
 
     @property
     def preprocessing(self) -> dict[str, object]:
-        """As docs/model-repository.md defines it."""
+        """The preprocessing that members expect, as defined in docs/model-repository.md."""
         size = self.config.image_size
         return {
             "height": size,
@@ -61,7 +70,7 @@ class Description:
         """Read `config.json`.
 
         Raises:
-            RunError: when `folder` is not a run folder, or its description is damaged.
+            RunError: if `folder` is not a run folder, or its description is damaged.
         """
         file = folder / "config.json"
         try:
@@ -75,86 +84,93 @@ class Description:
 
 @dataclass(frozen=True)
 class Run:
-    """A trained ensemble, read back from its run folder."""
+    """A trained ensemble, loaded from its run folder.
+
+    Attributes:
+        members: networks in evaluation mode, float32: normalised images `[N, 3, H, W]` to logits `[N, C]`.
+        labels: names of the classes, by index.
+        preprocessing: the preprocessing that members expect, as defined in docs/model-repository.md.
+        provenance: how the ensemble was made, as defined in docs/model-repository.md, without `export`.
+        samples: held-out images `[N, H, W, 3]`.
+    """
 
     members: list[nn.Module]
-    """In evaluation mode, float32: normalised images `[N, 3, H, W]` to logits `[N, C]`."""
     labels: list[str]
     preprocessing: dict[str, object]
-    """As docs/model-repository.md defines it."""
     provenance: dict[str, object]
-    """As docs/model-repository.md defines it, without `export`."""
     samples: npt.NDArray[np.uint8]
-    """Held-out images `[N, H, W, 3]`."""
 
 
 def load_run(folder: Path, checkpoint: Checkpoint = "last") -> Run:
-    """Rebuild the members that a run trained.
+    """Load a trained ensemble from its run folder.
+
+    Args:
+        folder: the run folder.
+        checkpoint: "last", or "best" for the epoch with the highest test accuracy.
 
     Raises:
-        RunError: when the folder is not a run, or a file of it is missing or damaged.
+        RunError: if the folder is not a run folder, or one of its files is missing or damaged.
     """
     description = Description.read(folder)
     config = description.config
-    saved = _checkpoint(folder, checkpoint)
+    saved = _read_checkpoint(folder, checkpoint)
     members = [config.member_network().build(len(description.labels)).eval() for _ in range(config.split)]
     try:
-        state, prefix = saved["state_dict"], "members."
+        state = saved["state_dict"]
+        prefix = "members."
         weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         nn.ModuleList(members).load_state_dict(weights)
         epochs = int(saved["epoch"]) + 1
-    # A file that another program wrote holds anything.
+    # A file of another program may hold anything.
     except Exception as error:
         file = folder / f"{checkpoint}.ckpt"
         raise RunError(
             f"{file}: not a checkpoint of {config.network} divided by {config.split}"
-            + _other_checkpoint(folder, checkpoint)
+            + _name_other_checkpoint(folder, checkpoint)
         ) from error
     return Run(
         members=members,
         labels=description.labels,
         preprocessing=description.preprocessing,
-        provenance=_provenance(description, checkpoint, epochs)
-        | measured(folder, checkpoint, epochs, members),
-        samples=_samples(folder),
+        provenance=_describe_provenance(description, checkpoint, epochs)
+        | read_records(folder, checkpoint, epochs, members),
+        samples=_read_samples(folder),
     )
 
 
-def _checkpoint(folder: Path, name: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint holds."""
+def _read_checkpoint(folder: Path, name: Checkpoint) -> dict[str, Any]:
     file = folder / f"{name}.ckpt"
     try:
         saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise RunError(f"{file} is missing; has the first epoch finished?") from error
-    # Damaged pickles raise whatever their opcodes met: UnpicklingError, RuntimeError, EOFError and others.
+    # Damaged pickles raise many types of errors: UnpicklingError, RuntimeError, EOFError and others.
     except Exception as error:
-        why = (str(error) or "empty").splitlines()[0].split(". ")[0]  # torch's advice comes after
-        raise RunError(f"{file}: damaged ({why}){_other_checkpoint(folder, name)}") from error
+        reason = (str(error) or "empty").splitlines()[0].split(". ")[0]  # without torch's advice
+        raise RunError(f"{file}: damaged ({reason}){_name_other_checkpoint(folder, name)}") from error
     return saved
 
 
-def _other_checkpoint(folder: Path, name: Checkpoint) -> str:
-    """What may be used in place of a checkpoint that is of no use."""
+def _name_other_checkpoint(folder: Path, name: Checkpoint) -> str:
+    """Return a hint to use the run's other checkpoint; an empty string if there is none."""
     other = "best.ckpt" if name == "last" else "last.ckpt"
-    return f"; {other} is there, and may take its place" if (folder / other).exists() else ""
+    return f"; {other} exists and can replace it" if (folder / other).exists() else ""
 
 
-def _samples(folder: Path) -> npt.NDArray[np.uint8]:
-    """The held-out images."""
+def _read_samples(folder: Path) -> npt.NDArray[np.uint8]:
     file = folder / "samples.npz"
     try:
         with np.load(file) as arrays:
             samples: npt.NDArray[np.uint8] = arrays["images"]
     except FileNotFoundError as error:
         raise RunError(f"{file} is missing") from error
-    # A damaged archive raises what zipfile, zlib or numpy met.
+    # Damaged archives raise errors of zipfile, zlib and numpy.
     except Exception as error:
         raise RunError(f"{file}: damaged ({error})") from error
     return samples
 
 
-def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -> dict[str, object]:
+def _describe_provenance(description: Description, checkpoint: Checkpoint, epochs: int) -> dict[str, object]:
     config = description.config
     counted = cost(config.network, config.split, len(description.labels), config.image_size)
     training: dict[str, object] = {
@@ -179,10 +195,10 @@ def _provenance(description: Description, checkpoint: Checkpoint, epochs: int) -
 
 
 def write_atomically(file: Path, content: bytes | memoryview) -> None:
-    """Write beside the file, through to the disk, and rename: a reader or a crash never meets half a file.
+    """Write a temporary file, flush it to disk and rename it: neither readers nor crashes see half a file.
 
     Raises:
-        RunError: it cannot be written; what was there stays.
+        RunError: if it cannot be written. The previous file then stays as it was.
     """
     partial = file.with_name(f".{file.name}.partial")
     try:

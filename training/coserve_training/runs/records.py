@@ -1,8 +1,8 @@
-"""What was measured of a run's checkpoints, as its folder keeps it for export.
+"""Records of a checkpoint's accuracy and calibration in its run folder, which export reads.
 
-evaluation.json                              scores of the last checkpoint, written by training
-last.calibration.json, best.calibration.json scores of every subset of members, and temperatures, written by
-                                             `coserve evaluate --calibrate`
+evaluation.json        scores of the last checkpoint, written by training
+last.calibration.json  scores of every subset of members, and temperatures, written by
+best.calibration.json  `coserve evaluate --calibrate` for the checkpoint of that name
 """
 
 import hashlib
@@ -16,17 +16,19 @@ from torch import nn
 from coserve_training.errors import RunError
 
 
-def measured(folder: Path, checkpoint: str, epochs: int, members: Sequence[nn.Module]) -> dict[str, object]:
-    """The provenance's `accuracy` and `calibration`, as far as they are about this checkpoint.
+def read_records(
+    folder: Path, checkpoint: str, epochs: int, members: Sequence[nn.Module]
+) -> dict[str, object]:
+    """Return the provenance's `accuracy` and `calibration`, if there are records of this very checkpoint.
 
     Args:
-        folder: of the run.
-        checkpoint: its file's name without `.ckpt`.
-        epochs: after which it was saved.
-        members: with the checkpoint's weights.
+        folder: the run folder.
+        checkpoint: name of the checkpoint's file, without `.ckpt`.
+        epochs: number of epochs after which it was saved.
+        members: members with the checkpoint's weights.
 
     Raises:
-        RunError: when a record is damaged.
+        RunError: if a record is damaged.
     """
     calibrated = _read(calibration_file(folder, checkpoint), ["weights", "accuracy", "calibration"])
     if calibrated is not None and calibrated.pop("weights") == weights_digest(members):
@@ -38,12 +40,12 @@ def measured(folder: Path, checkpoint: str, epochs: int, members: Sequence[nn.Mo
 
 
 def calibration_file(folder: Path, checkpoint: str) -> Path:
-    """Where a checkpoint's calibration is recorded."""
+    """Return the path of a checkpoint's calibration record."""
     return folder / f"{checkpoint}.calibration.json"
 
 
 def weights_digest(members: Sequence[nn.Module]) -> str:
-    """12 hex digits over every weight and statistic: which checkpoint a calibration is of."""
+    """Hash all weights and statistics to 12 hex digits, which tie a calibration to its checkpoint."""
     digest = hashlib.sha256()
     for member in members:
         for tensor in member.state_dict().values():
@@ -52,7 +54,7 @@ def weights_digest(members: Sequence[nn.Module]) -> str:
 
 
 def _read(file: Path, keys: list[str]) -> dict[str, Any] | None:
-    """A JSON object that has `keys`; None where there is no such file."""
+    """Read a JSON object that must have `keys`; None if the file does not exist."""
     try:
         record: dict[str, Any] = json.loads(file.read_text())
         missing = [key for key in keys if key not in record]

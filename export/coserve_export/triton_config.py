@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelWarmup
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInput, ModelInstanceGroup, ModelWarmup
 
 from coserve_export.deployment import set_parameters
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member
@@ -20,10 +20,9 @@ KEPT_VERSIONS = 2
 
 def member_config(description: Description, index: int, member: Member) -> ModelConfig:
     """Return the configuration of one member, with the description's deployment."""
-    preprocessing = description.preprocessing
     deployment = description.deployment
     config = _onnxruntime_config(description.member_names[index], description.max_batch_size)
-    config.input.add(name=member.input, data_type=FP32, dims=[3, preprocessing.height, preprocessing.width])
+    config.input.append(_image_input(member.input, description))
     config.output.add(name=member.output, data_type=FP32, dims=[len(description.labels)])
     deployment.apply(config, index)
     _add_warm_up(config, [1, *deployment.preferred_batch_sizes])
@@ -52,11 +51,10 @@ def ensemble_config(
     Raises:
         DescriptionError: the provenance cannot be written as JSON.
     """
-    preprocessing = description.preprocessing
     config = ModelConfig(
         name=description.name, platform="ensemble", max_batch_size=description.max_batch_size
     )
-    config.input.add(name=IMAGES, data_type=FP32, dims=[3, preprocessing.height, preprocessing.width])
+    config.input.append(_image_input(IMAGES, description))
     config.output.add(
         name=LOGITS, data_type=FP32, dims=[len(description.labels)], label_filename="labels.txt"
     )
@@ -91,6 +89,17 @@ def _onnxruntime_config(name: str, max_batch_size: int) -> ModelConfig:
     config = ModelConfig(name=name, backend="onnxruntime", max_batch_size=max_batch_size)
     config.version_policy.latest.num_versions = KEPT_VERSIONS
     return config
+
+
+def _image_input(name: str, description: Description) -> ModelInput:
+    preprocessing = description.preprocessing
+    return ModelInput(
+        name=name,
+        data_type=FP32,
+        # Image clients, such as Triton's own examples, refuse an input without a format.
+        format=ModelInput.FORMAT_NCHW,
+        dims=[3, preprocessing.height, preprocessing.width],
+    )
 
 
 def _add_warm_up(config: ModelConfig, batch_sizes: Sequence[int]) -> None:

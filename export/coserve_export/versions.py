@@ -123,8 +123,13 @@ def _check_tensors(
     new_configs = [member_config(description, index, member) for index, member in enumerate(members)]
     for config in (*new_configs, mean_config(description)):
         for field in ("input", "output"):
-            if list(getattr(configs[config.name], field)) != list(getattr(config, field)):
+            if _tensors(configs[config.name], field) != _tensors(config, field):
                 raise _mismatch(repository, description, f"the {field} of {config.name} differs")
+
+
+def _tensors(config: ModelConfig, field: str) -> list[tuple[object, ...]]:
+    """Return what must not change between versions; earlier exports left out the input's `format`."""
+    return [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in getattr(config, field)]
 
 
 def _extend_policy(config: ModelConfig, version: int, latest: int) -> bool:

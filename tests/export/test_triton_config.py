@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelConfig, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, ModelConfig, ModelInput, ModelInstanceGroup
 
 from coserve_export.deployment import Deployment, Placement
 from coserve_export.ensemble import Description, Member
@@ -51,6 +51,13 @@ def test_member(describe: Describe) -> None:
     assert config.version_policy.latest.num_versions == 2
     assert not config.response_cache.enable
     assert not config.HasField("optimization")
+
+
+def test_image_clients_are_told_that_images_are_channels_first(describe: Describe) -> None:
+    """Triton's image_client.py refuses an input whose format is FORMAT_NONE."""
+    configs = [member_config(describe(), 0, MEMBERS[0]), ensemble_config(describe(), MEMBERS, {}, 1)]
+    assert [reread(config).input[0].format for config in configs] == [ModelInput.FORMAT_NCHW] * 2
+    assert {tensor.format for tensor in mean_config(describe()).input} == {ModelInput.FORMAT_NONE}
 
 
 def test_mean(describe: Describe) -> None:

@@ -38,6 +38,15 @@ def edit(repository: Path, model: str, change: Callable[[ModelConfig], None]) ->
     (repository / model / "config.pbtxt").write_text(to_text(config))
 
 
+def test_an_ensemble_without_the_input_s_format_takes_a_new_version(
+    repository: Path, describe: Describe
+) -> None:
+    """Exports before this field existed have none."""
+    for model in ("e", "e_member0", "e_member1"):
+        edit(repository, model, lambda config: config.input[0].ClearField("format"))
+    assert write_version(repository, describe(), NEW, {}) == 2
+
+
 def test_a_new_version_is_added_beside_the_old_one(repository: Path, describe: Describe, tree: Tree) -> None:
     before = tree(repository)
     edit(repository, "e", lambda config: config.model_warmup.add(name="kept", batch_size=1))

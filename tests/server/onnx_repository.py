@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import model_config_pb2 as triton
 
+NCHW = triton.ModelInput.FORMAT_NCHW
 LABELS = ["cat", "dog", "frog", "ship"]
 PREPROCESSING = {
     "height": 8,
@@ -192,7 +193,7 @@ def _busy(weights: dict[str, Any]) -> list[onnx.NodeProto]:
 
 def write_member(folder: Path, model: onnx.ModelProto, size: int, max_batch_size: int) -> None:
     config = triton.ModelConfig(name=folder.name, backend="onnxruntime", max_batch_size=max_batch_size)
-    config.input.add(name="images", data_type=triton.TYPE_FP32, dims=[3, size, size])
+    config.input.add(name="images", data_type=triton.TYPE_FP32, format=NCHW, dims=[3, size, size])
     config.output.add(name="logits", data_type=triton.TYPE_FP32, dims=[len(LABELS)])
     _write_model(folder, config, model)
 
@@ -217,7 +218,7 @@ def write_ensemble(
     folder: Path, members: int, size: int, max_batch_size: int, parameters: dict[str, Any]
 ) -> None:
     config = triton.ModelConfig(name=folder.name, platform="ensemble", max_batch_size=max_batch_size)
-    config.input.add(name="images", data_type=triton.TYPE_FP32, dims=[3, size, size])
+    config.input.add(name="images", data_type=triton.TYPE_FP32, format=NCHW, dims=[3, size, size])
     config.output.add(name="logits", data_type=triton.TYPE_FP32, dims=[len(LABELS)])
     mean = triton.ModelEnsembling.Step(model_name=f"{folder.name}_mean", model_version=-1)
     mean.output_map["mean"] = "logits"

@@ -73,6 +73,12 @@ class TensorConfig(BaseModel):
     dims: list[int]
 
 
+class ImageConfig(TensorConfig):
+    """The input of a model, whose images are always channels first."""
+
+    format: Literal["FORMAT_NCHW"] = "FORMAT_NCHW"
+
+
 class ConfigParameter(BaseModel):
     """A parameter in a model's configuration."""
 
@@ -86,7 +92,7 @@ class ModelConfig(BaseModel):
     platform: str
     backend: str
     max_batch_size: int
-    input: list[TensorConfig]
+    input: list[ImageConfig]
     output: list[TensorConfig]
     parameters: dict[str, ConfigParameter] = Field(
         description="JSON of `labels`, `preprocessing` and `provenance`, as in the model repository."
@@ -124,7 +130,7 @@ def describe_config(model: Ensemble, max_images: int) -> ModelConfig:
         platform=_platform(model),
         backend="",
         max_batch_size=min(model.max_batch_size, max_images),
-        input=[TensorConfig(name=model.input_name, dims=image_shape(model))],
+        input=[ImageConfig(name=model.input_name, dims=image_shape(model))],
         output=[TensorConfig(name=model.output_name, dims=[len(model.labels)])],
         parameters={
             key: ConfigParameter(string_value=json.dumps(value)) for key, value in parameters.items()

@@ -86,7 +86,7 @@ class Metrics:
     """
 
     def __init__(self) -> None:
-        self.requests: Counter[tuple[str, str, int]] = Counter()
+        self.requests: Counter[tuple[str, str, int | str]] = Counter()
         self.refused: Counter[tuple[str, str]] = Counter()
         self.connections_refused: Counter[str] = Counter()
         self.models: defaultdict[str, ModelMetrics] = defaultdict(ModelMetrics)
@@ -111,7 +111,7 @@ class Metrics:
             if wall > 0:
                 model.overlap.observe(busy / wall)
 
-    def count_request(self, record: Record, route: str, status: int, duration_s: float) -> None:
+    def count_request(self, record: Record, route: str, status: int | str, duration_s: float) -> None:
         """Count a request that has been answered."""
         self.requests[record.model, route, status] += 1
         if record.problem is not None:

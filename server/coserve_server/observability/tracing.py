@@ -17,7 +17,6 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_
 from opentelemetry.trace import Tracer as OpenTelemetryTracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
-from starlette.types import Scope
 
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import Share
@@ -44,26 +43,38 @@ class Tracer:
         self._tracer = self._provider.get_tracer("coserve_server", version("coserve"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def begin(self, record: Record, scope: Scope) -> None:
-        """Begin the server's span, as a child of the client's if the request names one."""
-        carrier = {str(name, "latin-1"): str(value, "latin-1") for name, value in scope["headers"]}
+    def begin(self, record: Record, name: str, headers: Mapping[str, str]) -> None:
+        """Begin the server's span, as a child of the client's if the request's headers name one."""
         record.span = self._tracer.start_span(
-            scope["method"],
-            self._propagator.extract(carrier),
+            name,
+            self._propagator.extract(headers),
             SpanKind.SERVER,
             start_time=record.began_ns + time.time_ns() - time.perf_counter_ns(),
         )
         context = record.span.get_span_context()
         record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
-    def end(self, record: Record, scope: Scope, route: str, status: int, answered_ns: int) -> None:
-        """End the server's span, and add a child for each step of the request."""
+    def end(
+        self,
+        record: Record,
+        name: str,
+        attributes: Mapping[str, AttributeValue],
+        answered_ns: int,
+        *,
+        failed: bool,
+    ) -> None:
+        """End the server's span, and add a child for each step of the request.
+
+        Args:
+            attributes: those of the transport, by OpenTelemetry's conventions.
+            failed: whether the server is to blame.
+        """
         span = record.span
         if not span.is_recording():
             return
-        span.update_name(f"{scope['method']} {route}")
-        span.set_attributes(_attributes(record, scope, route, status))
-        if status >= 500:
+        span.update_name(name)
+        span.set_attributes({**attributes, **_attributes(record)})
+        if failed:
             span.set_status(Status(StatusCode.ERROR))
         _Children(self._tracer, record, span.start_time - record.began_ns).make()
         span.end(answered_ns + span.start_time - record.began_ns)
@@ -131,14 +142,9 @@ class _Children:
         return span
 
 
-def _attributes(record: Record, scope: Scope, route: str, status: int) -> dict[str, AttributeValue]:
-    """Return the attributes of OpenTelemetry's HTTP conventions, and our own."""
+def _attributes(record: Record) -> dict[str, AttributeValue]:
+    """Return our own attributes."""
     attributes: dict[str, AttributeValue] = {
-        "http.request.method": scope["method"],
-        "http.route": route,
-        "http.response.status_code": status,
-        "url.scheme": scope["scheme"],
-        "url.path": scope["path"],
         "coserve.request_id": record.id,
         "coserve.model": record.model,
         "coserve.images": record.images,

@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_runs_are_timed_until_there_are_enough_and_the_time_is_over(
     clock: list[float], discarded: int, at_least: int, seconds: float, yielded: list[int]
 ) -> None:
-    """The n-th run takes n seconds, and what the caller does with it takes ten, which are not timed."""
+    """Run n takes n seconds."""
     count = 0
 
     async def run() -> int:

@@ -1,4 +1,4 @@
-"""Where commands write their results."""
+"""Writing results to files."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ def test_a_file_is_written_whole_through_links(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [link, file]
 
 
-def test_looking_changes_nothing(tmp_path: Path) -> None:
+def test_checking_changes_nothing(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
     file.write_text("before")
     check_writable(file)
@@ -51,7 +51,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
         ("x" * 255, "File name too long"),
     ],
 )
-def test_what_cannot_be_written_is_named(tmp_path: Path, place: str, why: str) -> None:
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, place: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     before = sorted(tmp_path.rglob("*"))

@@ -1,4 +1,4 @@
-"""Being asked to stop, once and again."""
+"""Repeated requests to stop."""
 
 import os
 import signal

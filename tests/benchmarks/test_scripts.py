@@ -1,4 +1,4 @@
-"""Scripts of benchmarks/ that no command runs."""
+"""Scripts in benchmarks/."""
 
 import subprocess
 import sys
@@ -17,13 +17,13 @@ def script(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.parametrize("name", ["engines.py", "soak/soak.py", "peers/compare.py"])
-def test_scripts_that_measure_explain_themselves(name: str) -> None:
+def test_scripts_that_measure_have_help(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage: ")
 
 
-def test_the_page_beside_other_servers_has_the_figures_that_were_kept(tmp_path: Path) -> None:
+def test_the_page_of_other_servers_has_the_stored_figures(tmp_path: Path) -> None:
     kept = script("peers_page.py", "--check")
     assert kept.returncode == 0, kept.stderr
 

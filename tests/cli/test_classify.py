@@ -73,7 +73,7 @@ class Server(ThreadingHTTPServer):
         self.may_answer.set()
 
     def handle_error(self, *args: object) -> None:
-        """A command that was interrupted is gone when its answer comes."""
+        """Ignore errors: an interrupted command has closed its connection."""
 
 
 def reply(names: list[str], query: dict[str, str], lost: bool) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["classify", *map(str, arguments)])
 
 
-def test_prints_a_line_per_image_and_what_answered(server: Server, folder: Path) -> None:
+def test_prints_a_line_per_image_and_a_summary(server: Server, folder: Path) -> None:
     result = run(folder / "a.png", folder / "b.JPG", "--top-k", 2, "--model", "E")
 
     assert result.exit_code == 0, result.stderr
@@ -195,7 +195,7 @@ def test_names_missing_members(server: Server, folder: Path) -> None:
     assert result.exit_code == 0
 
 
-def test_classifies_the_others_where_one_is_bad(server: Server, folder: Path) -> None:
+def test_classifies_the_others_if_one_image_is_bad(server: Server, folder: Path) -> None:
     (folder / "b.JPG").write_bytes(b"bad")
     result = run(folder)
 
@@ -223,7 +223,7 @@ def test_reads_a_pipe_once(server: Server, folder: Path) -> None:
     ]
 
 
-def test_sends_smaller_requests_where_one_is_too_large(server: Server, folder: Path) -> None:
+def test_sends_smaller_requests_if_one_is_too_large(server: Server, folder: Path) -> None:
     server.limit = 1
     assert run(folder).exit_code == 0
 
@@ -265,7 +265,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def on_a_terminal(*arguments: object) -> SimpleNamespace:
-    """Run the command with stderr alone on a terminal."""
+    """Run the command with only stderr on a terminal."""
     leader, follower = pty.openpty()
     done = subprocess.run(
         command(*arguments),

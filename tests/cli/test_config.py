@@ -47,7 +47,7 @@ def test_secrets_are_not_shown(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert "**********" in shown.output
 
 
-def test_a_sound_file_has_no_fault_and_a_broken_one_a_line_for_each(file: Path) -> None:
+def test_a_valid_file_has_no_fault_and_an_invalid_one_has_a_line_for_each(file: Path) -> None:
     checked = coserve("config", "check", file)
     assert (checked.exit_code, checked.stdout) == (0, f"{file}: no fault\n")
     file.write_text("prot = 1\nmax_images = 0\n")
@@ -59,7 +59,7 @@ def test_a_sound_file_has_no_fault_and_a_broken_one_a_line_for_each(file: Path) 
     ]
 
 
-def test_what_cannot_be_shown_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     shown = coserve("config", "show", "--config", tmp_path / "none.toml")
     assert shown.exit_code == 1
     assert shown.stderr == f"error: settings: {tmp_path / 'none.toml'} is not a file\n"

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from coserve_cli.main import app
 
 
-def test_the_paper_s_table_stands_beside_our_counts() -> None:
+def test_the_paper_s_figures_are_printed_beside_ours() -> None:
     shown = CliRunner().invoke(app, ["divide", "--table", "cifar10"])
     assert shown.exit_code == 0
     first = next(line for line in shown.stdout.splitlines() if line.startswith("shake_resnet26_2x96d"))

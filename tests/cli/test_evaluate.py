@@ -51,7 +51,7 @@ def test_calibrating_prints_a_row_per_number_of_members_and_records_what_it_prin
     assert as_json == recorded["accuracy"] | {"calibration": recorded["calibration"]}
 
 
-def test_an_optimum_out_of_range_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_optimum_out_of_range_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     targets = torch.arange(40) % 4
     logits = 20 * torch.nn.functional.one_hot(targets).float().expand(2, 40, 4)
     print_calibration(score_members(logits, targets), *calibrate(logits, targets), as_json=False)

@@ -11,7 +11,7 @@ HEAVY = {"torch", "lightning", "fastapi", "onnxruntime", "onnx", "tritonclient",
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_explains_itself(verb: str) -> None:
+def test_every_verb_has_help(verb: str) -> None:
     result = CliRunner().invoke(app, [verb, "--help"])
     assert result.exit_code == 0
     assert f"Usage: coserve {verb}" in result.stdout
@@ -25,12 +25,12 @@ def test_lists_every_verb() -> None:
     for verb, summary in VERBS.items():
         assert f" {verb} {summary}" in words
         described = str(Modules()[verb].help).split("\n\n")[0].replace("\n", " ")
-        # The one is to fit on two lines, the other may say more.
+        # The summary has to fit on two lines; the description may say more.
         assert described.split()[:3] == summary.split()[:3]
 
 
 @pytest.mark.parametrize("arguments", [["export", "run", "--repository", ""], ["serve", "--repository="]])
-def test_a_variable_that_is_not_set_is_no_path(arguments: list[str]) -> None:
+def test_an_empty_argument_is_refused(arguments: list[str]) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "an argument is empty: is a variable not set?" in result.stderr
@@ -47,7 +47,7 @@ def test_output_that_cannot_be_written_is_one_line(arguments: list[str], tmp_pat
     assert not (tmp_path / "keys").exists() or "lab" not in (tmp_path / "keys").read_text()
 
 
-def test_a_verb_that_is_misspelt_is_guessed() -> None:
+def test_a_misspelt_verb_gets_suggestions() -> None:
     result = CliRunner().invoke(app, ["tran"])
     assert result.exit_code == 2
     assert "Did you mean 'train', 'triton'?" in result.stderr

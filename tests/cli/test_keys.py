@@ -28,7 +28,7 @@ def test_a_key_is_printed_once_listed_and_revoked(file: Path) -> None:
     assert keys("list").stdout == "ops  admin\n"
 
 
-def test_mistakes_are_one_line(file: Path) -> None:
+def test_errors_are_one_line(file: Path) -> None:
     keys("create", "lab")
     for arguments, line in (
         (

@@ -59,14 +59,14 @@ def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Pat
     assert "epoch 4/4" in resumed.stdout
     assert "epoch 1/4" not in resumed.stdout
     assert "member 1" in resumed.stdout
-    # The run keeps absolute paths of its data, so it can be evaluated from anywhere.
+    # The run records absolute paths of its data, so it can be evaluated from any folder.
     evaluated = coserve("evaluate", output, "--json")
     recorded = json.loads((output / "evaluation.json").read_text())
     scores = json.loads(evaluated.stdout)
     assert scores["ensemble"] == pytest.approx(recorded["ensemble"], abs=1e-5)
 
 
-def test_ctrl_c_ends_with_how_to_go_on(image_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_prints_how_to_resume(image_folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--epochs", 500]
     command += ["--batch-size", 60, "--output", output]
@@ -124,7 +124,7 @@ def test_a_run_needs_data_and_a_network(tmp_path: Path) -> None:
     assert "give --data and --network, or --resume" in missing.stderr
 
 
-def test_evaluate_of_no_run_is_one_line(tmp_path: Path) -> None:
+def test_evaluating_another_folder_is_an_error_of_one_line(tmp_path: Path) -> None:
     result = coserve("evaluate", tmp_path)
     assert result.exit_code == 1
     assert result.stderr == f"error: {tmp_path}: not a run folder (it has no config.json)\n"
@@ -147,7 +147,7 @@ def test_an_output_that_cannot_be_written_is_one_line(image_folder: Path, tmp_pa
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_an_interrupt_hints_at_a_run_only_where_there_is_one(
+def test_an_interrupt_suggests_to_resume_only_if_there_is_a_run(
     begun: bool, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "a run"

@@ -53,7 +53,7 @@ def tune(tmp_path: Path) -> Callable[..., Result]:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Ten images of each class, in a colour each and some noise."""
+    """Ten images of each class, each of one colour with noise."""
     random = np.random.default_rng(3)
     for label in LABELS:
         folder = tmp_path / "photos" / "test" / label
@@ -64,7 +64,7 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def test_the_choice_is_what_serve_reads(tune: Callable[..., Result], tmp_path: Path) -> None:
+def test_serve_reads_the_choice(tune: Callable[..., Result], tmp_path: Path) -> None:
     file = tmp_path / "tuned.toml"
     models = ("--model", "pair", "--model", "small", "--model", "bad")
     result = tune(*models, "--engine", "onnxruntime", "--output", file)
@@ -89,7 +89,9 @@ def test_json(tune: Callable[..., Result]) -> None:
     assert content["complete"] is True
     assert content["choice"]["engine"] == "openvino"
     assert content["choice"]["openvino_precision"] == "fp32"
-    assert "max_batch_size" not in content["choice"], "what answers one image soonest says nothing of batches"
+    assert "max_batch_size" not in content["choice"], (
+        "latency of one image says nothing about batches"
+    )
     assert {row["batch_size"] for row in content["measured"]} == {1, 4}
     rows = [tuple(row[key] for key in ("threads", "pinned", "batch_size")) for row in content["measured"]]
     assert len(rows) == len(set(rows)), "a model that is named twice is measured once"
@@ -107,7 +109,7 @@ def test_accuracy_is_measured_on_evaluation_data(tune: Callable[..., Result], ph
     found = {(row["model"], row["precision"]): row["top1"] for row in content["measured"]}
     computed = precisions("openvino")
     assert set(found) == {(model, precision) for model in ("pair", "bad") for precision in computed}
-    # Both have the same networks: what their provenance says no longer counts.
+    # Both have the same networks; the recorded accuracies no longer count.
     assert found["pair", "fp32"] == found["bad", "fp32"]
     right = 40 * found["pair", "fp32"]
     assert right == pytest.approx(round(right))
@@ -123,7 +125,7 @@ def test_evaluation_data_of_other_classes_is_one_line(tune: Callable[..., Result
     assert len(result.output.splitlines()) == 1
 
 
-def test_what_an_engine_cannot_load_is_left_out(
+def test_an_ensemble_that_an_engine_cannot_load_is_left_out(
     tune: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(ensemble: Ensemble, options: EngineOptions, cores: Cores) -> LoadedNetworks:
@@ -143,11 +145,11 @@ def test_what_an_engine_cannot_load_is_left_out(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_gives_what_was_measured_and_no_choice(
+def test_an_interruption_prints_the_measurements_without_a_choice(
     number: signal.Signals, tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
-    # A signal to terminate does nothing unless the command says so.
+    # SIGTERM is ignored unless the command handles it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     original, calls = measure._time, itertools.count(1)
 
@@ -175,7 +177,7 @@ def test_an_interruption_gives_what_was_measured_and_no_choice(
     assert "<- chosen" not in table.output
 
 
-def test_members_that_it_stops_are_not_reported_as_failed(tmp_path: Path) -> None:
+def test_interrupted_members_are_not_reported_as_failed(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: HANGS})
     command = ("tune", "--repository", str(tmp_path), "--model", "pair", "--engine", "onnxruntime")
     result = subprocess.run(
@@ -184,7 +186,7 @@ def test_members_that_it_stops_are_not_reported_as_failed(tmp_path: Path) -> Non
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
-def test_a_file_that_cannot_be_written_is_found_before_measuring(
+def test_an_unwritable_file_is_found_before_measuring(
     tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choose, "measure", lambda *_, **__: pytest.fail("it measured"))
@@ -196,7 +198,7 @@ def test_a_file_that_cannot_be_written_is_found_before_measuring(
         assert len(result.output.splitlines()) == 1
 
 
-def test_the_choice_is_printed_even_where_it_cannot_be_written(
+def test_the_choice_is_printed_even_if_it_cannot_be_written(
     tune: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(file: Path, _text: str) -> None:
@@ -210,9 +212,7 @@ def test_the_choice_is_printed_even_where_it_cannot_be_written(
 
 
 @pytest.mark.parametrize("points", ["nan", "inf", "-0.1"])
-def test_an_accuracy_loss_that_means_nothing_is_a_usage_error(
-    points: str, tune: Callable[..., Result]
-) -> None:
+def test_a_meaningless_accuracy_loss_is_a_usage_error(points: str, tune: Callable[..., Result]) -> None:
     result = tune("--model", "pair", "--max-accuracy-loss", points)
     assert result.exit_code == 2
     assert "give points, 0 or more" in result.output

@@ -35,7 +35,7 @@ class Address:
     tls: ssl.SSLContext | None
 
     @classmethod
-    def of(cls, url: str, cacert: str | None) -> "Address":
+    def from_url(cls, url: str, cacert: str | None) -> "Address":
         """Return the address of an `http:` or `https:` URL.
 
         Args:

@@ -67,6 +67,6 @@ class EngineAlone:
     async def _time(self, size: int, seconds: float) -> list[float]:
         """Return the milliseconds of batches of one size."""
         images = random_images(self._ensemble, size)
-        # Nothing is discarded: the figures are means over seconds, as those of the server are.
+        # Nothing is discarded: among seconds of batches, the first one hardly counts.
         runs = time_runs(lambda: self._networks.run(images), discarded=0, at_least=1, seconds=seconds)
         return [ms async for ms, _ in runs]

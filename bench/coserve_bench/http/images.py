@@ -8,7 +8,7 @@ from pathlib import Path
 from coserve_client import InputError
 from coserve_client.images import images_in
 
-MOST = 100
+MAX_IMAGES = 100
 """Images that are kept in memory and sent in turn; more would make no difference to a server."""
 
 
@@ -30,7 +30,7 @@ class EncodedImage:
 def read_images(paths: Iterable[Path]) -> list[EncodedImage]:
     """Read image files, and those in folders and their subfolders.
 
-    Of more than `MOST` images, that many are read, evenly spaced.
+    Of more than `MAX_IMAGES` images, that many are read, evenly spaced.
 
     Raises:
         InputError: an image cannot be read, or a folder has none.
@@ -41,7 +41,11 @@ def read_images(paths: Iterable[Path]) -> list[EncodedImage]:
         if not found:
             raise InputError(f"no images in {path}")
         files += found
-    chosen = [files[index * len(files) // MOST] for index in range(MOST)] if len(files) > MOST else files
+    chosen = (
+        [files[index * len(files) // MAX_IMAGES] for index in range(MAX_IMAGES)]
+        if len(files) > MAX_IMAGES
+        else files
+    )
     return [_read(file) for file in chosen]
 
 

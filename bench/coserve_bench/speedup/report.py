@@ -27,7 +27,7 @@ class Quartiles:
     q3: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Quartiles":
+    def from_values(cls, values: Sequence[float]) -> "Quartiles":
         """Compute the quartiles of some values, interpolated."""
         return cls(*(float(value) for value in np.percentile(values, [25, 50, 75])))
 
@@ -50,7 +50,7 @@ class Network:
     top1: float | None
 
     @classmethod
-    def of(cls, division: Division) -> "Network":
+    def from_division(cls, division: Division) -> "Network":
         """Describe a division."""
         names = division.ensemble.provenance.get("member_networks") or [
             member.name for member in division.ensemble.members
@@ -207,7 +207,7 @@ def make_report(
         size = one.batch_size
         case = _case(one)
         devices = plan.devices_used
-        ms = Quartiles.of(one.milliseconds)
+        ms = Quartiles.from_values(one.milliseconds)
         gflops = 2 * division.multiply_adds * size / ms.median / 1e6
         share = peak["one_device"] * devices if devices < plan.devices.count else peak["all_devices"]
         rows.append(
@@ -218,7 +218,7 @@ def make_report(
                 repeats=len(one.milliseconds),
                 ms=ms,
                 images_per_s=1000 * size / ms.median,
-                overlap=Quartiles.of(one.overlaps),
+                overlap=Quartiles.from_values(one.overlaps),
                 peak_fraction=gflops / share,
                 memory_mib=memory[plan][size],
                 speedup=one_device_ms[case._replace(split=1)] / ms.median,
@@ -232,7 +232,7 @@ def make_report(
         machine,
         other_work,
         peak,
-        tuple(map(Network.of, family.divisions)),
+        tuple(map(Network.from_division, family.divisions)),
         tuple(rows),
         (*missing, *family.missing, *failed),
         measured.complete,

@@ -1,4 +1,4 @@
-"""The load generator of `coserve bench http` against servers that stall, fail or answer nonsense."""
+"""The load generator of `coserve bench http`, with servers that stall, fail or send invalid responses."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ OK = http("200 OK", json.dumps({"timings_ms": TIMINGS}))
 
 @contextmanager
 def serving(answer: Answer) -> Iterator[str]:
-    """A server that answers every request so, on one thread; without an answer it closes the connection."""
+    """Run a server that gives every request this answer; with None it closes the connection."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -68,7 +68,7 @@ def serving(answer: Answer) -> Iterator[str]:
 
 
 def stall_once(after: int) -> Answer:
-    """All requests wait while that after so many is answered."""
+    """Stall all requests while request number `after` is answered."""
     answered = 0
 
     def answer() -> bytes:
@@ -93,18 +93,18 @@ def share_above(distribution: Distribution, ms: float) -> float:
     return float(np.mean([distribution.percentile(percent) > ms for percent in percents]))
 
 
-def test_an_open_loop_sees_a_stall_as_everyone_who_would_have_come_does() -> None:
-    """A third of the time the server stalls, and whoever comes then waits for half of that on average."""
+def test_an_open_loop_sees_a_stall_in_every_request_during_it() -> None:
+    """The server stalls for a third of the time; requests sent then wait for half of the stall on average."""
     with serving(stall_once(after=40)) as url:
         one = measure(url, OpenLoop(100, connections=1))
     with serving(stall_once(after=40)) as url:
         many = measure(url, OpenLoop(100, connections=100))
     half = STALL_S / 2 * 1000
     for results in (one, many):
-        assert results.latency.count > 75, "a stall does not keep requests from coming"
+        assert results.latency.count > 75, "a stall does not hold requests back"
         assert share_above(results.latency, half) > 0.08
         assert results.latency.max > 0.8 * STALL_S * 1000
-    # With one connection those who come during the stall are sent after it: one round trip is slow.
+    # With one connection, requests during the stall are sent after it: one round trip is slow.
     assert share_above(one.round_trip, half) < 0.04
     assert share_above(many.round_trip, half) > 0.08
 
@@ -117,7 +117,7 @@ def test_a_closed_loop_sees_a_stall_once_per_user() -> None:
     assert results.latency.max > 0.8 * STALL_S * 1000
 
 
-def test_arrivals_are_a_poisson_process_of_the_rate_asked_for() -> None:
+def test_arrivals_are_a_poisson_process_at_the_requested_rate() -> None:
     with serving(lambda: OK) as url:
         results = measure(url, OpenLoop(300), seconds=2)
     assert abs(results.round_trip.count - 600) < 5 * 600**0.5
@@ -135,7 +135,7 @@ def test_arrivals_are_a_poisson_process_of_the_rate_asked_for() -> None:
         (None, "connection broken"),
     ],
 )
-def test_failures_are_counted_by_kind_and_are_no_latencies(answer: bytes | None, kind: str) -> None:
+def test_failures_are_counted_by_kind_without_latencies(answer: bytes | None, kind: str) -> None:
     with serving(lambda: answer) as url:
         results = measure(url, ClosedLoop(2), seconds=0.3)
     assert set(results.errors) == {kind}
@@ -144,7 +144,7 @@ def test_failures_are_counted_by_kind_and_are_no_latencies(answer: bytes | None,
     assert results.per_second == 0
 
 
-def test_what_times_out_counts_with_the_time_waited() -> None:
+def test_a_timeout_counts_as_a_latency() -> None:
     with serving(lambda: b"") as url:
         results = measure(url, OpenLoop(50), seconds=0.4, timeout_s=0.3)
     assert set(results.errors) == {"timeout"}
@@ -153,11 +153,11 @@ def test_what_times_out_counts_with_the_time_waited() -> None:
     assert results.round_trip.count == 0
 
 
-def test_what_waits_too_long_for_a_connection_times_out_unsent() -> None:
-    """The only connection is busy for the first, who times out too; nobody waits longer than that."""
+def test_requests_that_wait_too_long_for_a_connection_are_not_sent() -> None:
+    """The first request occupies the only connection until it times out; no other waits longer than that."""
     asked = []
     with serving(lambda: asked.append(1) or b"") as url:
-        # A millisecond apart on average, so that many are late together when the connection is free again.
+        # Requests are a millisecond apart, so many are late when the connection is free again.
         results = measure(url, OpenLoop(1000, connections=1), seconds=0.2, timeout_s=0.4)
     assert set(results.errors) == {"timeout"}
     assert len(asked) < results.errors["timeout"]
@@ -165,14 +165,14 @@ def test_what_waits_too_long_for_a_connection_times_out_unsent() -> None:
     assert results.latency.percentile(1) > 395
 
 
-def test_nobody_listens() -> None:
+def test_a_refused_connection_is_counted() -> None:
     with serving(lambda: OK) as url:
         pass
     results = measure(url, ClosedLoop(1), seconds=0.3)
     assert set(results.errors) == {"cannot connect"}
 
 
-def test_a_connection_the_server_closes_is_opened_anew() -> None:
+def test_a_connection_that_the_server_closes_is_replaced() -> None:
     reply = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     with serving(lambda: reply) as url:
         results = measure(url, ClosedLoop(2), seconds=0.3)
@@ -180,7 +180,7 @@ def test_a_connection_the_server_closes_is_opened_anew() -> None:
     assert not results.errors
 
 
-def test_other_servers_answers_need_no_timings() -> None:
+def test_responses_of_other_servers_need_no_timings() -> None:
     with serving(lambda: http("200 OK", "[1]")) as url:
         results = measure(url, ClosedLoop(1), seconds=0.3)
     assert results.latency
@@ -188,7 +188,7 @@ def test_other_servers_answers_need_no_timings() -> None:
     assert results.to_json()["overhead_ms"] is None
 
 
-def test_warming_up_is_not_counted() -> None:
+def test_the_warm_up_is_not_counted() -> None:
     with serving(stall_once(after=1)) as url, Generator(Target(url, [("image/png", b"1")])) as generator:
         run = generator.run(ClosedLoop(1), Interval(STALL_S + 0.1, 0.3))
     assert len(run.latency) > 4
@@ -225,7 +225,7 @@ def test_a_generator_at_its_limit_says_so() -> None:
     results.add(Run(completed=100, seconds=1, processor_s=1, wall_s=1))
     assert results.was_bottleneck
     assert results.to_json()["generator"]["cores"] == pytest.approx(0.85)
-    # Of two cores it left 1.15 to the server.
+    # The generator left 1.15 of two cores to the server.
     assert results.per_second_without_generator(2) == pytest.approx(100 * 2 / 1.15)
 
 

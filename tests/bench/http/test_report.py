@@ -1,4 +1,4 @@
-"""What `coserve bench http` makes of the runs that a load generator gives it."""
+"""Reports of `coserve bench http` on prepared runs."""
 
 from array import array
 from collections import Counter
@@ -24,7 +24,7 @@ def failures(**errors: int) -> Run:
 
 
 class Replay:
-    """Gives prepared runs."""
+    """Returns prepared runs."""
 
     def __init__(self, *runs: Run) -> None:
         self._runs: Iterator[Run] = iter(runs)
@@ -40,7 +40,7 @@ def report() -> Report:
 
 
 def rows(report: Report) -> list[list[str]]:
-    """Of the first table, what stands in each column."""
+    """Return the cells of the first table."""
     lines = list(table(report))[3:]
     return [line.split() for line in lines[: lines.index("")]]
 
@@ -50,7 +50,7 @@ def test_a_server_that_is_gone_after_a_round(report: Report) -> None:
     with pytest.raises(BenchError, match=r"^the server stopped answering in round 2$"):
         report.measure(Replay(*runs), None)
     assert not report.complete
-    assert report.loads[0].rates == [10], "the time without a server is no measurement of it"
+    assert report.loads[0].rates == [10], "time without a server does not count"
     assert [(row[0], row[2], row[-1]) for row in rows(report)] == [
         ("closed,", "10.0", "20"),
         ("closed,", "10.0", "0"),
@@ -58,14 +58,14 @@ def test_a_server_that_is_gone_after_a_round(report: Report) -> None:
     ]
 
 
-def test_every_load_that_was_begun_has_a_row(report: Report) -> None:
+def test_every_started_load_has_a_row(report: Report) -> None:
     with pytest.raises(BenchError, match=r"in round 1$"):
         report.measure(Replay(answers(), failures(cannot_connect=20)), None)
     assert [row[:2] for row in rows(report)] == [["closed,", "1"], ["closed,", "4"]]
     assert rows(report)[1] == ["closed,", "4", "0.0", "20"]
 
 
-def test_a_server_that_answers_badly_is_not_gone(report: Report) -> None:
+def test_a_server_that_breaks_connections_is_not_gone(report: Report) -> None:
     broken = failures(cannot_connect=20, connection_broken=1)
     report.measure(Replay(answers(), broken, answers(), answers(), broken, answers()), None)
     assert report.complete

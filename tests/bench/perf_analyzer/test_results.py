@@ -1,4 +1,4 @@
-"""What `coserve bench perf-analyzer` makes of its measurements."""
+"""Reports of `coserve bench perf-analyzer`."""
 
 from coserve_bench.perf_analyzer.results import ALONE, ENSEMBLE, TOGETHER, Measurement, Results
 from coserve_bench.perf_analyzer.run import Latencies
@@ -8,7 +8,7 @@ def measurement(what: str, concurrency: int, p50_ms: float) -> Measurement:
     return Measurement(what, "cats", concurrency, Latencies(100, p50_ms, p50_ms, p50_ms), {})
 
 
-def test_only_what_was_measured_in_full_is_compared() -> None:
+def test_only_complete_measurements_are_compared() -> None:
     kinds = [(ALONE, 1), (ALONE, 2), (TOGETHER, 2), (TOGETHER, 3), (ENSEMBLE, 4)]
     first = [measurement(what, 1, ms) for what, ms in kinds]
     results = Results("cats", "2", 2, 1, 100, [*first, measurement(ALONE, 2, 1), measurement(TOGETHER, 2, 2)])
@@ -20,7 +20,7 @@ def test_only_what_was_measured_in_full_is_compared() -> None:
     assert last == "stopped early: these are the results so far"
 
 
-def test_nothing_was_measured() -> None:
+def test_a_report_without_measurements() -> None:
     results = Results("cats", "2", 2, 1, 100)
     assert results.to_json()["comparisons"] == []
     assert len(list(results.table())) == 3

@@ -1,4 +1,4 @@
-"""What `coserve bench speedup` refuses, leaves out, or cannot write."""
+"""Errors of `coserve bench speedup`, and what it leaves out."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def assert_one_line(result: Result, error: str) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_networks_that_nobody_named_are_not_compared(repository: Path, tmp_path: Path) -> None:
+def test_ensembles_of_unrecorded_networks_are_not_compared(repository: Path, tmp_path: Path) -> None:
     cats = write_repository(tmp_path / "unrecorded", "cats", members=1, provenance=UNRECORDED)
     write_repository(cats, "dogs", provenance=UNRECORDED)
     unrecorded = "does not record which network its ensembles (cats, dogs) were divided from"
@@ -47,7 +47,7 @@ def test_a_damaged_network_is_named(repository: Path) -> None:
     assert_one_line(bench("--repository", repository), f"error: {file}: is not an ONNX file")
 
 
-def test_batches_that_no_memory_holds() -> None:
+def test_batches_larger_than_memory_are_refused() -> None:
     batches = ("--batch-sizes", "1000000000")
     assert_one_line(
         bench("--network", "wide_resnet10_1", "--splits", "1", *batches), "error: Unable to allocate"
@@ -73,14 +73,14 @@ def test_an_engine_that_cannot_load_a_network_is_left_out(
     assert_one_line(alone, "error: ensemble pair: no conversion rule\n")
 
 
-def test_a_data_set_is_for_random_weights_alone(repository: Path) -> None:
+def test_a_data_set_is_only_for_random_weights(repository: Path) -> None:
     result = bench("--repository", repository, "--dataset", "cifar10")
     assert result.exit_code == 2
     assert "--dataset is for random weights" in result.stderr
 
 
 @pytest.mark.parametrize("option", ["--output", "--plots"])
-def test_what_cannot_be_written_is_found_before_measuring(
+def test_an_unwritable_file_is_found_before_measuring(
     option: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compare, "compare", lambda *_: pytest.fail("it measured"))
@@ -89,13 +89,13 @@ def test_what_cannot_be_written_is_found_before_measuring(
         assert_one_line(bench("--repository", repository, option, place), "Not a directory")
 
 
-def test_plots_that_were_never_drawn_leave_no_folder(repository: Path, tmp_path: Path) -> None:
+def test_without_plots_no_folder_is_made(repository: Path, tmp_path: Path) -> None:
     result = bench("--repository", repository, "--network", "huge", "--plots", tmp_path / "new" / "plots")
     assert_one_line(result, "has no ensemble of huge")
     assert not (tmp_path / "new").exists()
 
 
-def test_results_are_printed_even_where_they_cannot_be_written(
+def test_results_are_printed_even_if_they_cannot_be_written(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(file: Path, _text: str) -> None:

@@ -1,4 +1,4 @@
-"""What `coserve bench speedup` does on GPUs, with ONNX Runtime's CPU provider in place of CUDA's."""
+"""`coserve bench speedup` on GPUs, with ONNX Runtime's CPU provider instead of CUDA's."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("numbers", [(0,), (0, 1)], ids=["streams", "several"])
 @pytest.mark.parametrize("engine", [ONNXRUNTIME, GRAPHS])
-def test_every_way_gives_whole_answers(
+def test_every_way_answers_the_whole_batch(
     numbers: tuple[int, ...],
     engine: str,
     repository: Path,
@@ -84,7 +84,7 @@ def test_every_way_gives_whole_answers(
     ("numbers", "sizes", "graphs"),
     [((0,), (1, 8), (1, 8)), ((0, 1), (1, 5), (1, 2, 3, 5)), ((0, 1, 2), (1,), (1,)), ((), (1, 8), ())],
 )
-def test_graphs_are_for_batches_and_what_they_are_cut_into(
+def test_graphs_are_recorded_for_batches_and_their_parts(
     numbers: tuple[int, ...], sizes: tuple[int, ...], graphs: tuple[int, ...]
 ) -> None:
     assert find_devices(numbers, sizes).graphs == graphs
@@ -92,7 +92,7 @@ def test_graphs_are_for_batches_and_what_they_are_cut_into(
 
 def test_graphs_are_compared_among_themselves(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(peak.SIZES, "streams", 64)
-    # It starts processes of its own, in which CUDA is CUDA.
+    # Its separate processes would use the real CUDA provider.
     monkeypatch.setattr(compare, "measure_memory", lambda _plan, sizes: [None] * len(sizes))
     arguments = (
         "--splits",

@@ -1,4 +1,4 @@
-"""bf16 in `coserve bench speedup`: networks of fp32, computed in it by openvino where the processor can."""
+"""bf16 in `coserve bench speedup`: openvino computes fp32 networks in bf16 if the processor supports it."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def bench(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["bench", "speedup", *arguments, *quick])
 
 
-def test_is_measured_in_openvino_alone(repository: Path, tmp_path: Path) -> None:
+def test_bf16_is_measured_only_in_openvino(repository: Path, tmp_path: Path) -> None:
     result = bench(
         *("--repository", str(repository), "--splits", "2", "--precisions", "fp32,bf16"),
         *("--engines", "onnxruntime,openvino", "--plots", str(tmp_path / "plots")),
@@ -42,11 +42,11 @@ def test_is_measured_in_openvino_alone(repository: Path, tmp_path: Path) -> None
     top1 = {(one["precision"], one["split"]): one["top1"] for one in report["networks"]}
     assert (top1["fp32", 1], top1["fp32", 2]) == (0.6, 0.7)
     unmeasured = {key: None for key in top1 if key[0] == "bf16"}
-    assert top1 | unmeasured == top1, "the accuracy that is recorded is that of fp32"
-    assert (tmp_path / "plots" / "accuracy.png").is_file(), "which is drawn all the same"
+    assert top1 | unmeasured == top1, "the recorded accuracy is that of fp32"
+    assert (tmp_path / "plots" / "accuracy.png").is_file(), "it shows the accuracy of fp32"
 
 
-def test_alone_it_exports_random_weights_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_alone_exports_random_weights_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--network", "wide_resnet10_1", "--splits", "1", "--precisions", "bf16")
     if THERE:
         report = json.loads(bench(*arguments, "--engines", "openvino").stdout)
@@ -60,7 +60,7 @@ def test_alone_it_exports_random_weights_in_fp32(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(not THERE, reason="this processor does not support bf16")
-def test_what_is_measured_computes_in_it(repository: Path, tmp_path: Path) -> None:
+def test_bf16_differs_from_fp32(repository: Path, tmp_path: Path) -> None:
     devices, batch = Devices(usable_cores()), np.ones((1, 3, 8, 8), np.float32)
     _, fp32, _, bf16 = read_family(repository, "tiny", [2], ["fp32", "bf16"], tmp_path).divisions
     assert fp32.ensemble == bf16.ensemble

@@ -40,7 +40,7 @@ def speedup_page(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """The JSON of a run with random weights, and the folder of its plots."""
+    """Measure random weights; return the JSON and the folder of the plots."""
     folder = tmp_path_factory.mktemp("speedup")
     result = bench(
         *("--network", NETWORK, "--splits", "2", "--batch-sizes", "1,2", "--repeats", "8"),
@@ -59,7 +59,7 @@ class Calibration(CalibrationDataReader):
 
 
 def multiply_adds_of(name: str, split: int) -> int:
-    """Counted by hooks while torch runs one image through all members."""
+    """Count multiply-adds with hooks while torch runs one image through all members."""
     config, total = member_network(name, split), 0
 
     def count(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
@@ -126,12 +126,12 @@ def test_only_concurrent_members_overlap(measured: tuple[dict[str, Any], Path]) 
             assert overlap == 1
 
 
-def test_says_what_cannot_be_had(measured: tuple[dict[str, Any], Path]) -> None:
+def test_names_what_is_not_available(measured: tuple[dict[str, Any], Path]) -> None:
     report, _ = measured
     assert [text.partition(":")[0] for text in report["missing"]] == ["bf16, onnxruntime"]
 
 
-def test_a_report_that_was_kept_gives_the_same_table_and_plots(
+def test_a_stored_report_gives_the_same_table_and_plots(
     measured: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
     values, folder = measured
@@ -148,9 +148,7 @@ def test_a_report_that_was_kept_gives_the_same_table_and_plots(
     assert not (folder / "accuracy.png").exists(), "random weights have no accuracy"
 
 
-def test_the_page_has_the_figures_that_were_kept(
-    measured: tuple[dict[str, Any], Path], tmp_path: Path
-) -> None:
+def test_the_page_has_the_stored_figures(measured: tuple[dict[str, Any], Path], tmp_path: Path) -> None:
     kept = speedup_page("--check")
     assert kept.returncode == 0, kept.stderr
 
@@ -183,7 +181,7 @@ def test_a_repository_with_accuracies_is_plotted(repository: Path, tmp_path: Pat
     ways = {(row["engine"], row["split"], row["way"]) for row in report["rows"]}
     fused = {(engine, 2, "fused") for engine in ("onnxruntime", "openvino")}
     assert fused | {("onnxruntime", 2, "fused_parallel")} <= ways
-    assert ("openvino", 2, "fused_parallel") not in ways, "that is ONNX Runtime's"
+    assert ("openvino", 2, "fused_parallel") not in ways, "only ONNX Runtime has a parallel executor"
     assert report["machine"]["openvino"] == version("openvino")
     assert report["network"] == "tiny"
     assert [one["top1"] for one in report["networks"]] == [0.6, 0.7]
@@ -214,7 +212,7 @@ def test_refuses_weights_that_make_branches_vanish(repository: Path) -> None:
         (["--gpus", "0,1"], "no CUDAExecutionProvider"),
     ],
 )
-def test_refuses_what_is_not_there(repository: Path, arguments: list[str], error: str) -> None:
+def test_refuses_what_is_not_available(repository: Path, arguments: list[str], error: str) -> None:
     if "--gpus" in arguments and gpus.CUDA in ort.get_available_providers():
         pytest.skip("there may be GPUs")
     result = bench("--repository", str(repository), "--splits", "1,2", *arguments)
@@ -237,7 +235,7 @@ def test_refuses_what_cannot_be_compared(repository: Path, tmp_path_factory: pyt
     "arguments",
     [[], ["--splits", "0"], ["--batch-sizes", "a"], ["--engines", "tvm"], ["--precisions", "fp4"]],
 )
-def test_refuses_what_means_nothing(arguments: list[str]) -> None:
+def test_refuses_meaningless_options(arguments: list[str]) -> None:
     given = ["--network", NETWORK] if arguments else []
     assert bench(*given, *arguments).exit_code == 2
 
@@ -259,7 +257,7 @@ def test_a_fused_graph_gives_the_weighted_mean() -> None:
 
 
 def test_members_in_int8_cost_and_fuse_as_in_fp32(tmp_path: Path) -> None:
-    """Quantised as `coserve export --precision int8` does it."""
+    """Members are quantised as by `coserve export --precision int8`."""
     members = []
     for seed in range(2):
         files = tmp_path / f"fp32_{seed}.onnx", tmp_path / f"int8_{seed}.onnx"

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM leave of `coserve bench speedup`."""
+"""Ctrl-C and SIGTERM during `coserve bench speedup`."""
 
 import json
 import os
@@ -42,13 +42,13 @@ app()
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This file, to processes of their own that run its functions, however pytest was started."""
+    """Make this file importable for the separate processes that run its functions."""
     monkeypatch.syspath_prepend(Path(__file__).parents[3])
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM])
 def number(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
-    """A signal; that to terminate does nothing unless the command says so."""
+    """A signal; SIGTERM is ignored unless the command handles it."""
     handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_IGN}
     before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
     yield request.param
@@ -61,7 +61,7 @@ def bench(*arguments: str | Path) -> Result:
 
 
 def interrupt_before(monkeypatch: pytest.MonkeyPatch, number: int, split: int, size: int, turn: int) -> None:
-    """Raise the signal before members in turn on one core have their so manieth turn."""
+    """Raise the signal before a given turn of the members in turn on one core."""
     original, turns = measure._turn, []
 
     async def stopped(networks: LoadedNetworks, images: np.ndarray, samples: Samples) -> None:
@@ -75,7 +75,7 @@ def interrupt_before(monkeypatch: pytest.MonkeyPatch, number: int, split: int, s
     monkeypatch.setattr(measure, "_turn", stopped)
 
 
-def test_gives_the_results_so_far(
+def test_prints_the_results_so_far(
     number: signal.Signals, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_before(monkeypatch, number, split=2, size=2, turn=2)
@@ -95,7 +95,7 @@ def test_gives_the_results_so_far(
     assert {one.name for one in plots.iterdir()} == {"latency.png", "accuracy.png"}
 
 
-def test_is_quiet_before_anything_was_measured(
+def test_prints_nothing_before_the_first_measurement(
     number: signal.Signals, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_before(monkeypatch, number, split=1, size=1, turn=1)
@@ -115,7 +115,7 @@ def test_exporting_ends_at_once_and_leaves_nothing(
     def run(_: object, *_arguments: object, progress: object) -> None:
         run_apart(export_for_ever, progress=lambda *_: signal.raise_signal(number))
 
-    # The first process of its own makes a folder that `multiprocessing` keeps until the end.
+    # The first separate process makes a folder that `multiprocessing` keeps until the end.
     run_apart(blocked)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(compare, "run_apart", run)
@@ -124,7 +124,7 @@ def test_exporting_ends_at_once_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_members_that_it_stops_are_not_reported_as_failed(tmp_path: Path) -> None:
+def test_interrupted_members_are_not_reported_as_failed(tmp_path: Path) -> None:
     provenance = {"network": "tiny"}
     write_repository(tmp_path, "large", members=1, faults={0: HANGS}, provenance=provenance)
     command = ("bench", "speedup", "--repository", str(tmp_path), "--splits", "1")
@@ -141,7 +141,7 @@ def blocked(_: object) -> set[int]:
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 
 
-def test_processes_of_its_own_leave_it_to_their_parent() -> None:
+def test_separate_processes_leave_signals_to_their_parent() -> None:
     assert run_apart(blocked) >= {signal.SIGINT, signal.SIGTERM}
     assert not blocked(None) & {signal.SIGINT, signal.SIGTERM}
 
@@ -150,6 +150,6 @@ def end(_: object) -> None:
     os._exit(9)
 
 
-def test_a_process_that_is_ended_is_said_so() -> None:
+def test_a_killed_process_is_reported() -> None:
     with pytest.raises(BenchError, match="was killed, possibly because memory ran out"):
         run_apart(end)

@@ -1,4 +1,4 @@
-"""Choosing how to serve, and measuring it with real members; no assertion on how long anything takes."""
+"""Choosing how to serve, measured with real members; nothing is asserted about durations."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ def repository(folder: Path, **top1: float | None) -> dict[str, Ensemble]:
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *found: Precision) -> None:
-    """Have OpenVINO say that the processor computes in these."""
+    """Make OpenVINO report that the processor supports these precisions."""
     monkeypatch.setattr(OpenVinoEngine, "precisions", staticmethod(lambda: list(found)))
 
 
@@ -59,7 +59,7 @@ def test_every_ensemble_engine_and_precision(tmp_path: Path, monkeypatch: pytest
         variants(ensembles, ["tvm"])
 
 
-def test_only_what_is_accurate_enough_may_take_its_place(tmp_path: Path) -> None:
+def test_only_accurate_candidates_are_comparable(tmp_path: Path) -> None:
     found = repository(tmp_path, first=0.9, near=0.8975, far=0.896, better=0.91, unknown=None)
     ways = variants([found[n] for n in ("first", "near", "far", "better", "unknown")], ["onnxruntime"])
     kept, left_out = comparable(ways, 0.3)
@@ -89,7 +89,7 @@ def test_bf16_needs_a_measured_accuracy_and_fp32_does_not(
         measure_top1([bf16], Cores(2, None), Evaluation([], np.zeros(0, np.int64)))
 
 
-def test_accuracy_is_that_of_the_answers_through_the_engine(tmp_path: Path) -> None:
+def test_accuracy_is_measured_through_the_engine(tmp_path: Path) -> None:
     write_repository(tmp_path, "pair", weights=[1.0, 3.0], max_batch_size=4)
     (pair,) = read_repository(tmp_path).values()
     images = np.random.default_rng(1).normal(size=(20, 3, 8, 8)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_accuracy_is_that_of_the_answers_through_the_engine(tmp_path: Path) -> N
     logits = [ort.InferenceSession(file).run(None, {"images": images})[0] for file in files]
     mean = logits[0] / 4 + logits[1] * 3 / 4
     targets = mean.argmax(axis=1)
-    # Where two classes are nearly equal, bf16 may answer the other.
+    # If two logits are nearly equal, bf16 may swap their classes.
     first, second = np.sort(mean)[:, -1], np.sort(mean)[:, -2]
     assert np.sum(first - second > 0.1) > 15
     near = first - second <= 0.1
@@ -112,7 +112,7 @@ def test_accuracy_is_that_of_the_answers_through_the_engine(tmp_path: Path) -> N
     assert told[-2:] == [("measuring accuracy", 16, 20), ("measuring accuracy", 20, 20)]
 
 
-def test_every_way_to_serve_and_the_default_first(tmp_path: Path) -> None:
+def test_every_number_of_threads_is_tried_and_the_default_comes_first(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     ways = with_threads(
         [Candidate(ensemble, EngineOptions(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3))
@@ -125,7 +125,7 @@ def test_every_way_to_serve_and_the_default_first(tmp_path: Path) -> None:
     assert (way.options, way.top1) == (EngineOptions("openvino", 1, False, "bf16"), 0.9)
 
 
-def test_the_best_by_either_goal_and_the_earlier_of_equals(tmp_path: Path) -> None:
+def test_the_best_for_each_goal_is_the_first_of_equals(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     first, second = (Candidate(ensemble, EngineOptions("onnxruntime", threads)) for threads in (1, 2))
     measured = [Measured(first, 1, 2.0), Measured(first, 4, 6.1), Measured(first, 8, 12.0)]
@@ -148,7 +148,7 @@ def test_candidates_are_measured_in_turn(tmp_path: Path) -> None:
     assert told[-1] == ("measuring", 2 * len(ways), 2 * len(ways))
 
 
-def test_what_was_measured_before_an_interruption_is_kept(
+def test_measurements_before_an_interruption_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()

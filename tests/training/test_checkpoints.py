@@ -1,4 +1,4 @@
-"""What a crash, a full disk or a foreign file does to a run's checkpoints."""
+"""Checkpoints survive crashes and full disks, and foreign files are recognised."""
 
 import csv
 import os
@@ -26,7 +26,7 @@ ELSEWHERE = Path("/dev/shm")
 
 
 def silent(_: str) -> None:
-    """Drop the line of an epoch."""
+    """Discard the line of an epoch."""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from coserve_training.paper import PaperRow, paper_rows
 
 ROWS = [row for table in DATASETS for row in paper_rows(table)]
 IDS = [f"{row.network}-s{row.split}-{row.image_size}px-{row.num_classes}classes-{row.epochs}" for row in ROWS]
-# What the notes beside these rows explain: they agree with no count.
+# Rows that agree with no count, as their notes explain.
 MISPRINTED_PARAMETERS = ("pyramidnet272", 1)
 MISPRINTED_MULTIPLY_ADDS = ("efficientnet_b0", 4)
 
@@ -83,7 +83,7 @@ class TinyConfig(NetworkConfig):
         return "tiny"
 
 
-def test_what_is_counted() -> None:
+def test_counts_of_a_tiny_network() -> None:
     positions = 16 * 16
     convolution = 9 * 3 * 8 * positions
     norm = 2 * 8 * positions

@@ -1,4 +1,4 @@
-"""What `coserve_training` exports, and that importing it stays cheap."""
+"""The names that `coserve_training` exports, and the cost of importing it."""
 
 import ast
 import subprocess

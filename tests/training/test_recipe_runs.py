@@ -1,4 +1,4 @@
-"""Runs with parts of the recipe that reach into the loop, each against a run that must agree with it."""
+"""Options that change the training loop, each compared with a run that must give the same results."""
 
 import csv
 import math
@@ -20,7 +20,7 @@ METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"
 
 
 def silent(_: str) -> None:
-    """Drop the line of an epoch."""
+    """Discard the line of an epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def history(folder: Path) -> list[list[float]]:
 def test_two_processes_with_shared_batch_norm_train_like_one(
     config: TrainConfig, image_folder: Path, tmp_path: Path
 ) -> None:
-    # 29 test images in batches of 28: one process has no share of the last.
+    # 29 test images in batches of 28 leave one process without a share of the last batch.
     images = shutil.copytree(image_folder, tmp_path / "images")
     next((images / "test" / "red").iterdir()).unlink()
     train(replace(config, data=(str(images),), batch_size=28), tmp_path / "one", report=silent)

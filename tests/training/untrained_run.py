@@ -1,4 +1,4 @@
-"""A run folder whose members never saw an image, but whose logits are wide: for tests that only read one."""
+"""A run folder with untrained members and widely spread logits, for tests that only read a run."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from coserve_training.config import TrainConfig
 from coserve_training.runs.folder import Description
 
 LABELS = ["blue", "green", "red"]
-"""Of the `image_folder`."""
+"""The classes of `image_folder`."""
 
 
 def write_run(folder: Path, data: Path, split: int = 2) -> Path:
-    """A run of `split` members with the checkpoints `last`, after 4 epochs, and `best`, after 2."""
+    """Write a run of `split` members with the checkpoints `last`, after 4 epochs, and `best`, after 2."""
     folder.mkdir(parents=True)
     config = TrainConfig(data=(str(data),), network="wide_resnet10_1", split=split, epochs=4)
     Description(config, LABELS, [0.4, 0.5, 0.4], [0.3, 0.3, 0.3], "images").write(folder)
@@ -25,7 +25,7 @@ def write_run(folder: Path, data: Path, split: int = 2) -> Path:
 
 
 def write_checkpoint(folder: Path, name: str, epochs: int, seed: int) -> None:
-    """Members of random weights, the classifier's three times as large."""
+    """Write members with random weights, and classifiers with weights three times as large."""
     torch.manual_seed(seed)
     config = Description.read(folder).config
     weights = {}

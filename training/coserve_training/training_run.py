@@ -29,7 +29,7 @@ from coserve_training.trainer import make_trainer, quiet_lightning
 
 def train(
     config: TrainConfig,
-    folder: Path,
+    folder: Path | str,
     *,
     resume: bool = False,
     devices: int = 1,
@@ -67,6 +67,7 @@ def train(
             another configuration.
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
+    folder = Path(folder)
     last = folder / "last.ckpt"
     trainer = make_trainer(config, folder, report, devices, nodes, place_members, tensorboard)
     first = trainer.is_global_zero

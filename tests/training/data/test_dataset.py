@@ -16,7 +16,7 @@ from coserve_training.errors import DataError
 
 @pytest.fixture
 def folder(image_folder: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Copy the images, for tests that damage them."""
     return Path(shutil.copytree(image_folder, tmp_path / "copy"))
 
 

@@ -1,4 +1,4 @@
-"""How one photograph is decoded and cropped."""
+"""Decoding and cropping a single photograph."""
 
 import io
 
@@ -23,7 +23,7 @@ def test_crops_have_the_area_and_proportions_of_inception() -> None:
     assert 0.9 < areas.max() <= 1
     assert 0.74 < ratios.min() < 0.76
     assert 1.31 < ratios.max() < 1.35
-    # As likely left as right and, where both fit, wide as tall on the logarithmic scale.
+    # Left is as likely as right and, in crops small enough for both, wide as likely as tall.
     assert abs((boxes[:, 0] + boxes[:, 2]).mean() / 2 - 320) < 6
     assert abs(np.log(ratios[areas < 0.5]).mean()) < 0.02
 
@@ -39,7 +39,7 @@ def test_a_shape_that_no_crop_fits_gives_its_middle(
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
 @pytest.mark.parametrize("side", [120, 1600])
 def test_a_reduced_jpeg_gives_the_crops_of_the_whole(side: int, orientation: int) -> None:
-    """A large photograph is decoded at a fraction of its size, and cropped in its upright position."""
+    """Large photographs are decoded at a fraction of their size, and cropped upright."""
     image = photograph(1, side, side * 3 // 4)
     exif = Image.Exif()
     exif[0x0112] = orientation

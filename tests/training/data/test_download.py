@@ -15,7 +15,7 @@ CONTENT = bytes(range(256)) * 20_000
 
 
 class Handler(BaseHTTPRequestHandler):
-    """`/whole` and `/moved` send the content, `/cut` ends after half of it, anything else is unknown."""
+    """Sends the content for `/whole` and `/moved`, half of it for `/cut`, and 404 for all other paths."""
 
     requests: list[str]
 

@@ -1,4 +1,4 @@
-"""A folder as people have them: every fault is named, and none takes the process down."""
+"""Image folders with faults: each fault is named, and none crashes the process."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ LAZY = 0
 
 @pytest.fixture
 def folder(image_folder: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Copy the images, for tests that damage them."""
     return Path(shutil.copytree(image_folder, tmp_path / "copy"))
 
 
@@ -37,7 +37,7 @@ def cut(file: Path) -> None:
 
 
 def damage(folder: Path) -> list[str]:
-    """Faults that no decoder survives, and the names of the files that have them."""
+    """Add files that no decoder can read, and return their names."""
     (folder / "train/red/000.png").write_bytes(b"no image")
     (folder / "train/red/001.png").write_bytes(b"")
     cut(folder / "train/red/002.png")
@@ -125,7 +125,7 @@ def test_names_in_any_script(folder: Path) -> None:
         load_dataset([folder], 32)
 
 
-def test_a_name_that_cannot_be_printed_is_said_in_escapes(folder: Path) -> None:
+def test_an_unprintable_name_is_escaped(folder: Path) -> None:
     shutil.copy(folder / "train/red/000.png", os.fsencode(folder / "train/red") + b"/\xff\n.png")
     load_dataset([folder], 32)
     Path(os.fsdecode(os.fsencode(folder / "train/red") + b"/\xff\n.png")).write_bytes(b"no image")
@@ -149,7 +149,7 @@ def test_links_are_followed_and_loops_are_not(folder: Path) -> None:
     assert np.bincount(train.targets).tolist() == [40, 40, 40]
 
 
-def test_what_is_no_file_is_not_waited_for(folder: Path) -> None:
+def test_pipes_are_ignored(folder: Path) -> None:
     os.mkfifo(folder / "train/red/pipe.png")
     train = load_dataset([folder], 32).train
     assert train is not None

@@ -1,4 +1,4 @@
-"""Photographs are decoded while they are used: the same pixels, crops by seed, epoch and index alone."""
+"""Photographs that are decoded while they are used: same pixels, and crops that depend only on the seed."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ SIZE = 48
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """JPEGs of 12 shapes in two classes, 24 to train on and 4 to test on."""
+    """Write JPEGs of 12 shapes in two classes: 24 to train on and 4 to test on."""
     root = tmp_path_factory.mktemp("photographs")
     for split, count in (("train", 12), ("test", 2)):
         for label in ("cat", "dog"):
@@ -36,7 +36,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(photographs: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """Copy the images, for tests that damage them."""
     return Path(shutil.copytree(photographs, tmp_path / "copy"))
 
 
@@ -49,7 +49,7 @@ def cropped(folder: Path, workers: int = 0, seed: int = 0, skip_corrupt: bool = 
 
 
 class Shuffled:
-    """An order whose epoch is told late, as Lightning does."""
+    """An order whose epoch can be set late, as Lightning does."""
 
     def __init__(self, count: int, batch_size: int) -> None:
         self.count = count
@@ -65,7 +65,7 @@ class Shuffled:
 
 
 def by_index(split: Split, order: Shuffled) -> np.ndarray:
-    """Crops `[views, N, H, W, 3]` of an epoch, in the order of the images."""
+    """Return an epoch's crops `[views, N, H, W, 3]` in the order of the images."""
     images = np.concatenate([images.numpy() for images, _ in Batches(split, order)], axis=1)
     return images[:, np.argsort(np.concatenate(list(order)))]
 
@@ -108,7 +108,7 @@ def test_crops_depend_on_seed_epoch_and_index_alone(photographs: Path) -> None:
         assert (others != first).mean(axis=(2, 3, 4)).min() > 0.5
 
 
-def test_the_epoch_may_be_told_after_the_iteration_has_begun(photographs: Path) -> None:
+def test_the_epoch_may_be_set_after_the_iteration_has_begun(photographs: Path) -> None:
     split = cropped(photographs, workers=2)
     order = Shuffled(24, 12)
     order.epoch = 3
@@ -157,7 +157,7 @@ def test_a_file_that_becomes_corrupt_ends_the_epoch_by_name(folder: Path, worker
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_or_another_of_its_class_is_used_and_told(folder: Path, workers: int) -> None:
+def test_a_corrupt_file_is_replaced_by_another_of_its_class_and_reported(folder: Path, workers: int) -> None:
     split = cropped(folder, workers, skip_corrupt=True)
     for name in ("11.jpg", "00.jpg"):
         (folder / "train/cat" / name).unlink()
@@ -181,7 +181,7 @@ def test_a_file_cut_in_the_middle_is_found_before_training(folder: Path) -> None
         cropped(folder, workers=2)
 
 
-def test_what_cameras_append_is_no_fault(folder: Path) -> None:
+def test_bytes_that_cameras_append_are_accepted(folder: Path) -> None:
     file = folder / "train/dog/07.jpg"
     file.write_bytes(file.read_bytes() + b"a short film" * 1000)
     assert len(cropped(folder)) == 24
@@ -196,14 +196,14 @@ def test_a_killed_worker_is_an_error_one_can_act_on() -> None:
         list(ParallelMap(die, [0, 1], 1))
 
 
-def test_progress_tells_every_image(photographs: Path) -> None:
+def test_progress_counts_every_image(photographs: Path) -> None:
     told: list[tuple[str, int, int]] = []
     load_dataset([photographs], SIZE, lambda *step: told.append(step), random_crops=RandomCrops(VIEWS))
     assert ("checking images", 24, 24) in told
     assert ("decoding images", 4, 4) in told
 
 
-def test_images_can_be_read_from_copies_that_another_process_got(photographs: Path) -> None:
+def test_images_can_be_read_from_pickled_copies(photographs: Path) -> None:
     import pickle
 
     split = cropped(photographs)
@@ -232,7 +232,7 @@ def test_a_run_says_what_it_left_out_and_what_it_replaced(folder: Path, tmp_path
     left_out, _, _, replaced = lines
     name = f"{folder}/train/cat/05.jpg (not an image in a known format)"
     assert left_out == f"1 images cannot be decoded and are left out: {name}"
-    # Two batches of 8 leave out some of the 23 images.
+    # An epoch has two batches of 8, so it does not use all of the 23 images.
     assert 1 <= int(replaced.split(" images became unreadable, others were used instead: ")[0]) <= 7
     assert "train/dog/0" in replaced
     assert "train/dog/07.jpg" not in replaced

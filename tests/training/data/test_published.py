@@ -1,4 +1,4 @@
-"""SVHN and ImageNet in the layouts they are published in, and damaged archives of CIFAR."""
+"""SVHN and ImageNet in their published layouts, and damaged archives of CIFAR."""
 
 import shutil
 import tarfile
@@ -15,7 +15,7 @@ from coserve_training.data.download import KNOWN, Remote
 from coserve_training.errors import DataError
 
 WNIDS = {2: "n01440764", 1: "n02119789", 3: "n03995372"}
-"""Class numbers are not in the order of the names."""
+"""WordNet names by class number, which are not in the same order."""
 
 
 def svhn_file(file: Path, count: int) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_published_files_and_folders_are_not_mixed(image_folder: Path, tmp_path:
 
 @pytest.fixture
 def imagenet(tmp_path: Path) -> Path:
-    """ImageNet's layout in small: three classes, the validation images in one folder."""
+    """Write a small ImageNet: three classes, with all validation images in one folder."""
     root = tmp_path / "imagenet"
     for wnid in WNIDS.values():
         (root / "train" / wnid).mkdir(parents=True)
@@ -112,7 +112,7 @@ def imagenet(tmp_path: Path) -> Path:
             Image.new("RGB", (50, 40)).save(root / f"train/{wnid}/{wnid}_{index}.JPEG")
     (root / "val").mkdir()
     for index in range(1, 7):
-        # The grey tells the class: 40 × its number.
+        # The grey level is 40 × the class number.
         Image.new("RGB", (60, 50), (40 * ((index - 1) % 3 + 1),) * 3).save(
             root / f"val/ILSVRC2012_val_{index:08}.JPEG"
         )
@@ -159,7 +159,7 @@ def class_folders(imagenet: Path) -> Path:
 
 @pytest.mark.parametrize("layout", [kaggle, development_kit, class_folders])
 @pytest.mark.parametrize("zipped", [False, True])
-def test_imagenet_as_people_have_it(imagenet: Path, layout: object, zipped: bool) -> None:
+def test_imagenet_in_its_usual_layouts(imagenet: Path, layout: object, zipped: bool) -> None:
     assert callable(layout)
     path = layout(imagenet)
     if zipped:

@@ -30,7 +30,7 @@ def test_one_process_normalises_as_torch_does() -> None:
 
 
 def test_a_channel_with_a_large_mean_and_little_spread_stays_finite() -> None:
-    """E[x²] − E[x]² is then negative by rounding."""
+    """In such a channel, rounding can make E[x²] − E[x]² negative."""
     torch.manual_seed(0)
     norm = SharedBatchNorm().apply(nn.BatchNorm2d(1))
     for mean in (300.0, 1000.0, 3000.0):

@@ -12,10 +12,10 @@ from coserve_training.networks.efficientnet import CHANNELS_BY_SPLIT, STAGES
 
 
 def randomise(network: nn.Module, images: Tensor) -> None:
-    """Weights and batch-norm statistics as different from fresh ones as training could make them.
+    """Make weights and batch-norm statistics as different from fresh ones as training could.
 
-    Statistics are near those of `images`, as training leaves them, and classifiers keep logits near 1: errors
-    of float32 grow with what is added up, so only then do absolute differences mean something.
+    Statistics stay near those of `images`, as after training, and classifiers keep logits near 1. Rounding
+    errors grow with the sums, so that absolute differences would mean little otherwise.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -35,7 +35,7 @@ def randomise(network: nn.Module, images: Tensor) -> None:
 
 @pytest.fixture(scope="session")
 def makes_logits() -> Callable[..., None]:
-    """Images of `size` pixels become finite logits of seven classes."""
+    """Return a check that images of `size` pixels become finite logits of seven classes."""
 
     def check(network: nn.Module, size: int) -> None:
         with torch.inference_mode():
@@ -48,7 +48,7 @@ def makes_logits() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def onnx_difference() -> Callable[..., float]:
-    """The largest difference of a randomised network's logits between torch and ONNX Runtime."""
+    """Return a function for the largest difference of a random network's logits in torch and ONNX Runtime."""
 
     def difference(network: nn.Module, size: int, batch: int = 3) -> float:
         torch.manual_seed(0)
@@ -68,7 +68,7 @@ def onnx_difference() -> Callable[..., float]:
 
 @pytest.fixture(scope="session")
 def train_a_step() -> Callable[..., None]:
-    """One step of SGD in bf16, which must reach every parameter and leave all of them finite."""
+    """Return a check that a step of SGD in bf16 changes every parameter and leaves all of them finite."""
 
     def step(network: nn.Module, size: int = 16) -> None:
         torch.manual_seed(0)

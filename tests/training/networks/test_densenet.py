@@ -48,7 +48,7 @@ def checkpointed(plain: DenseNet, config: DenseNetConfig) -> DenseNet:
 
 
 def saved_bytes(network: nn.Module, images: Tensor) -> int:
-    """What autograd keeps between forward and backward, weights and batch norms' vectors aside."""
+    """Count the bytes of activations that autograd keeps between the forward and the backward pass."""
     storages: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def test_memory_efficient_training_has_the_same_results(autocast: bool) -> None:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    # Running statistics and their counts included: a batch that is computed twice counts once.
+    # This includes running statistics: a batch that is computed twice must count once.
     for name, value in plain.state_dict().items():
         assert torch.equal(value, saving.state_dict()[name]), name
     assert torch.equal(plain.eval()(images), saving.eval()(images))
@@ -119,6 +119,6 @@ def test_impossible_networks_are_named(name: str, split: int, message: str) -> N
         member_network(name, split)
 
 
-def test_a_branch_to_drop_is_not_there() -> None:
+def test_densenet_has_no_branches_to_drop() -> None:
     with pytest.raises(NetworkError, match="densenet190_20: has no residual branches to drop, so"):
         member_network("densenet190", 4, drop_path=0.2)

@@ -41,7 +41,8 @@ def test_channels_of_members(split: int, channels: list[int]) -> None:
 
 
 def test_wider_variants_round_to_the_split_s_divisor() -> None:
-    # 112 · 1.4 = 156.8 and 80 · 1.4 = 112 to multiples of 8, 80 · 1.4 = 112 and 136 · 1.4 = 190.4 to 4.
+    # Multiples of 8: 112 · 1.4 = 156.8 and 192 · 1.4 = 268.8. Multiples of 4: 80 · 1.4 = 112 and
+    # 136 · 1.4 = 190.4.
     for split, stages in ((1, (160, 272)), (2, (112, 192))):
         widths = {block.layers[-2].out_channels for block in blocks(on_meta("efficientnet_b4", split))}
         assert widths.issuperset(stages), widths

@@ -69,16 +69,16 @@ def test_a_dropped_branch_keeps_the_mean() -> None:
 
 @pytest.fixture
 def shallow_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One bottleneck in each of two stages, which have every layer that fifty have."""
+    """Keep one bottleneck in each of two stages, which together have every type of layer."""
     monkeypatch.setitem(IMAGENET_BLOCKS, 50, (1, 1))
 
 
-# One of each kind of block, stem and shortcut; the other families have test files of their own.
+# Every type of block, stem and shortcut once. The other families have test files of their own.
 SMALLEST = [("se_resnet11", 16), ("resnext11_4x4d", 16), ("wide_resnet10_1", 16), ("wide_resnet50_2", 33)]
 
 
 class Together(nn.ModuleList):
-    """The logits of several networks side by side: one export costs less than three."""
+    """Several networks' logits side by side, because one export costs less than three."""
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.cat([network(images) for network in self], 1)
@@ -103,12 +103,12 @@ def test_a_step_in_bf16(name: str, size: int, train_a_step: Callable[..., None])
     fresh = member_network(name, 2).build(7)
     for module in fresh.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)  # where a branch ends in zeros, no gradient reaches it
+            nn.init.ones_(module.weight)  # no gradient reaches a branch that ends in zeros
     train_a_step(fresh, size)
 
 
 def natural_images(count: int, size: int) -> Tensor:
-    """Images whose amplitude falls with frequency as photographs' does, and whose channels are alike."""
+    """Draw images with a photograph's spectrum and correlated channels."""
     random = torch.Generator().manual_seed(0)
     frequencies = torch.fft.fftfreq(size)
     amplitude = 1 / (frequencies[:, None] ** 2 + frequencies[None] ** 2).sqrt().clamp(min=1 / size)
@@ -119,7 +119,7 @@ def natural_images(count: int, size: int) -> Tensor:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Networks this small take several times longer on several threads that others keep busy."""
+    """Use one thread: on busy cores, several threads make such small networks several times slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -160,7 +160,7 @@ def test_families_know_their_examples(family: type[NetworkConfig]) -> None:
 
 @pytest.fixture
 def documented_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What docs/networks.md tells to write, as pip installs it."""
+    """Install the package that docs/networks.md describes, as pip would."""
     page = (Path(__file__).parents[3] / "docs/networks.md").read_text("utf-8")
     python, toml = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml"))
     assert python
@@ -202,7 +202,7 @@ def test_an_entry_point_that_cannot_be_loaded_is_named(documented_package: Path)
 
 @pytest.mark.parametrize(("size", "rounds_up"), [(16, 0), (18, 1)])
 def test_only_odd_resolutions_are_rounded_up_in_onnx(size: int, rounds_up: int) -> None:
-    # ONNX Runtime has a fast average pool, which cannot.
+    # ONNX Runtime's fast average pool cannot round up.
     graph = export_network(member_network("wide_resnet10_1", 1).build(7).eval(), (size, size)).graph
     pools = [node for node in graph.node if node.op_type == "AveragePool"]
     modes = [a.i for pool in pools for a in pool.attribute if a.name == "ceil_mode"]

@@ -13,8 +13,8 @@ from coserve_training.networks.pyramidnet import PyramidBottleneck, ShakeDrop
 @pytest.mark.parametrize(
     ("classes", "split", "parameters", "multiply_adds"),
     [
-        # The paper's table for CIFAR-100 prints 26.8. Its own for CIFAR-10 has 26.2, with the same
-        # multiply-adds, and 90 more classes are 0.08 million parameters.
+        # The paper's table for CIFAR-100 prints 26.8, but its table for CIFAR-10 prints 26.2 with the same
+        # multiply-adds, and 90 more classes add only 0.08 million parameters.
         (100, 1, 26.3, 4.55),
         (100, 2, 28.9, 5.24),
         (100, 4, 32.8, 6.33),

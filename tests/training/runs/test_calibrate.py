@@ -17,7 +17,7 @@ from coserve_training.runs.evaluate import score, score_members
 
 
 def drawn(logits: Tensor, seed: int = 0) -> Tensor:
-    """Classes `[N]` drawn from the softmax of logits `[N, C]`, whose temperature is then 1."""
+    """Draw classes `[N]` from the softmax of logits `[N, C]`, so that the temperature 1 is right."""
     generator = torch.Generator().manual_seed(seed)
     return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
@@ -67,7 +67,7 @@ def test_subsets_up_to_eight_members_are_all_there() -> None:
         assert [len(found) for found in sizes.values()] == [comb(members, k) for k in range(1, members + 1)]
 
 
-def test_of_more_members_a_fixed_choice_of_each_size_is_taken() -> None:
+def test_beyond_eight_members_a_fixed_choice_of_each_size_is_taken() -> None:
     sizes = member_subsets(16)
     assert [len(found) for found in sizes.values()] == [16] * 15 + [1]
     assert sizes[15] == list(combinations(range(16), 15))
@@ -83,7 +83,7 @@ def test_each_half_has_half_of_every_class() -> None:
 
 
 def test_every_subset_is_scored_and_calibrated_on_the_other_half() -> None:
-    """Against scores and temperatures worked out here, one subset at a time."""
+    """Scores and temperatures equal those computed here for one subset at a time."""
     honest = random_logits(1200, 5)
     targets = drawn(honest)
     logits = torch.stack([3 * honest, 3 * honest + random_logits(1200, 5), 2 * honest])

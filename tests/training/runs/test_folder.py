@@ -21,7 +21,7 @@ METRICS = ["train_loss", "train_top1", "test_loss", "test_top1", "learning_rate"
 
 
 def silent(_: str) -> None:
-    """Drop the line of an epoch."""
+    """Discard the line of an epoch."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_loaded_run_describes_itself(run: Path) -> None:
 
 
 def test_a_resumed_run_gives_the_same_results(config: TrainConfig, run: Path, tmp_path: Path) -> None:
-    """Two epochs, a crash in the third, and the rest: row by row what the unbroken run gave."""
+    """A run that crashed after its second epoch continues with the results of an unbroken run."""
     epochs = []
 
     def crash_in_third(line: str) -> None:

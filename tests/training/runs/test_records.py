@@ -1,4 +1,4 @@
-"""What a calibration leaves in a run folder, and what export finds there."""
+"""Records of accuracy and calibration in a run folder."""
 
 import json
 import shutil

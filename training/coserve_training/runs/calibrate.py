@@ -150,8 +150,8 @@ def calibrate(
 
 
 def calibrate_run(
-    folder: Path,
-    data: Sequence[Path] | None = None,
+    folder: Path | str,
+    data: Sequence[Path | str] | Path | str | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Calibration, list[Subset]]:
@@ -159,7 +159,7 @@ def calibrate_run(
 
     Args:
         folder: the run folder.
-        data: the data set's paths; by default the run's own data.
+        data: one or several paths of a data set; by default the run's own data.
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding, evaluating and calibrating.
 
@@ -170,6 +170,7 @@ def calibrate_run(
         RunError: if the folder is not a run folder or cannot be written, or a member's logits are not finite.
         DataError: if the images cannot be used, or a class has fewer than two of them.
     """
+    folder = Path(folder)
     run, logits, targets = held_out_logits(folder, data, checkpoint, progress)
     counts = torch.bincount(targets, minlength=len(run.labels)).tolist()
     for label, count in zip(run.labels, counts, strict=True):

@@ -133,7 +133,7 @@ def evaluate(
 
 def held_out_logits(
     folder: Path,
-    data: Sequence[Path] | None = None,
+    data: Sequence[Path | str] | Path | str | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
 ) -> tuple[Run, Tensor, Tensor]:
@@ -143,7 +143,7 @@ def held_out_logits(
 
     Args:
         folder: the run folder.
-        data: the data set's paths; by default the run's own data.
+        data: one or several paths of a data set; by default the run's own data.
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding and evaluating.
 
@@ -158,17 +158,18 @@ def held_out_logits(
     run = load_run(folder, checkpoint)
     config = description.config
     own = [Path(path) for path in config.data]
-    data = own if data is None else data
+    given = [data] if isinstance(data, Path | str) else data
+    paths = own if given is None else [Path(path) for path in given]
     dataset = load_dataset(
-        data, config.image_size, progress, skip_corrupt=config.skip_corrupt, test_only=True
+        paths, config.image_size, progress, skip_corrupt=config.skip_corrupt, test_only=True
     )
     test = dataset.test
-    is_own = [path.resolve() for path in data] == [path.resolve() for path in own]
+    is_own = [path.resolve() for path in paths] == [path.resolve() for path in own]
     if test is None and dataset.train is not None and is_own:
         _, test = dataset.train.hold_out()
     if test is None:
         raise DataError(
-            f"{', '.join(map(str, data))}: no test split (test/<class>/<image> or val/) to evaluate on"
+            f"{', '.join(map(str, paths))}: no test split (test/<class>/<image> or val/) to evaluate on"
         )
     if dataset.labels != run.labels:
         extra = set(dataset.labels) - set(run.labels)
@@ -179,8 +180,8 @@ def held_out_logits(
 
 
 def evaluate_run(
-    folder: Path,
-    data: Sequence[Path] | None = None,
+    folder: Path | str,
+    data: Sequence[Path | str] | Path | str | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -188,7 +189,7 @@ def evaluate_run(
 
     Args:
         folder: the run folder.
-        data: the data set's paths; by default the run's own data.
+        data: one or several paths of a data set; by default the run's own data.
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding and evaluating.
 
@@ -196,7 +197,7 @@ def evaluate_run(
         RunError: if the folder is not a run folder, or a member's logits are not finite.
         DataError: if the images cannot be read, have no test split, or have other classes than the run.
     """
-    _, logits, targets = held_out_logits(folder, data, checkpoint, progress)
+    _, logits, targets = held_out_logits(Path(folder), data, checkpoint, progress)
     return score_members(logits, targets)
 
 

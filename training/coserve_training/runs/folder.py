@@ -101,7 +101,7 @@ class Run:
     samples: npt.NDArray[np.uint8]
 
 
-def load_run(folder: Path, checkpoint: Checkpoint = "last") -> Run:
+def load_run(folder: Path | str, checkpoint: Checkpoint = "last") -> Run:
     """Load a trained ensemble from its run folder.
 
     Args:
@@ -111,6 +111,7 @@ def load_run(folder: Path, checkpoint: Checkpoint = "last") -> Run:
     Raises:
         RunError: if the folder is not a run folder, or one of its files is missing or damaged.
     """
+    folder = Path(folder)
     description = Description.read(folder)
     config = description.config
     saved = _read_checkpoint(folder, checkpoint)

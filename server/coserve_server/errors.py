@@ -12,6 +12,7 @@ ServerError
   x RequestError            one request cannot be answered
     + UnauthenticatedError  it has no API key, or an unknown one
     + ForbiddenError        its API key does not allow this call
+    + NotEnabledError       the server does not offer this call
     + DisconnectedError     the client closed the connection
     + BadImageError         not an image, truncated, too many pixels
     + BadBodyError          the body does not follow its content type's format
@@ -78,9 +79,18 @@ class RequestError(ServerError):
 class UnauthenticatedError(RequestError):
     """The request has no API key, or an unknown one."""
 
+    def __init__(self, message: str, *, key_sent: bool) -> None:
+        """Refuse a request with an unknown key, or without one."""
+        super().__init__(message)
+        self.key_sent = key_sent
+
 
 class ForbiddenError(RequestError):
     """The request's API key does not allow this call."""
+
+
+class NotEnabledError(RequestError):
+    """The server does not offer this call, or its settings do not allow it."""
 
 
 class DisconnectedError(RequestError):

@@ -55,6 +55,7 @@ KINDS: Mapping[type[errors.RequestError], Kind] = {
     errors.TooManyImagesError: Kind(413, "too-many-images"),
     errors.UnsupportedTypeError: Kind(415, "unsupported-type"),
     errors.InvalidParametersError: Kind(422, "invalid-parameters"),
+    errors.NotEnabledError: Kind(501, "not-enabled"),
     errors.OverloadedError: Kind(503, "overloaded"),
     errors.NoQuorumError: Kind(503, "no-quorum"),
     errors.DeadlineError: Kind(504, "deadline"),

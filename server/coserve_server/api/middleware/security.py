@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coserve_server.api.middleware.page_headers import PageHeaders, docs_policy
 from coserve_server.api.problems import KINDS, respond_with_problem
+from coserve_server.api.requests.authentication import authenticate
 from coserve_server.api.requests.dependencies import route_path
 from coserve_server.errors import UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing
@@ -39,12 +40,12 @@ class RequireKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or respond with 401."""
         if scope["type"] == "http" and not _is_open(route_path(scope)):
-            key = _read_key(dict(scope["headers"]))
-            known = None if key is None else self.keys.find(key)
-            if known is None:
-                await _refuse(scope, has_key=key is not None)(scope, receive, send)
+            try:
+                key = authenticate(self.keys, dict(scope["headers"]))
+            except UnauthenticatedError as error:
+                await _refuse(scope, error)(scope, receive, send)
                 return
-            scope.setdefault("state", {})["api_key"] = known
+            scope.setdefault("state", {})["api_key"] = key
         await self.app(scope, receive, send)
 
 
@@ -69,23 +70,10 @@ def _is_open(path: str) -> bool:
     return path in OPEN or path.startswith(OPEN_FOLDER)
 
 
-def _read_key(headers: dict[bytes, bytes]) -> bytes | None:
-    """Read the key from either header; ASGI header names are lower case."""
-    if (key := headers.get(b"x-api-key")) is not None:
-        return key
-    scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-    return key.strip() if scheme.lower() == b"bearer" else None
-
-
-def _refuse(scope: Scope, *, has_key: bool) -> ASGIApp:
-    if has_key:
-        detail = "the API key is not valid"
-        challenge = f'{CHALLENGE}, error="invalid_token"'
-    else:
-        detail = "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY"
-        challenge = CHALLENGE
+def _refuse(scope: Scope, error: UnauthenticatedError) -> ASGIApp:
+    challenge = f'{CHALLENGE}, error="invalid_token"' if error.key_sent else CHALLENGE
     headers = {"WWW-Authenticate": challenge}
-    return respond_with_problem(Request(scope), KINDS[UnauthenticatedError], detail, headers)
+    return respond_with_problem(Request(scope), KINDS[UnauthenticatedError], str(error), headers)
 
 
 def _describe_keys(app: FastAPI) -> None:

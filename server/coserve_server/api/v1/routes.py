@@ -41,6 +41,9 @@ _BODY: dict[str, Any] = {
 }
 
 
+_ADMIN_ERRORS = (errors.ForbiddenError, errors.NotEnabledError)
+
+
 class ClassifyQuery(BaseModel, extra="forbid"):
     """Query parameters of `POST /v1/classify`."""
 
@@ -57,7 +60,7 @@ class ClassifyQuery(BaseModel, extra="forbid"):
 @router.post(
     "/classify",
     response_model=ClassifyReply,
-    responses=describe_responses(*(error for error in KINDS if error is not errors.ForbiddenError)),
+    responses=describe_responses(*(error for error in KINDS if error not in _ADMIN_ERRORS)),
     openapi_extra={"requestBody": _BODY, "parameters": parameters.describe_parameters(ClassifyQuery)},
 )
 async def classify(request: Request) -> Response:

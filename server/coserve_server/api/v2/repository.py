@@ -3,18 +3,18 @@
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
-from starlette.exceptions import HTTPException
 
 from coserve_server.api.requests.admin import require_admin
 from coserve_server.api.requests.bodies import parse_json, read_body
 from coserve_server.api.requests.dependencies import Core
-from coserve_server.api.v2.errors import RESPONSES, TAG, error_response
+from coserve_server.api.v2.errors import RESPONSES, TAG
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.errors import InvalidParametersError, RepositoryError, UnknownModelError
+from coserve_server.errors import InvalidParametersError, NotEnabledError, RepositoryError, UnknownModelError
 from coserve_server.pipeline.classifier import Classifier
 
 # Not nested in the other router: then `scope["route"].path`, which metrics use, would lack its prefix.
@@ -50,20 +50,7 @@ class ControlRequest(BaseModel):
 
 
 async def _reloader(request: Request, core: Core) -> Reloader:
-    """Return the reloader.
-
-    Raises:
-        HTTPException: this server does not load or unload models.
-        ForbiddenError: the client may not do so.
-    """
-    if core.settings.engine == "triton":
-        raise HTTPException(
-            501, "load and unload models in Triton itself; this server serves what Triton has loaded"
-        )
-    if not core.settings.repository_control:
-        raise HTTPException(
-            501, "loading and unloading models is not enabled; start the server with repository_control"
-        )
+    check_enabled(core)
     await require_admin(request)
     reloader: Reloader = request.app.state.reloader
     return reloader
@@ -76,6 +63,43 @@ Control = Annotated[Reloader, Depends(_reloader)]
 async def list_models(request: Request, core: Core) -> list[RepositoryModel]:
     """List the models that a request may name, and those that could not be loaded."""
     options = await _read(request, core, IndexRequest)
+    return describe_repository(core, ready_only=options.ready)
+
+
+@router.post("/models/{name}/load", response_class=Response)
+async def load_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
+    """Load an ensemble from its files in the repository, and respond once it is served."""
+    options = await _read(request, core, ControlRequest)
+    await load(reloader, name, options.parameters)
+    return Response()
+
+
+@router.post("/models/{name}/unload", response_class=Response)
+async def unload_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
+    """Stop serving an ensemble; requests in progress still get their answers."""
+    await _read(request, core, ControlRequest)
+    await unload(reloader, name)
+    return Response()
+
+
+def check_enabled(core: Classifier) -> None:
+    """Check that this server loads and unloads models.
+
+    Raises:
+        NotEnabledError: it does not.
+    """
+    if core.settings.engine == "triton":
+        raise NotEnabledError(
+            "load and unload models in Triton itself; this server serves what Triton has loaded"
+        )
+    if not core.settings.repository_control:
+        raise NotEnabledError(
+            "loading and unloading models is not enabled; start the server with repository_control"
+        )
+
+
+def describe_repository(core: Classifier, *, ready_only: bool) -> list[RepositoryModel]:
+    """Return the models that a request may name, and those that could not be loaded."""
     served = [
         _describe(core, model.name, model.version, core.catalogue.fault(model))
         for model in core.catalogue.models()
@@ -85,34 +109,39 @@ async def list_models(request: Request, core: Core) -> list[RepositoryModel]:
         for name, error in core.catalogue.load_errors.items()
         if name not in core.catalogue.ensembles
     ]
-    return [model for model in (*served, *broken) if model.state == "READY" or not options.ready]
+    return [model for model in (*served, *broken) if model.state == "READY" or not ready_only]
 
 
-@router.post("/models/{name}/load", response_class=Response)
-async def load_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
-    """Load an ensemble from its files in the repository, and respond once it is served."""
-    options = await _read(request, core, ControlRequest)
-    if options.parameters:
+async def load(reloader: Reloader, name: str, parameters: Collection[str]) -> None:
+    """Load an ensemble from its files, and return once it is served.
+
+    Args:
+        parameters: names of the request's parameters.
+
+    Raises:
+        InvalidParametersError: there are parameters, or the ensemble is missing or broken.
+    """
+    if parameters:
         raise InvalidParametersError(
-            f"parameters {', '.join(options.parameters)} are not supported; models are loaded as the "
+            f"parameters {', '.join(parameters)} are not supported; models are loaded as the "
             "repository has them"
         )
     try:
         await reloader.load(name)
     except (RepositoryError, UnknownModelError) as error:
-        return error_response(400, f"failed to load {name!r}: {error}")
-    return Response()
+        raise InvalidParametersError(f"failed to load {name!r}: {error}") from error
 
 
-@router.post("/models/{name}/unload", response_class=Response)
-async def unload_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
-    """Stop serving an ensemble; requests in progress still get their answers."""
-    await _read(request, core, ControlRequest)
+async def unload(reloader: Reloader, name: str) -> None:
+    """Stop serving an ensemble.
+
+    Raises:
+        InvalidParametersError: it is not served.
+    """
     try:
         await reloader.unload(name)
     except UnknownModelError as error:
-        return error_response(400, f"failed to unload {name!r}: {error}")
-    return Response()
+        raise InvalidParametersError(f"failed to unload {name!r}: {error}") from error
 
 
 async def _read(request: Request, core: Classifier, kind: type[T]) -> T:

@@ -105,9 +105,7 @@ def read_request(
     request = (
         _request_for_bytes(model, len(body)) if raw else parse_json(InferRequest, body[:length], max_values)
     )
-    tensor = _only_input(model, request)
-    _check_outputs(model, request)
-    count = math.prod(tensor.shape)
+    tensor = check_tensors(model, request)
     size = tensor.parameters.binary_data_size
     if len(body) - length != (size or 0):
         raise BadBodyError(
@@ -115,23 +113,54 @@ def read_request(
             "Inference-Header-Content-Length must be the length of the JSON"
         )
     if size is None:
-        values = _from_json(tensor)
+        values: NDArray[np.float32] | NDArray[np.float64] = _from_json(tensor)
     elif tensor.data is not None:
         raise InvalidParametersError(f"input {tensor.name!r} has both data and binary_data_size")
-    elif size != count * FP32.itemsize:
-        raise InvalidParametersError(
-            f"input {tensor.name!r}: shape {tensor.shape} of FP32 is {count * FP32.itemsize} bytes, "
-            f"binary_data_size says {size}"
-        )
     else:
-        values = np.frombuffer(body, FP32, count, length)
+        values = read_bytes(tensor, memoryview(body)[length:], f"binary_data_size says {size}")
+    return request, make_batch(tensor, values)
+
+
+def check_tensors(model: Ensemble, request: InferRequest) -> Input:
+    """Return the request's only input, without looking at its data.
+
+    Raises:
+        InvalidParametersError: the model does not have these inputs and outputs.
+    """
+    tensor = _only_input(model, request)
+    _check_outputs(model, request)
+    return tensor
+
+
+def read_bytes(tensor: Input, data: bytes | memoryview, found: str) -> NDArray[np.float32]:
+    """Return the elements that the bytes are; they share memory.
+
+    Args:
+        found: words for the size that was found, to end an error's text.
+
+    Raises:
+        InvalidParametersError: the shape needs another number of bytes.
+    """
+    needed = math.prod(tensor.shape) * FP32.itemsize
+    if len(data) != needed:
+        raise InvalidParametersError(
+            f"input {tensor.name!r}: shape {tensor.shape} of FP32 is {needed} bytes, {found}"
+        )
+    return np.frombuffer(data, FP32)
+
+
+def make_batch(tensor: Input, values: NDArray[np.float32] | NDArray[np.float64]) -> Images:
+    """Return the elements in the input's shape.
+
+    Raises:
+        InvalidParametersError: a value is not finite, or too large.
+    """
     # This also refuses NaN: comparisons with it are false.
     if not (values.min() >= -LARGEST and values.max() <= LARGEST):
         raise InvalidParametersError(
             f"input {tensor.name!r} must have finite values of at most {LARGEST:g} in magnitude"
         )
-    batch = np.require(values.reshape(tensor.shape), np.float32, ["C", "ALIGNED"])
-    return request, batch
+    return np.require(values.reshape(tensor.shape), np.float32, ["C", "ALIGNED"])
 
 
 def _parse_length(header: str | None, body_length: int) -> int:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,50 @@ from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.combine import top_k
 
 
+@dataclass(frozen=True)
+class Result:
+    """An output tensor.
+
+    Attributes:
+        datatype: the protocol's name, `FP32` or `BYTES`.
+        values: the logits, FP32 `[N, C]`, or the texts of all images, row-major.
+    """
+
+    datatype: str
+    shape: Sequence[int]
+    values: NDArray[np.float32] | list[str]
+
+    def to_bytes(self) -> bytes:
+        """Return the elements as in the binary tensor extension."""
+        if isinstance(self.values, list):
+            return b"".join(struct.pack("<I", len(text)) + text for text in map(str.encode, self.values))
+        return self.values.tobytes()
+
+    def to_list(self) -> list[Any]:
+        """Return the elements as in JSON."""
+        return self.values if isinstance(self.values, list) else self.values.ravel().tolist()
+
+
+def make_outputs(request: InferRequest, answer: Classification) -> list[tuple[Output, Result]]:
+    """Return the outputs that a request names, and their tensors."""
+    logits = answer.combined.logits.astype(FP32)
+    outputs = request.outputs or [Output(name=answer.ensemble.output_name)]
+    return [(wanted, _make_output(wanted, logits, answer.ensemble.labels)) for wanted in outputs]
+
+
 def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:
     """Return a response's body, and the length of its JSON if tensors follow it as bytes."""
-    logits = answer.combined.logits.astype(FP32)
     model = answer.ensemble
     outputs = []
     tensors = []
-    for wanted in request.outputs or [Output(name=model.output_name)]:
-        output, tensor = _write_output(wanted, logits, model.labels, request.parameters.binary_data_output)
+    for wanted, result in make_outputs(request, answer):
+        output, tensor = _write_output(wanted, result, request.parameters.binary_data_output)
         outputs.append(output)
         tensors.append(tensor)
     document: dict[str, Any] = {
         "model_name": model.name,
         "model_version": model.version,
-        "parameters": _describe_answer(answer),
+        "parameters": describe_answer(answer),
         "outputs": outputs,
     }
     if request.id:
@@ -36,36 +67,7 @@ def write_response(request: InferRequest, answer: Classification) -> tuple[bytes
     return b"".join([header, *tensors]), len(header) if binary else None
 
 
-def _write_output(
-    wanted: Output, logits: NDArray[np.float32], labels: Sequence[str], binary_by_default: bool
-) -> tuple[dict[str, Any], bytes]:
-    """Return a tensor's JSON, and its bytes if they follow the JSON."""
-    options = wanted.parameters
-    binary = binary_by_default if options.binary_data is None else options.binary_data
-    output: dict[str, Any] = {"name": wanted.name}
-    if options.classification:
-        texts = [text for row in logits for text in _format_top(row, options.classification, labels)]
-        output |= {"datatype": "BYTES", "shape": [len(logits), len(texts) // len(logits)]}
-        tensor = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in texts)
-        elements: list[Any] = texts
-    else:
-        output |= {"datatype": "FP32", "shape": logits.shape}
-        tensor = logits.tobytes()
-        elements = logits.ravel().tolist()
-    if binary:
-        return output | {"parameters": {"binary_data_size": len(tensor)}}, tensor
-    return output | {"data": elements}, b""
-
-
-def _format_top(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
-    """Format the largest logits of one image as Triton's classification extension does.
-
-    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
-    """
-    return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
-
-
-def _describe_answer(answer: Classification) -> dict[str, str | bool | float]:
+def describe_answer(answer: Classification) -> dict[str, str | bool | float]:
     """Return what the protocol has no fields for; parameters may be strings, booleans and numbers."""
     used = [member.name for member in answer.members if member.failure is None]
     missing = [f"{member.name}: {member.failure.reason}" for member in answer.members if member.failure]
@@ -77,3 +79,29 @@ def _describe_answer(answer: Classification) -> dict[str, str | bool | float]:
     if missing:
         parameters["missing"] = "; ".join(missing)
     return parameters
+
+
+def _make_output(wanted: Output, logits: NDArray[np.float32], labels: Sequence[str]) -> Result:
+    count = wanted.parameters.classification
+    if not count:
+        return Result("FP32", logits.shape, logits)
+    texts = [text for row in logits for text in _format_top(row, count, labels)]
+    return Result("BYTES", [len(logits), len(texts) // len(logits)], texts)
+
+
+def _format_top(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> list[str]:
+    """Format the largest logits of one image as Triton's classification extension does.
+
+    https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
+    """
+    return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
+
+
+def _write_output(wanted: Output, result: Result, binary_by_default: bool) -> tuple[dict[str, Any], bytes]:
+    """Return a tensor's JSON, and its bytes if they follow the JSON."""
+    binary = wanted.parameters.binary_data
+    output: dict[str, Any] = {"name": wanted.name, "datatype": result.datatype, "shape": result.shape}
+    if binary_by_default if binary is None else binary:
+        data = result.to_bytes()
+        return output | {"parameters": {"binary_data_size": len(data)}}, data
+    return output | {"data": result.to_list()}, b""

@@ -1,1 +1,1 @@
-"""The cores and the memory that this process may use."""
+"""What this process may use of the machine: its cores, its memory, its files."""

@@ -3,6 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from coserve_server.machine.files import read_bytes
+
+MAX_BYTES = 2**24
+MAX_DIGITS = 25
+"""More than any number of 64 bits has."""
+
 
 def find_cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
     """Find the folders of the process's groups and their visible parents, each with its version (1 or 2).
@@ -19,17 +25,23 @@ def find_cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int
             continue
         # Without a cgroup namespace, the path starts at the host's root but the mount at the container's.
         inside = group.relative_to(mount_root) if group.is_relative_to(mount_root) else Path()
-        top = root / mount_point.relative_to("/")
+        top = root / str(mount_point).lstrip("/")
         for folder in [top / inside, *(top / parent for parent in inside.parents)]:
             yield folder, version
 
 
 def read_file(path: Path) -> str:
-    """Read a file, or return an empty text if it is missing: not every system has control groups."""
+    """Read a file of the kernel, or return an empty text: not every system has, or shows, every file."""
     try:
-        return path.read_text()
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return read_bytes(path, MAX_BYTES).decode("utf-8", "replace")
+    except OSError:
         return ""
+
+
+def parse_number(text: str) -> int | None:
+    """Parse what a file of the kernel says; None if it is not a number, such as `max`."""
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS else None
 
 
 def _mounts(root: Path) -> Iterator[tuple[Path, Path, int, list[str]]]:

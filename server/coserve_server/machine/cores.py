@@ -1,11 +1,15 @@
 """The CPU cores that this process may use: its affinity, limited by the quotas of its control groups."""
 
+import functools
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coserve_server.machine.cgroups import find_cgroup_folders, read_file
+from coserve_server.machine.cgroups import find_cgroup_folders, parse_number, read_file
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,36 @@ def usable_cores(root: Path = Path("/")) -> Cores:
         root: folder of `proc` and `sys`; tests use a temporary one.
     """
     quota = min(_read_quotas(root), default=float("inf"))
-    if not hasattr(os, "sched_getaffinity"):
+    allowed = _read_affinity()
+    if allowed is None:
         return Cores(max(1, int(min(os.cpu_count() or 1, quota))), None)
-    allowed = tuple(sorted(os.sched_getaffinity(0)))
     if quota < len(allowed):
         return Cores(max(1, int(quota)), None)
     return Cores(len(allowed), allowed)
+
+
+def pin_thread(cores: tuple[int, ...]) -> bool:
+    """Keep the calling thread on these cores, if the system allows it; return whether it does."""
+    try:
+        os.sched_setaffinity(0, cores)
+    except (OSError, AttributeError) as error:
+        _warn_unpinned(str(error))
+        return False
+    return True
+
+
+@functools.lru_cache
+def _warn_unpinned(reason: str) -> None:
+    """Log once why threads are not pinned."""
+    logger.warning("members are not pinned to cores, as with pin_members=false: %s", reason)
+
+
+def _read_affinity() -> tuple[int, ...] | None:
+    """Return the cores that the process may use; None if the system cannot tell, or does not want to."""
+    try:
+        return tuple(sorted(os.sched_getaffinity(0))) or None
+    except (OSError, AttributeError):
+        return None
 
 
 def _read_quotas(root: Path) -> Iterator[float]:
@@ -51,8 +79,8 @@ def _read_quota(folder: Path, version: int) -> float | None:
     if version == 2:
         limit, _, period = read_file(folder / "cpu.max").strip().partition(" ")
     else:
-        limit = read_file(folder / "cpu.cfs_quota_us").strip()
-        period = read_file(folder / "cpu.cfs_period_us").strip()
-    if limit in ("", "max", "-1") or not period:
-        return None
-    return int(limit) / int(period)
+        limit = read_file(folder / "cpu.cfs_quota_us")
+        period = read_file(folder / "cpu.cfs_period_us")
+    quota_us = parse_number(limit)
+    period_us = parse_number(period)
+    return quota_us / period_us if quota_us and period_us else None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from coserve_server.machine.cgroups import find_cgroup_folders, read_file
+from coserve_server.machine.cgroups import find_cgroup_folders, parse_number, read_file
 
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -46,7 +46,10 @@ def trim_memory() -> None:
 
 def _find_function(name: str) -> Any:
     """Find a function of the C library; None if there is none."""
-    return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    try:
+        return getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    except OSError:
+        return None
 
 
 def available_bytes(root: Path = Path("/")) -> float:
@@ -63,23 +66,27 @@ def available_bytes(root: Path = Path("/")) -> float:
 
 def _read_machine(root: Path) -> Iterator[int]:
     for line in read_file(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            yield int(line.split()[1]) * 1024
+        name, _, value = line.partition(":")
+        kibibytes = parse_number(value.removesuffix("kB"))
+        if name == "MemAvailable" and kibibytes is not None:
+            yield kibibytes * 1024
 
 
 def _read_groups(root: Path) -> Iterator[int]:
     for folder, version in find_cgroup_folders(root, "memory"):
         two = version == 2
-        limit = read_file(folder / ("memory.max" if two else "memory.limit_in_bytes")).strip()
-        used = read_file(folder / ("memory.current" if two else "memory.usage_in_bytes")).strip()
-        if limit.isdecimal() and used.isdecimal():
+        limit = parse_number(read_file(folder / ("memory.max" if two else "memory.limit_in_bytes")))
+        used = parse_number(read_file(folder / ("memory.current" if two else "memory.usage_in_bytes")))
+        if limit is not None and used is not None:
             cache = _read_page_cache(folder, "" if two else "total_")
-            yield max(0, int(limit) - int(used) + cache)
+            yield max(0, limit - used + cache)
 
 
 def _read_page_cache(folder: Path, prefix: str) -> int:
     """Return the bytes of cached files, which the kernel drops before it kills a process."""
-    lines = (line.split() for line in read_file(folder / "memory.stat").splitlines())
+    lines = (line.partition(" ") for line in read_file(folder / "memory.stat").splitlines())
     return sum(
-        int(value) for name, value in lines if name in (f"{prefix}active_file", f"{prefix}inactive_file")
+        parse_number(value) or 0
+        for name, _, value in lines
+        if name in (f"{prefix}active_file", f"{prefix}inactive_file")
     )

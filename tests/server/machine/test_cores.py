@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.machine.cores import Cores, usable_cores
+from coserve_server.machine.memory import available_bytes
 
 V2_MOUNT = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1_MOUNT = "33 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"
@@ -66,6 +67,79 @@ def test_version_1_quota_of_a_nested_group(tmp_path: Path) -> None:
     files = {f"{folder}/cpu.cfs_quota_us": "500000", f"{folder}/cpu.cfs_period_us": "100000"}
     root = system(tmp_path, V1_MOUNT.format(root="/"), "5:cpu,cpuacct:/jobs/7", files)
     assert usable_cores(root).count == 5
+
+
+ODD = [
+    "",
+    "max",
+    "max 100000",
+    "0 0",
+    "100000 0",
+    "-5 100000",
+    "lots of cores",
+    "1e9 1e5",
+    "9" * 5000 + " 100000",
+    "x" * 2**25,
+]
+
+
+@pytest.mark.parametrize("content", ODD, ids=range(len(ODD)))
+def test_what_is_no_quota_counts_as_none(tmp_path: Path, content: str) -> None:
+    files = {"sys/fs/cgroup/cpu.max": content}
+    assert usable_cores(system(tmp_path / "2", V2_MOUNT.format(root="/"), "0::/", files)).count == 8
+    folder = "sys/fs/cgroup/cpu,cpuacct"
+    files = {f"{folder}/cpu.cfs_quota_us": content, f"{folder}/cpu.cfs_period_us": content}
+    assert usable_cores(system(tmp_path / "1", V1_MOUNT.format(root="/"), "5:cpu:/", files)).count == 8
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "pipe", "loop", "bytes"])
+def test_a_file_that_cannot_be_read_counts_as_missing(tmp_path: Path, kind: str) -> None:
+    system(tmp_path, V2_MOUNT.format(root="/"), "0::/", {})
+    for path in (
+        tmp_path / "sys/fs/cgroup/cpu.max",
+        tmp_path / "proc/meminfo",
+        tmp_path / "sys/fs/cgroup/memory.max",
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "folder":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "loop":
+            path.symlink_to(path)
+        elif kind == "bytes":
+            path.write_bytes(b"\xff\x00\xfe 100000")
+    assert usable_cores(tmp_path) == Cores(8, (0, 1, 2, 3, 8, 9, 10, 11))
+    assert available_bytes(tmp_path) == float("inf")
+
+
+@pytest.mark.parametrize("error", [PermissionError(1, "Operation not permitted"), AttributeError("not here")])
+def test_an_affinity_that_nobody_tells_is_the_machine_s_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse)
+    for count, cores in ((6, 6), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert usable_cores(tmp_path) == Cores(cores, None)
+
+
+def test_a_lane_that_may_not_be_pinned_runs_unpinned(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    for _ in range(2):
+        lane = Lane("one", (0,))
+        assert lane.device == "cpu"
+        assert lane.submit(int, "5").result() == 5
+        lane.close()
+    assert len(caplog.messages) == 1
+    assert "not pinned to cores" in caplog.messages[0]
 
 
 def test_this_machine_has_at_least_one() -> None:

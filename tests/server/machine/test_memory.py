@@ -26,6 +26,17 @@ def test_the_machine_says(tmp_path: Path) -> None:
     assert available_bytes(system(tmp_path, "", "", MEMINFO)) == 1024 * MIB
 
 
+@pytest.mark.parametrize("odd", ["", "lots", "-1", "1 2 3 kB", "9" * 5000, "²"])
+def test_what_is_no_number_counts_as_nothing(tmp_path: Path, odd: str) -> None:
+    folder = "sys/fs/cgroup"
+    files = {f"{folder}/memory.{name}": odd for name in ("max", "current", "stat")}
+    files["proc/meminfo"] = f"MemAvailable: {odd}\nMemAvailable\n\n:"
+    assert available_bytes(system(tmp_path, V2_MOUNT.format(root="/"), "0::/", files)) == float("inf")
+    files |= {f"{folder}/memory.max": "9", f"{folder}/memory.current": "4"}
+    files[f"{folder}/memory.stat"] = f"active_file {odd}\nactive_file\ninactive_file 2"
+    assert available_bytes(system(tmp_path, V2_MOUNT.format(root="/"), "0::/", files)) == 7
+
+
 @pytest.mark.parametrize(
     ("limit", "used", "cache", "left"),
     [

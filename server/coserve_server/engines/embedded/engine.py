@@ -9,10 +9,11 @@ from dataclasses import replace
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.loaded_ensemble import LoadedEnsemble
-from coserve_server.engines.embedded.members import Load, LoadedMember
+from coserve_server.engines.embedded.members import Load, LoadedMember, first_line
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged
+from coserve_server.errors import EngineError, StartupError
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import trim_memory
 from coserve_server.observability.record import Record, join_ids
@@ -165,7 +166,13 @@ class EmbeddedEngine:
         self._newest = {one: versions[-1] for one, versions in self._versions.items()}
 
     def _load_one(self, ensemble: Ensemble) -> LoadedEnsemble:
-        return LoadedEnsemble(ensemble, self._load_member, self._new_lanes(ensemble))
+        try:
+            return LoadedEnsemble(ensemble, self._load_member, self._new_lanes(ensemble))
+        except StartupError:
+            raise
+        # The system's: no more threads, memory or open files; or a bug of a library.
+        except Exception as error:
+            raise EngineError(f"ensemble {ensemble.name} cannot be loaded: {first_line(error)}") from error
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         """Make the lanes that the members share in turn, each with its share of the cores."""

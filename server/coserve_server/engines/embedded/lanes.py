@@ -1,11 +1,12 @@
 """Lanes: threads that run members, and how an ensemble shares the cores among them."""
 
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
+
+from coserve_server.machine.cores import pin_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,15 +58,14 @@ class Lane:
         """Start the thread.
 
         Args:
-            pinned: cores to keep the thread on; None for all.
+            pinned: cores to keep the thread on, if the system allows it; None for all.
         """
         self._thread = ThreadPoolExecutor(1, name)
         self._abandoned: dict[Future[Any], float] = {}
         self._runs: dict[Future[Any], _Run] = {}
         self.threads = threads
         self.device = device
-        if pinned:
-            self._thread.submit(os.sched_setaffinity, 0, pinned).result()
+        if pinned and self._thread.submit(pin_thread, pinned).result():
             self.device = f"cpu:{','.join(map(str, pinned))}"
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:

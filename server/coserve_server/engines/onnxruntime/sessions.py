@@ -11,6 +11,7 @@ from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles.ensemble import Ensemble, Member
+from coserve_server.machine.files import printable
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def create_session(
     """
     options = ort.SessionOptions()
     options.log_severity_level = WARNING if _FORWARDS else FATAL
-    options.logid = str(member.model_path)
+    options.logid = printable(str(member.model_path))
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # A spinning idle pool would take the cores from the other members.

@@ -151,7 +151,7 @@ class Nothing(BaseHTTPRequestHandler):
             ["--triton", "127.0.0.1:1", "--output", "none/out.json"],
             "cannot write none/out.json: No such file",
         ),
-        (["--triton", "{grpc}", "--model", "pair_mean"], "pair_mean is no ensemble"),
+        (["--triton", "{grpc}", "--model", "pair_mean"], "pair_mean is not an ensemble"),
         (["--triton", "{grpc}", "--model", "cats"], "Triton at {grpc}: "),
         (["--triton", "127.0.0.1:1"], "Triton at 127.0.0.1:1: "),
         (["--repository", "none"], "none is not a folder"),

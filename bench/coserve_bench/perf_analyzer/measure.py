@@ -19,7 +19,11 @@ GATEWAY_TIMEOUT_S = 10
 
 @contextmanager
 def running_triton(repository: Path | None, address: str | None, model: str | None) -> Iterator[str]:
-    """Return the gRPC address of a Triton server: the given one, or a new one that serves the repository."""
+    """Return the gRPC address of a Triton server: the given one, or a new one that serves the repository.
+
+    Raises:
+        coserve_triton.errors.TritonError: the new server does not start.
+    """
     if repository is None:
         assert address is not None
         yield address

@@ -64,10 +64,10 @@ def perf_analyzer(
     from coserve_cli.errors import one_line
     from coserve_cli.output import print_results
     from coserve_cli.progress import progress_bars
-    from coserve_server.errors import StartupError
     from coserve_server.machine.cores import usable_cores
+    from coserve_triton.errors import TritonError
 
-    with one_line(BenchError, OutputError, StartupError, OSError):
+    with one_line(BenchError, OutputError, TritonError, OSError):
         if output is not None:
             check_writable(output)
         program = find_program(binary)

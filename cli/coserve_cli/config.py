@@ -30,7 +30,10 @@ def show(
     from coserve_cli.errors import one_line
     from coserve_server.configuration import resolve
     from coserve_server.errors import StartupError
+    from coserve_server.settings.load import find_ignored_variables
 
+    for note in find_ignored_variables():
+        typer.echo(f"warning: {note}", err=True)
     with one_line(StartupError):
         settings = resolve(config)
     if as_json:

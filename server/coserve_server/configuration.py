@@ -8,12 +8,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
 from coserve_server.errors import SettingsError, StartupError
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings, load_settings
+from coserve_server.settings.environment import Environment
+from coserve_server.settings.load import read_file
 
 _TYPES = {
     bool: "true, false",
@@ -56,9 +57,9 @@ def resolve(file: Path | None) -> list[Resolved]:
     """
     settings = load_settings(file)
     values = settings.model_dump(mode="json")
-    sources = {"environment": EnvSettingsSource(Settings)()}
+    sources = {"environment": Environment(Settings)()}
     if file is not None:
-        sources["file"] = TomlConfigSettingsSource(Settings, file)()
+        sources["file"] = read_file(file)
     return [
         Resolved(name, value, next((source for source, given in sources.items() if name in given), "default"))
         for name, value in values.items()

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import logging
 import math
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +24,7 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings, load_settings
+from coserve_server.settings.load import find_ignored_variables
 from coserve_server.transport.connections import limited
 from coserve_server.transport.drain import DrainingServer
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from coserve_server.engines.embedded.engine import EmbeddedEngine
     from coserve_server.engines.triton.engine import TritonEngine
     from coserve_server.observability.tracing import Tracer
+
+logger = logging.getLogger(__name__)
 
 SHUTDOWN_MARGIN_S = 2
 
@@ -111,6 +115,8 @@ async def open_app(settings: Settings) -> AsyncIterator[FastAPI]:
     Raises:
         StartupError: the keys, the repository or a member is not usable.
     """
+    for note in find_ignored_variables():
+        logger.warning(note)
     tracer = _tracer(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     cores = usable_cores()

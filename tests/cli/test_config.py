@@ -62,4 +62,7 @@ def test_a_valid_file_has_no_fault_and_an_invalid_one_has_a_line_for_each(file: 
 def test_a_missing_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     shown = coserve("config", "show", "--config", tmp_path / "none.toml")
     assert shown.exit_code == 1
-    assert shown.stderr == f"error: settings: {tmp_path / 'none.toml'} is not a file\n"
+    assert (
+        shown.stderr
+        == f"error: settings: {tmp_path / 'none.toml'} cannot be read: No such file or directory\n"
+    )

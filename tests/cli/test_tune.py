@@ -89,9 +89,7 @@ def test_json(tune: Callable[..., Result]) -> None:
     assert content["complete"] is True
     assert content["choice"]["engine"] == "openvino"
     assert content["choice"]["openvino_precision"] == "fp32"
-    assert "max_batch_size" not in content["choice"], (
-        "latency of one image says nothing about batches"
-    )
+    assert "max_batch_size" not in content["choice"], "latency of one image says nothing about batches"
     assert {row["batch_size"] for row in content["measured"]} == {1, 4}
     rows = [tuple(row[key] for key in ("threads", "pinned", "batch_size")) for row in content["measured"]]
     assert len(rows) == len(set(rows)), "a model that is named twice is measured once"

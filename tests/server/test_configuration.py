@@ -1,12 +1,24 @@
+import os
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from coserve_server.configuration import describe, find_faults, resolve
 from coserve_server.errors import SettingsError
 from coserve_server.settings import Settings, load_settings
+from coserve_server.settings.load import find_ignored_variables
 from tests.server.onnx_repository import write_repository
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("COSERVE_"):
+            monkeypatch.delenv(name)
+
 
 PAGE = Path(__file__).parents[2] / "docs/configuration.md"
 
@@ -85,12 +97,105 @@ def test_faults_are_one_line_each(file: Path, text: str, found: list[str]) -> No
     assert caught.value.faults == expected
 
 
-@pytest.mark.parametrize("content", [b"port =", b"port = 1\nport = 2", b"# \xff"])
-def test_a_file_that_is_no_toml_is_one_line(file: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"port =", "is not TOML: "),
+        (b"port = 1\nport = 2", "is not TOML: "),
+        (b"a = " + b"[" * 20000, "is not TOML: "),
+        (b"port = " + b"9" * 5000, "is not TOML: "),
+        (b"# \xff", "cannot be read: Not UTF-8: "),
+        ("port = 1".encode("utf-16"), "cannot be read: Not UTF-8: "),
+        (b"#" * (2**20 + 1), "cannot be read: Larger than 1048576 bytes"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_one_line(file: Path, content: bytes, fault: str) -> None:
     file.write_bytes(content)
-    (fault,) = find_faults(file)
-    assert fault.startswith(f"{file} cannot be read: ")
-    assert "\n" not in fault
+    (found,) = find_faults(file)
+    assert found.startswith(f"{file} {fault}")
+    assert "\n" not in found
+
+
+def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    reasons = {
+        "": "Is a directory",
+        "pipe": "Not a regular file",
+        "loop": "Too many levels of symbolic links",
+    }
+    for name, reason in reasons.items():
+        assert list(find_faults(tmp_path / name)) == [f"{tmp_path / name} cannot be read: {reason}"]
+    assert list(find_faults(Path("a\0b"))) == ["a\0b cannot be read: embedded null byte"]
+
+
+@given(st.binary(max_size=60))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_is_read_or_refused(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "any.toml"
+    file.write_bytes(content)
+    for fault in find_faults(file):
+        assert "\n" not in fault
+
+
+def test_windows_byte_order_mark_and_line_ends(file: Path) -> None:
+    file.write_bytes(b'\xef\xbb\xbfrepository = "a"\r\nport = 1\r\n')
+    assert load_settings(file).port == 1
+
+
+LINKS = {
+    "COSERVE_PORT": "tcp://10.96.12.7:8000",
+    "COSERVE_PORT_8000_TCP": "tcp://10.96.12.7:8000",
+    "COSERVE_PORT_8000_TCP_ADDR": "10.96.12.7",
+    "COSERVE_PORT_8000_TCP_PORT": "8000",
+    "COSERVE_PORT_8000_TCP_PROTO": "tcp",
+    "COSERVE_SERVICE_HOST": "10.96.12.7",
+    "COSERVE_SERVICE_PORT": "8000",
+    "COSERVE_SERVICE_PORT_HTTP": "8000",
+    "COSERVE_TRITON_PORT": "udp://[fd00::7]:8001",
+    "COSERVE_MAX_SERVICE_HOST": "10.96.12.8",
+}
+
+
+def test_variables_of_kubernetes_services_are_no_settings(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+    file.write_text('repository = "a"\nport = 1')
+    assert load_settings(repository="a").port == 8000
+    assert load_settings(file).port == 1
+    assert {one.name: one.source for one in resolve(file)}["port"] == "file"
+    (note,) = find_ignored_variables()
+    assert all(name in note for name in LINKS)
+
+
+def test_only_a_port_may_be_a_service_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSERVE_TRITON_URL", "tcp://triton:8001")
+    with pytest.raises(SettingsError, match=r"triton_url: .* is not HOST:PORT"):
+        load_settings(engine="triton")
+    monkeypatch.setenv("COSERVE_PORT", "http")
+    with pytest.raises(SettingsError, match="port: Input should be a valid integer"):
+        load_settings(repository="a")
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MIN_MEMBERS", "DEFAULT_MODEL", "PORT", "API_KEYS_FILE", "GPUS", "TRITON_URL"):
+        monkeypatch.setenv(f"COSERVE_{name}", "")
+    read = load_settings(repository="a")
+    assert read == Settings(repository=Path("a"))
+    assert (read.port, read.min_members, read.default_model) == (8000, None, None)
+
+
+def test_a_variable_that_is_no_setting_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("COSERVE_MAX_IMAGE", "COSERVE_HOSTNAME", "COSERVE_API_KEY", "COSERVE_URL", "COSERVE_CONFIG")
+    for name in (*names, "COSERVE_MAX_IMAGES"):
+        monkeypatch.setenv(name, "1")
+    assert find_ignored_variables() == [
+        "COSERVE_HOSTNAME: no setting has this name; the nearest is COSERVE_HOST",
+        "COSERVE_MAX_IMAGE: no setting has this name; the nearest is COSERVE_MAX_IMAGES",
+    ]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
@@ -125,7 +230,8 @@ def test_what_the_file_names_is_checked_too(file: Path, tmp_path: Path) -> None:
     assert default == "default_model: 'cow' is not served; choose from broken, pair"
     file.write_text(f'repository = "{tmp_path / "none"}"')
     assert list(find_faults(file)) == [f"{tmp_path / 'none'} is not a folder"]
-    assert list(find_faults(tmp_path / "none.toml")) == [f"{tmp_path / 'none.toml'} is not a file"]
+    missing = tmp_path / "none.toml"
+    assert list(find_faults(missing)) == [f"{missing} cannot be read: No such file or directory"]
 
 
 def test_the_page_lists_exactly_the_settings_there_are() -> None:

@@ -1,9 +1,10 @@
 """All settings, and rules between settings of several sections."""
 
 from pydantic import model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from coserve_server.settings.engine import EngineSettings
+from coserve_server.settings.environment import Environment
 from coserve_server.settings.lifecycle import LifecycleSettings
 from coserve_server.settings.listening import ListeningSettings
 from coserve_server.settings.logs import LogSettings
@@ -29,7 +30,7 @@ class Settings(
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return the sources of settings, the strongest first."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, Environment(settings_cls)
 
     @model_validator(mode="after")
     def _check_engine(self) -> "Settings":

@@ -47,9 +47,7 @@ def test_config() -> None:
         "platform": "coserve_ensemble",
         "backend": "",
         "max_batch_size": 8,
-        "input": [
-            {"name": "images", "data_type": "TYPE_FP32", "format": "FORMAT_NCHW", "dims": [3, 4, 4]}
-        ],
+        "input": [{"name": "images", "data_type": "TYPE_FP32", "format": "FORMAT_NCHW", "dims": [3, 4, 4]}],
         "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [2]}],
     }
     few = Server(ReadingEngine(ensemble(max_batch_size=8)), max_images=5)

@@ -19,7 +19,10 @@ ApiKey = Annotated[
 ]
 CaCert = Annotated[
     Path | None,
-    typer.Option(help="PEM file of the authorities to trust for HTTPS.", show_default="the system's"),
+    typer.Option(
+        help="PEM file of the authorities to trust for HTTPS.",
+        show_default="SSL_CERT_FILE's, or else certifi's",
+    ),
 ]
 Certificate = Annotated[
     Path | None,

@@ -13,12 +13,13 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.calls import Call, ClassifyOptions
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, httpx_arguments
+from coserve_client.calls import VIA, Call, ClassifyOptions
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
 from coserve_client.images import Image, Source, images_in
 from coserve_client.replies import Inference, Metadata, Model, Reply
 from coserve_client.retries import Backoff
+from coserve_client.reuse import BROKEN, Attempt
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -43,12 +44,11 @@ class AsyncClient:
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._url = url
+        connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
+        self._route = connecting.route
         self._retries = retries
         self._retry_seconds = retry_seconds
-        self._http = httpx.AsyncClient(
-            transport=transport, **httpx_arguments(url, api_key, verify, certificate, timeout, headers)
-        )
+        self._http = httpx.AsyncClient(transport=transport, **connecting.arguments)
 
     async def classify(
         self,
@@ -184,8 +184,15 @@ class AsyncClient:
         return call.read(response)
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
-        with translated_errors(self._url):
-            response = await self._http.send(request)
+        attempt = Attempt()
+        request.extensions |= {"trace": attempt.arecord, VIA: self._route.proxy}
+        with translated_errors(self._route):
+            try:
+                response = await self._http.send(request)
+            except BROKEN:
+                if not attempt.met_closing_connection():
+                    raise
+                response = await self._http.send(request)
         # The stream and the response reference each other, which would keep the images in memory until the
         # garbage collector runs. httpx may drop this undocumented attribute.
         with suppress(AttributeError):

@@ -16,6 +16,9 @@ from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inferenc
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+VIA = "coserve_client.via"
+"""The extension of a request with the variable that names the proxy it goes through, or None."""
+
 T = TypeVar("T")
 Files = list[tuple[str, tuple[str, bytes]]]
 
@@ -226,5 +229,6 @@ def _unexpected(response: httpx.Response) -> ProtocolError:
     )
 
 
-def _address(response: httpx.Response) -> httpx.URL:
-    return response.url.copy_with(query=None)
+def _address(response: httpx.Response) -> str:
+    variable = response.request.extensions.get(VIA)
+    return f"{response.url.copy_with(query=None)}" + (f", or the proxy in {variable}," if variable else "")

@@ -14,12 +14,13 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.calls import Call, ClassifyOptions
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, httpx_arguments
+from coserve_client.calls import VIA, Call, ClassifyOptions
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
 from coserve_client.images import Image, Source, images_in
 from coserve_client.replies import Inference, Metadata, Model, Reply
 from coserve_client.retries import Backoff
+from coserve_client.reuse import BROKEN, Attempt
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -62,12 +63,11 @@ class Client:
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._url = url
+        connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
+        self._route = connecting.route
         self._retries = retries
         self._retry_seconds = retry_seconds
-        self._http = httpx.Client(
-            transport=transport, **httpx_arguments(url, api_key, verify, certificate, timeout, headers)
-        )
+        self._http = httpx.Client(transport=transport, **connecting.arguments)
 
     def classify(
         self,
@@ -257,8 +257,15 @@ class Client:
         return call.read(response)
 
     def _send(self, request: httpx.Request) -> httpx.Response:
-        with translated_errors(self._url):
-            response = self._http.send(request)
+        attempt = Attempt()
+        request.extensions |= {"trace": attempt.record, VIA: self._route.proxy}
+        with translated_errors(self._route):
+            try:
+                response = self._http.send(request)
+            except BROKEN:
+                if not attempt.met_closing_connection():
+                    raise
+                response = self._http.send(request)
         # The stream and the response reference each other, which would keep the images in memory until the
         # garbage collector runs. httpx may drop this undocumented attribute.
         with suppress(AttributeError):

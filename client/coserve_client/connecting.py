@@ -3,73 +3,97 @@
 import os
 import ssl
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import httpx
 
-from coserve_client.errors import InputError
+from coserve_client.environment import (
+    AUTHORITY_VARIABLES,
+    check_address,
+    find_api_key,
+    find_proxy,
+    load_authorities,
+)
+from coserve_client.errors import InputError, Route
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
-API_KEY_VARIABLE = "COSERVE_API_KEY"
+URL_VARIABLE = "COSERVE_URL"
 # Idle connections expire before the server closes them (after 5 s), so that no request is sent on a closing
 # one. The other limits are httpx's defaults.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
-# None selects the client's own transport: the proxy of HTTP_PROXY cannot reach this machine's loopback.
-LOOPBACK_MOUNTS = {"all://127.0.0.1": None, "all://[::1]": None, "all://localhost": None}
 
 File: TypeAlias = str | os.PathLike[str]
 Verify: TypeAlias = File | ssl.SSLContext | None
 Certificate: TypeAlias = File | tuple[File, File] | None
 
 
-def httpx_arguments(
+@dataclass(frozen=True)
+class Connecting:
+    """How a client connects.
+
+    Attributes:
+        arguments: keyword arguments for httpx's clients, other than the transport.
+        route: the server and the proxy in front of it, for error messages.
+    """
+
+    arguments: dict[str, Any]
+    route: Route
+
+
+def connect(
     url: str,
     api_key: str | None,
     verify: Verify,
     certificate: Certificate,
     timeout: httpx.Timeout | float,
     headers: Mapping[str, str] | None,
-) -> dict[str, Any]:
-    """Return the keyword arguments for httpx's clients.
+    use_proxy: bool,
+) -> Connecting:
+    """Decide how to connect to a server.
+
+    Args:
+        use_proxy: whether to use the environment's proxy, if it names one for this address.
 
     Raises:
-        InputError: the address, the key, a header or a certificate cannot be used.
+        InputError: the address, the key, a header, a certificate or an environment variable cannot be used.
     """
-    key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
-    if key and not (key.isascii() and key.isprintable() and key == key.strip()):
-        raise InputError("the API key must be printable ASCII without leading or trailing spaces")
-    _check_url(url)
-    return {
-        "base_url": url,
+    key = find_api_key(api_key)
+    server = _parse_url(url)
+    proxy = find_proxy(server) if use_proxy else None
+    secure = server.scheme == "https" or (proxy is not None and proxy.url.scheme == "https")
+    context = tls_context(verify, certificate, secure)
+    named = [name for name in AUTHORITY_VARIABLES if verify is None and os.environ.get(name)]
+    route = Route(str(server), proxy.variable if proxy else None, " and ".join(named) or None)
+    arguments = {
+        "base_url": server,
         "headers": _merge_headers(key, headers or {}),
         "timeout": timeout,
-        "verify": _ssl_context(verify, certificate),
+        "verify": context,
         "limits": LIMITS,
-        "mounts": LOOPBACK_MOUNTS,
+        "proxy": httpx.Proxy(proxy.url, ssl_context=_for_proxy(proxy.url, context)) if proxy else None,
+        # httpx would look at all proxies of the environment.
+        "trust_env": False,
     }
+    return Connecting(arguments, route)
 
 
-def _merge_headers(key: str | None, headers: Mapping[str, str]) -> httpx.Headers:
-    """Combine the key's header with the caller's, which take precedence whatever their case."""
-    merged = httpx.Headers({"X-API-Key": key} if key else None)
-    try:
-        merged.update(headers)
-    except UnicodeEncodeError as error:
-        raise InputError(f"headers must be ASCII: {error}") from error
-    return merged
+def tls_context(verify: Verify, certificate: Certificate, secure: bool) -> ssl.SSLContext:
+    """Return the TLS context of a connection.
 
+    Args:
+        secure: whether the connection uses TLS. If not, the environment's authorities are not loaded, and the
+            context trusts nobody.
 
-def _ssl_context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | bool:
-    if verify is None and certificate is None:
-        return True
+    Raises:
+        InputError: the authorities or the certificate cannot be loaded.
+    """
     if isinstance(verify, ssl.SSLContext):
         return verify
-    try:
-        context = ssl.create_default_context(cafile=verify and Path(verify))
-    except (OSError, ssl.SSLError) as error:
-        raise InputError(f"cannot load PEM certificates from {verify}: {error}") from error
+    if not secure and verify is None and certificate is None:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = load_authorities(verify)
     if certificate is not None:
         files = certificate if isinstance(certificate, tuple) else (certificate,)
         try:
@@ -80,20 +104,34 @@ def _ssl_context(verify: Verify, certificate: Certificate) -> ssl.SSLContext | b
     return context
 
 
-def _check_url(url: str) -> None:
-    """Check that the server's address is an HTTP URL.
+def _for_proxy(proxy: httpx.URL, context: ssl.SSLContext) -> ssl.SSLContext | None:
+    # httpx refuses a context for a proxy that is reached without TLS.
+    return context if proxy.scheme == "https" else None
+
+
+def _merge_headers(key: str, headers: Mapping[str, str]) -> httpx.Headers:
+    """Combine the key's header with the caller's, which take precedence whatever their case."""
+    merged = httpx.Headers({"X-API-Key": key} if key else None)
+    try:
+        merged.update(headers)
+    except UnicodeEncodeError as error:
+        raise InputError(f"headers must be ASCII: {error}") from error
+    return merged
+
+
+def _parse_url(url: str) -> httpx.URL:
+    """Return the server's address, without white space around it.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not an HTTP URL.
     """
+    origin = f" in {URL_VARIABLE}" if url == os.environ.get(URL_VARIABLE) else ""
+    reason = f"use one like {DEFAULT_URL}"
     try:
-        parsed = httpx.URL(url)
-        host = parsed.host
-        # Sockets encode host names this way too.
-        parsed.raw_host.decode("ascii").encode("idna")
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise InputError(f"{url!r} is not a valid URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not host:
-        raise InputError(f"{url!r} is not a valid URL; use one like {DEFAULT_URL}")
-    if parsed.port is not None and not 0 < parsed.port < 2**16:
-        raise InputError(f"{url!r} is not a valid URL: the port must be between 1 and 65535")
+        parsed = httpx.URL(url.strip())
+        if parsed.scheme in ("http", "https") and parsed.host:
+            check_address(parsed)
+            return parsed
+    except (httpx.InvalidURL, ValueError) as error:
+        reason = str(error)
+    raise InputError(f"{url!r}{origin} is not a valid URL: {reason}")

@@ -16,6 +16,7 @@ CoserveError
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -167,8 +168,26 @@ def problem_error(status: int, document: Mapping[str, Any]) -> ProblemError:
     return kind(status, document)
 
 
+@dataclass(frozen=True)
+class Route:
+    """The way to a server, as error messages describe it.
+
+    Attributes:
+        url: the server's address.
+        proxy: the variable that names the proxy in front of it, or None.
+        authorities: the variables that name the certificate authorities to trust, or None.
+    """
+
+    url: str
+    proxy: str | None = None
+    authorities: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.url} through the proxy in {self.proxy}" if self.proxy else self.url
+
+
 @contextmanager
-def translated_errors(url: str) -> Iterator[None]:
+def translated_errors(route: Route) -> Iterator[None]:
     """Translate httpx's errors into this package's, keeping the original as the cause.
 
     Raises:
@@ -179,25 +198,33 @@ def translated_errors(url: str) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise UnreachableError(
-                f"the certificate of {url} is not trusted ({error}); pass the certificate authorities "
-                "to trust: verify in Python, --cacert on the command line"
-            ) from error
-        raise UnreachableError(
-            f"no server answers at {url} ({str(error) or 'timed out'}); "
-            "start one with: coserve serve --repository model_repository"
-        ) from error
+        raise UnreachableError(_describe_connect_error(route, error)) from error
     except httpx.TimeoutException as error:
-        raise RequestTimeoutError(f"{url} did not answer in time ({type(error).__name__})") from error
+        raise RequestTimeoutError(f"{route} did not answer in time ({type(error).__name__})") from error
     except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
         # A server that rejects a request before reading the whole body resets the connection, and asyncio
         # then discards its response. A server that requires a client certificate resets or closes it.
         raise UnreachableError(
-            f"the connection to {url} broke ({str(error) or type(error).__name__}); the request may be too "
+            f"the connection to {route} broke ({str(error) or type(error).__name__}); the request may be too "
             "large, or the server may require a client certificate"
         ) from error
     except httpx.TransportError as error:
-        raise UnreachableError(f"the connection to {url} failed: {error}") from error
+        raise UnreachableError(f"the connection to {route} failed: {error}") from error
     except httpx.RequestError as error:
-        raise ProtocolError(f"the response of {url} cannot be read: {error}") from error
+        raise ProtocolError(f"the response of {route} cannot be read: {error}") from error
+
+
+def _describe_connect_error(route: Route, error: httpx.TransportError) -> str:
+    reason = str(error) or "timed out"
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        source = f"; {route.authorities} decides which authorities are trusted" if route.authorities else ""
+        return (
+            f"the certificate of {route} is not trusted ({reason}){source}; pass the certificate authorities "
+            "to trust: verify in Python, --cacert on the command line"
+        )
+    if route.proxy:
+        return f"cannot connect to {route} ({reason}); to connect directly, add the host to NO_PROXY"
+    return (
+        f"no server answers at {route} ({reason}); "
+        "start one with: coserve serve --repository model_repository"
+    )

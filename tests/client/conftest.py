@@ -66,6 +66,7 @@ class Loopback(ThreadingHTTPServer):
         self.statuses = [200]
         self.bodies: list[bytes] = []
         self.parts: list[Message] = []
+        self.headers: Message = Message()
         self.connections = 0
 
     def get_request(self) -> Any:
@@ -80,6 +81,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.bodies.append(body)
+        self.server.headers = self.headers
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         self.server.parts = message_from_bytes(head + body).get_payload()  # type: ignore[assignment]
         statuses = self.server.statuses

@@ -1,13 +1,16 @@
+import asyncio
 import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from coserve_client import Client, Image, RequestTimeoutError, UnreachableError
+from coserve_client import AsyncClient, Client, Image, RequestTimeoutError, UnreachableError
 
 Ask = Callable[..., Any]
 
@@ -56,6 +59,63 @@ def test_does_not_reuse_a_connection_that_the_server_may_be_closing(
         monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 3)
         client.classify(b"x")
     assert loopback.connections == 2
+
+
+def closing_server(listener: socket.socket, requests: list[bytes], answered: int) -> None:
+    """Answer so many requests per connection; close it, without an answer, on the next request."""
+    with suppress(OSError):
+        while True:
+            connection, _ = listener.accept()
+            with connection:
+                for left in range(answered, -1, -1):
+                    if not (request := connection.recv(65536)):
+                        break
+                    requests.append(request)
+                    if left:
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.fixture
+def closing() -> Iterator[Callable[[int], tuple[str, list[bytes]]]]:
+    with ExitStack() as stack:
+
+        def start(answered: int) -> tuple[str, list[bytes]]:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            requests: list[bytes] = []
+            thread = threading.Thread(target=closing_server, args=(listener, requests, answered))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(listener.shutdown, socket.SHUT_RDWR)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}", requests
+
+        yield start
+
+
+def test_repeats_a_request_that_met_a_closing_connection(closing: Any) -> None:
+    url, requests = closing(1)
+    with Client(url) as client:
+        assert client.live()
+        assert client.live()
+    assert len(requests) == 3
+
+
+def test_repeats_a_request_that_met_a_closing_connection_async(closing: Any) -> None:
+    url, requests = closing(1)
+
+    async def run() -> None:
+        async with AsyncClient(url) as client:
+            assert await client.live()
+            assert await client.live()
+
+    asyncio.run(run())
+    assert len(requests) == 3
+
+
+def test_does_not_repeat_what_a_new_connection_did_not_answer(ask: Ask, closing: Any) -> None:
+    url, requests = closing(0)
+    with pytest.raises(UnreachableError, match="Server disconnected"):
+        ask(url, "models")
+    assert len(requests) == 1
 
 
 def test_reports_that_nothing_listens(ask: Ask) -> None:

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from coserve_client.environment import load_authorities
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -39,10 +41,10 @@ class Address:
         """Return the address of an `http:` or `https:` URL.
 
         Args:
-            cacert: PEM file of trusted authorities; None for the system's.
+            cacert: PEM file of trusted authorities; None for the client's own.
         """
         parts = urlsplit(url)
-        tls = ssl.create_default_context(cafile=cacert) if parts.scheme == "https" else None
+        tls = load_authorities(cacert) if parts.scheme == "https" else None
         return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
 

@@ -1,6 +1,5 @@
 """Checks a server before it is measured, and describes the requests to it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
@@ -9,7 +8,7 @@ from coserve_bench.errors import BenchError
 from coserve_bench.http.images import EncodedImage
 from coserve_bench.http.loads import Target
 from coserve_client import Client, Image, RejectedError, Reply
-from coserve_client.connecting import API_KEY_VARIABLE
+from coserve_client.environment import find_api_key
 
 
 def first_reply(
@@ -47,9 +46,9 @@ def classification(
     timeout_s: float,
 ) -> Target:
     """Return requests that each classify one image, with the image file as the body."""
-    key = os.environ.get(API_KEY_VARIABLE) if api_key is None else api_key
+    key = find_api_key(api_key)
     return Target(
-        f"{url.rstrip('/')}/v1/classify?{urlencode({'model': model})}",
+        f"{url.strip().rstrip('/')}/v1/classify?{urlencode({'model': model})}",
         [(image.kind, image.data) for image in images],
         {"X-API-Key": key} if key else {},
         str(cacert) if cacert else None,

@@ -14,7 +14,7 @@ class Target:
         url: address of every request, with its query.
         bodies: content type and body of each request, sent in turn.
         headers: headers of every request.
-        cacert: PEM file of trusted authorities, for HTTPS; None for the system's.
+        cacert: PEM file of trusted authorities, for HTTPS; None for the client's own.
         timeout_s: how long to wait for a response, from the intended sending of the request.
     """
 

@@ -1,0 +1,35 @@
+"""Recognise requests that met a kept connection which the server was closing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+
+
+class Attempt:
+    """What the transport reports about the sending of one request (httpcore's `trace` extension)."""
+
+    def __init__(self) -> None:
+        self._events: set[str] = set()
+
+    def record(self, event: str, _: Mapping[str, Any]) -> None:
+        """Record an event of `httpx.Client`."""
+        self._events.add(event)
+
+    async def arecord(self, event: str, _: Mapping[str, Any]) -> None:
+        """Record an event of `httpx.AsyncClient`."""
+        self._events.add(event)
+
+    def met_closing_connection(self) -> bool:
+        """Return whether the request went out on a kept connection and nothing came back.
+
+        The server, or a balancer in front of it, may have closed the connection at the same moment. RFC 9112,
+        section 9.3.1, lets a client repeat such a request if that does no harm, and classifying never does.
+        """
+        return (
+            "http11.send_request_headers.started" in self._events
+            and not any(".connect_tcp." in event for event in self._events)
+            and "http11.receive_response_headers.complete" not in self._events
+        )

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -73,6 +74,9 @@ class Verbs(TyperGroup):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command; report in one line that its output cannot be written."""
+        # A terminal or a pipe of another encoding gets escapes for what it cannot show.
+        if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return super().main(*args, **extra)
         except OSError as error:

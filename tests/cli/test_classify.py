@@ -296,6 +296,16 @@ def test_shows_progress_on_a_terminal_only_and_keeps_results_clean(server: Serve
     assert on_a_terminal(folder).terminal == ""
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
+def test_escapes_what_the_output_cannot_show(server: Server, folder: Path, encoding: str) -> None:
+    image = (folder / "a.png").rename(folder / "ü图.png")
+    done = subprocess.run(
+        command(image), env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(str(image).encode(encoding, "backslashreplace"))
+
+
 def test_stops_quietly_when_interrupted(server: Server, folder: Path) -> None:
     server.may_answer.clear()
     process = subprocess.Popen(

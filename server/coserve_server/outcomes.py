@@ -5,7 +5,7 @@ All times are nanoseconds on the clock of `time.perf_counter_ns`.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -53,8 +53,8 @@ class MemberRun:
         """Whether the member missed the deadline."""
         return self.failure is not None and self.failure.kind == "late"
 
-    def failed(self, reason: str) -> "MemberRun":
-        """Return this run without its logits, as a failure."""
+    def without_logits(self, reason: str) -> "MemberRun":
+        """Return this run as a failure."""
         return replace(self, logits=None, failure=Failure("failed", reason))
 
 
@@ -94,15 +94,15 @@ class BatchRun:
             for member in self.members:
                 member.cancel()
 
-    def late(self, name: str, now_ns: int) -> MemberRun:
+    def make_late(self, name: str, now_ns: int) -> MemberRun:
         """Return the run of a member that has not answered by now."""
         return MemberRun(name, None, self.began_ns, now_ns, None, Failure("late", LATE))
 
     def _outcome(self, name: str, run: "asyncio.Future[MemberRun]") -> MemberRun:
         if run.cancelled():
-            return self.late(name, time.perf_counter_ns())
+            return self.make_late(name, time.perf_counter_ns())
         if error := run.exception():
-            return self.late(name, time.perf_counter_ns()).failed(str(error))
+            return self.make_late(name, time.perf_counter_ns()).without_logits(str(error))
         return run.result()
 
 
@@ -132,7 +132,7 @@ class Share:
         """
         now = time.perf_counter_ns()
         self.runs = [
-            self._own(member.result(), classes) if member.done() else self.batch.late(name, now)
+            self._own(member.result(), classes) if member.done() else self.batch.make_late(name, now)
             for name, member in zip(self.batch.names, self.batch.members, strict=True)
         ]
         self.ended_ns = max(run.end_ns for run in self.runs)
@@ -144,10 +144,10 @@ class Share:
         wanted = (self.batch.size, classes)
         if run.logits.shape != wanted:
             shapes = f"{list(run.logits.shape)}, expected {list(wanted)}"
-            return run.failed(f"gave logits {shapes} (batch, labels)")
+            return run.without_logits(f"gave logits {shapes} (batch, labels)")
         logits = run.logits[self.rows]
         if not np.isfinite(logits).all():
-            return run.failed("logits are not finite")
+            return run.without_logits("logits are not finite")
         return replace(run, logits=logits)
 
 
@@ -172,15 +172,19 @@ def join(runs: Sequence[MemberRun]) -> MemberRun:
     )
 
 
-def overlap(shares: Sequence[Share]) -> float:
+def overlap(batches: Iterable[Sequence[MemberRun]]) -> float:
     """Return the sum of the members' durations divided by the wall time from first start to last end.
 
-    It is S if S members ran in parallel, and 1 if they ran in turn. Waiting between batches does not count.
+    It is S if S members ran in parallel, and 1 if they ran in turn. Late members, and the time between
+    batches, do not count.
+
+    Args:
+        batches: the members' runs of each batch.
     """
     busy = 0
     wall = 0
-    for share in shares:
-        runs = [run for run in share.runs if not run.late]
+    for batch in batches:
+        runs = [run for run in batch if not run.late]
         busy += sum(run.end_ns - run.start_ns for run in runs)
         wall += max(run.end_ns for run in runs) - min(run.start_ns for run in runs)
     return busy / wall

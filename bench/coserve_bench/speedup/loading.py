@@ -28,9 +28,6 @@ from coserve_server.machine.cores import Cores
 from coserve_server.outcomes import MemberRun
 from coserve_server.settings import Precision
 
-FATAL = 4
-"""ONNX Runtime's log severity that hides its errors, which are raised as exceptions too."""
-
 
 def load(plan: Plan) -> LoadedNetworks:
     """Load the networks of a plan.
@@ -71,7 +68,8 @@ def _parallel_branches(fused: Ensemble, budget: ThreadBudget, cores: Cores) -> L
     """
     (member,) = fused.members
     options = ort.SessionOptions()
-    options.log_severity_level = FATAL
+    # Errors are raised as exceptions too.
+    options.log_severity_level = sessions.FATAL
     options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
     options.inter_op_num_threads = budget.lanes
     options.intra_op_num_threads = budget.threads

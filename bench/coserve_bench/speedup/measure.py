@@ -17,7 +17,7 @@ from coserve_bench.speedup.loading import load
 from coserve_bench.speedup.ways import Plan
 from coserve_server.engines.base import Images
 from coserve_server.errors import EngineError
-from coserve_server.outcomes import MemberRun
+from coserve_server.outcomes import MemberRun, overlap
 
 WARM_UP = 1
 """Rounds that are discarded."""
@@ -98,12 +98,6 @@ def measure(
     return measured
 
 
-def overlap(runs: Sequence[MemberRun]) -> float:
-    """Return the sum of the members' durations / the time from the first start to the last end."""
-    span = max(run.end_ns for run in runs) - min(run.start_ns for run in runs)
-    return sum(run.end_ns - run.start_ns for run in runs) / span
-
-
 async def _measure(
     plans: Sequence[Plan],
     batch_sizes: Sequence[int],
@@ -157,7 +151,7 @@ async def _turn(networks: LoadedNetworks, images: Images, samples: Samples) -> N
         runs = time_runs(lambda: _run_and_average(networks, images), discarded=1, at_least=BURST)
         async for ms, members in runs:
             samples.milliseconds.append(ms)
-            samples.overlaps.append(overlap(members))
+            samples.overlaps.append(overlap([members]))
     finally:
         gc.enable()
 

@@ -154,7 +154,6 @@ class Classifier:
 
     @contextmanager
     def _count_failures(self, record: Record, ensemble: Ensemble) -> Iterator[None]:
-        record.ensemble = ensemble
         try:
             yield
         except BaseException:
@@ -192,7 +191,7 @@ class Classifier:
         return Classification(
             ensemble=ensemble,
             members=record.members,
-            overlap=overlap(record.shares),
+            overlap=overlap(share.runs for share in record.shares),
             combined=combined,
             measured_top1=ensemble.accuracy.top1(used, len(ensemble.members)),
             timings=timings,

@@ -33,7 +33,7 @@ def times_ms(record: Record) -> list[tuple[float, float]]:
 def test_members_have_their_own_times() -> None:
     answer = fan(FakeEngine(ensemble(), scripts=[[run(105, 115, [1, 2]), run(100, 112, [3, 4])]]))
     assert times_ms(answer) == [(105, 115), (100, 112)]
-    assert overlap(answer.shares) == pytest.approx((10 + 12) / 15)
+    assert overlap(share.runs for share in answer.shares) == pytest.approx((10 + 12) / 15)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_members_have_their_own_times() -> None:
 )
 def test_overlap(second: tuple[float, float], expected: float) -> None:
     answer = fan(FakeEngine(ensemble(), scripts=[[run(0, 10, [1, 2]), run(*second, [3, 4])]]))
-    assert overlap(answer.shares) == pytest.approx(expected)
+    assert overlap(share.runs for share in answer.shares) == pytest.approx(expected)
 
 
 def test_large_requests_are_split_and_joined_in_order() -> None:
@@ -55,7 +55,7 @@ def test_large_requests_are_split_and_joined_in_order() -> None:
     np.testing.assert_array_equal(answer.members[0].logits, [[1, 1], [2, 2], [3, 3]])
     np.testing.assert_array_equal(answer.members[1].logits, [[5, 5], [6, 6], [7, 7]])
     assert times_ms(answer) == [(0, 95), (0, 100)]
-    assert overlap(answer.shares) == pytest.approx((20 + 10) / (10 + 10)), (
+    assert overlap(share.runs for share in answer.shares) == pytest.approx((20 + 10) / (10 + 10)), (
         "waiting between batches does not count"
     )
 
@@ -105,7 +105,7 @@ def test_a_late_member_is_left_behind_and_told_to_stop() -> None:
     assert late.failure == Failure("late", "no answer before the deadline")
     assert (late.device, late.logits) == (None, None)
     assert engine.futures[1].cancelled()
-    assert overlap(answer.shares) == 1
+    assert overlap(share.runs for share in answer.shares) == 1
 
 
 def test_below_the_quorum_for_lack_of_time_is_a_deadline() -> None:

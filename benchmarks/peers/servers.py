@@ -16,7 +16,8 @@ import psutil
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parents[1] / ".peers"
-START_S, STOP_S = 120, 20
+START_S = 120
+STOP_S = 20
 
 
 class ServerError(Exception):

@@ -45,7 +45,8 @@ def print_table(table: str, as_json: bool) -> None:
 def _line(row: "PaperRow", cost: "Cost") -> str:
     parameters = _against(cost.parameters / 1e6, row.parameters, "10.3f", 6)
     multiply_adds = _against(cost.multiply_adds / 1e9, row.multiply_adds, "13.4f", 5)
-    error, epochs = _shown(row.top1_error), _shown(row.epochs)
+    error = _shown(row.top1_error)
+    epochs = _shown(row.epochs)
     return f"{row.split}  {row.image_size:>6}  {parameters}  {multiply_adds}  {error:>5}  {epochs:>6}"
 
 

@@ -1,11 +1,13 @@
-"""An engine whose members answer what a test says."""
+"""Engines whose members answer what a test says, and an image to ask them about."""
 
 import asyncio
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from PIL import Image
 
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.accuracy import Accuracy
@@ -13,6 +15,12 @@ from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.images.preprocess import Preprocessing
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import Failure, MemberRun
+
+
+def png(colour: str = "red") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(file, "PNG")
+    return file.getvalue()
 
 
 def ensemble(
@@ -127,3 +135,12 @@ class ReadingEngine(FakeEngine):
             future.set_result(MemberRun(member.name, "fake", start, end, logits, failure))
             futures.append(future)
         return futures
+
+
+class BuggyEngine(FakeEngine):
+    """Fails in a way nobody foresaw."""
+
+    def start(
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+    ) -> "list[asyncio.Future[MemberRun]]":
+        raise RuntimeError("secret: /etc/passwd")

@@ -9,22 +9,9 @@ import numpy as np
 import pytest
 
 from coserve_server.api.app import build_app
-from coserve_server.engines.base import Images
-from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
-from tests.server.fake_engine import FakeEngine, ensemble, run
-from tests.server.pipeline.test_classify import png
-
-
-class BuggyEngine(FakeEngine):
-    """Fails in a way nobody foresaw."""
-
-    async def start(
-        self, ensemble: Ensemble, batch: Images, expires: float
-    ) -> "list[asyncio.Future[MemberRun]]":
-        raise RuntimeError("secret: /etc/passwd")
+from tests.server.fake_engine import BuggyEngine, FakeEngine, ensemble, png, run
 
 
 def ask(engine: FakeEngine, method: str, path: str, **arguments: Any) -> httpx.Response:
@@ -38,12 +25,13 @@ def ask(engine: FakeEngine, method: str, path: str, **arguments: Any) -> httpx.R
     return asyncio.run(go())
 
 
-def test_a_bug_is_a_problem_that_tells_nothing_of_the_inside() -> None:
+def test_a_bug_is_a_problem_that_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
     response = ask(BuggyEngine(ensemble()), "POST", "/v1/classify", files={"files": ("a.png", png())})
     assert response.status_code == 500
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.json()["type"] == "/problems/internal"
     assert "secret" not in response.text
+    assert "secret: /etc/passwd" in caplog.text
 
 
 def test_below_its_quorum_the_server_is_alive_but_not_ready() -> None:
@@ -63,6 +51,13 @@ def test_the_order_is_that_of_logits_where_probabilities_round_to_0() -> None:
     response = ask(engine, "POST", "/v1/classify", files={"files": ("a.png", png())})
     (result,) = response.json()["results"]
     assert [one["label"] for one in result["predictions"]] == list(labels)
+
+
+def test_members_times_count_from_the_first_start() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(105, 115, [1, 2]), run(100, 112, [3, 4])]])
+    response = ask(engine, "POST", "/v1/classify", files={"files": ("a.png", png())})
+    members = response.json()["members"]
+    assert [(member["start_ms"], member["end_ms"]) for member in members] == [(5, 15), (0, 12)]
 
 
 def test_extreme_logits_stay_valid_json() -> None:

@@ -21,9 +21,9 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.engines.engine_on_fake import TritonEngine, until
 from tests.server.engines.fake_triton import FakeTriton, logits
+from tests.server.fake_engine import png
 from tests.server.onnx_repository import FAILS, write_repository
 from tests.server.otlp import collector
-from tests.server.pipeline.test_classify import png
 
 IDS = [f"request-{index}" for index in range(6)]
 FAILED = "member pair_member1 failed"

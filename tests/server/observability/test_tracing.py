@@ -19,10 +19,9 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.engines.engine_on_fake import TritonEngine, until
 from tests.server.engines.fake_triton import FakeTriton
-from tests.server.fake_engine import FakeEngine, ensemble, run
+from tests.server.fake_engine import FakeEngine, ensemble, png, run
 from tests.server.onnx_repository import write_repository
 from tests.server.otlp import Collector, attributes, collector
-from tests.server.pipeline.test_classify import png
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 NAMED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}

@@ -1,11 +1,9 @@
 import asyncio
-import io
 import time
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from coserve_server import errors
 from coserve_server.ensembles.accuracy import Accuracy
@@ -14,13 +12,7 @@ from coserve_server.observability.record import Record
 from coserve_server.outcomes import Failure
 from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.settings import Settings, load_settings
-from tests.server.fake_engine import FakeEngine, ensemble, run
-
-
-def png(colour: str = "red") -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (4, 4), colour).save(file, "PNG")
-    return file.getvalue()
+from tests.server.fake_engine import FakeEngine, ensemble, png, run
 
 
 def settings(**changes: Any) -> Settings:
@@ -174,49 +166,3 @@ def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
         pass
     with core.admitted(Record()):
         pass
-
-
-def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COSERVE_PORT", "7000")
-    monkeypatch.setenv("COSERVE_DEADLINE_MS", "50")
-    read = load_settings(repository="models", port=9000, deadline_ms=None)
-    assert (read.port, read.deadline_ms) == (9000, 50)
-
-
-TRITON = {"engine": "triton", "triton_url": "a:1"}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "repository: engine onnxruntime needs the folder of a model repository"),
-        ({"repository": "r", "port": 70000}, "port: Input should be less than or equal to 65535"),
-        (
-            {"repository": "r", "engine": "magic"},
-            "engine: Input should be 'onnxruntime', 'openvino' or 'triton'",
-        ),
-        ({"repository": "r", "min_members": 0}, "min_members: Input should be greater than or equal to 1"),
-        ({"repository": "r", "triton_url": "a:1"}, "triton_url: only engine triton uses it"),
-        ({"engine": "triton"}, "triton_url: engine triton needs the address of a Triton server"),
-        (TRITON | {"repository": "r"}, "repository: engine triton serves what Triton has loaded"),
-        (TRITON | {"triton_url": "http://a:1"}, "triton_url: 'http://a:1' is not HOST:PORT"),
-        (TRITON | {"triton_url": "a:1,b"}, "triton_url: 'b' is not HOST:PORT"),
-        (TRITON | {"triton_url": "a:0"}, "triton_url: 'a:0' is not HOST:PORT"),
-        (TRITON | {"triton_url": ""}, "triton_url: '' is not HOST:PORT"),
-        (TRITON | {"triton_token": "x"}, "triton_tls: certificates and the token need TLS"),
-        (TRITON | {"triton_root_certificates": "no.pem"}, "triton_root_certificates: Path does not point"),
-        (
-            TRITON | {"triton_tls": True, "triton_client_key": __file__},
-            "triton_client_certificate and triton_client_key go together",
-        ),
-    ],
-)
-def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(errors.SettingsError) as caught:
-        load_settings(**arguments)
-    assert str(caught.value).startswith(f"settings: {message}")
-
-
-def test_triton_addresses() -> None:
-    read = load_settings(engine="triton", triton_url="a.example:8001, [::1]:8001")
-    assert read.triton_addresses == ["a.example:8001", "[::1]:8001"]

@@ -45,6 +45,13 @@ def serve(
     port: Annotated[
         int | None, typer.Option(help="Port to listen on; 0 picks a free one.", show_default="8000")
     ] = None,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port for gRPC, beside HTTP; 0 picks a free one. Without it there is no gRPC.",
+            show_default=False,
+        ),
+    ] = None,
     default_model: Annotated[
         str | None, typer.Option(help="Ensemble for requests that do not name one.", show_default=False)
     ] = None,
@@ -90,7 +97,7 @@ def serve(
         ),
     ] = None,
 ) -> None:
-    """Serve ensembles over HTTP, from a model repository or from running Triton servers.
+    """Serve ensembles over HTTP and gRPC, from a model repository or from running Triton servers.
 
     Every option can also be set as an environment variable, such as COSERVE_PORT, or in the --config file;
     coserve config list shows these and further settings. Options override variables, which override the file.
@@ -120,6 +127,7 @@ def serve(
             triton_url=triton_url,
             host=host,
             port=port,
+            grpc_port=grpc_port,
             default_model=default_model,
             min_members=min_members,
             deadline_ms=deadline_ms,

@@ -9,6 +9,7 @@ import math
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -17,14 +18,16 @@ from starlette.routing import Router
 from starlette.types import ASGIApp
 
 from coserve_server.api.app import build_app
+from coserve_server.api.reporting import Reporter
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.errors import AddressError, SettingsError
+from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores, usable_cores
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.tls import server_context
 from coserve_server.settings import Settings, load_settings
 from coserve_server.settings.load import find_ignored_variables
+from coserve_server.transport.binding import bind, format_address
 from coserve_server.transport.connections import limited
 from coserve_server.transport.drain import DrainingServer
 
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from coserve_server.engines.embedded.engine import EmbeddedEngine
     from coserve_server.engines.triton.engine import TritonEngine
     from coserve_server.observability.tracing import Tracer
+    from coserve_server.transport.grpc_server import GrpcServer
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +45,9 @@ SHUTDOWN_MARGIN_S = 2
 async def serve(
     settings: Settings, announce: Callable[[str], None] | None = None, *, handle_signals: bool = False
 ) -> None:
-    """Serve over HTTP until the task is cancelled; requests in progress then get their answers.
+    """Serve over HTTP, and over gRPC if the settings say so, until the task is cancelled.
+
+    Requests in progress then get their answers.
 
     Args:
         announce: receives a summary of what is served, and where, once connections are accepted.
@@ -52,12 +58,15 @@ async def serve(
         StartupError: the address, a certificate, the keys, the repository or a member is not usable.
     """
     tls = server_context(settings)
+    grace_s = math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S
     with bind(settings.host, settings.port) as listener:
-        async with open_app(settings) as app:
-            classifier: Classifier = app.state.classifier
+        async with _open_grpc(settings) as grpc, open_core(settings) as core:
+            classifier = core.classifier
+            if grpc is not None:
+                await _start_grpc(grpc, core)
             address = format_url(listener, "https" if tls else "http")
             config = uvicorn.Config(
-                app,
+                core.build_app(),
                 http=limited(settings, classifier.metrics),
                 lifespan="off",
                 log_level=None,
@@ -65,15 +74,16 @@ async def serve(
                 access_log=False,
                 ws="none",
                 ssl_context_factory=(lambda *_: tls) if tls else None,
-                timeout_graceful_shutdown=math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S,
+                timeout_graceful_shutdown=grace_s,
             )
             server = DrainingServer(
                 config,
                 drain_delay_s=settings.drain_delay_ms / 1000,
                 handshake_s=settings.head_timeout_ms / 1000,
                 handle_signals=handle_signals,
-                started=lambda: announce(summarize(classifier, address)) if announce else None,
+                started=lambda: announce(summarize(classifier, address, grpc)) if announce else None,
                 draining=classifier.catalogue.drain,
+                closing=(lambda: grpc.stop(grace_s)) if grpc else None,
             )
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
             try:
@@ -88,7 +98,7 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
     """Return an ASGI application for any ASGI server; ensembles are loaded when the server starts it.
 
     What `serve` adds is then up to the other server: the address, TLS, limits on connections and heads,
-    draining.
+    draining. It does not serve gRPC.
 
     Args:
         settings: None to read them from `COSERVE_…` variables.
@@ -115,6 +125,37 @@ async def open_app(settings: Settings) -> AsyncIterator[FastAPI]:
     Raises:
         StartupError: the keys, the repository or a member is not usable.
     """
+    async with open_core(settings) as core:
+        yield core.build_app()
+
+
+@dataclass(frozen=True)
+class Core:
+    """What the applications over HTTP and gRPC share.
+
+    Attributes:
+        keys: the valid API keys; None to require none.
+        reloader: loads and unloads ensembles; None with the engine `triton`.
+        tracer: sends traces of requests; None to send none.
+    """
+
+    classifier: Classifier
+    keys: KeyRing | None
+    reloader: Reloader | None
+    tracer: "Tracer | None"
+
+    def build_app(self) -> FastAPI:
+        """Build the ASGI application."""
+        return build_app(self.classifier, self.keys, self.reloader, self.tracer)
+
+
+@asynccontextmanager
+async def open_core(settings: Settings) -> AsyncIterator[Core]:
+    """Start the engine and what the applications need beside it; free all at the end.
+
+    Raises:
+        StartupError: the keys, the repository or a member is not usable.
+    """
     for note in find_ignored_variables():
         logger.warning(note)
     tracer = _tracer(settings)
@@ -131,13 +172,36 @@ async def open_app(settings: Settings) -> AsyncIterator[FastAPI]:
     if reloader is not None and settings.repository_poll_ms:
         watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
     try:
-        yield build_app(classifier, keys, reloader, tracer)
+        yield Core(classifier, keys, reloader, tracer)
     finally:
         if watching is not None:
             watching.cancel()
         await classifier.close()
         if tracer is not None:
             await tracer.close()
+
+
+@asynccontextmanager
+async def _open_grpc(settings: Settings) -> "AsyncIterator[GrpcServer | None]":
+    """Bind gRPC's address before members are loaded; None if no port is set."""
+    if settings.grpc_port is None:
+        yield None
+        return
+    from coserve_server.transport.grpc_server import GrpcServer
+
+    server = GrpcServer(settings, settings.grpc_port)
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+
+
+async def _start_grpc(server: "GrpcServer", core: Core) -> None:
+    from coserve_server.api.grpc.service import Services
+
+    classifier = core.classifier
+    reporter = Reporter(classifier.metrics, core.tracer, access_log=classifier.settings.access_log)
+    await server.start(Services(classifier, core.keys, core.reloader, reporter))
 
 
 def _tracer(settings: Settings) -> "Tracer | None":
@@ -180,35 +244,17 @@ async def _embedded_engine(settings: Settings, cores: Cores) -> "EmbeddedEngine"
     return engine
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a TCP socket bound to the address, not yet accepting connections.
-
-    Raises:
-        AddressError: the address is in use, is not this machine's, or needs privileges.
-    """
-    listener = None
-    try:
-        # asyncio disables Nagle's algorithm only on sockets that name TCP as their protocol.
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        if listener is not None:
-            listener.close()
-        raise AddressError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    return listener
-
-
 def format_url(listener: socket.socket, scheme: str) -> str:
     """Return the URL at which the socket is reached."""
     host, port = listener.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    return f"{scheme}://{format_address(host, port)}"
 
 
-def summarize(classifier: Classifier, address: str) -> str:
+def summarize(classifier: Classifier, address: str, grpc: "GrpcServer | None" = None) -> str:
     """Return what is served, what is not ready and why, and a command to try."""
     lines = [f"Coserve at {address} (API: {address}/docs)"]
+    if grpc is not None:
+        lines.append(f"  gRPC at {grpc.address}")
     for name, ensemble in classifier.catalogue.ensembles.items():
         default = " (default)" if name == classifier.settings.default_model else ""
         count = len(ensemble.members)

@@ -1,7 +1,7 @@
 import asyncio
 import socket
 
-from coserve_server.main import bind
+from coserve_server.transport.binding import bind
 
 
 def test_answers_are_not_held_back_until_the_client_acknowledges() -> None:

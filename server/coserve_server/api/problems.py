@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server import errors
 from coserve_server.api.requests.dependencies import get_record, route_path
+from coserve_server.observability.record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -77,18 +78,23 @@ def respond_with_problem(
         title=kind.slug.replace("-", " ").capitalize(),
         status=kind.status,
         detail=detail,
-        instance=uuid4().urn,
+        instance=note_problem(get_record(request), kind, detail),
     )
-    record = get_record(request)
-    record.problem = kind.slug
-    record.instance = document.instance
-    log = logger.warning if kind.status >= 500 else logger.info
-    log("%s %s: %s", document.instance, document.type, detail, extra={"instance": document.instance})
     formats: Mapping[str, ErrorFormat] = request.app.state.error_formats
     for prefix, respond in formats.items():
         if f"{route_path(request.scope)}/".startswith(f"{prefix}/"):
             return respond(kind.status, detail, headers)
     return JSONResponse(document.model_dump(), kind.status, headers, MEDIA_TYPE)
+
+
+def note_problem(record: Record, kind: Kind, detail: str) -> str:
+    """Log a problem, note it in the request's record, and return the URN of this occurrence."""
+    record.problem = kind.slug
+    record.instance = uuid4().urn
+    log = logger.warning if kind.status >= 500 else logger.info
+    extra = {"instance": record.instance}
+    log("%s /problems/%s: %s", record.instance, kind.slug, detail, extra=extra)
+    return record.instance
 
 
 def describe_responses(*types: type[errors.RequestError]) -> dict[int | str, dict[str, Any]]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("coserve_server.access")
 
+UNMATCHED = "unmatched"
+"""Route in metrics and traces of requests that match none."""
 _TOKEN = re.compile(r"[!-~]{1,128}")
 
 

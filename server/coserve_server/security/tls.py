@@ -3,7 +3,9 @@
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from coserve_server.errors import TlsError
 from coserve_server.security.file_stamp import CHECK_INTERVAL_S, FileStamp, read_stamp
@@ -11,44 +13,46 @@ from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-class ReloadingContext:
-    """An `SSLContext.sni_callback` that uses the certificate, key and authorities now on disk.
 
-    It is called in every handshake, even if the client names no host.
-    """
+class Renewal(Generic[T]):
+    """What is made from the certificate, key and authorities now on disk."""
 
-    def __init__(self, settings: Settings, context: ssl.SSLContext, interval_s: float) -> None:
-        """Start with the context made from the files; check these at most once in `interval_s` seconds."""
+    def __init__(self, settings: Settings, make: Callable[[Settings], T], interval_s: float) -> None:
+        """Make it from the files now; check these at most once in `interval_s` seconds.
+
+        Raises:
+            TlsError: a file is broken, or the key does not belong to the certificate.
+        """
         self._settings = settings
-        self._context = context
+        self._make = make
         self._interval_s = interval_s
         self._stamps = self._read_stamps()
         self._next_check = time.monotonic() + interval_s
+        self._current = make(settings)
 
-    def __call__(self, connection: ssl.SSLObject, _host: str | None, _context: ssl.SSLContext) -> None:
-        """Switch the handshake to the newest certificate; broken files change nothing and are logged once."""
+    def get(self) -> T:
+        """Return the newest; broken files change nothing and are logged once."""
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + self._interval_s
             stamps = self._read_stamps()
             if stamps != self._stamps:
                 self._stamps = stamps
-                self._reload()
-        connection.context = self._context
+                self._renew()
+        return self._current
 
     def _read_stamps(self) -> list[FileStamp]:
         settings = self._settings
         files = (settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
         return [read_stamp(file) for file in files if file is not None]
 
-    def _reload(self) -> None:
+    def _renew(self) -> None:
         try:
-            renewed = _make_context(self._settings)
+            self._current = self._make(self._settings)
         except (TlsError, OSError) as error:
             logger.error("%s; new connections still use the previous certificate", error)
-            return
-        if renewed is not None:
-            self._context = renewed
+        else:
             logger.info("TLS: new connections use the renewed %s", self._settings.tls_certificate)
 
 
@@ -58,18 +62,29 @@ def server_context(settings: Settings, interval_s: float = CHECK_INTERVAL_S) -> 
     Raises:
         TlsError: a file is broken, or the key does not belong to the certificate.
     """
-    context = _make_context(settings)
-    if context is not None:
-        context.sni_callback = ReloadingContext(settings, context, interval_s)
+    if settings.tls_certificate is None:
+        return None
+    renewal = Renewal(settings, make_context, interval_s)
+
+    def use_newest(connection: ssl.SSLObject, _host: str | None, _context: ssl.SSLContext) -> None:
+        connection.context = renewal.get()
+
+    context = renewal.get()
+    # Called in every handshake, even if the client names no host.
+    context.sni_callback = use_newest
     return context
 
 
-def _make_context(settings: Settings) -> ssl.SSLContext | None:
-    """Make a context with Python's safe defaults (TLS 1.2 and later); None if no certificate is set."""
+def make_context(settings: Settings) -> ssl.SSLContext:
+    """Make a context with Python's safe defaults (TLS 1.2 and later).
+
+    Raises:
+        TlsError: a file is broken, or the key does not belong to the certificate.
+    """
     certificate = settings.tls_certificate
     key = settings.tls_key
-    if certificate is None or key is None:
-        return None
+    assert certificate is not None
+    assert key is not None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
     # Check the certificate alone first: OpenSSL does not say which of the two files is broken.

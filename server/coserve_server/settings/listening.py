@@ -24,6 +24,9 @@ class ListeningSettings(Section):
     `tls_client_authorities` or `allow_public`."""
     port: int = Field(8000, ge=0, le=65535)
     """TCP port to listen on; 0 picks a free one, which is printed."""
+    grpc_port: int | None = Field(None, ge=0, le=65535)
+    """TCP port for gRPC at the same address; 0 picks a free one, which is printed. Without it there is no
+    gRPC."""
     allow_public: bool = False
     """Whether to serve a public address without authentication."""
     api_keys_file: FilePath | None = None
@@ -48,6 +51,12 @@ class ListeningSettings(Section):
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host != "localhost"
+
+    @model_validator(mode="after")
+    def _check_ports(self) -> "ListeningSettings":
+        if self.port and self.grpc_port == self.port:
+            raise ValueError(f"grpc_port: {self.port} is the port for HTTP; gRPC needs one of its own")
+        return self
 
     @model_validator(mode="after")
     def _check_tls(self) -> "ListeningSettings":

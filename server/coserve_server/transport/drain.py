@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 
@@ -33,6 +33,7 @@ class DrainingServer(uvicorn.Server):
         handle_signals: bool,
         started: Callable[[], None],
         draining: Callable[[], None],
+        closing: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Make a server.
 
@@ -42,6 +43,7 @@ class DrainingServer(uvicorn.Server):
             handle_signals: whether to handle signals, if this is the main thread.
             started: called once connections are accepted and signals handled.
             draining: called when the server begins to stop.
+            closing: called when the socket is closed; the server ends when that is done, too.
         """
         super().__init__(config)
         self._drain_delay_s = drain_delay_s
@@ -49,6 +51,7 @@ class DrainingServer(uvicorn.Server):
         self._handle_signals = handle_signals
         self._started = started
         self._draining = draining
+        self._closing = closing
         self._closes_at: float | None = None
 
     @contextmanager
@@ -68,6 +71,13 @@ class DrainingServer(uvicorn.Server):
             )
         await super().startup(sockets)
         self._started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the socket, and finish what is in progress here and elsewhere."""
+        ended: list[Awaitable[None]] = [super().shutdown(sockets)]
+        if self._closing is not None:
+            ended.append(self._closing())
+        await asyncio.gather(*ended)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop; called by a signal."""

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server.api import metrics
 from coserve_server.api.exposition import create_registry
-from coserve_server.api.reporting import Outcome, Reporter, check_id
+from coserve_server.api.reporting import UNMATCHED, Outcome, Reporter, check_id
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.observability.record import REQUEST_ID, Record
 from coserve_server.pipeline.classifier import Classifier
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from coserve_server.observability.tracing import Tracer
 
 _HEADER = REQUEST_ID.lower().encode()
-UNMATCHED = "unmatched"
-"""Route in metrics and traces of requests that match none."""
 
 
 class Observe:

@@ -1,7 +1,6 @@
 """Reads request bodies within the limits on size and time."""
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncGenerator
 from typing import TypeVar
@@ -10,6 +9,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
 from coserve_server.api.requests.dependencies import get_record
+from coserve_server.api.requests.timeouts import timeout
 from coserve_server.errors import (
     BadBodyError,
     BodyTooLargeError,
@@ -18,11 +18,6 @@ from coserve_server.errors import (
     UploadTimeoutError,
 )
 from coserve_server.settings import Settings
-
-if sys.version_info >= (3, 11):
-    from asyncio import timeout
-else:
-    from async_timeout import timeout
 
 GRACE_S = 5
 """Grace period before `min_upload_rate` applies."""
@@ -64,11 +59,16 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        text = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in faults[:5])
-        if faults[0]["type"] == "json_invalid":
+        text = describe_faults(error)
+        if error.errors(include_context=False, include_input=False)[0]["type"] == "json_invalid":
             raise BadBodyError(f"not JSON: {text}") from error
         raise InvalidParametersError(text) from error
+
+
+def describe_faults(error: ValidationError) -> str:
+    """Return where a request does not fit its model, and why; the first five faults."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in faults[:5])
 
 
 async def stream_body(request: Request, settings: Settings, max_bytes: int) -> AsyncGenerator[bytes, None]:

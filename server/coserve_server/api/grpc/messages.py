@@ -1,0 +1,127 @@
+"""Converts the service's messages to and from those of `/v2`, whose rules are the same."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError, Message
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from tritonclient.grpc import service_pb2 as messages
+
+from coserve_server.api.grpc.wire import has_more_fields
+from coserve_server.api.requests.bodies import SPARE_VALUES, describe_faults
+from coserve_server.api.v2.requests import FP32, InferRequest, Input, check_tensors, make_batch, read_bytes
+from coserve_server.api.v2.responses import describe_answer, make_outputs
+from coserve_server.engines.base import Images
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.errors import BadBodyError, BodyTooLargeError, InvalidParametersError
+from coserve_server.pipeline.classifier import Classification
+
+UNCOUNTED_BYTES = 2**16
+"""Messages up to this size take little memory, whatever is in them."""
+
+M = TypeVar("M", bound=Message)
+
+
+def parse(kind: type[M], data: bytes) -> M:
+    """Parse a message.
+
+    Raises:
+        BadBodyError: it is not a message of that kind.
+        BodyTooLargeError: it has far too many fields.
+    """
+    if len(data) > UNCOUNTED_BYTES and has_more_fields(data, kind, SPARE_VALUES):
+        raise BodyTooLargeError(f"the message has more than {SPARE_VALUES} fields; a request needs a dozen")
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise BadBodyError(f"not a {kind.DESCRIPTOR.name}: the message is broken or cut off") from error
+
+
+def read_request(model: Ensemble, message: messages.ModelInferRequest) -> tuple[InferRequest, Images]:
+    """Read a request and its tensor.
+
+    Raises:
+        InvalidParametersError: the model cannot answer this request.
+    """
+    try:
+        request = InferRequest.model_validate(_to_document(message))
+    except ValidationError as error:
+        raise InvalidParametersError(describe_faults(error)) from error
+    tensor = check_tensors(model, request)
+    return request, make_batch(tensor, _read_values(tensor, message))
+
+
+def write_response(request: InferRequest, answer: Classification) -> messages.ModelInferResponse:
+    """Return the response; its tensors are bytes."""
+    response = messages.ModelInferResponse(
+        model_name=answer.ensemble.name, model_version=answer.ensemble.version, id=request.id or ""
+    )
+    for name, value in describe_answer(answer).items():
+        parameter = response.parameters[name]
+        if isinstance(value, bool):
+            parameter.bool_param = value
+        elif isinstance(value, str):
+            parameter.string_param = value
+        else:
+            parameter.double_param = value
+    for wanted, result in make_outputs(request, answer):
+        response.outputs.add(name=wanted.name, datatype=result.datatype, shape=result.shape)
+        response.raw_output_contents.append(result.to_bytes())
+    return response
+
+
+def to_message(kind: type[M], model: BaseModel) -> M:
+    """Convert an answer of `/v2` to the message whose fields have the same names."""
+    return ParseDict(model.model_dump(), kind())
+
+
+def _to_document(message: messages.ModelInferRequest) -> dict[str, Any]:
+    """Return the request as JSON would have it, without the data."""
+    return {
+        "id": message.id,
+        "parameters": _read_parameters(message.parameters),
+        "inputs": [
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": list(tensor.shape),
+                "parameters": _read_parameters(tensor.parameters),
+            }
+            for tensor in message.inputs
+        ],
+        "outputs": [
+            {"name": output.name, "parameters": _read_parameters(output.parameters)}
+            for output in message.outputs
+        ],
+    }
+
+
+def _read_parameters(parameters: Mapping[str, messages.InferParameter]) -> dict[str, Any]:
+    values = {}
+    for name, parameter in parameters.items():
+        field = parameter.WhichOneof("parameter_choice")
+        values[name] = None if field is None else getattr(parameter, field)
+    return values
+
+
+def _read_values(tensor: Input, message: messages.ModelInferRequest) -> NDArray[np.float32]:
+    """Return the input's elements, which follow the inputs as bytes or are in its contents."""
+    raw = message.raw_input_contents
+    contents = message.inputs[0].contents
+    fields = [field.name for field, _ in contents.ListFields()]
+    if raw:
+        if len(raw) != 1:
+            raise InvalidParametersError(f"raw_input_contents has {len(raw)} tensors; there is one input")
+        if fields:
+            raise InvalidParametersError(f"input {tensor.name!r} has both contents and raw_input_contents")
+        return read_bytes(tensor, raw[0], f"raw_input_contents has {len(raw[0])}")
+    if fields not in ([], ["fp32_contents"]):
+        raise InvalidParametersError(
+            f"input {tensor.name!r}: FP32 goes in fp32_contents or raw_input_contents, not in "
+            f"{', '.join(fields)}"
+        )
+    values = np.fromiter(contents.fp32_contents, FP32, len(contents.fp32_contents))
+    return read_bytes(tensor, values.tobytes(), f"fp32_contents has {values.nbytes}")

@@ -1,0 +1,121 @@
+"""The methods of all services, by their names."""
+
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+from tritonclient.grpc import service_pb2
+
+from coserve_server.api.grpc.calls import Answer, Call, Calls, Context
+from coserve_server.api.grpc.health import Health
+from coserve_server.api.grpc.inference import Inference
+from coserve_server.api.grpc.reflection import Reflection
+from coserve_server.api.grpc.streams import Streams
+from coserve_server.api.reporting import UNMATCHED, Reporter
+from coserve_server.catalogue.reload import Reloader
+from coserve_server.errors import NotEnabledError
+from coserve_server.pipeline.classifier import Classifier
+from coserve_server.security.key_ring import KeyRing
+
+INFERENCE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+REFLECTION = (
+    reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
+    "grpc.reflection.v1.ServerReflection",
+)
+"""The names of the same service, the old one and the new."""
+OPEN = frozenset({"ServerLive", "ServerReady"})
+"""Methods of the inference service that need no key, like the same calls of `/v2`."""
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Services(grpc.GenericRpcHandler):
+    """Finds the handler of a method, when a call's metadata has arrived.
+
+    Handlers read messages themselves, as bytes, once a call has been let in, and parse them once they have
+    been looked at. For gRPC, every call's requests are a stream then.
+    """
+
+    def __init__(
+        self, core: Classifier, keys: KeyRing | None, reloader: Reloader | None, reporter: Reporter
+    ) -> None:
+        """Make the handlers.
+
+        Args:
+            keys: the valid API keys; None to require none.
+            reloader: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
+        """
+        self._calls = Calls(reporter, keys)
+        inference = Inference(core, reloader)
+        self._streams = Streams(self._calls, inference)
+        self._health = Health(core.catalogue, [INFERENCE.full_name, HEALTH])
+        reflection = Reflection([INFERENCE.full_name, HEALTH, *REFLECTION])
+        self._handlers: dict[str, Handler] = {}
+        for method in INFERENCE.methods:
+            answer = _METHODS.get(method.name, _refuse_unsupported)
+            self._add_unary(INFERENCE.full_name, method.name, partial(answer, inference), method.name in OPEN)
+        self._add_stream(INFERENCE.full_name, "ModelStreamInfer", self._streams.model_stream_infer)
+        self._add_unary(HEALTH, "Check", self._health.check, is_open=True)
+        self._add_stream(HEALTH, "Watch", self._health.watch, is_open=True)
+        for name in REFLECTION:
+            self._add_stream(name, "ServerReflectionInfo", reflection.server_reflection_info, is_open=True)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
+        """Return the handler of a method."""
+        method = handler_call_details.method
+        return self._handlers.get(method) or self._unary(method, UNMATCHED, _refuse_unknown)
+
+    def stop(self) -> None:
+        """End streams once their requests have been answered."""
+        self._streams.stop()
+        self._health.stop()
+
+    def _add_unary(self, service: str, name: str, answer: Answer, is_open: bool) -> None:
+        method = f"/{service}/{name}"
+        self._handlers[method] = self._unary(method, method, answer, is_open=is_open)
+
+    def _unary(self, method: str, route: str, answer: Answer, *, is_open: bool = False) -> Handler:
+        async def handle(_: AsyncIterator[bytes], context: Context) -> Message | None:
+            return await self._calls.run(context, method, route, answer, is_open=is_open)
+
+        return grpc.stream_unary_rpc_method_handler(handle, response_serializer=_serialize)
+
+    def _add_stream(self, service: str, name: str, answer: Answer, *, is_open: bool = False) -> None:
+        method = f"/{service}/{name}"
+
+        async def handle(_: AsyncIterator[bytes], context: Context) -> None:
+            await self._calls.run(context, method, method, answer, is_open=is_open)
+
+        self._handlers[method] = grpc.stream_stream_rpc_method_handler(handle, response_serializer=_serialize)
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+async def _refuse_unsupported(_: Inference, call: Call) -> Message:
+    raise NotEnabledError(f"{call.method}: shared memory, tracing and log settings are not supported")
+
+
+async def _refuse_unknown(call: Call) -> Message:
+    raise NotEnabledError(f"there is no method {call.method}")
+
+
+_METHODS = {
+    "ServerLive": Inference.server_live,
+    "ServerReady": Inference.server_ready,
+    "ServerMetadata": Inference.server_metadata,
+    "ModelReady": Inference.model_ready,
+    "ModelMetadata": Inference.model_metadata,
+    "ModelConfig": Inference.model_config,
+    "ModelStatistics": Inference.model_statistics,
+    "ModelInfer": Inference.model_infer,
+    "RepositoryIndex": Inference.repository_index,
+    "RepositoryModelLoad": Inference.repository_model_load,
+    "RepositoryModelUnload": Inference.repository_model_unload,
+}

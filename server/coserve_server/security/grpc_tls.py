@@ -1,0 +1,67 @@
+"""TLS for gRPC: the same files as for HTTPS."""
+
+import grpc
+
+from coserve_server.security.file_stamp import CHECK_INTERVAL_S
+from coserve_server.security.tls import Renewal, make_context
+from coserve_server.settings import Settings
+
+
+def server_credentials(
+    settings: Settings, interval_s: float = CHECK_INTERVAL_S
+) -> grpc.ServerCredentials | None:
+    """Return credentials that always use the certificate now on disk; None if no certificate is set.
+
+    Raises:
+        TlsError: a file is broken, or the key does not belong to the certificate.
+    """
+    if settings.tls_certificate is None:
+        return None
+    renewal = Renewal(settings, _read_files, interval_s)
+    used = renewal.get()
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        """Return the newest certificate in a handshake; None if it is the last one."""
+        nonlocal used
+        newest = renewal.get()
+        if newest is used:
+            return None
+        used = newest
+        return newest
+
+    return grpc.dynamic_ssl_server_credentials(
+        used,
+        fetch,  # type: ignore[arg-type]  # gRPC's manual allows None
+        require_client_authentication=settings.tls_client_authorities is not None,
+    )
+
+
+def _read_files(settings: Settings) -> grpc.ServerCertificateConfiguration:
+    # It says what is wrong with a file; gRPC does not.
+    make_context(settings)
+    assert settings.tls_certificate is not None
+    assert settings.tls_key is not None
+    key = settings.tls_key.read_bytes()
+    if b"ENCRYPTED" in key:
+        key = _decrypt(key, settings)
+    authorities = settings.tls_client_authorities
+    return grpc.ssl_server_certificate_configuration(
+        [(key, settings.tls_certificate.read_bytes())],
+        root_certificates=authorities.read_bytes() if authorities else None,
+    )
+
+
+def _decrypt(key: bytes, settings: Settings) -> bytes:
+    """Decrypt a private key, which gRPC cannot do."""
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+
+    assert settings.tls_key_password is not None
+    password = settings.tls_key_password.get_secret_value().encode()
+    return load_pem_private_key(key, password).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )

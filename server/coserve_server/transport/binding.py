@@ -1,0 +1,30 @@
+"""The addresses that the server listens on."""
+
+import socket
+
+from coserve_server.errors import AddressError
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a TCP socket bound to the address, not yet accepting connections.
+
+    Raises:
+        AddressError: the address is in use, is not this machine's, or needs privileges.
+    """
+    listener = None
+    try:
+        # asyncio disables Nagle's algorithm only on sockets that name TCP as their protocol.
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        raise AddressError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+    return listener
+
+
+def format_address(host: str, port: int) -> str:
+    """Return an address as URLs have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

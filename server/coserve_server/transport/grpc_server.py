@@ -1,0 +1,92 @@
+"""The gRPC server: its address, TLS, and limits on connections."""
+
+import grpc.aio
+
+from coserve_server.api.grpc.service import Services
+from coserve_server.errors import AddressError
+from coserve_server.security.grpc_tls import server_credentials
+from coserve_server.settings import Settings
+from coserve_server.transport.binding import bind, format_address
+from coserve_server.transport.connections import MAX_HEAD_BYTES, UNREAD_RESPONSE_MS
+
+MAX_CALLS_PER_CONNECTION = 100
+IDLE_MS = 300_000
+"""Time after which a connection without calls is closed; clients connect again by themselves."""
+KEEP_ALIVE_MS = 60_000
+"""Time without a byte from the client after which the connection is probed."""
+MIN_CLIENT_PING_MS = 10_000
+"""Clients that ping more often are disconnected, after a few warnings."""
+
+
+class GrpcServer:
+    """A bound address, and from `start` on the services at it.
+
+    Attributes:
+        address: `HOST:PORT`.
+    """
+
+    def __init__(self, settings: Settings, port: int) -> None:
+        """Bind the address; must be called on the event loop.
+
+        Raises:
+            AddressError: the address is in use, is not this machine's, or needs privileges.
+            TlsError: a certificate or its key cannot be used.
+        """
+        self._server = grpc.aio.server(
+            options=_options(settings),
+            # Calls without inference have no limit of their own.
+            maximum_concurrent_rpcs=settings.max_connections + 2 * settings.max_requests,
+        )
+        credentials = server_credentials(settings)
+        self.address = _add_port(self._server, settings.host, port, credentials)
+        self._services: Services | None = None
+
+    async def start(self, services: Services) -> None:
+        """Answer calls."""
+        self._services = services
+        self._server.add_generic_rpc_handlers((services,))
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new calls, and end when those in progress have been answered or the time is over."""
+        if self._services is not None:
+            self._services.stop()
+        await self._server.stop(grace_s)
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    """Return gRPC's options (grpc/impl/channel_arg_names.h)."""
+    return [
+        # Otherwise a second server could listen on the same port.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", MAX_HEAD_BYTES),
+        ("grpc.absolute_max_metadata_size", MAX_HEAD_BYTES),
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", MAX_CALLS_PER_CONNECTION),
+        ("grpc.server_handshake_timeout_ms", round(settings.head_timeout_ms)),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.keepalive_time_ms", KEEP_ALIVE_MS),
+        ("grpc.keepalive_timeout_ms", UNREAD_RESPONSE_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
+    ]
+
+
+def _add_port(
+    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
+) -> str:
+    """Listen on one address, as for HTTP, and return it with its port."""
+    # gRPC would not say why an address cannot be used, and take several for a name.
+    with bind(host, port) as socket:
+        numeric = socket.getsockname()[0]
+    address = format_address(numeric, port)
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise AddressError(f"cannot listen on {host} port {port}") from error
+    return format_address(numeric, port)

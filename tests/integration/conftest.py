@@ -28,7 +28,7 @@ class Server:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def stop(self) -> int:
-        """Ask it to stop, wait until it has, and give its exit status."""
+        """Stop the server with SIGTERM, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -38,9 +38,9 @@ Serve = Callable[..., Server]
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """Start servers, over Triton where there is no repository; options as on the command line.
+    """Start servers with options of the command line; without a repository, over Triton.
 
-    `log` takes a server's standard error.
+    `log` receives a server's standard error.
     """
     servers = []
 
@@ -54,7 +54,7 @@ def serve() -> Iterator[Serve]:
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            # Nobody reads the access log, and a full pipe would stop the server.
+            # Nobody reads the access log, and a full pipe would block the server.
             env=os.environ | {"COSERVE_LOG_LEVEL": "error"} | variables,
         )
         assert process.stdout is not None
@@ -87,11 +87,11 @@ class Triton:
     models: list[dict[str, Any]]
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to Triton's own process, such as SIGKILL or SIGSTOP, not to the launcher."""
+        """Send a signal such as SIGKILL or SIGSTOP to Triton's own process, not to the launcher."""
         os.kill(self.pid, number)
 
     def stop(self) -> int:
-        """Ask the launcher to stop, stopped or hanging server or not, and give its exit status."""
+        """Stop the launcher, even if its server hangs, and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -101,7 +101,7 @@ StartTriton = Callable[..., Triton]
 
 @pytest.fixture(scope="module")
 def triton() -> Iterator[StartTriton]:
-    """Start Triton servers for a repository; more arguments are options of `coserve triton`."""
+    """Start Triton servers for a repository, with options of `coserve triton`."""
     if sys.version_info >= (3, 13):
         pytest.skip("nvidia-pytriton needs numpy 1, which this Python does not have")
     servers = []
@@ -111,7 +111,7 @@ def triton() -> Iterator[StartTriton]:
             [COSERVE, "triton", "--repository", repository, "--json", *options],
             stdout=subprocess.PIPE,
             text=True,
-            # ONNX Runtime in the tests' environment knows no GPU.
+            # ONNX Runtime in the tests' environment does not support GPUs.
             env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         )
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""What tests of a running `coserve serve` share: images, requests, and what to expect of the answers."""
+"""Images, requests and expected logits for tests of a running `coserve serve`."""
 
 import io
 import subprocess
@@ -20,7 +20,9 @@ def encoded(colour: str, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-RED, LIME, BLACK = encoded("red"), encoded("lime"), encoded("black")
+RED = encoded("red")
+LIME = encoded("lime")
+BLACK = encoded("black")
 
 
 def classify(server: Server, *images: bytes, **query: Any) -> httpx.Response:
@@ -47,7 +49,7 @@ def member_logits(
 
 
 def problem(response: httpx.Response, status: int, kind: str) -> str:
-    """Check that it is a whole problem document, and give its detail."""
+    """Check that the response is a complete problem document, and return its detail."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/problem+json"
     document = response.json()
@@ -60,7 +62,7 @@ def problem(response: httpx.Response, status: int, kind: str) -> str:
 
 
 def until_ready(server: Server, ready: bool = True) -> None:
-    """Wait until `/readyz` says so, or says otherwise."""
+    """Wait until `/readyz` reports that the server is ready, or not ready."""
     with server.http() as http:
         for _ in range(6000):
             if http.get("/readyz").is_success is ready:
@@ -70,7 +72,7 @@ def until_ready(server: Server, ready: bool = True) -> None:
 
 
 def refused(*options: str | Path) -> str:
-    """The one line with which the command refuses to start."""
+    """Return the line of error with which the command refuses to start."""
     ended = subprocess.run(
         [COSERVE, "serve", *options], capture_output=True, text=True, timeout=60, check=False
     )

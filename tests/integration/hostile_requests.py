@@ -1,4 +1,4 @@
-"""Requests made to harm the server that reads them, by what is wrong with each."""
+"""Requests that try to harm the server, named by what is wrong with them."""
 
 import base64
 import gzip

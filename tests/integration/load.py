@@ -1,4 +1,4 @@
-"""Clients that ask a running server without a pause, and what to expect of their answers."""
+"""Clients that send requests to a running server without pause, and checks of their responses."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ PNG = {"Content-Type": "image/png"}
 
 
 class Load:
-    """Clients that ask until the end, or until `enough` says so to one of them, and keep every answer."""
+    """Clients that send requests until the context ends or `enough` is true, and keep the responses."""
 
     def __init__(
         self,
@@ -29,7 +29,9 @@ class Load:
     ) -> None:
         self.answers: list[dict[str, Any]] = []
         self.failures: list[str] = []
-        self._server, self._model, self._enough = server, model, enough
+        self._server = server
+        self._model = model
+        self._enough = enough
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
 
@@ -46,15 +48,15 @@ class Load:
             except httpx.TransportError as error:
                 self.failures.append(repr(error))
 
-    def until_more(self) -> None:
-        """Wait for answers to requests that are sent from now on."""
+    def wait_for_more(self) -> None:
+        """Wait for responses to requests that are sent from now on."""
         reached = len(self.answers)
         until(lambda: len(self.answers) > reached + 2 * CLIENTS or bool(self.failures))
 
     def __enter__(self) -> "Load":
         for thread in self._threads:
             thread.start()
-        self.until_more()
+        self.wait_for_more()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,19 +70,19 @@ def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("did not come to pass")
+    raise AssertionError("the condition has not become true")
 
 
-def generations(folder: Path, versions: range, name: str = "pair") -> dict[str, np.ndarray]:
-    """Each version's logits of the red image, `[S, C]`; no two alike."""
+def logits_by_version(folder: Path, versions: range, name: str = "pair") -> dict[str, np.ndarray]:
+    """Return the logits of the red image for each version, `[S, C]`; all versions differ."""
     known = {str(version): member_logits(folder, name, RED_PIXELS, version) for version in versions}
     rows = list(known.values())
     assert all(np.abs(a - b).min(axis=1).max() > 0.01 for a, b in pairwise(rows))
     return known
 
 
-def check_each_of_one_generation(answers: list[dict[str, Any]], known: dict[str, np.ndarray]) -> set[str]:
-    """Check that all members of every answer are of the version it names; give the versions seen."""
+def check_versions_are_not_mixed(answers: list[dict[str, Any]], known: dict[str, np.ndarray]) -> set[str]:
+    """Check that all members of a response have the version that it names; return the versions seen."""
     for answer in answers:
         members = answer["results"][0]["member_predictions"]
         given = [

@@ -9,8 +9,9 @@ FOLDER = Path(__file__).parents[2] / ".perf_analyzer"
 
 
 def perf_analyzer() -> Path:
-    """The program; without it a test fails, or is skipped where it cannot be had."""
-    binary, missing = FOLDER / "perf_analyzer", FOLDER / "missing.txt"
+    """Return the program; if it is missing, fail the test, or skip it where the program is not available."""
+    binary = FOLDER / "perf_analyzer"
+    missing = FOLDER / "missing.txt"
     if not binary.exists():
         reason = missing.read_text() if missing.exists() else "no .perf_analyzer; run make perf-analyzer"
         if sys.version_info >= (3, 13):

@@ -1,4 +1,4 @@
-"""What `coserve serve` answers to good requests: a real server, real images, real networks."""
+"""Responses of `coserve serve` to valid requests: a real server, real images, real networks."""
 
 import base64
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""What `coserve serve` answers to requests that are wrong, too large, too slow or too many."""
+"""Responses of `coserve serve` to requests that are invalid, too large, too slow or too many."""
 
 import io
 import json
@@ -60,7 +60,7 @@ def test_a_body_that_says_it_is_too_large(server: Server) -> None:
 
 
 def test_an_answer_before_the_end_of_the_body_arrives(server: Server) -> None:
-    """A client that sends more than the server will read still gets the problem, every time."""
+    """A client that sends more than the server reads still gets the problem, every time."""
     for path, status in (
         ("/v1/classify?model=pair", 413),
         ("/v1/nowhere", 404),
@@ -75,7 +75,7 @@ def test_an_answer_before_the_end_of_the_body_arrives(server: Server) -> None:
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/json", "multipart/form-data; boundary=b"])
 def test_a_body_that_turns_out_too_large(server: Server, content_type: str) -> None:
-    """Chunked, without a length; the server answers before the body's end, so only what it reads is sent."""
+    """The body is chunked, without a length; the server responds before its end."""
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
     with server.http() as http:
         response = http.post(

@@ -17,7 +17,7 @@ from tests.integration.perf_analyzer import perf_analyzer
 from tests.server.onnx_repository import read_config, write_config, write_repository
 
 RANGES = ["0:4", "4:1", "4:1:-1", "1:2:0", "1:2:1:1"]
-"""Of levels, that are none."""
+"""Invalid ranges of concurrency."""
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def bench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_members_together_the_ensemble_and_a_server_over_http(
     bench: Callable[..., subprocess.CompletedProcess[str]], server: Triton, tmp_path: Path
 ) -> None:
-    """Triton's own HTTP service stands for the gateway: both speak the Open Inference Protocol."""
+    """Triton's own HTTP service stands in for the gateway: both speak the Open Inference Protocol."""
     options = [
         "--triton",
         server.grpc,
@@ -79,7 +79,8 @@ def test_members_together_the_ensemble_and_a_server_over_http(
         ]
     ]
     for measurement in results["measurements"]:
-        latencies, models = measurement["latencies"], measurement["models"]
+        latencies = measurement["latencies"]
+        models = measurement["models"]
         assert 0 < latencies["p50_ms"] <= latencies["p95_ms"] <= latencies["p99_ms"]
         assert latencies["images_per_s"] > 0
         expected = {"ensemble": ["pair_member0", "pair_member1", "pair_mean"], "gateway": []}
@@ -122,7 +123,7 @@ def test_it_starts_a_server_for_a_repository(
 
 @pytest.fixture
 def empty() -> Iterator[str]:
-    """The address of an HTTP server that has nothing."""
+    """Yield the address of an HTTP server that responds with 404 to everything."""
     with HTTPServer(("127.0.0.1", 0), Nothing) as http:
         threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
         yield f"127.0.0.1:{http.server_port}"
@@ -140,7 +141,7 @@ class Nothing(BaseHTTPRequestHandler):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        # The program and the file are looked at before the server, so that nothing is started in vain.
+        # The program and the file are checked before the server, so that nothing is started in vain.
         (["--triton", "127.0.0.1:1", "--binary", "none"], "none does not exist: run make perf-analyzer"),
         (["--triton", "127.0.0.1:1", "--binary", "."], ". is not executable: run make perf-analyzer"),
         (
@@ -181,8 +182,9 @@ def test_what_cannot_be_measured_is_one_line(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stopping_gives_the_results_so_far(server: Triton, tmp_path: Path, number: signal.Signals) -> None:
-    """As a terminal does: to the whole process group."""
-    temporary, output = tmp_path / "temporary", tmp_path / "out.json"
+    """The signal goes to the whole process group, as a terminal sends it."""
+    temporary = tmp_path / "temporary"
+    output = tmp_path / "out.json"
     temporary.mkdir()
     command = [COSERVE, "bench", "perf-analyzer", "--triton", server.grpc, "--binary", perf_analyzer()]
     process = subprocess.Popen(
@@ -193,7 +195,7 @@ def test_stopping_gives_the_results_so_far(server: Triton, tmp_path: Path, numbe
         text=True,
         start_new_session=True,
     )
-    # The second member's figures: the first one's are read.
+    # Once the second member's figures exist, the first member's have been read.
     while not list(temporary.glob("*/pair_member1.csv")) and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, number)

@@ -41,7 +41,7 @@ def server(serve: Serve, folder: Path) -> Server:
 
 
 def refused(*options: str, url: str, key: str = "") -> Result:
-    """What the command says before it measures anything."""
+    """Run the command with options that it refuses before it measures anything."""
     variables = {"COSERVE_URL": url, "COSERVE_API_KEY": key}
     return CliRunner().invoke(app, ["bench", "http", *options], env=variables)
 
@@ -79,7 +79,8 @@ def test_closed_and_open_loops_and_the_engine(bench: Bench, server: Server, fold
         assert load["degraded"] == 0
         assert load["answered"] > 2
         assert len(load["requests_per_s_by_round"]) == 2
-        latency, stages = load["latency_ms"], load["stages_ms"]
+        latency = load["latency_ms"]
+        stages = load["stages_ms"]
         assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
         assert list(stages) == [*STAGES, "other", "outside", "total"]
         parts = sum(stage["mean"] for name, stage in stages.items() if name != "total")

@@ -1,4 +1,4 @@
-"""What ends `coserve bench http` early: a signal, or a process that goes away; what was measured is kept."""
+"""Ending `coserve bench http` early by a signal or a lost process keeps what was measured."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def server(serve: Serve, folder: Path) -> Server:
 
 @pytest.fixture
 def start(server: Server, folder: Path) -> Iterator[Start]:
-    """Start measuring, in a process group of its own, and wait until some requests are answered."""
+    """Start measuring in a process group of its own, and wait until some requests have been answered."""
     processes = []
 
     def run(*options: object) -> "subprocess.Popen[str]":
@@ -48,7 +48,7 @@ def start(server: Server, folder: Path) -> Iterator[Start]:
             start_new_session=True,
         )
         processes.append(process)
-        while answered(server) < 20 and process.poll() is None:
+        while count_answered(server) < 20 and process.poll() is None:
             time.sleep(0.05)
         return process
 
@@ -58,7 +58,7 @@ def start(server: Server, folder: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def answered(server: Server) -> float:
+def count_answered(server: Server) -> float:
     with server.http() as http:
         lines = http.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("coserve_images_total{"))
@@ -78,7 +78,7 @@ def test_a_signal_to_the_command(start: Start, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_its_processes(start: Start, number: signal.Signals) -> None:
-    """As terminals and `timeout` send it."""
+    """The signal goes to the process group, as terminals and `timeout` send it."""
     process = start("--seconds", 60, "--warm-up", 0)
     os.killpg(process.pid, number)
     output, errors = process.communicate(timeout=30)

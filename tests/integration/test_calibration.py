@@ -24,7 +24,7 @@ ONE_FAILS = "one_fails"
 
 @pytest.fixture(scope="module")
 def data(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shared images, two of each class's ten test images under the wrong label: nobody can be sure."""
+    """The shared images; two of each class's ten test images have a wrong label, so no network is sure."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "train").symlink_to(image_folder / "train")
     labels = sorted(path.name for path in (image_folder / "test").iterdir())
@@ -39,7 +39,7 @@ def data(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibration]:
-    """A repository with a calibrated ensemble, and the same with a member whose logits of images are NaN."""
+    """A repository with a calibrated ensemble, and a copy in which one member gives NaN for images."""
     folder = tmp_path_factory.mktemp("calibration")
     config = TrainConfig(data=(str(data),), network="wide_resnet10_1", split=MEMBERS, epochs=2, batch_size=12)
     train(config, folder / "run", report=lambda _: None)
@@ -50,7 +50,7 @@ def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     model = onnx.load(file)
     (last,) = (node for node in model.graph.node if "logits" in node.output)
     last.output[0] = "finite"
-    # The server starts, since all is well with zeros; darker than the mean, an image has no roots.
+    # Zeros, as in the warm-up, are fine; negative values, of pixels darker than the mean, give NaN.
     model.graph.node.extend(
         [
             helper.make_node("Sqrt", ["images"], ["roots"]),

@@ -18,7 +18,7 @@ COSERVE = Path(sys.executable).with_name("coserve")
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real `coserve serve` of one ensemble of two members."""
+    """Yield the address of a real `coserve serve` with one ensemble of two members."""
     folder = tmp_path_factory.mktemp("gateway")
     command = [COSERVE, "serve", "--repository", write_repository(folder / "repository"), "--port", "0"]
     with (folder / "log").open("wb") as log:

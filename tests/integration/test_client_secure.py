@@ -1,4 +1,4 @@
-"""The client and `coserve classify` against a server over HTTPS that asks for keys."""
+"""The client and `coserve classify` against a server that requires HTTPS and keys."""
 
 import asyncio
 import json

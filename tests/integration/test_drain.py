@@ -1,4 +1,4 @@
-"""How a real server stops while clients ask it."""
+"""Stopping a real server while clients send requests."""
 
 import signal
 import socket
@@ -21,7 +21,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leaves(http: httpx.Client) -> bool:
-    """As a load balancer does it: a server that says it is not ready gets no more requests."""
+    """Return whether a load balancer would stop sending requests: the server is not ready."""
     return http.get("/readyz").status_code == 503
 
 
@@ -61,15 +61,14 @@ def test_a_request_in_progress_ends_its_connection(serve: Serve, repository: Pat
 
 
 def test_a_thread_that_never_ends_keeps_no_process(repository: Path) -> None:
-    """As one of a GPU that hangs."""
+    """A thread that waits for a GPU may hang."""
     code = (
-        "import sys, threading, time\n"
+        "import threading, time\n"
         "threading.Thread(target=time.sleep, args=(3600,)).start()\n"
-        "from coserve_server.main import run\n"
-        "from coserve_server.settings import load_settings\n"
-        "run(load_settings(repository=sys.argv[1], port=0), lambda text: print(text, flush=True))\n"
+        "from coserve_cli.main import app\n"
+        "app()\n"
     )
-    command = [sys.executable, "-c", code, repository]
+    command = [sys.executable, "-c", code, "serve", "--repository", repository, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("Coserve at ")

@@ -1,4 +1,4 @@
-"""What export writes, loaded by a real Triton server."""
+"""Exported repositories, loaded by a real Triton server."""
 
 import shutil
 import time
@@ -64,7 +64,7 @@ AUTO = Deployment(cuda={"cudnn_conv_algo_search": "HEURISTIC"}, tensorrt={"preci
 def test_every_configuration_loads_and_the_ensemble_averages(
     triton: StartTriton, tmp_path: Path, deployment: Deployment
 ) -> None:
-    """What is meant for GPUs loads too where Triton may choose the place and has none."""
+    """A repository whose placement is automatic loads without GPUs too."""
     networks = members(0)
     write_ensemble(tmp_path / "repository", describe(deployment, [1.0, 3.0]), networks, {})
     server = triton(tmp_path / "repository")
@@ -82,7 +82,7 @@ def test_every_configuration_loads_and_the_ensemble_averages(
         (ModelInstanceGroup.KIND_CPU, deployment.instances)
     ]
     batching = loaded.dynamic_batching
-    # Triton itself adds the largest batch where no size is preferred.
+    # Triton itself adds the largest batch if no size is preferred.
     assert tuple(batching.preferred_batch_size) == (deployment.preferred_batch_sizes or (8,))
     assert batching.max_queue_delay_microseconds == deployment.queue_delay_us
     assert loaded.parameters["intra_op_thread_count"].string_value == str(deployment.threads)
@@ -93,7 +93,7 @@ def test_every_configuration_loads_and_the_ensemble_averages(
 def test_members_placed_on_gpus_need_them(
     triton: StartTriton, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """All that Triton finds wrong with such a repository, on a machine without GPUs, is that they lack."""
+    """On a machine without GPUs, Triton reports only that they are missing."""
     deployment = Deployment(Placement((0, 1)), cuda={"use_tf32": "0"})
     write_ensemble(tmp_path / "repository", describe(deployment), members(0), {})
     with pytest.raises(AssertionError, match="Triton did not start"):
@@ -105,8 +105,8 @@ def test_members_placed_on_gpus_need_them(
 
 
 @contextmanager
-def asking(server: Triton) -> Iterator[list[np.ndarray]]:
-    """Ask the ensemble without pause; the answers so far."""
+def send_requests(server: Triton) -> Iterator[list[np.ndarray]]:
+    """Send requests to the ensemble without pause; yield the growing list of responses."""
     answers: list[np.ndarray] = []
     stop = Event()
 
@@ -131,8 +131,8 @@ def eventually(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def go_back(repository: Path) -> None:
-    """From version 2 to version 1, as the documentation says."""
+def roll_back(repository: Path) -> None:
+    """Roll back from version 2 to version 1, as the documentation says."""
     shutil.rmtree(repository / "e/2")
     (repository / "e/1/config.pbtxt").rename(repository / "e/config.pbtxt")
 
@@ -141,14 +141,17 @@ def go_back(repository: Path) -> None:
 def test_a_running_server_takes_over_a_new_version_of_all_members_at_once(
     triton: StartTriton, tmp_path: Path, gone_back: bool
 ) -> None:
-    repository, old, new = tmp_path / "repository", members(0), members(10)
+    repository = tmp_path / "repository"
+    old = members(0)
+    new = members(10)
     write_ensemble(repository, describe(), old, {})
     if gone_back:
         write_version(repository, describe(), members(20), {})
-        go_back(repository)
+        roll_back(repository)
     server = triton(repository, "--", "--model-control-mode=poll", "--repository-poll-secs=1")
-    before, after = logits(old, [1, 1]), logits(new, [1, 1])
-    with asking(server) as answers:
+    before = logits(old, [1, 1])
+    after = logits(new, [1, 1])
+    with send_requests(server) as answers:
         assert eventually(lambda: len(answers) > 0)
         write_version(repository, describe(), new, {})
         assert eventually(lambda: np.allclose(answers[-1], after, atol=1e-4))

@@ -36,7 +36,7 @@ def server(triton: StartTriton, repository: Path) -> Triton:
 
 @pytest.fixture(scope="module")
 def gateway(serve: Serve, server: Triton) -> Server:
-    """One member is enough."""
+    """A gateway that needs only one member."""
     return serve(None, "--triton-url", server.grpc, "--min-members", "1")
 
 

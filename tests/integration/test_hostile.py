@@ -1,4 +1,4 @@
-"""One server that everything hostile is sent to: it refuses in words, goes on, and keeps nothing of it."""
+"""A server that gets hostile requests refuses them with a reason, goes on serving, and leaks nothing."""
 
 import contextlib
 import re
@@ -51,7 +51,7 @@ def start(serve: Serve, tmp_path_factory: pytest.TempPathFactory, log: IO[str]) 
 
 @pytest.fixture(scope="module")
 def resources(server: Server) -> dict[str, int]:
-    """What the server has before anything hostile."""
+    """Resources that the server holds before the hostile requests."""
     return held(server)
 
 
@@ -65,8 +65,8 @@ def held(server: Server) -> dict[str, int]:
 
 
 @pytest.fixture(autouse=True)
-def goes_on(server: Server, resources: dict[str, int]) -> Iterator[None]:
-    """After every test the server answers a good request right."""
+def check_it_goes_on(server: Server, resources: dict[str, int]) -> Iterator[None]:
+    """Check after every test that a valid request gets the right answer."""
     yield
     response = classify(server, RED, top_k=1)
     assert response.status_code == 200, response.text
@@ -83,8 +83,8 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection((host, int(port)), 60)
 
 
-def everything(connection: socket.socket) -> bytes:
-    """What the server sends until it closes the connection."""
+def receive_all(connection: socket.socket) -> bytes:
+    """Receive until the server closes the connection."""
     pieces = []
     with contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(65536):
@@ -114,7 +114,7 @@ def test_hostile_json_is_refused(server: Server, name: str) -> None:
         response = post(server, path, content=JSON[name], headers={"Content-Type": "application/json"})
         assert response.status_code in (400, 413, 422), response.text
         assert len(response.content) < 3000
-    # It takes an object without known keys for an empty one.
+    # This route ignores unknown keys.
     assert post(server, "/v2/repository/index", content=JSON[name]).status_code in (200, 400, 413)
 
 
@@ -143,20 +143,20 @@ def test_hostile_http_is_refused(server: Server, name: str) -> None:
     with connect(server) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(sent)
-        answers = everything(connection)
-    # An answer to what is not read to its end may be lost in the reset that follows it.
+        answers = receive_all(connection)
+    # The response to a request that is not read to its end may be lost in the reset that follows.
     assert statuses(answers) in [*allowed, *([[]] if len(sent) > 100_000 else [])], answers
 
 
 def drip(connection: socket.socket, data: bytes) -> bytes:
-    """Send byte by byte until the server has enough, and give its answer."""
+    """Send byte by byte until the server responds, and return the response."""
     connection.settimeout(0.1)
     for byte in data:
         connection.send(bytes([byte]))
         with contextlib.suppress(TimeoutError):
             answer = connection.recv(65536)
             connection.settimeout(60)
-            # Its head and its document may come apart.
+            # The headers and the document may arrive separately.
             while not answer.endswith(b"}"):
                 answer += connection.recv(65536)
             return answer
@@ -173,7 +173,7 @@ def test_slow_heads_end(server: Server) -> None:
             answer = drip(connection, b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 10_000)
             assert statuses(answer) == [408]
             assert b"/problems/head-timeout" in answer
-        assert statuses(everything(silent)) == [408]
+        assert statuses(receive_all(silent)) == [408]
 
 
 def test_slow_bodies_end(server: Server) -> None:
@@ -188,7 +188,7 @@ def test_more_connections_than_allowed_are_refused(server: Server) -> None:
     connections = [connect(server) for _ in range(MAX_CONNECTIONS)]
     try:
         with connect(server) as refused:
-            answer = everything(refused)
+            answer = receive_all(refused)
         assert statuses(answer) == [503]
         assert b"/problems/overloaded" in answer
         assert b"Retry-After: 1\r\n" in answer
@@ -204,13 +204,13 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     wrong = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
     with connect(server) as connection:
         connection.sendall((ask + image + wrong) * 20 + ask[:-2] + b"Connection: close\r\n\r\n")
-        assert statuses(everything(connection)) == [200, 200, 404] * 20 + [200]
+        assert statuses(receive_all(connection)) == [200, 200, 404] * 20 + [200]
 
 
 @pytest.mark.parametrize("pause", [0, 0.2])
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
 def test_upgrades_are_ignored_and_bodies_read(server: Server, pause: float, protocol: bytes) -> None:
-    """Or a body would be lost, or be taken for the next request (RFC 9110, 7.8)."""
+    """Otherwise a body would be lost, or be read as the next request (RFC 9110, section 7.8)."""
     upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\nHTTP2-Settings: AAMAAABk\r\n" % protocol
     hidden = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
     ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
@@ -224,7 +224,7 @@ def test_upgrades_are_ignored_and_bodies_read(server: Server, pause: float, prot
             time.sleep(pause)
             connection.sendall(body + ask + upgrade + b"\r\n")
         connection.sendall(ask + b"Connection: close\r\n\r\n")
-        assert statuses(everything(connection)) == [200, 200, 200, 200, 400, 200, 200]
+        assert statuses(receive_all(connection)) == [200, 200, 200, 200, 400, 200, 200]
 
 
 def test_empty_lines_keep_no_connection_open(server: Server) -> None:
@@ -234,7 +234,7 @@ def test_empty_lines_keep_no_connection_open(server: Server) -> None:
         while b"alive" not in answer:
             answer += connection.recv(65536)
         connection.sendall(b"\r\n")
-        assert statuses(everything(connection)) == [408]
+        assert statuses(receive_all(connection)) == [408]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -245,7 +245,7 @@ def test_disconnects_are_survived(server: Server, stage: str, reset: bool) -> No
             connection.sendall(STAGES[stage])
             if reset:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                # The first of many answers is then under way.
+                # By then the first of many responses is being sent.
                 time.sleep(0.003 * turn)
 
 
@@ -254,7 +254,7 @@ def until(what: Any) -> None:
         if what():
             return
         time.sleep(0.1)
-    raise AssertionError("it did not come true")
+    raise AssertionError("the condition has not become true")
 
 
 def test_refused_connections_are_counted(server: Server) -> None:
@@ -271,7 +271,7 @@ def test_no_error_is_logged_that_is_not_the_server_s(server: Server, log: Path) 
 
 
 def test_nothing_of_all_that_is_kept(server: Server, resources: dict[str, int]) -> None:
-    """The last test: requests that were left are over, and memory is back."""
+    """The last test: abandoned requests have ended, and their memory is freed."""
     until(lambda: held(server)["files"] <= resources["files"])
     after = held(server)
     assert after["threads"] <= resources["threads"] + 8, "the pools of threads are bounded"

@@ -1,4 +1,4 @@
-"""How `coserve serve` starts, refuses to start, and stops."""
+"""Starting `coserve serve`, its refusals to start, and stopping it."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""What a running server tells of the requests it was sent: exactly these."""
+"""A running server's metrics, log and traces show exactly the requests that it was sent."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def check_metrics(said: dict[tuple[str, frozenset[tuple[str, str]]], float]) -> 
     assert value("request_duration_seconds_count", model="pair") == 5
     assert value("queue_duration_seconds_count", model="pair") == 4
     assert value("images_total", model="pair") == 9
-    # Six images are more than a batch of four holds.
+    # Six images take two batches of at most four.
     assert value("batch_size_images_count", model="pair") == 5
     assert value("batch_size_images_sum", model="pair") == 9
     assert value("batch_size_images_bucket", model="pair", le="1.0") == 3
@@ -116,5 +116,5 @@ def check_log(text: str, key: str) -> None:
     assert [line.get("key") for line in access] == ["lab"] * 8 + [None] * 2
     assert len({line["request_id"] for line in access}) == len(access)
     for line in access[5:7]:
-        (told,) = (one for one in lines if one.get("instance") == line["instance"] and one is not line)
-        assert told["request_id"] == line["request_id"]
+        (problem,) = (one for one in lines if one.get("instance") == line["instance"] and one is not line)
+        assert problem["request_id"] == line["request_id"]

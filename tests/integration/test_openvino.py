@@ -1,4 +1,4 @@
-"""`coserve serve --engine openvino` answers what the default engine does."""
+"""`coserve serve --engine openvino` gives the default engine's answers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Members that fail, hang or are late: degraded answers, deadlines, and clients that leave."""
+"""Members that fail, hang or are late: degraded answers, deadlines, and clients that disconnect."""
 
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(serve: Serve, repository: Path) -> Server:
-    """Every member is needed."""
+    """A server that needs every member."""
     return serve(repository)
 
 
 @pytest.fixture(scope="module")
 def lenient(serve: Serve, repository: Path) -> Server:
-    """One member is enough, and none may take long."""
+    """A server that needs only one member and has a short deadline."""
     return serve(repository, "--min-members", "1", "--deadline-ms", "1000")
 
 
@@ -94,7 +94,7 @@ def test_the_shorter_deadline_of_server_and_request_counts(
 
 
 def test_a_client_that_leaves_frees_its_members(serve: Serve, repository: Path) -> None:
-    """The member would hang until the deadline of ten minutes, and hold up every other request."""
+    """Otherwise the member would hang until the deadline of ten minutes, and block all other requests."""
     server = serve(repository, "--deadline-ms", "600000")
     with httpx.Client(base_url=server.url, timeout=1, trust_env=False) as impatient:
         files = {"files": ("red.png", RED)}

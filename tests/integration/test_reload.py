@@ -1,4 +1,4 @@
-"""Ensembles are changed, broken, added and removed in the files while a real server answers under load."""
+"""Changing, breaking, adding and removing ensembles in the files of a real server under load."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import RED, classify, problem
-from tests.integration.load import PNG, Load, check_each_of_one_generation, generations, until
+from tests.integration.load import PNG, Load, check_versions_are_not_mixed, logits_by_version, until
 from tests.server.onnx_repository import NAN, add_version, read_config, write_config, write_repository
 
 
@@ -35,17 +35,18 @@ def test_every_answer_is_of_one_generation_and_none_is_lost(serve: Serve, tmp_pa
         for version in versions[1:]:
             add_version(tmp_path, "pair", version)
             until_served(server, version)
-        load.until_more()
+        load.wait_for_more()
     assert load.failures == []
-    known = generations(tmp_path, versions)
-    assert check_each_of_one_generation(load.answers, known) == set(known)
-    # Those of the thread pools for decoding and loading stay; two lanes for each generation would not.
+    known = logits_by_version(tmp_path, versions)
+    assert check_versions_are_not_mixed(load.answers, known) == set(known)
+    # The pools for decoding and loading may grow, but the two lanes of each old version must end.
     until(lambda: threads(server) < before + len(versions))
 
 
 def test_a_version_replaced_in_place_is_taken_over(serve: Serve, tmp_path: Path) -> None:
-    """An ensemble of the same number with other networks, as `coserve export --overwrite` leaves it."""
-    served, other = write_repository(tmp_path / "served"), write_repository(tmp_path / "other")
+    """The version keeps its number and gets other networks, as `coserve export --overwrite` writes them."""
+    served = write_repository(tmp_path / "served")
+    other = write_repository(tmp_path / "other")
     add_version(other, "pair", 2)
     server = serve(served, repository_poll_ms=30)
     first = logits_of(server)
@@ -69,7 +70,7 @@ def test_a_broken_version_leaves_the_old_one(serve: Serve, tmp_path: Path, broke
     with Load(server) as load:
         add_version(tmp_path, "pair", 2, **broken)
         until(lambda: get(server, "/v1/models/pair")["load_error"] is not None)
-        load.until_more()
+        load.wait_for_more()
         model = get(server, "/v1/models/pair")
         assert (model["version"], model["versions"], model["ready"]) == ("1", ["1"], True)
         assert str(tmp_path / "pair_member1/2/model.onnx") in model["load_error"]
@@ -86,7 +87,10 @@ def test_a_broken_version_leaves_the_old_one(serve: Serve, tmp_path: Path, broke
         until_served(server, 3)
         assert get(server, "/v1/models/pair")["load_error"] is None
     assert load.failures == []
-    assert check_each_of_one_generation(load.answers, generations(tmp_path, range(1, 4, 2))) == {"1", "3"}
+    assert check_versions_are_not_mixed(load.answers, logits_by_version(tmp_path, range(1, 4, 2))) == {
+        "1",
+        "3",
+    }
 
 
 def test_a_broken_configuration_leaves_the_old_version(serve: Serve, tmp_path: Path) -> None:
@@ -99,7 +103,7 @@ def test_a_broken_configuration_leaves_the_old_version(serve: Serve, tmp_path: P
         until(lambda: get(server, "/v1/models/pair")["load_error"] is not None)
         assert str(config) in get(server, "/v1/models/pair")["load_error"]
         assert str(config) in get(server, "/v1/models")["not_served"]["pair_member0"]
-        load.until_more()
+        load.wait_for_more()
         config.write_text(sound)
         until(lambda: get(server, "/v1/models/pair")["load_error"] is None)
     assert load.failures == []
@@ -111,7 +115,7 @@ def test_ensembles_come_and_go(serve: Serve, tmp_path: Path) -> None:
     server = serve(folder, "--default-model", "pair", repository_poll_ms=30)
     with Load(server) as load:
         built = write_repository(tmp_path / "built", "single", members=1)
-        # Half of it first: its members come last here.
+        # The ensemble's own folder first; its members come last.
         (built / "single").rename(folder / "single")
         until(lambda: "single" in get(server, "/v1/models")["not_served"])
         with server.http() as http:
@@ -134,7 +138,7 @@ def test_a_repository_that_is_gone_changes_nothing(serve: Serve, tmp_path: Path)
     with Load(server) as load:
         folder.rename(tmp_path / "elsewhere")
         for _ in range(5):
-            load.until_more()
+            load.wait_for_more()
         (tmp_path / "elsewhere").rename(folder)
         add_version(folder, "pair", 2)
         until_served(server, 2)
@@ -149,7 +153,7 @@ def test_versions_side_by_side(serve: Serve, tmp_path: Path) -> None:
     config.version_policy.latest.num_versions = 2
     write_config(tmp_path / "pair", config)
     until(lambda: get(server, "/v1/models/pair")["versions"] == ["1", "2"])
-    known = generations(tmp_path, range(1, 3))
+    known = logits_by_version(tmp_path, range(1, 3))
     with server.http() as http:
         query: dict[str, Any] = {"model": "pair", "member_predictions": True}
 
@@ -158,7 +162,7 @@ def test_versions_side_by_side(serve: Serve, tmp_path: Path) -> None:
 
         answers = [ask(), ask(version="1"), ask(version="2")]
         assert [answer.json()["version"] for answer in answers] == ["2", "1", "2"]
-        check_each_of_one_generation([answer.json() for answer in answers], known)
+        check_versions_are_not_mixed([answer.json() for answer in answers], known)
         assert problem(ask(version="3"), 404, "unknown-model") == (
             "model 'pair' has no version '3'; it has '1', '2'"
         )
@@ -180,5 +184,5 @@ def test_without_looking_nothing_changes(serve: Serve, tmp_path: Path) -> None:
     add_version(tmp_path, "pair", 2)
     with Load(server) as load:
         for _ in range(5):
-            load.until_more()
+            load.wait_for_more()
     assert {answer["version"] for answer in load.answers} == {"1"}

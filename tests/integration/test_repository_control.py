@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import RED, classify, problem
-from tests.integration.load import Load, check_each_of_one_generation, generations, until
+from tests.integration.load import Load, check_versions_are_not_mixed, logits_by_version, until
 from tests.server.onnx_repository import add_version, write_repository
 
 
@@ -34,13 +34,13 @@ def test_load_takes_over_the_files_as_they_are(serve: Serve, repository: Path) -
         for version in range(2, 6):
             add_version(repository, "pair", version)
             triton.load_model("pair")
-            # The answer comes when the new version serves.
+            # The response comes once the new version is served.
             assert classify(server, RED, model="pair").json()["version"] == str(version)
         triton.load_model("pair")
-        load.until_more()
+        load.wait_for_more()
     assert load.failures == []
-    known = generations(repository, range(1, 6))
-    assert check_each_of_one_generation(load.answers, known) <= set(known)
+    known = logits_by_version(repository, range(1, 6))
+    assert check_versions_are_not_mixed(load.answers, known) <= set(known)
 
 
 def test_unload_lets_requests_finish_and_lasts(serve: Serve, repository: Path) -> None:
@@ -53,7 +53,7 @@ def test_unload_lets_requests_finish_and_lasts(serve: Serve, repository: Path) -
         assert [one["name"] for one in triton.get_model_repository_index()] == ["single"]
         assert finish()["version"] == "1"
         add_version(repository, "pair", 2)
-        # Looked at by now, since the other ensemble's new version is.
+        # Once the other ensemble's new version is served, this one's files have been polled too.
         add_version(repository, "single", 2)
         until(lambda: classify(server, RED, model="single").json()["version"] == "2")
         assert not triton.is_model_ready("pair")
@@ -75,7 +75,7 @@ def test_a_request_keeps_the_version_it_began_with(serve: Serve, repository: Pat
 
 @contextmanager
 def begun(server: Server, model: str) -> Iterator[Callable[[], dict[str, Any]]]:
-    """A request whose body the server waits for; the function sends it and gives the answer."""
+    """Begin a request without its body; yield a function that sends the body and returns the answer."""
     host, _, port = server.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), 60) as connection:
         connection.sendall(

@@ -1,4 +1,4 @@
-"""Training and serving decode apart, by one rule: what a network learnt on is what it is served."""
+"""Training and serving decode images with separate code, to the same pixels."""
 
 import io
 from collections.abc import Callable

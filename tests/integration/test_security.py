@@ -1,4 +1,4 @@
-"""A real server over HTTPS that asks for keys, and what it keeps to itself."""
+"""A real server that requires HTTPS and keys, and what it must not reveal."""
 
 import base64
 import http.client
@@ -25,7 +25,7 @@ from tests.server.onnx_repository import write_repository
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`models` and `outside` with an ensemble each; certificates of an authority, a server, a client."""
+    """The repositories `models` and `outside`, and certificates of an authority, a server and a client."""
     folder = tmp_path_factory.mktemp("security")
     write_repository(folder / "models", "pair")
     write_repository(folder / "outside", "secret")
@@ -65,7 +65,7 @@ def server(serve: Serve, folder: Path, key: str, admin: str) -> Server:
 
 
 def connect(server: Server, folder: Path, key: str = "", certificate: Path | None = None) -> httpx.Client:
-    """A client that trusts the authority, and shows a key and a certificate where there are any."""
+    """Return a client that trusts the authority, and sends a key and a certificate if given."""
     context = ssl.create_default_context(cafile=folder / "ca.pem")
     if certificate:
         context.load_cert_chain(certificate)
@@ -74,7 +74,7 @@ def connect(server: Server, folder: Path, key: str = "", certificate: Path | Non
 
 
 def until(http: httpx.Client, key: str, status: int) -> None:
-    """Wait until a key is answered with a status."""
+    """Wait until requests with this key get this status."""
     for _ in range(600):
         if http.get("/v1/models", headers={"X-API-Key": key}).status_code == status:
             return
@@ -154,7 +154,7 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_leads_out_of_the_repository(server: Server, folder: Path, admin: str, name: str) -> None:
     context = ssl.create_default_context(cafile=folder / "ca.pem")
-    # Unlike httpx this sends the path as it is.
+    # Unlike httpx, http.client sends the path unchanged.
     connection = http.client.HTTPSConnection(server.url.removeprefix("https://"), timeout=60, context=context)
     for method, path in (
         ("GET", f"/v1/models/{name}"),
@@ -181,18 +181,18 @@ def test_mutual_tls_lets_only_certified_clients_connect(serve: Serve, folder: Pa
         f'default_model = "pair"\nport = 1\ntls_certificate = "{folder / "localhost.pem"}"\n'
         f'tls_key = "{folder / "localhost.pem"}"\ntls_client_authorities = "{folder / "ca.pem"}"\n'
     )
-    # The command line's port wins over the file's, which cannot be had.
+    # The command line's port overrides the file's.
     server = serve(folder / "models", "--config", str(file))
     assert any("pair (default)" in line for line in server.announcement)
     with connect(server, folder, certificate=folder / "client.pem") as http:
         assert http.get("/v1/models").status_code == 200
-    # With TLS 1.3 the client learns only after the handshake that it was refused.
+    # With TLS 1.3 the client learns only after the handshake that it is refused.
     with connect(server, folder) as http, pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         http.get("/healthz")
 
 
 def shown(server: Server, folder: Path) -> bytes:
-    """The certificate that a new connection gets."""
+    """Return the certificate that a new connection gets."""
     address = httpx.URL(server.url)
     trust = ssl.create_default_context(cafile=folder / "ca.pem")
     plain = socket.create_connection((address.host, address.port), timeout=60)
@@ -233,7 +233,7 @@ def test_what_is_unsafe_or_unusable_stops_the_start(folder: Path) -> None:
 
 @pytest.fixture
 def logged(folder: Path, key: str, tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A server that logs all it can: its address, and the file with everything it writes."""
+    """Yield the address of a server that logs at level debug, and the file with its whole output."""
     log = tmp_path / "log"
     options = ["--repository", folder / "models", "--port", "0", "--api-keys-file", folder / "keys"]
     with log.open("w") as file:

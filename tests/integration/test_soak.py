@@ -1,4 +1,4 @@
-"""The soak test itself: a few seconds of it on a real server, and that it notices what it is there for."""
+"""The soak test passes on a real server within seconds, and notices what it is made to find."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def models(tmp_path: Path) -> Models:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Two ensembles, so that each has networks to change to, whose batches take longer than asking does."""
+    """Two ensembles, which can exchange networks; their batches take longer than sending a request."""
     folder = tmp_path / "models"
     write_repository(folder, "pair", size=32, depth=12, channels=48)
     write_repository(tmp_path / "more", "other", size=32, depth=12, channels=40)
@@ -41,15 +41,16 @@ def repository(tmp_path: Path) -> Path:
 
 
 def soak(folder: Path, output: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    script, slow = str(ROOT / "benchmarks" / "soak" / "soak.py"), ("--deadline-ms", "60000")
+    script = str(ROOT / "benchmarks" / "soak" / "soak.py")
+    slow = ("--deadline-ms", "60000")
     command = [script, "--repository", str(folder), "--output", str(output), *OPTIONS, *slow, *options]
-    # The soak ends when its last upload that stalls is refused, by default after a minute.
+    # The soak ends when its last stalled upload is refused, by default after a minute.
     soon = {**os.environ, "COSERVE_UPLOAD_TIMEOUT_MS": "6000"}
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=soon, check=False)
 
 
 def reply(version: str, logits: np.ndarray, **changes: Any) -> httpx.Response:
-    """An answer of `/v1/classify` with these logits, `[images, classes]`."""
+    """Return a response of `/v1/classify` with these logits, `[images, classes]`."""
     results = [
         {"predictions": [{"class_id": int(c), "logit": float(row[c])} for c in np.argsort(row)[::-1]]}
         for row in logits
@@ -62,7 +63,7 @@ def test_a_sound_server_passes(repository: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stderr == "", "a bar is for terminals"
     report = json.loads((tmp_path / "out.json").read_text())
-    # Whether a client leaves within so few seconds is up to chance.
+    # In so few seconds, a client may or may not happen to disconnect.
     assert {"ok", "refused"} <= set(report["total"]) <= {"ok", "refused", "overloaded", "left"}
     assert not report["failures"]
     kinds = report["kinds"]
@@ -76,7 +77,7 @@ def test_a_sound_server_passes(repository: Path, tmp_path: Path) -> None:
 
 
 def test_other_networks_than_those_it_knows_fail(tmp_path: Path, models: Models) -> None:
-    """Weights that its own mean, which is a plain one, does not have."""
+    """The server uses weights that the soak test does not know of."""
     config = models.folder / "pair" / "config.pbtxt"
     config.write_text(config.read_text() + 'parameters { key: "weights" value { string_value: "[1, 3]" } }\n')
     ended = soak(models.folder, tmp_path / "out.json", "--reload-seconds", "60")
@@ -112,7 +113,7 @@ def test_changed_files_are_an_ensemble_s_only_answer_once_served(repository: Pat
     models.settle("pair")
     assert models.allowed["pair"] == (new,)
     assert not (repository / "pair_member0" / "1").exists()
-    # Read anew, the files say the same.
+    # Reading the files again gives the same.
     (read,) = Models(repository, IMAGES).allowed["pair"]
     assert read.version == "2"
     np.testing.assert_allclose(read.logits, new.logits)

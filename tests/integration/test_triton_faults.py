@@ -1,4 +1,4 @@
-"""A real Triton that dies, freezes, lacks models or comes late; the gateway gives no wrong answer ever."""
+"""A real Triton that dies, freezes, lacks models or starts late: the gateway never gives a wrong answer."""
 
 import signal
 import socket
@@ -21,7 +21,7 @@ from tests.server.onnx_repository import HANGS, read_config, write_config, write
 
 
 def light(folder: Path) -> Path:
-    """One instance per model: a Triton starts one per core otherwise, each a process."""
+    """Limit every model to one instance: by default Triton starts one per core, each a process."""
     for config in map(read_config, folder.iterdir()):
         if not config.HasField("ensemble_scheduling") and not config.instance_group:
             config.instance_group.add(count=1)
@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 class Load:
-    """Clients that ask again and again; every answer is right, or a problem that a client can act on."""
+    """Clients that send requests without pause; each gets the right answer or a problem to act on."""
 
     def __init__(self, gateway: Server, repository: Path) -> None:
         self.gateway = gateway
@@ -72,7 +72,7 @@ class Load:
         return "degraded" if reply["degraded"] else "whole"
 
     def wait_for(self, kind: str, more: int = 10) -> None:
-        """Wait until there are that many more answers of a kind."""
+        """Wait for more answers of a kind."""
         wanted = self.answers[kind] + more
         for _ in range(12_000):
             if self.answers[kind] >= wanted:
@@ -97,7 +97,7 @@ def load(gateway: Server, repository: Path) -> Iterator[Load]:
 
 
 def held(gateway: Server, port: int) -> tuple[int, int]:
-    """Connections of the gateway to a port, and its open files, once its clients' connections are closed."""
+    """Count the gateway's connections to a port, and its open files, once its clients have disconnected."""
     process = psutil.Process(gateway.process.pid)
     samples = []
     for _ in range(20):
@@ -165,7 +165,8 @@ def test_the_deadline_holds_while_frozen(triton: StartTriton, serve: Serve, repo
 def test_one_of_two_servers_dies_and_nobody_notices(
     triton: StartTriton, serve: Serve, repository: Path
 ) -> None:
-    first, second = triton(repository), triton(repository)
+    first = triton(repository)
+    second = triton(repository)
     gateway = serve(None, "--triton-url", f"{first.grpc},{second.grpc}", "--deadline-ms", "60000")
     until_ready(gateway)
     with load(gateway, repository) as clients:
@@ -254,7 +255,7 @@ def test_late_members_and_clients_that_leave_are_cancelled_at_triton(
 
 
 def until_cancelled(log: Path, calls: int) -> None:
-    """Wait until Triton has logged so many calls that were cancelled."""
+    """Wait until Triton has logged this number of cancelled calls."""
     for _ in range(6000):
         if log.read_text().count("Issuing cancellation") >= calls:
             return

@@ -1,4 +1,4 @@
-"""Starting and ending Triton servers, well or not; nothing may be left behind."""
+"""Starting and stopping Triton servers, cleanly or not, must leave nothing behind."""
 
 import signal
 import socket
@@ -25,7 +25,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Path]]:
-    """What the servers of this test have on disk and in shared memory."""
+    """Return a function that lists what this test's servers have on disk and in shared memory."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))
@@ -47,7 +47,7 @@ def eventually(condition: Callable[[], bool]) -> bool:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process exists and is no zombie: not every container's first process takes in orphans."""
+    """Return whether a process exists and is not a zombie: in some containers nobody reaps orphans."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except FileNotFoundError:
@@ -55,7 +55,7 @@ def runs(pid: int) -> bool:
 
 
 def refused(*arguments: object) -> str:
-    """The one line that `coserve triton` ends with where it cannot start; Triton's log comes before."""
+    """Return the last line of `coserve triton`, which cannot start; Triton's log comes before it."""
     done = subprocess.run(
         [COSERVE, "triton", *map(str, arguments)], capture_output=True, text=True, timeout=120
     )

@@ -207,9 +207,10 @@ def test_errors_reach_the_client_in_words(client: triton.InferenceServerClient) 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_what_the_kserve_client_sends(server: Server, expected: np.ndarray, binary: bool) -> None:
-    """The requests of kserve 0.21's `InferenceRESTClient`, whose own pins rule out ours; recorded from it."""
+    """Requests recorded from kserve 0.21's client, whose pinned dependencies conflict with ours."""
     shape = f'"shape":{list(IMAGES.shape)},"datatype":"FP32"'.replace(" ", "")
-    data, parameters = ",".join(map(str, IMAGES.ravel().tolist())), f'{{"binary_data_size":{IMAGES.nbytes}}}'
+    data = ",".join(map(str, IMAGES.ravel().tolist()))
+    parameters = f'{{"binary_data_size":{IMAGES.nbytes}}}'
     elements = f'"parameters":{parameters}' if binary else f'"data":[{data}]'
     head = f'{{"id":"7","model_name":"pair","inputs":[{{"name":"images",{shape},{elements}}}]}}'.encode()
     headers = {"content-type": "application/json"}

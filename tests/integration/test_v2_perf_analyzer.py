@@ -67,7 +67,7 @@ def test_windows_of_time(analyze: Analyze) -> None:
 
 
 def test_values_that_are_not_finite_are_named(analyze: Analyze) -> None:
-    """Its own random values include NaN."""
+    """perf_analyzer's own random values include NaN."""
     done = analyze("-m", "pair", "--request-count", 5)
     assert done.returncode != 0
     assert "input 'images' must have finite values" in done.stdout + done.stderr

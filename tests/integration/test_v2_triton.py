@@ -1,4 +1,4 @@
-"""The same `/v2` requests to a real Triton's ensemble and to `coserve serve`, before it or alone."""
+"""The same `/v2` requests to a real Triton, to a gateway in front of it, and to an embedded engine."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ def server(triton: StartTriton, repository: Path) -> Triton:
 
 @pytest.fixture(scope="module")
 def gateway(serve: Serve, server: Triton) -> Server:
-    """In front of Triton."""
+    """A gateway in front of Triton."""
     return serve(None, "--triton-url", server.grpc, "--serve-members")
 
 
@@ -68,7 +68,7 @@ def test_members_alone_answer_as_in_triton(clients: list[Client]) -> None:
 
 
 def test_classes_are_ranked_and_written_alike(clients: list[Client]) -> None:
-    """The repository's configuration names no file of labels, so Triton gives none."""
+    """The repository's configuration names no label file, so Triton returns no labels."""
     output = triton_http.InferRequestedOutput("logits", class_count=3)
     theirs, *ours = (
         client.infer("pair", [tensor(IMAGES)], outputs=[output]).as_numpy("logits") for client in clients
@@ -84,7 +84,8 @@ def test_classes_are_ranked_and_written_alike(clients: list[Client]) -> None:
 
 def test_models_are_described_alike(clients: list[Client]) -> None:
     def described(client: Client, name: str) -> Any:
-        metadata, config = client.get_model_metadata(name), client.get_model_config(name)
+        metadata = client.get_model_metadata(name)
+        config = client.get_model_config(name)
         # Triton's image clients need the input's format; Triton gives outputs none.
         fields = {"input": ("name", "data_type", "format", "dims"), "output": ("name", "data_type", "dims")}
         tensors = [[one[key] for key in keys] for side, keys in fields.items() for one in config[side]]

@@ -1,4 +1,4 @@
-"""What only a failing engine shows; tests/integration has the rest, over real connections."""
+"""The API over an engine that fails; tests/integration has the rest, over real connections."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Bodies that come slowly, from clients without a socket."""
+"""Slow bodies, without a socket."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ def grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def upload(pieces: Iterator[bytes], pause_s: float, path: str = "/v1/classify", **settings: Any) -> Any:
-    """The status and the document that answer a body of these pieces, the last of which never comes."""
+    """Send these pieces and then nothing more; return the response's status and document."""
     server = Server(FakeEngine(ensemble()), **{"min_upload_rate": RATE, **settings})
     answers: list[Any] = []
 
@@ -38,7 +38,7 @@ def upload(pieces: Iterator[bytes], pause_s: float, path: str = "/v1/classify", 
     scope["headers"] = [(b"content-type", b"image/png")]
 
     async def go() -> None:
-        # Without a limit it waits for ever.
+        # Without a limit, the server would wait for ever.
         await asyncio.wait_for(server.app(scope, receive, send), 30)
 
     asyncio.run(go())
@@ -51,7 +51,7 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for(count: int, pause_s: flo
     status, document = upload(pieces, pause_s)
     assert (status, document["type"]) == (408, "/problems/upload-timeout")
     assert document["detail"] == "the body arrives at less than 1000 bytes per second"
-    assert len(list(pieces)) > count / 2 or count == 0, "it was ended early"
+    assert len(list(pieces)) > count / 2 or count == 0, "the upload was ended early"
 
 
 def test_the_open_inference_protocol_says_it_in_its_own_words() -> None:
@@ -60,7 +60,7 @@ def test_the_open_inference_protocol_says_it_in_its_own_words() -> None:
 
 
 def test_bytes_that_came_earn_time() -> None:
-    """Ten times the rate for five times the grace, and too large in the end."""
+    """The body arrives at ten times the rate for five times the grace period, until it is too large."""
     pieces = (bytes(10 * RATE) for _ in range(100))
     status, document = upload(pieces, 0.01, max_body_bytes=995 * RATE)
     assert (status, document["type"]) == (413, "/problems/body-too-large")

@@ -1,4 +1,4 @@
-"""What /metrics says after known requests."""
+"""`/metrics` after known requests."""
 
 import asyncio
 from typing import Any
@@ -27,7 +27,7 @@ def scrape(server: Server) -> dict[tuple[str, frozenset[tuple[str, str]]], float
 
 
 class Scrape:
-    """The values by name and labels."""
+    """The metrics of one scrape, by name and labels."""
 
     def __init__(self, server: Server) -> None:
         self.values = scrape(server)
@@ -173,7 +173,7 @@ def test_bugs_are_counted() -> None:
 
 
 def test_a_client_that_leaves_is_no_answer() -> None:
-    """It is counted with the status that nginx gives it, and none of its members as late."""
+    """The request is counted with nginx's status 499, and none of its members as late."""
     server = Server(FakeEngine(ensemble(), scripts=[[None, None]]))
     incoming = [{"type": "http.request", "body": png()}, {"type": "http.disconnect"}]
     scope = {

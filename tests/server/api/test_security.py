@@ -1,4 +1,4 @@
-"""Who may ask what; tests/integration/test_security.py has the same over real connections."""
+"""Keys, roles, CORS and security headers; tests/integration/test_security.py has real connections."""
 
 import base64
 import hashlib
@@ -137,7 +137,8 @@ def test_without_keys_only_programs_on_this_machine_may_change_the_server() -> N
 def test_pages_of_other_origins_may_ask_only_where_that_is_set(file: Path) -> None:
     create_key(file, "lab", "infer")
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
-    friend, stranger = {"Origin": "https://a.example"}, {"Origin": "https://b.example"}
+    friend = {"Origin": "https://a.example"}
+    stranger = {"Origin": "https://b.example"}
     app = application(file, cors_origins="https://a.example, https://c.example")
     allowed = ask_app(app, "OPTIONS", "/v1/classify", headers=friend | preflight)
     assert allowed.status_code == 200
@@ -150,7 +151,7 @@ def test_pages_of_other_origins_may_ask_only_where_that_is_set(file: Path) -> No
     assert unauthenticated.headers["Access-Control-Allow-Origin"] == "https://a.example"
     exposed = set(unauthenticated.headers["Access-Control-Expose-Headers"].split(", "))
     assert exposed >= {"X-Request-Id", "traceresponse", "Retry-After", "WWW-Authenticate"}
-    assert unauthenticated.headers["X-Request-Id"], "a script can quote it"
+    assert unauthenticated.headers["X-Request-Id"], "a script can read it"
     for off in (ask_app(app, "GET", "/healthz", headers=stranger), ask_app(application(), "GET", "/healthz")):
         assert "Access-Control-Allow-Origin" not in off.headers
 
@@ -185,4 +186,4 @@ def test_the_api_s_description_says_how_keys_are_sent(file: Path) -> None:
     assert "security" not in described["paths"]["/v1/classify"]["post"]
     answers = described["paths"]["/v1/classify"]["post"]["responses"]
     assert "401" in answers
-    assert "403" not in answers, "any key will do"
+    assert "403" not in answers, "every key allows it"

@@ -1,4 +1,4 @@
-"""Inference over `/v2`, with an engine whose answers are known; its errors."""
+"""Inference over `/v2` with an engine whose answers are known, and errors in the protocol's format."""
 
 import gzip
 import json

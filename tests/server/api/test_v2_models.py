@@ -1,4 +1,4 @@
-"""What `/v2` tells of models: tensors, configuration, readiness, statistics, single members."""
+"""Models in `/v2`: tensors, configuration, readiness, statistics, single members."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Reading tensors from bodies, without HTTP."""
+"""Reading inference requests, without HTTP."""
 
 import json
 from typing import Any
@@ -224,7 +224,7 @@ JSON = st.recursive(
 
 @st.composite
 def spoilt_requests(draw: st.DrawFn) -> bytes:
-    """A sound request with one of its parts replaced by something arbitrary."""
+    """A valid request with one part replaced by something arbitrary."""
     content = document(IMAGES[:1], binary=False, id="a", outputs=[{"name": "logits", "parameters": {}}])
     part: Any = draw(
         st.sampled_from([content, content["inputs"][0], content["outputs"][0], content["inputs"]])

@@ -1,4 +1,4 @@
-"""The application without a socket, and inference requests of the Open Inference Protocol to it."""
+"""The application without a socket, and requests of the Open Inference Protocol."""
 
 import asyncio
 import json
@@ -15,13 +15,13 @@ from tests.server.fake_engine import FakeEngine
 INFER = "/v2/models/pair/infer"
 LENGTH = "Inference-Header-Content-Length"
 IMAGES = np.arange(3 * 3 * 4 * 4, dtype=np.float32).reshape(3, 3, 4, 4)
-"""Three images for the fake ensemble, no two of whose values are the same."""
+"""Three images for the fake ensemble; all values differ."""
 LOGITS = IMAGES[:, [0, -1], [0, -1], [0, -1]] + np.float32(0.5)
-"""The mean of what two members of a `ReadingEngine` give."""
+"""The mean logits of a `ReadingEngine` with two members."""
 
 
 def document(images: np.ndarray = IMAGES, *, binary: bool = True, **request: Any) -> dict[str, Any]:
-    """The JSON that asks for `images`; more keywords are keys of the request."""
+    """Return the JSON of a request with these images; other keywords become keys of the request."""
     tensor: dict[str, Any] = {"name": "images", "shape": list(images.shape), "datatype": "FP32"}
     if binary:
         tensor["parameters"] = {"binary_data_size": images.nbytes}
@@ -31,7 +31,7 @@ def document(images: np.ndarray = IMAGES, *, binary: bool = True, **request: Any
 
 
 def binary(images: np.ndarray = IMAGES, **request: Any) -> dict[str, Any]:
-    """A request with binary tensors both ways, as arguments of httpx."""
+    """Return httpx's arguments for a request whose input and output are binary tensors."""
     request.setdefault("parameters", {"binary_data_output": True})
     head = json.dumps(document(images, **request)).encode()
     return {"content": head + images.tobytes(), "headers": {LENGTH: str(len(head))}}

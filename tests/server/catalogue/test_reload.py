@@ -1,4 +1,4 @@
-"""How changed files of a model repository are taken over, without a server."""
+"""Reloading changed files of a model repository, without a server."""
 
 import asyncio
 import gc
@@ -105,7 +105,7 @@ def test_nothing_is_loaded_again_that_did_not_change(tmp_path: Path) -> None:
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
         before = dict(engine.ensembles)
         add_version(tmp_path, "single", 2)
-        # Of no meaning to this engine.
+        # This engine ignores instance groups.
         config = read_config(tmp_path / "pair_member0")
         config.instance_group.add(count=2)
         write_config(tmp_path / "pair_member0", config)
@@ -122,8 +122,9 @@ def test_a_file_put_in_another_s_place_is_noticed_by_its_stamp(tmp_path: Path) -
     check_unchanged(ensemble)
     path = ensemble.members[0].model_path
     assert path is not None
-    before, status = read_stamps(tmp_path), path.stat()
-    # The same size and time: only the kernel's own note of the change tells.
+    before = read_stamps(tmp_path)
+    status = path.stat()
+    # Size and modification time stay the same; only the kernel's change time differs.
     shutil.copyfile(path, tmp_path / "copy")
     (tmp_path / "copy").replace(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -202,7 +203,7 @@ def test_what_does_not_fit_into_memory_is_not_even_loaded(
         before = engine.ensembles["pair"]
         available[0] = 40 * 2**20
         await reloader.refresh()
-        assert caplog.records[1:] == [], "what is served already needs no memory"
+        assert caplog.records[1:] == [], "a version that is already served needs no memory"
         add_version(tmp_path, "pair", 2)
         await reloader.refresh()
         (record,) = caplog.records[1:]
@@ -247,7 +248,7 @@ def test_what_the_system_refuses_is_that_ensemble_s_alone(
 
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
         def new_lanes(ensemble: Ensemble) -> list[Lane]:
-            # A core that the process has lost since.
+            # A core that the process may no longer use.
             return [Lane(ensemble.name, (4095,) if ensemble.name == "pair" else None)]
 
         monkeypatch.setattr(engine, "_new_lanes", new_lanes)
@@ -285,7 +286,7 @@ def test_the_watch_waits_until_files_come_to_rest(tmp_path: Path) -> None:
         def look() -> object:
             nonlocal looks
             looks += 1
-            # Different at each of the first looks, as while a file grows.
+            # Differs between the first polls, as while a file grows.
             return min(looks, 5)
 
         refreshed = asyncio.Event()
@@ -293,7 +294,8 @@ def test_the_watch_waits_until_files_come_to_rest(tmp_path: Path) -> None:
         async def refresh() -> None:
             refreshed.set()
 
-        reloader._look, reloader.refresh = look, refresh  # type: ignore[method-assign,assignment]
+        reloader._look = look  # type: ignore[method-assign,assignment]
+        reloader.refresh = refresh  # type: ignore[method-assign]
         watching = asyncio.create_task(reloader.watch(0.05))
         await asyncio.wait_for(refreshed.wait(), 60)
         watching.cancel()

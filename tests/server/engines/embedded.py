@@ -1,4 +1,4 @@
-"""Runs an engine of this process over a folder, and closes it."""
+"""Runs an embedded engine over a repository."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,11 +20,11 @@ TWO = Cores(2, None)
 def with_engine(
     folder: Path,
     use: Callable[[EmbeddedEngine], Awaitable[T]],
-    choice: EngineOptions = EngineOptions(),  # noqa: B008  # it does not change
+    options: EngineOptions = EngineOptions(),  # noqa: B008  # it does not change
     cores: Cores = TWO,
 ) -> T:
     async def run() -> T:
-        engine = create_engine(choice, cores, read_repository(folder))
+        engine = create_engine(options, cores, read_repository(folder))
         try:
             return await asyncio.wait_for(use(engine), 60)
         finally:

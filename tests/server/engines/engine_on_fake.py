@@ -1,4 +1,4 @@
-"""Runs the engine `triton` over fake servers, and sees that it leaves nothing behind."""
+"""Runs the engine `triton` over fake servers, and checks that it leaves nothing behind."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ IMAGES: Images = np.random.default_rng(0).random((2, 3, 8, 8), np.float32)
 
 
 def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -> None:
-    """Run `use`; then nothing of the engine may be left."""
+    """Run `use`, and check that no task of the engine is left."""
 
     async def run() -> None:
         fakes = [FakeTriton(repository) for _ in range(servers)]
@@ -30,7 +30,7 @@ def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -
         try:
             await until(lambda: all(endpoint.error is None for endpoint in engine._endpoints))
             await asyncio.wait_for(use(engine, fakes), 60)
-            await until(lambda: engine_tasks() == {"TritonEngine._watch"} | (engine_tasks() & LOOKING))
+            await until(lambda: engine_tasks() == {"TritonEngine._watch"} | (engine_tasks() & POLLING))
         finally:
             await engine.close()
             for fake in fakes:
@@ -40,11 +40,11 @@ def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -
     asyncio.run(run())
 
 
-LOOKING = {"UnaryUnaryCall._invoke"}
+POLLING = {"UnaryUnaryCall._invoke"}
 
 
 def engine_tasks() -> set[str]:
-    """What runs in the loop on behalf of the engine; the fake servers run there too."""
+    """Return the names of the engine's tasks; the fake servers run in the same loop."""
     names = {str(task.get_coro().__qualname__) for task in asyncio.all_tasks()}
     return {name for name in names if name.startswith(("TritonEngine", "Endpoint", "UnaryUnaryCall"))}
 
@@ -54,7 +54,7 @@ async def until(condition: Callable[[], bool]) -> None:
         if condition():
             return
         await asyncio.sleep(0.01)
-    pytest.fail("it did not come to that")
+    pytest.fail("the condition has not become true")
 
 
 async def infer(engine: TritonEngine, batch: Images = IMAGES) -> list[MemberRun]:

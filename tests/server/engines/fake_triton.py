@@ -1,4 +1,4 @@
-"""A gRPC server that answers as Triton does, and fails in ways in which Triton cannot be made to."""
+"""A gRPC server that answers as Triton does, and fails in ways that Triton cannot be made to fail in."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Answer = Callable[[messages.ModelInferRequest], messages.ModelInferResponse]
 
 
 def logits(request: messages.ModelInferRequest, values: Any, datatype: str = "FP32") -> Any:
-    """An answer with `values` as the output that was asked for."""
+    """Return a response with `values` as the requested output."""
     array = np.asarray(values, np.float32)
     response = messages.ModelInferResponse(model_name=request.model_name, model_version="1")
     response.outputs.add(name=request.outputs[0].name, datatype=datatype, shape=array.shape)
@@ -32,13 +32,15 @@ def zeros(request: messages.ModelInferRequest) -> messages.ModelInferResponse:
 
 
 class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Serves a repository's configurations; `answers` has what a model gives where that is not zeros.
+    """Serves a repository's configurations; models return zeros unless `answers` has something else.
 
     Attributes:
-        loaded: names of the models it has loaded.
-        frozen: set, it answers nothing until it is set again.
+        loaded: names of the loaded models.
+        answers: functions that make a model's response, by name.
+        hanging: names of models that never answer.
+        awake: the server answers only while this is set.
         cancelled: names of models whose calls were cancelled.
-        requests: what came in.
+        requests: the inference requests received.
         tokens: the `authorization` of each call.
         traces: the `traceparent` of each call.
         inferences: model and `traceparent` of each inference.
@@ -62,7 +64,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.described = 0
 
     async def start(self, address: str = "127.0.0.1:0", credentials: Any = None) -> str:
-        """Listen, and give the address."""
+        """Listen, and return the address."""
         self.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         add_GRPCInferenceServiceServicer_to_server(self, self.server)
         if credentials:
@@ -73,7 +75,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def stop(self) -> None:
-        """Break every connection."""
+        """Stop listening, and break all connections."""
         self.awake.set()
         await self.server.stop(grace=None)
 
@@ -89,7 +91,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:  # noqa: N802
         await self._enter(context)
-        # What is loaded is described as a whole; of ensembles alone, whether they are still as described.
+        # Count descriptions of members: ensembles are also described to find out whether they changed.
         self.described += not self.configs[request.name].HasField("ensemble_scheduling")
         if request.name not in self.loaded:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}'")

@@ -1,4 +1,4 @@
-"""Members on GPUs; where ONNX Runtime has no CUDA provider, with its CPU provider in that one's place."""
+"""Members on GPUs; without a CUDA provider, ONNX Runtime's CPU provider stands in for it."""
 
 import asyncio
 import time
@@ -39,7 +39,7 @@ HAS_CUDA = CUDA in ort.get_available_providers()
 
 @pytest.fixture
 def numbers(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
-    """GPUs to use: one where there are real ones, of which there may be no more."""
+    """GPUs to use: one if GPUs are real, since there may be only one."""
     if HAS_CUDA:
         return (0,)
     monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
@@ -56,9 +56,9 @@ def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...
 
     async def use(engine: EmbeddedEngine) -> list[list[MemberRun]]:
         ensemble = engine.ensembles["pair"]
-        assert engine.lanes(ensemble) == 3, "however few cores there are"
+        assert engine.lanes(ensemble) == 3, "whatever the number of cores"
         assert engine.describe(ensemble).endswith(f"of GPU {', '.join(map(str, numbers))}")
-        # Other sizes and layouts, and read-only memory as of a request's body.
+        # Other sizes and layouts, and read-only memory like a request's body.
         reversed_images = np.ascontiguousarray(images(2)[:, ::-1])[:, ::-1]
         reversed_images.flags.writeable = False
         return [await infer(engine, batch) for batch in (images(3), images(1), reversed_images)]
@@ -90,7 +90,7 @@ def test_batches_of_some_sizes_run_as_graphs(
         reversed_images = np.ascontiguousarray(images(3)[:, ::-1])[:, ::-1]
         return [await infer(engine, batch) for batch in (images(1), reversed_images, images(2), images(1))]
 
-    # None of those larger than the ensemble's batches can come.
+    # Sizes beyond the ensemble's largest batch are not captured.
     batches = with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=(1, 3, 100)), ONE)
     assert sorted(graphs) == sorted(["1", "3", "-1", "1"] * 2)
     for runs, batch in zip(batches, (images(1), images(3), images(2), images(1)), strict=True):
@@ -110,7 +110,8 @@ def test_a_member_that_cannot_be_recorded_is_named(tmp_path: Path, numbers: tupl
 
 
 def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
-    captures, inside = CaptureLock(), Counter[str]()
+    captures = CaptureLock()
+    inside = Counter[str]()
     seen: list[Counter[str]] = []
 
     def use(how: Callable[[], AbstractContextManager[None]], kind: str) -> None:
@@ -123,10 +124,10 @@ def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
 
     with ThreadPoolExecutor(6) as threads:
         uses = [threads.submit(use, captures.using, "using") for _ in range(4)]
-        uses += [threads.submit(use, captures.capturing, "recording") for _ in range(2)]
+        uses += [threads.submit(use, captures.capturing, "capturing") for _ in range(2)]
     for one in uses:
         one.result()
-    assert all(one["recording"] == 0 or one == {"recording": 1, "using": 0} for one in seen)
+    assert all(one["capturing"] == 0 or one == {"capturing": 1, "using": 0} for one in seen)
     assert max(one["using"] for one in seen) > 1, "members run at once"
 
 
@@ -138,7 +139,7 @@ def test_a_run_that_does_not_end_stops_no_others(monkeypatch: pytest.MonkeyPatch
         pytest.raises(TimeoutError, match=r"on the GPUs has not ended within 0\.1 s"),
         captures.capturing(),
     ):
-        pytest.fail("it was recorded beside a run")
+        pytest.fail("the capture began during a run")
     with captures.using():
         pass
     with captures.capturing():

@@ -1,4 +1,4 @@
-"""The embedded engine against real ONNX members; no assertion on how long anything takes."""
+"""The embedded engine with real ONNX members; no test depends on how long anything takes."""
 
 import asyncio
 import os
@@ -28,7 +28,7 @@ def images(count: int = 3) -> Images:
     return np.random.default_rng(9).random((count, 3, 8, 8), np.float32)
 
 
-def directly(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def run_directly(path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     return session.run(None, inputs)[0]
 
@@ -56,7 +56,7 @@ def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:
     write_repository(tmp_path)
     runs = with_engine(tmp_path, lambda engine: infer(engine, images()))
     for index, run in enumerate(runs):
-        expected = directly(tmp_path / f"pair_member{index}/1/model.onnx", {"images": images()})
+        expected = run_directly(tmp_path / f"pair_member{index}/1/model.onnx", {"images": images()})
         np.testing.assert_allclose(run.logits, expected, atol=1e-4)
         assert run.start_ns < run.end_ns
         assert run.failure is None
@@ -68,7 +68,7 @@ def test_the_combination_is_the_repositorys_mean_model(tmp_path: Path, weights: 
     runs = with_engine(tmp_path, lambda engine: infer(engine, images()))
     ours = combine(np.stack([run.logits for run in runs]), np.array(weights or [1.0] * 3)).logits
     inputs = {f"member{index}": run.logits for index, run in enumerate(runs)}
-    np.testing.assert_allclose(ours, directly(tmp_path / "pair_mean/1/model.onnx", inputs), atol=1e-5)
+    np.testing.assert_allclose(ours, run_directly(tmp_path / "pair_mean/1/model.onnx", inputs), atol=1e-5)
 
 
 def test_an_ensemble_of_one_member_may_use_all_cores(tmp_path: Path) -> None:
@@ -103,7 +103,8 @@ def test_ensembles_never_run_at_once(tmp_path: Path) -> None:
     write_repository(tmp_path, "single", members=1)
 
     async def both(engine: EmbeddedEngine) -> list[tuple[int, int]]:
-        batcher, spans = Batcher(engine), list[tuple[int, int]]()
+        batcher = Batcher(engine)
+        spans = list[tuple[int, int]]()
 
         async def ask(name: str) -> None:
             for _ in range(5):
@@ -150,7 +151,7 @@ def test_a_cancelled_member_stops_and_is_back(tmp_path: Path) -> None:
 
 
 async def until_stuck(engine: EmbeddedEngine) -> None:
-    """Abandon batches until one is where it cannot be stopped: a busy machine may be slow to begin."""
+    """Abandon batches until one has begun and cannot be stopped: a busy machine may be slow to begin one."""
     ensemble = engine.ensembles["pair"]
     for _ in range(5000):
         runs = engine.start(ensemble, images())
@@ -170,7 +171,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_told_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One client's leaving must not be another's failure."""
+    """A client that disconnects must not make another's request fail."""
     monkeypatch.setattr(lanes, "PATIENCE_S", 60)
     write_repository(tmp_path, members=3, faults={0: BUSY})
 
@@ -233,7 +234,7 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
         await engine.close()
         return any(lane.stuck for lane in own)
 
-    assert with_engine(tmp_path, leave), "it was still running after the engine had closed"
+    assert with_engine(tmp_path, leave), "the member was still running after the engine had closed"
     for thread in threading.enumerate():
         if thread.name.startswith("pair-"):
             thread.join(60)

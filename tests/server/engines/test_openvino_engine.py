@@ -1,4 +1,4 @@
-"""The engine openvino against real ONNX members and ONNX Runtime; no assertion on how long anything takes."""
+"""The engine openvino with real ONNX members, compared with ONNX Runtime; no test depends on durations."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ OPENVINO = EngineOptions("openvino")
 
 
 async def until_stuck(engine: EmbeddedEngine) -> None:
-    """Abandon batches until one has begun and goes on: a busy machine may be slow to begin."""
+    """Abandon batches until one has begun and cannot be stopped: a busy machine may be slow to begin one."""
     for _ in range(100):
         hanging, sound = engine.start(engine.ensembles["pair"], images())
         assert (await sound).failure is None
@@ -111,7 +111,7 @@ def test_a_member_of_one_thread_runs_on_its_lane(tmp_path: Path) -> None:
         return [lane.submit(time.thread_time).result() - before, (run.end_ns - run.start_ns) / 1e9]
 
     busy, took = with_engine(tmp_path, use, OPENVINO, Cores(1, None))
-    assert busy > 0.1 * took, "a thread that waits for another spends nothing"
+    assert busy > 0.1 * took, "a thread that only waits uses no processor time"
 
 
 def test_a_batch_that_fails_is_an_error_and_the_next_is_answered(tmp_path: Path) -> None:
@@ -191,7 +191,8 @@ def test_a_new_version_is_taken_over_while_it_serves(tmp_path: Path) -> None:
 
 
 def test_compiled_networks_are_kept_and_a_damaged_one_is_made_again(tmp_path: Path) -> None:
-    folder, cache = write_repository(tmp_path / "models"), tmp_path / "cache"
+    folder = write_repository(tmp_path / "models")
+    cache = tmp_path / "cache"
 
     def answers() -> list[MemberRun]:
         return with_engine(
@@ -207,7 +208,7 @@ def test_compiled_networks_are_kept_and_a_damaged_one_is_made_again(tmp_path: Pa
     for run, again in zip(first, answers(), strict=True):
         np.testing.assert_array_equal(run.logits, again.logits)
     assert [len(file.read_bytes()) for file in sorted(cache.glob("*.blob"))] == list(map(len, whole))
-    # Another network at the same path is not taken for the one that was kept.
+    # Another network at the same path does not get the cached one.
     file, other = (folder / f"pair_member{index}/1/model.onnx" for index in range(2))
     status = file.stat()
     file.write_bytes(other.read_bytes())
@@ -250,4 +251,4 @@ def test_nothing_is_reported(tmp_path: Path) -> None:
         "sys.exit(any(name.startswith('openvino_telemetry.') for name in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"HOME": str(tmp_path)})
-    assert list(tmp_path.iterdir()) == [], "its own files for that are not there either"
+    assert list(tmp_path.iterdir()) == [], "it writes no files for telemetry either"

@@ -1,4 +1,4 @@
-"""The engine openvino computes in what was chosen, whatever the processor could do besides."""
+"""The engine openvino computes in the chosen precision, whatever else the processor supports."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Calibration(CalibrationDataReader):
 
 
 async def convolutions(engine: EmbeddedEngine) -> list[str]:
-    """What the first member's are computed in, as OpenVINO says of what it compiled."""
+    """Return the precisions of the first member's convolutions, as OpenVINO has compiled them."""
     (loaded,) = engine._loaded.values()
     graph = loaded.members[0]._request.get_compiled_model().get_runtime_model()
     layers = [node.get_rt_info() for node in graph.get_ops()]
@@ -37,10 +37,11 @@ async def convolutions(engine: EmbeddedEngine) -> list[str]:
 
 
 def test_logits_are_those_of_the_precision_and_what_is_kept_is_not_mixed_up(tmp_path: Path) -> None:
-    folder, cache = write_repository(tmp_path / "models", depth=3), tmp_path / "cache"
+    folder = write_repository(tmp_path / "models", depth=3)
+    cache = tmp_path / "cache"
 
     def differences(precision: Precision) -> list[float]:
-        """From ONNX Runtime's logits, the largest of each member."""
+        """Return each member's largest difference from ONNX Runtime's logits."""
         runs = with_engine(
             folder,
             lambda engine: infer(engine, IMAGES),
@@ -55,7 +56,7 @@ def test_logits_are_those_of_the_precision_and_what_is_kept_is_not_mixed_up(tmp_
         found = differences("bf16")
         assert min(found) > 1e-4, "8 bits of significand give other logits than 24"
         assert max(found) < 0.1
-        assert max(differences("fp32")) < 1e-4, "what was compiled for bf16 is not taken for it"
+        assert max(differences("fp32")) < 1e-4, "the network cached for bf16 is not used"
     else:
         with pytest.raises(SettingsError, match="this processor does not support bf16"):
             differences("bf16")

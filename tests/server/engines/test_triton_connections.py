@@ -1,4 +1,4 @@
-"""How the engine `triton` reaches servers: names, shared memory, encryption."""
+"""How the engine `triton` reaches servers: host names, shared memory, TLS."""
 
 import asyncio
 import shutil
@@ -25,10 +25,11 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None:
-    """`localhost` is 127.0.0.1 and ::1; each has a server of its own on the same port."""
+    """`localhost` is 127.0.0.1 and ::1, with one server each on the same port."""
 
     async def run() -> None:
-        four, six = FakeTriton(repository), FakeTriton(repository)
+        four = FakeTriton(repository)
+        six = FakeTriton(repository)
         port = (await four.start()).rpartition(":")[2]
         await six.start(f"[::1]:{port}")
         engine = await TritonEngine.connect(
@@ -52,7 +53,7 @@ def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell")
 def test_a_request_that_is_left_goes_to_no_other_server(repository: Path) -> None:
-    """Also where its server is lost in the same moment."""
+    """This holds even if its server is lost at the same moment."""
 
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         for fake in fakes:
@@ -103,7 +104,8 @@ def test_shared_memory_that_cannot_be_had_stops_the_start() -> None:
 def test_the_token_goes_with_every_call_and_only_encrypted(repository: Path, tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "root.pem")
-    mine, yours = authority.issue_cert("localhost"), authority.issue_cert("gateway")
+    mine = authority.issue_cert("localhost")
+    yours = authority.issue_cert("gateway")
     yours.private_key_pem.write_to_path(tmp_path / "key.pem")
     yours.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     credentials = grpc.ssl_server_credentials(

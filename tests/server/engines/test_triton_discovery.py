@@ -31,7 +31,8 @@ def test_what_triton_has_loaded_is_described_by_it_alone(repository: Path) -> No
 
 def test_nothing_is_described_again_while_nothing_changes(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
-        before, described = engine.ensembles["pair"], fakes[0].described
+        before = engine.ensembles["pair"]
+        described = fakes[0].described
         fakes[0].reasons["one more"] = "x"
         await asyncio.sleep(0.2)
         assert fakes[0].described == described
@@ -66,7 +67,9 @@ def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(reposit
         await until(lambda: engine.ensembles["pair"].labels[0] == "ship")
         assert all(run.failure is None for run in await infer(engine))
         (old, _) = await asyncio.gather(*engine.start(before, IMAGES))
-        assert old.failure is not None, "a request that was preprocessed for the old one gets no new logits"
+        assert old.failure is not None, (
+            "a request preprocessed for the old ensemble gets no logits of the new one"
+        )
 
     with_engine(repository, use, servers=2)
 

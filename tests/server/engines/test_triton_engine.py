@@ -1,4 +1,4 @@
-"""The engine `triton` over servers that misbehave; tests/integration has Triton itself."""
+"""The engine `triton` over misbehaving servers; tests/integration has Triton itself."""
 
 import asyncio
 import time
@@ -139,7 +139,7 @@ def test_members_of_a_frozen_server_run_on_another(repository: Path, monkeypatch
         await until(lambda: engine._endpoints[0].error is None)
         for _ in range(2):
             assert all(run.failure is None for run in await infer(engine))
-        assert len(fakes[0].requests) >= 4, "it has its share again"
+        assert len(fakes[0].requests) >= 4, "it gets its share of the load again"
 
     with_engine(repository, use, servers=2)
 

@@ -1,4 +1,4 @@
-"""What is logged, in both forms."""
+"""The log, as text and as JSON."""
 
 import io
 import json
@@ -18,7 +18,7 @@ CLASSIFY: dict[str, Any] = {"content": png(), "headers": {"Content-Type": "image
 
 
 class Log:
-    """The process's log, going where a test can read it."""
+    """The process's log, written to a stream that the test reads."""
 
     def __init__(self, stream: io.StringIO) -> None:
         self.stream = stream
@@ -42,8 +42,10 @@ class Log:
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    root, own = logging.getLogger(), logging.getLogger("coserve_server")
-    handlers, level = root.handlers[:], own.level
+    root = logging.getLogger()
+    own = logging.getLogger("coserve_server")
+    handlers = root.handlers[:]
+    level = own.level
     root.handlers[:] = []
     yield Log(io.StringIO())
     root.handlers[:] = handlers

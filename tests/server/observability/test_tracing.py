@@ -23,7 +23,8 @@ from tests.server.fake_engine import FakeEngine, ensemble, png, run
 from tests.server.onnx_repository import write_repository
 from tests.server.otlp import Collector, attributes, collector
 
-TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
 NAMED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 FILES = {"files": ("a.png", png())}
 
@@ -31,7 +32,7 @@ FILES = {"files": ("a.png", png())}
 def trace(
     engine: Any, files: Any = FILES, headers: Any = None, **changes: Any
 ) -> tuple[Collector, httpx.Response]:
-    """Have one request traced; give what the collector got when the server had stopped, and the answer."""
+    """Trace one request; return what the collector received, and the response."""
     core = Classifier(engine, load_settings(repository="unused", **changes), cores=1)
 
     async def go(url: str) -> httpx.Response:
@@ -76,7 +77,8 @@ def test_times_are_those_that_were_measured() -> None:
     for name in "decode", "preprocess", "queue", "combine":
         span = spans.one(name)
         assert (span.end_time_unix_nano - span.start_time_unix_nano) / 1e6 == pytest.approx(timings[name])
-    one, two = spans.one("member m0"), spans.one("member m1")
+    one = spans.one("member m0")
+    two = spans.one("member m1")
     assert one.end_time_unix_nano - one.start_time_unix_nano == 4_000_000
     assert two.start_time_unix_nano - one.start_time_unix_nano == 1_000_000
     order = [
@@ -130,7 +132,8 @@ def test_triton_is_told_the_trace(tmp_path: Path) -> None:
         fake = FakeTriton(repository)
         settings = load_settings(engine="triton", triton_url=await fake.start(), triton_refresh_ms=20)
         engine = await TritonEngine.connect(settings)
-        core, tracer = Classifier(engine, settings, cores=1), Tracer(received.url)
+        core = Classifier(engine, settings, cores=1)
+        tracer = Tracer(received.url)
         try:
             await until(lambda: "pair" in engine.ensembles)
             transport = httpx.ASGITransport(build_app(core, tracer=tracer))

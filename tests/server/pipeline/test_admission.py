@@ -16,7 +16,7 @@ class Clock:
 
 
 def busy(limit: int, ended: int, seconds_each: float, longest_s: float = 60) -> tuple[Admission, Clock]:
-    """Full, after requests that took so long each, one after another."""
+    """Return an admission that is full, after some requests that ran one after another."""
     clock = Clock()
     admission = Admission(limit, longest_s, clock)
     for _ in range(ended):
@@ -25,7 +25,7 @@ def busy(limit: int, ended: int, seconds_each: float, longest_s: float = 60) -> 
     for _ in range(limit):
         unfinished = admission.admitted()
         unfinished.__enter__()
-        # A context that is let go of would end.
+        # A context that is garbage-collected would end.
         UNFINISHED.append(unfinished)
     return admission, clock
 
@@ -35,7 +35,7 @@ def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
     with pytest.raises(OverloadedError, match="1 requests are in progress") as refused, admission.admitted():
         pass
     assert refused.value.retry_after_s == 1
-    assert admission.in_progress == 1, "a refusal counts nothing"
+    assert admission.in_progress == 1, "a refused request is not counted"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The batcher over a fake engine, whose members answer when a test lets them."""
+"""The batcher over a fake engine whose members answer when the test tells them to."""
 
 import asyncio
 import time
@@ -16,13 +16,14 @@ from coserve_server.outcomes import BatchRun, MemberRun, Share
 from coserve_server.pipeline.batching import Batcher
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
-PAIR, OTHER = ensemble(max_batch_size=4), ensemble(name="other", max_batch_size=4)
+PAIR = ensemble(max_batch_size=4)
+OTHER = ensemble(name="other", max_batch_size=4)
 NEVER = 2**62
 FOUR = ensemble(members=4, name="four", max_batch_size=4)
 
 
 class HeldEngine(FakeEngine):
-    """Holds every batch until it is told to answer; one batch has the turn at a time."""
+    """Holds every batch until it is told to answer; batches of all ensembles share one resource."""
 
     def __init__(self, batching: bool = False) -> None:
         super().__init__(PAIR, OTHER, FOUR)
@@ -44,7 +45,7 @@ class HeldEngine(FakeEngine):
         return futures
 
     def answer(self, first: int | None = None) -> None:
-        """Have members that were asked answer: all, or the `first` of them."""
+        """Make waiting members answer: all, or only the `first` ones."""
         for future in self.futures[:first]:
             if not future.done():
                 future.set_result(run(0, 1, [1, 2]))
@@ -58,7 +59,7 @@ Use = Callable[[Batcher, HeldEngine], Awaitable[None]]
 
 
 def with_batcher(use: Use, batching: bool = False) -> "list[tuple[str, list[float]]]":
-    """What the engine was given; in the end nothing may be left in the batcher."""
+    """Return the batches that the engine was given; check that the batcher is empty at the end."""
 
     async def go() -> HeldEngine:
         engine = HeldEngine(batching)
@@ -97,7 +98,9 @@ def test_an_idle_engine_starts_at_once_and_what_comes_meanwhile_is_the_next_batc
 
 def test_a_request_is_split_where_it_fills_a_batch_and_its_shares_are_in_order() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        first, second, third = ask(batcher, 1), ask(batcher, 2, 3, 4, 5, 6), ask(batcher, 7)
+        first = ask(batcher, 1)
+        second = ask(batcher, 2, 3, 4, 5, 6)
+        third = ask(batcher, 7)
         for _ in range(3):
             await settle()
             engine.answer()
@@ -167,7 +170,7 @@ def test_another_ensemble_waits_for_the_slowest_member() -> None:
         ask(batcher, 3)
         engine.answer(first=1)
         await settle()
-        assert len(engine.batches_given) == 1, "its lanes are others, on the same cores"
+        assert len(engine.batches_given) == 1, "its lanes use the same cores"
         for _ in range(2):
             engine.answer()
             await settle()
@@ -202,7 +205,8 @@ def test_a_request_whose_client_has_gone_is_never_run() -> None:
 
 def test_of_a_split_request_that_is_gone_the_rest_is_never_run_and_nobody_else_suffers() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        other, gone = ask(batcher, 1), ask(batcher, 2, 3, 4, 5)
+        other = ask(batcher, 1)
+        gone = ask(batcher, 2, 3, 4, 5)
         await settle()
         gone.cancel()
         await settle()
@@ -249,7 +253,8 @@ def test_what_comes_after_its_deadline_is_never_run(batching: bool) -> None:
 
 def test_a_failing_engine_fails_the_requests_and_the_next_is_served() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        start, engine.start = engine.start, None  # type: ignore[method-assign,assignment]
+        start = engine.start
+        engine.start = None  # type: ignore[method-assign,assignment]
         tasks = [ask(batcher, 1), ask(batcher, 2)]
         with pytest.raises(TypeError):
             await tasks[0]
@@ -279,27 +284,27 @@ def test_closing_cancels_what_waits() -> None:
 
 
 def test_every_batch_is_told_of_once() -> None:
-    told: list[int] = []
+    sizes: list[int] = []
 
     async def go() -> None:
         engine = HeldEngine()
 
         def ran(_: Ensemble, batch: BatchRun) -> None:
-            told.append(batch.size)
+            sizes.append(batch.size)
 
         batcher = Batcher(engine, ran)
         for values in ((1,), (2, 3)):
             ask(batcher, *values)
             await settle()
-        assert told == []
+        assert sizes == []
         engine.answer()
         await settle()
-        assert told == [1]
+        assert sizes == [1]
         engine.answer()
         await settle()
 
     asyncio.run(go())
-    assert told == [1, 2]
+    assert sizes == [1, 2]
 
 
 def test_batches_run_in_no_request_s_context() -> None:

@@ -87,7 +87,8 @@ def test_decoding_ends_at_the_deadline() -> None:
 
 
 def test_which_ensemble_answers() -> None:
-    cat, dog = ensemble(name="cat"), ensemble(name="dog")
+    cat = ensemble(name="cat")
+    dog = ensemble(name="dog")
     assert classifier(FakeEngine(cat)).catalogue.ensemble(None) is cat
     both = FakeEngine(cat, dog)
     assert classifier(both).catalogue.ensemble("dog") is dog
@@ -110,7 +111,8 @@ def test_what_keeps_ensembles_from_answering_is_named() -> None:
     engine = FakeEngine(ensemble())
     core = classifier(engine, default_model="cow")
     assert core.catalogue.faults() == ["default model 'cow' is not served; choose from pair"]
-    engine.ready, engine.missing = False, "one has not loaded x"
+    engine.ready = False
+    engine.missing = "one has not loaded x"
     assert core.catalogue.faults() == [
         "one has not loaded x",
         "default model 'cow' is not served; choose from pair",

@@ -14,7 +14,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def logits(*members: list[float]) -> np.ndarray:
-    """One image, as `[S, 1, C]`."""
+    """Return the members' logits of one image, `[S, 1, C]`."""
     return np.array(members, np.float32)[:, None, :]
 
 

@@ -115,7 +115,8 @@ def test_below_the_quorum_for_lack_of_time_is_a_deadline() -> None:
 
 
 def test_waiting_for_the_turn_ends_at_the_deadline() -> None:
-    one, batch = ensemble(), np.zeros((1, 3, 4, 4), np.float32)
+    one = ensemble()
+    batch = np.zeros((1, 3, 4, 4), np.float32)
     engine = FakeEngine(one, scripts=[[None, None]])
 
     async def go() -> None:

@@ -165,13 +165,15 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     if settings.repository is None:
         classifier = Classifier(await _triton_engine(settings), settings, cores.count)
     else:
-        engine = await _embedded_engine(settings, cores)
+        engine = _embedded_engine(settings, cores)
         classifier = Classifier(engine, settings, cores.count)
         reloader = Reloader(settings.repository, engine, classifier.catalogue)
     watching = None
-    if reloader is not None and settings.repository_poll_ms:
-        watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
     try:
+        if reloader is not None:
+            await _load(reloader, settings)
+            if settings.repository_poll_ms:
+                watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
         yield Core(classifier, keys, reloader, tracer)
     finally:
         if watching is not None:
@@ -223,25 +225,21 @@ async def _triton_engine(settings: Settings) -> "TritonEngine":
     return await TritonEngine.connect(settings)
 
 
-async def _embedded_engine(settings: Settings, cores: Cores) -> "EmbeddedEngine":
+def _embedded_engine(settings: Settings, cores: Cores) -> "EmbeddedEngine":
     from coserve_server.engines.embedded.options import EngineOptions
     from coserve_server.engines.factory import create_engine
-    from coserve_server.ensembles.repository import read_versions
 
-    assert settings.repository is not None
-    ensembles = read_versions(settings.repository)
-    if settings.default_model is not None and settings.default_model not in ensembles:
-        raise SettingsError(
-            [f"default_model: {settings.default_model!r} is not served; choose from {', '.join(ensembles)}"]
-        )
-    engine = create_engine(EngineOptions.from_settings(settings), cores)
-    try:
-        for name, versions in ensembles.items():
-            await engine.replace(name, versions)
-    except BaseException:
-        await engine.close()
-        raise
-    return engine
+    return create_engine(EngineOptions.from_settings(settings), cores)
+
+
+async def _load(reloader: Reloader, settings: Settings) -> None:
+    """Load the repository, which must have the default model, sound or not."""
+    await reloader.start(settings.strict_start)
+    catalogue = reloader.catalogue
+    default = settings.default_model
+    if default is not None and default not in {*catalogue.ensembles, *catalogue.rejected}:
+        choice = ", ".join(catalogue.ensembles)
+        raise SettingsError([f"default_model: {default!r} is not served; choose from {choice}"])
 
 
 def format_url(listener: socket.socket, scheme: str) -> str:
@@ -261,6 +259,7 @@ def summarize(classifier: Classifier, address: str, grpc: "GrpcServer | None" = 
         where = classifier.engine.describe(ensemble)
         lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {where}")
     lines.extend(f"  not ready: {fault}" for fault in classifier.catalogue.faults())
+    lines.extend(f"  not served: {name}" for name in classifier.catalogue.not_served)
     needed = len(classifier.catalogue.ensembles) > 1 and classifier.settings.default_model is None
     query = f"?model={next(iter(classifier.catalogue.ensembles))}" if needed else ""
     key = "-H 'X-API-Key: YOUR_KEY' " if classifier.settings.api_keys_file else ""

@@ -1,6 +1,7 @@
 """Images, requests and expected logits for tests of a running `coserve serve`."""
 
 import io
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -71,10 +72,15 @@ def until_ready(server: Server, ready: bool = True) -> None:
     raise AssertionError(f"{server.url} did not become {'' if ready else 'un'}ready")
 
 
-def refused(*options: str | Path) -> str:
+def refused(*options: str | Path, **settings: object) -> str:
     """Return the line of error with which the command refuses to start."""
     ended = subprocess.run(
-        [COSERVE, "serve", *options], capture_output=True, text=True, timeout=60, check=False
+        [COSERVE, "serve", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {f"COSERVE_{name.upper()}": str(value) for name, value in settings.items()},
     )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()

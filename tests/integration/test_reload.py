@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import Serve, Server
-from tests.integration.gateway import RED, classify, problem
+from tests.integration.gateway import RED, classify, problem, refused
 from tests.integration.load import PNG, Load, check_versions_are_not_mixed, logits_by_version, until
 from tests.server.onnx_repository import NAN, add_version, read_config, write_config, write_repository
 
@@ -108,6 +108,28 @@ def test_a_broken_configuration_leaves_the_old_version(serve: Serve, tmp_path: P
         until(lambda: get(server, "/v1/models/pair")["load_error"] is None)
     assert load.failures == []
     assert get(server, "/v1/models")["not_served"] == {}
+
+
+def test_what_is_broken_at_the_start_is_listed_and_its_repair_served(serve: Serve, tmp_path: Path) -> None:
+    folder = write_repository(tmp_path / "models")
+    broken = write_repository(folder, "broken") / "broken_member1/1/model.onnx"
+    sound = broken.read_bytes()
+    broken.write_bytes(b"no network")
+    assert str(broken) in refused("--repository", folder, "--port", "0", strict_start=True)
+    server = serve(folder, repository_poll_ms=30)
+    assert "  not served: broken" in server.announcement
+    assert len(logits_of(server)) == 4
+    assert get(server, "/readyz") == {"status": "ready", "not_served": ["broken"]}
+    reason = get(server, "/v1/models")["not_served"]["broken"]
+    assert f"member broken_member1 ({broken}) cannot be loaded" in reason
+    with server.http() as http:
+        index = {one["name"]: one for one in http.post("/v2/repository/index").json()}
+        assert index["broken"] == {"name": "broken", "version": "", "state": "UNAVAILABLE", "reason": reason}
+        assert 'coserve_model_load_error{model="broken"} 1.0' in http.get("/metrics").text
+        assert problem(classify(server, RED, model="broken"), 503, "no-quorum") == reason
+    broken.write_bytes(sound)
+    until(lambda: get(server, "/readyz") == {"status": "ready"})
+    classify(server, RED, model="broken").raise_for_status()
 
 
 def test_ensembles_come_and_go(serve: Serve, tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ class Status(BaseModel):
     """The server's state."""
 
     status: str = Field(examples=["alive", "ready"])
+    not_served: list[str] = Field(
+        default=[], description="Names of models that cannot be loaded; absent if all are."
+    )
 
 
 def build_app(
@@ -61,16 +64,21 @@ def build_app(
     # The first matching route answers, so FastAPI's routes of the same paths only document them.
     app.router.routes[:0] = [*v1.hot_routes, *v2.hot_routes]
 
-    @app.get("/healthz", tags=["health"])
+    @app.get("/healthz", tags=["health"], response_model_exclude_defaults=True)
     async def healthz() -> Status:
         """Report that the process is alive."""
         return Status(status="alive")
 
-    @app.get("/readyz", tags=["health"], responses=problems.describe_responses(NoQuorumError))
+    @app.get(
+        "/readyz",
+        tags=["health"],
+        responses=problems.describe_responses(NoQuorumError),
+        response_model_exclude_defaults=True,
+    )
     async def readyz() -> Status:
-        """Report whether every ensemble has its quorum of members."""
+        """Report whether every served ensemble has its quorum of members, and the default model is served."""
         if faults := classifier.catalogue.faults():
             raise NoQuorumError("; ".join(faults))
-        return Status(status="ready")
+        return Status(status="ready", not_served=sorted(classifier.catalogue.not_served))
 
     return app

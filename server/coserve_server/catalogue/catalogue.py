@@ -32,6 +32,11 @@ class Catalogue:
         """Why a model, or its newest version, could not be loaded, by name."""
         return {**self._inventory.load_errors, **self.rejected}
 
+    @property
+    def not_served(self) -> Mapping[str, str]:
+        """Why models of which no version is served could not be loaded, by name."""
+        return {name: error for name, error in self.load_errors.items() if name not in self.ensembles}
+
     def models(self) -> list[Ensemble]:
         """Return all that a request may name: every version of the ensembles and, if served, of members."""
         whole = [version for name in self.ensembles for version in self._inventory.versions(name)]
@@ -96,7 +101,8 @@ class Catalogue:
             faults.append("the server is stopping")
         default = self._settings.default_model
         if default is not None and default not in self.ensembles:
-            faults.append(f"default model {default!r} is not served; {self._choice()}")
+            reason = self.rejected.get(default) or self._choice()
+            faults.append(f"default model {default!r} is not served; {reason}")
         for name in self.ensembles:
             faults.extend(filter(None, map(self.fault, self._inventory.versions(name))))
         return faults

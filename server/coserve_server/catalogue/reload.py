@@ -3,14 +3,21 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.ensembles.ensemble import Ensemble, Stamp
-from coserve_server.ensembles.repository import RepositoryContents, read_contents, read_stamps
-from coserve_server.errors import EngineError, OutOfMemoryError, RepositoryError, UnknownModelError
+from coserve_server.ensembles.files import read_stamps
+from coserve_server.ensembles.repository import RepositoryContents, read_contents
+from coserve_server.errors import (
+    OutOfMemoryError,
+    RepositoryError,
+    StartupError,
+    UnknownModelError,
+)
+from coserve_server.machine.files import describe, printable
 from coserve_server.machine.memory import available_bytes
 
 if TYPE_CHECKING:
@@ -37,22 +44,54 @@ class Reloader:
         self._engine = engine
         self.catalogue = catalogue
         self._unloaded: set[str] = set()
+        self._taken: object = None
+        self._left_out: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
+
+    async def start(self, strict: bool) -> None:
+        """Serve what is sound; log what is not, and note it in the catalogue.
+
+        Args:
+            strict: whether everything must be sound.
+
+        Raises:
+            StartupError: nothing can be served, or, if `strict`, not everything.
+        """
+        # Before reading: what changes meanwhile is read again.
+        self._taken = await asyncio.to_thread(self._look)
+        contents = await asyncio.to_thread(read_contents, self._folder)
+        errors: dict[str, StartupError] = {
+            name: RepositoryError(error) for name, error in contents.errors.items()
+        }
+        for name, versions in contents.versions.items():
+            if strict and errors:
+                break
+            try:
+                await self._engine.replace(name, versions)
+            except StartupError as error:
+                errors[name] = error
+        if errors and (strict or not self._engine.ensembles):
+            texts = dict.fromkeys(map(str, errors.values()))
+            first = next(iter(errors.values()))
+            raise first if len(texts) == 1 else RepositoryError("; ".join(texts))
+        self.catalogue.rejected = {name: printable(str(error)) for name, error in errors.items()}
+        for name, reason in self.catalogue.rejected.items():
+            logger.error("%s is not served: %s", name, reason)
+        self._report_left_out(contents)
 
     async def watch(self, interval_s: float) -> None:
         """Poll the files, and serve changes once the files have stopped changing; never returns."""
-        taken: object = None
         before: object = None
         while True:
             now = await asyncio.to_thread(self._look)
             # A file that is still being written differs from one poll to the next.
-            if now == before != taken:
+            if now == before != self._taken:
                 try:
                     await self.refresh()
                 # A bug must not stop the polling.
                 except Exception:
                     logger.exception("reloading %s failed", self._folder)
-                taken = now
+                self._taken = now
             before = now
             await asyncio.sleep(interval_s)
 
@@ -65,6 +104,7 @@ class Reloader:
                 # More likely an unmounted volume than the wish to serve nothing.
                 logger.error("nothing is reloaded: %s", error)
                 return
+            self._report_left_out(contents)
             known = {*self._engine.ensembles, *self.catalogue.rejected}
             for name in sorted({*contents.versions, *contents.errors, *known} - self._unloaded):
                 await self._try_replace(name, contents)
@@ -104,12 +144,15 @@ class Reloader:
             if name in contents.errors:
                 raise RepositoryError(contents.errors[name])
             await self._replace(name, contents.versions.get(name, ()))
-        except (RepositoryError, EngineError, OSError) as error:
+        # Whatever is wrong with one ensemble must not keep the others from being reloaded.
+        except Exception as error:
+            reason = printable(str(error) or type(error).__name__)
             stays = "; the old version stays" if name in self._engine.ensembles else ""
-            logger.error("%s cannot be loaded%s: %s", name, stays, error)
+            known = isinstance(error, StartupError)
+            logger.error("%s cannot be loaded%s: %s", name, stays, reason, exc_info=not known)
             self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
-            self.catalogue.rejected = {**self.catalogue.rejected, name: str(error)}
-            return str(error)
+            self.catalogue.rejected = {**self.catalogue.rejected, name: reason}
+            return reason
         return None
 
     async def _replace(self, name: str, versions: Sequence[Ensemble]) -> None:
@@ -134,4 +177,11 @@ class Reloader:
         try:
             return read_stamps(self._folder)
         except OSError as error:
-            return str(error)
+            return describe(error)
+
+    def _report_left_out(self, contents: RepositoryContents) -> None:
+        """Log once which folders are not taken for models."""
+        if contents.left_out != self._left_out:
+            self._left_out = contents.left_out
+            folders = ", ".join(f"{name} ({reason})" for name, reason in contents.left_out.items())
+            logger.info("%s: folders that are not models: %s", self._folder, folders or "none")

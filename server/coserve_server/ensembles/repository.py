@@ -1,6 +1,6 @@
 """Read a model repository in NVIDIA Triton's layout, for the embedded engines."""
 
-import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,11 +10,19 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from coserve_server.ensembles.ensemble import Ensemble, Member, Stamp
+from coserve_server.ensembles.ensemble import Ensemble, Member
+from coserve_server.ensembles.files import exists, find_special_file, list_folders, stamp_files
 from coserve_server.ensembles.triton_config import read_ensemble
 from coserve_server.errors import RepositoryError
+from coserve_server.machine.files import check_regular, describe, printable, read_text
 
 CONFIG = "config.pbtxt"
+MAX_CONFIG_BYTES = 8 * 2**20
+"""The labels of ImageNet-21k are half a megabyte."""
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+FILE_SYSTEMS_OWN = "lost+found"
+"""Folder in the root of a volume that only root can read."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,13 @@ class RepositoryContents:
 
     Attributes:
         versions: by name, the versions that the ensemble's version policy serves, newest last; at least one.
-        errors: by name, what is wrong with a model.
+        errors: by name, what is wrong with a model, or with an entry that may be one.
+        left_out: by name, why folders are not taken for models.
     """
 
     versions: Mapping[str, tuple[Ensemble, ...]]
     errors: Mapping[str, str]
+    left_out: Mapping[str, str]
 
 
 def read_repository(folder: Path) -> dict[str, Ensemble]:
@@ -57,81 +67,75 @@ def read_contents(folder: Path) -> RepositoryContents:
     Raises:
         RepositoryError: the folder does not exist, or has no ensemble.
     """
-    if not folder.is_dir():
-        raise RepositoryError(f"{folder} is not a folder")
+    models, faults = _list_models(folder)
     configs: dict[str, Any] = {}
-    errors: dict[str, str] = {}
     versions: dict[str, tuple[Ensemble, ...]] = {}
-    for name in sorted(map(os.path.basename, _list_folders(folder))):
-        if not (folder / name / CONFIG).exists():
-            continue
-        with _collect(errors, name):
-            configs[name] = _read_config(folder / name / CONFIG, name)
+    errors: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+    for path, fault in faults:
+        with _collect(errors, Path(path)):
+            raise fault
+    for model in map(Path, models):
+        with _collect(errors, model):
+            if reason := _why_no_model(model):
+                left_out[printable(model.name)] = reason
+            else:
+                configs[model.name] = _read_config(model / CONFIG, model.name)
     for name, config in configs.items():
         if config.HasField("ensemble_scheduling"):
-            with _collect(errors, name):
+            with _collect(errors, folder / name):
                 versions[name] = _read_versions(folder, name, configs, errors)
     if not versions and not errors:
         raise RepositoryError(f"{folder} has no ensemble: no */{CONFIG} has an ensemble_scheduling")
-    return RepositoryContents(versions, errors)
-
-
-def read_stamps(folder: Path) -> frozenset[Stamp]:
-    """Read the stamps of all configurations and version files; equal stamps mean that nothing changed.
-
-    Raises:
-        OSError: the folder cannot be read.
-    """
-    return frozenset(
-        stamp
-        for model in _list_folders(folder)
-        for place in (model, *_list_folders(model))
-        for stamp in _stamp_files(place)
-    )
+    return RepositoryContents(versions, errors, left_out)
 
 
 def check_unchanged(ensemble: Ensemble) -> None:
     """Raise RepositoryError if the files of a member changed since the ensemble was read."""
     for member in ensemble.members:
-        if member.model_path is not None and _stamp_files(member.model_path.parent) != member.stamps:
+        if member.model_path is not None and stamp_files(member.model_path.parent) != member.stamps:
             raise RepositoryError(f"{member.model_path} changed while it was loaded")
 
 
+def _list_models(folder: Path) -> tuple[list[str], list[tuple[str, OSError]]]:
+    try:
+        return list_folders(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise RepositoryError(f"{folder} is not a folder") from error
+    except OSError as error:
+        raise RepositoryError(f"{folder} cannot be read: {describe(error)}") from error
+
+
+def _why_no_model(folder: Path) -> str | None:
+    """Return why a folder is not taken for a model; None if it has a configuration, whatever that is."""
+    try:
+        return None if exists(folder / CONFIG) else f"no {CONFIG}"
+    except PermissionError as error:
+        if folder.name == FILE_SYSTEMS_OWN:
+            return describe(error)
+        raise
+
+
 @contextmanager
-def _collect(errors: dict[str, str], name: str) -> Iterator[None]:
+def _collect(errors: dict[str, str], model: Path) -> Iterator[None]:
     """Keep the model's error, so that the next model is read."""
     try:
         yield
     except RepositoryError as error:
-        errors[name] = str(error)
+        errors[printable(model.name)] = printable(str(error))
     except OSError as error:
-        errors[name] = f"{name} cannot be read: {error}"
-
-
-def _list_folders(folder: str | os.PathLike[str]) -> list[str]:
-    """List visible folders; an export is hidden until it is complete."""
-    with os.scandir(folder) as entries:
-        return [one.path for one in entries if one.is_dir() and not one.name.startswith(".")]
-
-
-def _stamp_files(folder: str | os.PathLike[str]) -> tuple[Stamp, ...]:
-    """Return the stamps of the files in a folder, or none if the folder has just been removed."""
-    stamps = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if not entry.is_dir():
-                    status = entry.stat()
-                    stamps.append((entry.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
-    except FileNotFoundError:
-        return ()
-    return tuple(sorted(stamps))
+        errors[printable(model.name)] = printable(f"{model} cannot be read: {describe(error)}")
 
 
 def _read_config(path: Path, name: str) -> Any:
+    if _UNPRINTABLE.search(name):
+        raise RepositoryError(f"{path}: the name of its folder is not printable UTF-8")
     try:
-        config = text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
-    except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
+        config = text_format.Parse(read_text(path, MAX_CONFIG_BYTES), ModelConfig())
+    except OSError as error:
+        raise RepositoryError(f"{path} cannot be read: {describe(error)}") from error
+    # The parser calls itself, and converts numbers.
+    except (text_format.ParseError, ValueError, RecursionError) as error:
         raise RepositoryError(f"{path} cannot be read: {error}") from error
     if config.name not in ("", name):
         raise RepositoryError(f"{path}: name is {config.name!r}, its folder {name!r}")
@@ -169,7 +173,7 @@ def _read_version(
     """Read a version of an ensemble; a configuration in the version's own folder takes precedence."""
     source = folder / name / CONFIG
     own = folder / name / str(version) / CONFIG
-    if own.is_file():
+    if exists(own):
         source = own
         configs = {**configs, name: _read_config(own, name)}
     steps = configs[name].ensemble_scheduling.step
@@ -187,7 +191,9 @@ def _read_version(
 
 def _find_files(member: Member, folder: Path, config: Any, source: Path) -> Member:
     path = _find_model(folder, member, config, source)
-    return replace(member, model_path=path, stamps=_stamp_files(path.parent))
+    if special := find_special_file(path.parent):
+        raise RepositoryError(f"{source}: step {member.name!r}: {special} is not a regular file")
+    return replace(member, model_path=path, stamps=stamp_files(path.parent))
 
 
 def _find_model(folder: Path, member: Member, config: Any, source: Path) -> Path:
@@ -197,25 +203,33 @@ def _find_model(folder: Path, member: Member, config: Any, source: Path) -> Path
             f"{source}: step {member.name!r}: backend must be 'onnxruntime', not {config.backend!r}"
         )
     filename = str(config.default_model_filename) or "model.onnx"
-    if Path(filename).name != filename:
+    if Path(filename).name != filename or _UNPRINTABLE.search(filename):
         raise RepositoryError(f"{source}: step {member.name!r}: {filename!r} is not a file name")
     versions = _list_versions(folder, source)
     if member.version is not None:
         versions = [version for version in versions if version == member.version]
     elif config.version_policy.HasField("specific"):
         versions = [version for version in versions if version in config.version_policy.specific.versions]
-    files = [folder / str(version) / filename for version in versions]
-    present = [file for file in files if file.is_file()]
-    if not present:
-        raise RepositoryError(
-            f"{source}: step {member.name!r}: no version folder that the ensemble can use has {filename}"
-        )
-    return present[-1]
+    for file in (folder / str(version) / filename for version in reversed(versions)):
+        if exists(file):
+            _check_file(file, f"{source}: step {member.name!r}")
+            return file
+    raise RepositoryError(
+        f"{source}: step {member.name!r}: no version folder that the ensemble can use has {filename}"
+    )
+
+
+def _check_file(file: Path, place: str) -> None:
+    try:
+        check_regular(file)
+    except OSError as error:
+        raise RepositoryError(f"{place}: {file} cannot be read: {describe(error)}") from error
 
 
 def _list_versions(folder: Path, source: Path) -> list[int]:
-    """List the numbers of a model's version folders, ascending, at least one."""
-    versions = sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+    """List the numbers of a model's version folders, ascending, at least one; Triton takes the same names."""
+    names = [Path(path).name for path in list_folders(folder)[0]]
+    versions = sorted(int(name) for name in names if _VERSION.fullmatch(name))
     if not versions:
         raise RepositoryError(f"{source}: {folder} has no version folder, such as {folder / '1'}")
     return versions

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
 from tritonclient.grpc.model_config_pb2 import TYPE_FP32
 
 from coserve_server.ensembles.accuracy import Accuracy
@@ -121,9 +122,14 @@ class _Reader:
                 raise self.error(f"parameter {key} is missing")
             return default
         try:
-            return TypeAdapter(kind).validate_python(json.loads(self.config.parameters[key].string_value))
-        except json.JSONDecodeError as error:
+            value = json.loads(self.config.parameters[key].string_value)
+            # Replies quote it, a few levels down.
+            to_json([[[[[[[[value]]]]]]]])
+        # Besides syntax: half a surrogate pair, a number of thousands of digits, arrays in arrays.
+        except (ValueError, RecursionError) as error:
             raise self.error(f"parameter {key} is not JSON: {error}") from error
+        try:
+            return TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, (key, *fault["loc"])))

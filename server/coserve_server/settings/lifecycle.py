@@ -8,6 +8,8 @@ from coserve_server.settings.section import Section
 class LifecycleSettings(Section):
     """Reload and shutdown."""
 
+    strict_start: bool = False
+    """Whether one broken ensemble of `repository` stops the start; by default the sound ones are served."""
     repository_poll_ms: float = Field(1000, ge=0)
     """Time between checks of `repository` for changes to serve without a restart; 0 for no checks."""
     repository_control: bool = False

@@ -18,10 +18,13 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    # A name that is none, or has a null byte, is a ValueError.
+    except (OSError, ValueError) as error:
         if listener is not None:
             listener.close()
-        raise AddressError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        raise AddressError(
+            f"cannot listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return listener
 
 

@@ -5,7 +5,7 @@ import gc
 import os
 import shutil
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,8 +21,9 @@ from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.ensembles.repository import check_unchanged, read_stamps, read_versions
-from coserve_server.errors import RepositoryError, UnknownModelError
+from coserve_server.ensembles.files import read_stamps
+from coserve_server.ensembles.repository import check_unchanged, read_versions
+from coserve_server.errors import RepositoryError, StartupError, UnknownModelError
 from coserve_server.machine.cores import Cores
 from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.classifier import Classifier
@@ -248,17 +249,98 @@ def test_what_the_system_refuses_is_that_ensemble_s_alone(
 
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
         def new_lanes(ensemble: Ensemble) -> list[Lane]:
-            # A core that the process may no longer use.
-            return [Lane(ensemble.name, (4095,) if ensemble.name == "pair" else None)]
+            if ensemble.name == "pair":
+                raise RuntimeError("can't start new thread")
+            return [Lane(ensemble.name)]
 
         monkeypatch.setattr(engine, "_new_lanes", new_lanes)
         for name in ("pair", "single"):
             add_version(tmp_path, name, 2)
         await reloader.refresh()
         assert {name: one.version for name, one in engine.ensembles.items()} == {"pair": "1", "single": "2"}
-        assert "Invalid argument" in reloader.catalogue.rejected["pair"]
+        refused = "ensemble pair cannot be loaded: can't start new thread"
+        assert reloader.catalogue.rejected == {"pair": refused}
 
     with_reloader(tmp_path, use)
+
+
+def test_a_bug_in_one_reload_is_that_ensemble_s_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("pair", "single"):
+        write_repository(tmp_path, name)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        replace = engine.replace
+
+        async def fail(name: str, ensembles: Sequence[Ensemble]) -> bool:
+            if name == "pair":
+                raise KeyError("a bug")
+            return await replace(name, ensembles)
+
+        monkeypatch.setattr(engine, "replace", fail)
+        for name in ("pair", "single"):
+            add_version(tmp_path, name, 2)
+        await reloader.refresh()
+        assert {name: one.version for name, one in engine.ensembles.items()} == {"pair": "1", "single": "2"}
+        assert reloader.catalogue.rejected == {"pair": "'a bug'"}
+        assert any(record.exc_info for record in caplog.records), "a bug has a traceback"
+
+    with_reloader(tmp_path, use)
+
+
+BROKEN: dict[str, Callable[[Path], object]] = {
+    "no such field": lambda folder: (folder / "broken/config.pbtxt").write_text("colour: 1"),
+    "no version folder": lambda folder: (folder / "broken/1").rmdir(),
+    "no network": lambda folder: (folder / "broken_member1/1/model.onnx").write_bytes(b"no"),
+}
+
+
+def start(folder: Path, strict: bool = False) -> tuple[dict[str, str], set[str]]:
+    """Return what is not served, and what is after its repair."""
+
+    async def go() -> tuple[dict[str, str], set[str]]:
+        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
+        reloader = Reloader(folder, engine, Catalogue(engine, load_settings(repository=folder)))
+        try:
+            await reloader.start(strict)
+            assert list(engine.ensembles) == ["pair"]
+            refused = dict(reloader.catalogue.not_served)
+            for name in ("broken", "broken_member0", "broken_member1", "broken_mean"):
+                shutil.rmtree(folder / name)
+            write_repository(folder, "broken")
+            await reloader.refresh()
+            assert reloader.outcomes == {("broken", "served"): 1}
+            return refused, set(engine.ensembles)
+        finally:
+            await engine.close()
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_what_is_broken_at_the_start_does_not_keep_the_rest_from_being_served(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "notes").mkdir()
+    write_repository(write_repository(tmp_path, "pair"), "broken")
+    BROKEN[kind](tmp_path)
+    with pytest.raises(StartupError) as strict:
+        start(tmp_path, strict=True)
+    caplog.set_level("INFO")
+    refused, served = start(tmp_path)
+    assert refused == {"broken": str(strict.value)}
+    assert served == {"broken", "pair"}
+    assert f"broken is not served: {strict.value}" in caplog.messages
+    assert f"{tmp_path}: folders that are not models: notes (no config.pbtxt)" in caplog.messages
+
+
+def test_a_start_with_nothing_to_serve_fails_with_every_reason(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_repository(tmp_path, name)
+        (tmp_path / f"{name}_member0/1/model.onnx").write_bytes(b"no")
+    with pytest.raises(RepositoryError, match=r"^ensemble one: .*cannot be loaded.*; ensemble two: .*"):
+        start(tmp_path)
 
 
 def test_outcomes_are_counted(tmp_path: Path) -> None:

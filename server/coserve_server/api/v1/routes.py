@@ -89,11 +89,7 @@ async def list_models(core: Core) -> ModelList:
     return ModelList(
         default=core.settings.default_model,
         models=[describe_model(core, ensemble) for ensemble in core.catalogue.ensembles.values()],
-        not_served={
-            name: error
-            for name, error in core.catalogue.load_errors.items()
-            if name not in core.catalogue.ensembles
-        },
+        not_served=dict(core.catalogue.not_served),
     )
 
 

@@ -26,14 +26,14 @@ _TOKEN = re.compile(r"[!-~]{1,128}")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended, in the terms of its transport.
+    """How a request ended, in its transport's terms.
 
     Attributes:
         method: HTTP method, or `GRPC`.
-        path: what the client named.
-        route: what that matched, for metrics and traces.
+        path: the path or method that the client named.
+        route: the route that this matched, for metrics and traces.
         status: HTTP status, or name of the gRPC status.
-        failed: whether the server is to blame.
+        failed: whether the server is at fault.
         attributes: the transport's attributes in OpenTelemetry's conventions; unused without a tracer.
         client: the client's address, if it is known.
         key: name of the API key, if there is one.

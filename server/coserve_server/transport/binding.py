@@ -1,4 +1,4 @@
-"""The addresses that the server listens on."""
+"""Binds addresses and formats them."""
 
 import socket
 
@@ -29,5 +29,5 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def format_address(host: str, port: int) -> str:
-    """Return an address as URLs have it."""
+    """Return an address as it is written in URLs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -19,7 +19,7 @@ MIN_CLIENT_PING_MS = 10_000
 
 
 class GrpcServer:
-    """A bound address, and from `start` on the services at it.
+    """A gRPC server: bound at once, serving after `start`.
 
     Attributes:
         address: `HOST:PORT`.
@@ -48,7 +48,7 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new calls, and end when those in progress have been answered or the time is over."""
+        """Refuse new calls, and return once those in progress have been answered, or after `grace_s`."""
         if self._services is not None:
             self._services.stop()
         await self._server.stop(grace_s)
@@ -57,7 +57,7 @@ class GrpcServer:
 def _options(settings: Settings) -> list[tuple[str, int]]:
     """Return gRPC's options (grpc/impl/channel_arg_names.h)."""
     return [
-        # Otherwise a second server could listen on the same port.
+        # Without this, a second server could listen on the same port.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
@@ -78,7 +78,7 @@ def _add_port(
     server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
 ) -> str:
     """Listen on one address, as for HTTP, and return it with its port."""
-    # gRPC would not say why an address cannot be used, and take several for a name.
+    # gRPC itself would not report why an address cannot be used, and would use all addresses of a name.
     with bind(host, port) as socket:
         numeric = socket.getsockname()[0]
     address = format_address(numeric, port)

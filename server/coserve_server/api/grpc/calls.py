@@ -1,4 +1,4 @@
-"""What every call has in common: its record, authentication, errors, and the report of its outcome."""
+"""Runs calls: keeps their records, authenticates clients, answers errors, and reports outcomes."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 T = TypeVar("T")
 
 SMALL_BYTES = 2**16
-"""Limit on messages that ask for no inference."""
+"""Limit on the size of messages other than inference requests."""
 SMALL_TIMEOUT_S = 5
-"""Time limit for receiving them, since the number of these calls is not limited."""
+"""Time limit for receiving such messages, since the number of these calls is not limited."""
 ANSWER_MARGIN_S = 0.02
-"""A deadline counts as earlier by this much, or by a tenth, so that the answer reaches the client in time."""
+"""Margin before a client's deadline, at most a tenth of the time left, so that the answer arrives in time."""
 _ID = REQUEST_ID.lower()
 _KEYS = ("authorization", "x-api-key")
 
@@ -46,7 +46,7 @@ class Call:
     Attributes:
         method: `/service/method`, as the client named it.
         route: the same, or `UNMATCHED`.
-        metadata: texts by name, in lower case.
+        metadata: text values by lower-case name.
         client: the client's address, if it is known.
         key: the API key's record; None if the call needs none.
     """
@@ -72,7 +72,7 @@ class Call:
         """
         message = await self.receive_next(timeout_s, max_bytes)
         if message is None:
-            # If gRPC has ended the call, as it does with messages that are too large, this is cancelled here.
+            # If gRPC has ended the call, as it does if a message is too large, this task is cancelled here.
             await asyncio.sleep(0)
             raise BadBodyError("the call has no message")
         self.record.received_ns = time.perf_counter_ns()
@@ -96,7 +96,7 @@ class Call:
         return bytes(message)
 
     def time_left_ns(self) -> int | None:
-        """Return the time in which the client needs an answer, in nanoseconds; None without a deadline."""
+        """Return the time left for the answer, in nanoseconds; None if the client sets no deadline."""
         left_s = self.context.time_remaining()
         if left_s is None:
             return None
@@ -104,11 +104,11 @@ class Call:
 
 
 Answer = Callable[[Call], Awaitable[Message | Fault | None]]
-"""Returns the response, the fault that ends the call, or None after a stream."""
+"""Answers a call: returns the response, the fault that ends the call, or None after a stream."""
 
 
 class Calls:
-    """Runs functions that answer calls, and may raise request errors."""
+    """Runs the functions that answer calls; these may raise request errors."""
 
     def __init__(self, reporter: Reporter, keys: KeyRing | None) -> None:
         """Report every call; require one of the keys, if there are any."""
@@ -131,7 +131,7 @@ class Calls:
         trailers = [(_ID, record.id)]
         if record.traceparent is not None:
             trailers.append(("traceresponse", record.traceparent))
-        # Initial metadata would cost a message of their own.
+        # Initial metadata would cost an additional message.
         context.set_trailing_metadata(tuple(trailers))
 
         async def authenticated() -> Message | Fault | None:
@@ -146,7 +146,7 @@ class Calls:
         return result
 
     def begin_message(self, call: Call, number: int) -> Call:
-        """Return a message of a stream as a call of its own, which begins now."""
+        """Return a call for one message of a stream; it begins now."""
         record = self._reporter.begin(f"{call.record.id}/{number}", f"GRPC {call.method}", call.metadata)
         record.received_ns = record.began_ns
         return replace(call, record=record)
@@ -154,7 +154,7 @@ class Calls:
     async def attempt(self, call: Call, answer: Awaitable[T]) -> T | Fault:
         """Await an answer, turn its errors into faults, and report its outcome.
 
-        An answer None is not reported: the stream's messages were, one by one.
+        If the answer is None, nothing is reported: a stream's messages have been reported one by one.
         """
         code = grpc.StatusCode.OK
         fault: Fault | None = None

@@ -17,7 +17,7 @@ CODES: Mapping[type[errors.RequestError], StatusCode] = {
     errors.ForbiddenError: StatusCode.PERMISSION_DENIED,
     errors.UnknownModelError: StatusCode.NOT_FOUND,
     errors.UploadTimeoutError: StatusCode.DEADLINE_EXCEEDED,
-    # As gRPC itself answers a message above its own limit.
+    # gRPC itself uses this status for a message above its own limit.
     errors.BodyTooLargeError: StatusCode.RESOURCE_EXHAUSTED,
     errors.TooManyImagesError: StatusCode.INVALID_ARGUMENT,
     errors.UnsupportedTypeError: StatusCode.INVALID_ARGUMENT,
@@ -29,14 +29,14 @@ CODES: Mapping[type[errors.RequestError], StatusCode] = {
 }
 
 OWN_FAULTS = frozenset({StatusCode.INTERNAL, StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})
-"""Statuses for which the server is to blame."""
+"""Statuses that are the server's fault."""
 
 MAX_DETAILS_BYTES = 4000
-"""Limit on a status' text as gRPC sends it, percent-encoded: clients take 8 KiB of trailers."""
+"""Limit on a status text as gRPC sends it, percent-encoded: clients accept 8 KiB of trailers."""
 
 
 class Fault(NamedTuple):
-    """What a call that failed ends with."""
+    """The status, kind of problem, text and trailers with which a failed call ends."""
 
     code: StatusCode
     kind: Kind
@@ -45,7 +45,7 @@ class Fault(NamedTuple):
 
 
 def describe_error(error: errors.RequestError) -> Fault:
-    """Return what a call ends with because of a request error."""
+    """Return the fault for a request error."""
     trailers: Metadata = ()
     if isinstance(error, errors.OverloadedError):
         seconds = error.retry_after_s
@@ -54,13 +54,11 @@ def describe_error(error: errors.RequestError) -> Fault:
 
 
 INTERNAL = Fault(StatusCode.INTERNAL, Kind(500, "internal"), "internal error; see the server's log")
-
-
 STOPPING = Fault(StatusCode.UNAVAILABLE, Kind(503, "stopping"), "the server is stopping")
 
 
 def clip(text: str) -> str:
-    """Shorten a status' text to what clients accept."""
+    """Shorten a status text to what clients accept."""
     size = 0
     if len(text) > MAX_DETAIL:
         text = f"{text[:MAX_DETAIL]}…"
@@ -72,5 +70,5 @@ def clip(text: str) -> str:
 
 
 def _encode(text: str) -> bytes:
-    """Encode a text that may quote a file name that is not UTF-8."""
+    """Encode a text, which may quote a file name that is not UTF-8."""
     return text.encode(errors="replace")

@@ -1,4 +1,4 @@
-"""Answers the calls of the Open Inference Protocol's service, as `/v2` does.
+"""Answers the Open Inference Protocol's calls as `/v2` does.
 
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/open_inference_grpc.proto
 """
@@ -124,7 +124,7 @@ class Inference:
         """Answer a request for inference that has been admitted.
 
         Args:
-            size: the encoded message's, in bytes.
+            size: size of the encoded message in bytes.
 
         Raises:
             RequestError: the request cannot be answered.
@@ -152,7 +152,7 @@ class Inference:
         """Return the reloader, if the client may load and unload models.
 
         Raises:
-            NotEnabledError: this server does not do so.
+            NotEnabledError: this server does not load and unload models.
             ForbiddenError: the client may not.
         """
         check_enabled(self.core)

@@ -1,4 +1,4 @@
-"""Converts the service's messages to and from those of `/v2`, whose rules are the same."""
+"""Converts gRPC messages to and from the models of `/v2`, which share its rules."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from coserve_server.errors import BadBodyError, BodyTooLargeError, InvalidParame
 from coserve_server.pipeline.classifier import Classification
 
 UNCOUNTED_BYTES = 2**16
-"""Messages up to this size take little memory, whatever is in them."""
+"""Messages up to this size take little memory, whatever they contain."""
 
 M = TypeVar("M", bound=Message)
 
@@ -29,7 +29,7 @@ def parse(kind: type[M], data: bytes) -> M:
     """Parse a message.
 
     Raises:
-        BadBodyError: it is not a message of that kind.
+        BadBodyError: the data is not a message of that kind.
         BodyTooLargeError: it has far too many fields.
     """
     if len(data) > UNCOUNTED_BYTES and has_more_fields(data, kind, SPARE_VALUES):
@@ -74,12 +74,12 @@ def write_response(request: InferRequest, answer: Classification) -> messages.Mo
 
 
 def to_message(kind: type[M], model: BaseModel) -> M:
-    """Convert an answer of `/v2` to the message whose fields have the same names."""
+    """Convert a response of `/v2` to the message with the same field names."""
     return ParseDict(model.model_dump(), kind())
 
 
 def _to_document(message: messages.ModelInferRequest) -> dict[str, Any]:
-    """Return the request as JSON would have it, without the data."""
+    """Return the request as the document of its JSON form, without the data."""
     return {
         "id": message.id,
         "parameters": _read_parameters(message.parameters),
@@ -108,7 +108,7 @@ def _read_parameters(parameters: Mapping[str, messages.InferParameter]) -> dict[
 
 
 def _read_values(tensor: Input, message: messages.ModelInferRequest) -> NDArray[np.float32]:
-    """Return the input's elements, which follow the inputs as bytes or are in its contents."""
+    """Return the input's elements, from the message's raw bytes or from the input's contents."""
     raw = message.raw_input_contents
     contents = message.inputs[0].contents
     fields = [field.name for field, _ in contents.ListFields()]

@@ -17,7 +17,7 @@ MAX_STREAMS = 16
 
 
 class Reflection:
-    """The service's stream of questions and answers; its two versions differ in their name alone."""
+    """Answers the questions of a stream; the service's two versions differ only in name."""
 
     def __init__(self, services: Collection[str]) -> None:
         """Describe these services."""

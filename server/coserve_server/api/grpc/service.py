@@ -1,4 +1,4 @@
-"""The methods of all services, by their names."""
+"""Finds the method of a gRPC call."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -27,7 +27,7 @@ REFLECTION = (
     reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"].full_name,
     "grpc.reflection.v1.ServerReflection",
 )
-"""The names of the same service, the old one and the new."""
+"""The old and the new name of the same service."""
 OPEN = frozenset({"ServerLive", "ServerReady"})
 """Methods of the inference service that need no key, like the same calls of `/v2`."""
 
@@ -35,10 +35,10 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Services(grpc.GenericRpcHandler):
-    """Finds the handler of a method, when a call's metadata has arrived.
+    """Finds the handler of a method once a call's metadata has arrived.
 
-    Handlers read messages themselves, as bytes, once a call has been let in, and parse them once they have
-    been looked at. For gRPC, every call's requests are a stream then.
+    Handlers receive messages themselves, as bytes, to authenticate the client first and to check messages
+    before they parse them. To gRPC, the requests of every call are therefore a stream.
     """
 
     def __init__(

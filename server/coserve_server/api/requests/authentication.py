@@ -11,7 +11,7 @@ def authenticate(keys: KeyRing, headers: Mapping[bytes, bytes]) -> ApiKey:
     """Return the record of a request's key.
 
     Args:
-        headers: by name in lower case.
+        headers: headers by lower-case name.
 
     Raises:
         UnauthenticatedError: there is no key, or it is not valid.

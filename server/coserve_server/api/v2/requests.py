@@ -122,7 +122,7 @@ def read_request(
 
 
 def check_tensors(model: Ensemble, request: InferRequest) -> Input:
-    """Return the request's only input, without looking at its data.
+    """Return the request's only input, without checking its data.
 
     Raises:
         InvalidParametersError: the model does not have these inputs and outputs.
@@ -133,10 +133,10 @@ def check_tensors(model: Ensemble, request: InferRequest) -> Input:
 
 
 def read_bytes(tensor: Input, data: bytes | memoryview, found: str) -> NDArray[np.float32]:
-    """Return the elements that the bytes are; they share memory.
+    """Return the bytes as elements, which share their memory.
 
     Args:
-        found: words for the size that was found, to end an error's text.
+        found: end of the error message, which names the size that was found.
 
     Raises:
         InvalidParametersError: the shape needs another number of bytes.

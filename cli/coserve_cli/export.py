@@ -174,11 +174,12 @@ def _are_files(sources: list[Path]) -> bool:
     missing = [str(source) for source in sources if not source.exists()]
     if missing:
         raise DescriptionError(f"{', '.join(missing)} does not exist")
-    if all(source.is_file() and source.suffix == ".onnx" for source in sources):
+    # Reading the files tells whether they are ONNX, whatever their names.
+    if all(source.is_file() for source in sources):
         return True
     if len(sources) == 1 and sources[0].is_dir():
         return False
-    raise DescriptionError("give either one run folder, or ONNX files (*.onnx) alone")
+    raise DescriptionError("give either one run folder, or ONNX files alone")
 
 
 def _export_run(sources: list[Path], repository: Path, options: dict[str, Any]) -> "Report":
@@ -213,6 +214,9 @@ def _print(report: "Report", as_json: bool) -> None:
             line += f"  largest difference {parity.max_abs_difference:.1e}"
             line += f"  top-1 agreement {parity.top1_agreement:.2%} of {parity.images} images"
         typer.echo(line)
+    for member in report.members:
+        for note in member.notes:
+            typer.echo(f"{member.name} {note}")
     if (loss := report.accuracy_loss) is not None:
         typer.echo(
             f"top-1 accuracy {loss.int8:.2%} of {loss.images} images, fp32 {loss.fp32:.2%}: "

@@ -10,11 +10,13 @@ deployment.py     how Triton runs the members: `Deployment`, `Placement`
 report.py         what was written: `Report`, `MemberReport`, `AccuracyLoss`
 parity.py         comparing logits: `Parity`
 ensemble.py       the ensemble's name, labels, preprocessing and weights
+logits.py         the rule for what a network must give
+compatibility.py  versions of ONNX, and the runtimes that load them
 onnx_export.py    from torch to ONNX
 onnx_file.py      reading and checking ONNX files
 mean_graph.py     the ONNX graph that averages the members
 session.py        running ONNX models
-samples.py        unlabelled images to run networks on
+samples.py        images to try networks on
 labelled.py       labelled images to calibrate and evaluate on
 labels.py         reading label files
 triton_config.py  Triton's config.pbtxt files

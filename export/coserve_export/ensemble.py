@@ -155,9 +155,14 @@ def check_name(name: str) -> None:
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raise DescriptionError unless the labels are distinct, non-blank lines of text."""
+    """Raise DescriptionError unless the labels are two or more distinct, non-blank lines of text."""
     if not labels:
         raise DescriptionError("there are no labels")
+    if len(labels) == 1:
+        raise DescriptionError(
+            f"{labels[0]!r} is the only label, so its probability would always be 1; a network that gives "
+            "one logit for two classes needs both labels, first that of the class without a logit"
+        )
     first: dict[str, int] = {}
     for number, label in enumerate(labels, start=1):
         if not label.strip() or label != label.strip() or len(label.splitlines()) != 1:

@@ -1,6 +1,7 @@
 """Making an ensemble of existing ONNX files."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,27 +9,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from coserve_export.compatibility import get_opset, lower_opset
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.ensemble import Description, Member, Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError
 from coserve_export.labels import read_labels
+from coserve_export.logits import run_network
 from coserve_export.mean_graph import mean_graph, mean_inputs
-from coserve_export.onnx_file import OnnxFile, read_onnx
-from coserve_export.parity import Images, Logits, compare_logits, require_parity, weighted_mean
-from coserve_export.report import MemberReport, Progress, Report
+from coserve_export.onnx_file import OnnxFile, read_onnx, with_two_logits
+from coserve_export.parity import Logits, compare_logits, require_parity, weighted_mean
+from coserve_export.report import Progress, Report, report_members
 from coserve_export.repository import check_can_write, write_ensemble
-from coserve_export.samples import read_samples
+from coserve_export.samples import Samples, make_samples
 from coserve_export.session import Session
 from coserve_export.versions import check_can_extend, write_version
 
 if TYPE_CHECKING:
     from coserve_export.int8 import Int8
 
-BATCH_RELATIVE_LIMIT = 0.05
-"""Allowed fraction of the largest logit; dynamic quantisation shares a scale within a batch."""
-MEAN_RELATIVE_LIMIT = 1e-5
+FP32_RELATIVE_LIMIT = 1e-5
 """Allowed fraction of the largest logit: rounding errors of fp32."""
-RANDOM_IMAGES = 4
 
 
 def export_onnx(
@@ -56,6 +56,8 @@ def export_onnx(
     """Write an ensemble of existing ONNX files into a model repository.
 
     Every network is first run on single images and on a batch. Nothing is written unless all checks pass.
+    A network is written as it is, but its external weights become part of the file, a single logit of two
+    classes becomes two, and versions of ONNX are lowered as far as it allows.
 
     Args:
         files: one ONNX file per member, which maps float32 images `[N, 3, H, W]` to float32 logits `[N, C]`,
@@ -117,19 +119,19 @@ def export_onnx(
         check_can_extend(repository, description)
     else:
         check_can_write(repository, name, overwrite)
-    images = _trial_images(description.preprocessing, samples)
+    trials = make_samples(description.preprocessing, None if samples is None else Path(samples))
     logits = []
-    for network in networks:
+    notes = []
+    for index, network in enumerate(networks):
         progress(f"running {network.path}")
-        logits.append(_run_and_check(network, images, len(description.labels)))
+        networks[index], member_logits, note = _run_and_check(network, trials, description.labels)
+        logits.append(member_logits)
+        notes.append(note)
     _check_mean(logits, weights)
 
     members = [Member(network.model, network.input, network.output) for network in networks]
-    reports = [
-        MemberReport(member_name, len(member.model))
-        for member_name, member in zip(description.member_names, members, strict=True)
-    ]
-    provenance = _provenance(networks, len(images))
+    provenance = _provenance(networks, len(trials.names))
+    parities = None
     parity = None
     accuracy_loss = None
     if int8 is not None:
@@ -139,7 +141,7 @@ def export_onnx(
         members = quantised.members
         parity = quantised.parity
         accuracy_loss = quantised.accuracy_loss
-        reports = quantised.reports(description.member_names)
+        parities = quantised.parities
         provenance = quantised.provenance(provenance, max(network.opset for network in networks))
 
     progress(f"writing {name}")
@@ -147,6 +149,7 @@ def export_onnx(
         written = write_version(repository, description, members, provenance)
     else:
         written = write_ensemble(repository, description, members, provenance, overwrite)
+    reports = report_members(description.member_names, members, parities, notes)
     return Report(name, written, repository, reports, len(description.labels), parity, accuracy_loss)
 
 
@@ -182,33 +185,43 @@ def _common_size(networks: Sequence[OnnxFile], image_size: tuple[int, int] | Non
     return next(iter(sizes))
 
 
-def _trial_images(preprocessing: Preprocessing, folder: Path | str | None) -> Images:
-    """Return normalised images `[N, 3, H, W]` from a folder, or random ones."""
-    if folder is not None:
-        return preprocessing.normalise(read_samples(Path(folder), preprocessing))
-    shape = (RANDOM_IMAGES, preprocessing.height, preprocessing.width, 3)
-    return preprocessing.normalise(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-
-
-def _run_and_check(network: OnnxFile, images: Images, num_classes: int) -> Logits:
-    """Return finite logits `[N, num_classes]` that do not depend on the rest of the batch, or raise."""
+def _run_and_check(
+    network: OnnxFile, samples: Samples, labels: Sequence[str]
+) -> tuple[OnnxFile, Logits, list[str]]:
+    """Return the network as it is to be written, its logits `[N, C]`, and what a user should know of it."""
+    notes = []
     subject = str(network.path)
+    if len(labels) == 2 and _gives_one_logit(network, samples):
+        network = with_two_logits(network)
+        notes.append(f"gives one logit, which counts as that of {labels[1]!r}; that of {labels[0]!r} is 0")
     session = Session(network.model, subject)
-    together = session.run(network.output, {network.input: images})
-    shape = together.shape
-    if len(shape) != 2 or shape[0] != len(images):
-        raise NetworkError(f"{subject}: {len(images)} images give logits of shape {shape}, not [N, classes]")
-    if shape[1] != num_classes:
-        raise NetworkError(f"{subject}: gives {shape[1]} classes, but there are {num_classes} labels")
-    alone = np.concatenate(
-        [session.run(network.output, {network.input: image[None]}) for image in images[:2]]
+    logits = run_network(
+        lambda images: session.run(network.output, {network.input: images}),
+        samples,
+        len(labels),
+        subject,
+        network.quantised,
     )
-    parity = compare_logits(together[:2], alone)
-    limit = BATCH_RELATIVE_LIMIT * float(np.abs(together).max())
-    require_parity(parity, subject, limit, "those of the same image in a batch")
-    # Checks that the logits of all images are finite.
-    require_parity(compare_logits(together, together), subject, limit)
-    return together
+    return _with_older_operators(network, samples, logits), logits, notes
+
+
+def _gives_one_logit(network: OnnxFile, samples: Samples) -> bool:
+    session = Session(network.model, str(network.path))
+    return session.run(network.output, {network.input: samples.images[:1]}).shape == (1, 1)
+
+
+def _with_older_operators(network: OnnxFile, samples: Samples, logits: Logits) -> OnnxFile:
+    """Return the network with older operators if it then gives the same logits, else as it is."""
+    model = lower_opset(onnx.load_model_from_string(network.model))
+    if model is None:
+        return network
+    lowered = replace(network, model=model.SerializeToString(), opset=get_opset(model))
+    try:
+        session = Session(lowered.model, str(network.path))
+        difference = np.abs(session.run(network.output, {network.input: samples.images}) - logits).max()
+    except NetworkError:
+        return network
+    return lowered if difference <= FP32_RELATIVE_LIMIT * np.abs(logits).max() else network
 
 
 def _check_mean(logits: Sequence[Logits], weights: Sequence[float] | None) -> None:
@@ -217,7 +230,7 @@ def _check_mean(logits: Sequence[Logits], weights: Sequence[float] | None) -> No
     onnx.checker.check_model(graph, full_check=True)
     session = Session(graph.SerializeToString(), "the ensemble's mean")
     mean = session.run("logits", dict(zip(mean_inputs(len(logits)), logits, strict=True)))
-    limit = MEAN_RELATIVE_LIMIT * float(np.abs(logits).max())
+    limit = FP32_RELATIVE_LIMIT * float(np.abs(logits).max())
     parity = compare_logits(weighted_mean(logits, weights), mean)
     require_parity(parity, session.subject, limit, "the members' mean")
 

@@ -13,11 +13,12 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from coserve_export.compatibility import get_opset, lower_ir_version
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import AccuracyError, DescriptionError, NetworkError, ParityError, on_one_line
 from coserve_export.labelled import LabelledImages, read_labelled
 from coserve_export.parity import Images, Logits, Parity, compare_logits, weighted_mean
-from coserve_export.report import AccuracyLoss, MemberReport, Progress, export_record
+from coserve_export.report import AccuracyLoss, Progress, export_record
 from coserve_export.session import Session
 
 TOP1_AGREEMENT = 0.95
@@ -75,13 +76,6 @@ class Quantised:
     accuracy_loss: AccuracyLoss | None
     export: dict[str, object]
     measured: dict[str, object]
-
-    def reports(self, names: Sequence[str]) -> list[MemberReport]:
-        """Return a report per member, given the names of their models."""
-        return [
-            MemberReport(name, len(member.model), parity)
-            for name, member, parity in zip(names, self.members, self.parities, strict=True)
-        ]
 
     def provenance(self, fp32: Mapping[str, object], opset: int) -> dict[str, object]:
         """Return the fp32 ensemble's provenance with its measurements replaced by those of int8."""
@@ -159,8 +153,7 @@ def _to_paths(data: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def _quantise(member: Member, images: Images, subject: str) -> bytes:
-    imports = onnx.load_model_from_string(member.model).opset_import
-    opset = max((entry.version for entry in imports if entry.domain in ("", "ai.onnx")), default=0)
+    opset = get_opset(onnx.load_model_from_string(member.model))
     if opset < MIN_OPSET:
         raise NetworkError(
             f"{subject}: int8 needs ONNX opset {MIN_OPSET} or later, not {opset}; export the network again"
@@ -184,6 +177,7 @@ def _quantise(member: Member, images: Images, subject: str) -> bytes:
             )
             model = onnx.load(result)
             _drop_unused_imports(model)
+            lower_ir_version(model)
             onnx.checker.check_model(model, full_check=True)
         # The quantiser raises any kind of exception.
         except Exception as error:

@@ -6,10 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from coserve_export.compatibility import OLDEST
 from coserve_export.ensemble import LOGITS
-
-OPSET = 20
-IR_VERSION = 10
 
 
 def mean_inputs(num_members: int) -> list[str]:
@@ -47,7 +45,10 @@ def mean_graph(num_members: int, num_classes: int, weights: Sequence[float] | No
         initializers,
     )
     return helper.make_model(
-        graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="coserve"
+        graph,
+        ir_version=OLDEST.ir_version,
+        opset_imports=[helper.make_opsetid("", OLDEST.opset)],
+        producer_name="coserve",
     )
 
 

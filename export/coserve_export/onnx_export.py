@@ -12,11 +12,12 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, TopologicalSortPass
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from coserve_export.compatibility import OLDEST
 from coserve_export.ensemble import IMAGES, LOGITS
 from coserve_export.errors import NetworkError
 
-OPSET = 20
-"""Version of ONNX's standard operators, supported since ONNX Runtime 1.17 and Triton 24.02."""
+OPSET = OLDEST.opset
+"""Version of ONNX's standard operators."""
 FP16_LIMIT = torch.finfo(torch.float16).max
 
 

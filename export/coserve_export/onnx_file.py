@@ -1,27 +1,19 @@
 """Reading existing ONNX files and checking that they map images to logits with a dynamic batch size."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import TensorProto, ValueInfoProto
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx import TensorProto, ValueInfoProto, helper
+from onnx.external_data_helper import load_external_data_for_model
 
+from coserve_export.compatibility import get_opset, lower_ir_version
 from coserve_export.errors import NetworkError, on_one_line
 
 Dimensions = list[int | None]
-PROBABILITY_OPERATORS = ("Softmax", "Sigmoid")
-RESHAPING_OPERATORS = (
-    "Cast",
-    "DequantizeLinear",
-    "Flatten",
-    "Identity",
-    "QuantizeLinear",
-    "Reshape",
-    "Squeeze",
-)
-"""Operators that pass on their input's values in another shape or type."""
+QUANTISED_OPERATORS = ("Quantize", "QLinear", "Integer", "QGemm", "QAttention")
 
 
 @dataclass(frozen=True)
@@ -30,7 +22,7 @@ class OnnxFile:
 
     Attributes:
         path: the file.
-        model: the file's content, including any external weights.
+        model: the file's content, including any external weights, with the lowest IR version that will do.
         input, output: names of the images and of the logits.
         height, width: the input's size in pixels; None if it is dynamic.
         opset: version of ONNX's standard operators.
@@ -43,6 +35,7 @@ class OnnxFile:
     height: int | None
     width: int | None
     opset: int
+    quantised: bool
 
 
 def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
@@ -57,11 +50,11 @@ def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
     """
     try:
         model, data = _load(path)
+        if lower_ir_version(model):
+            data = model.SerializeToString()
         images = _image_input(model)
         logits = _logits_output(model, output)
         height, width = _image_size(images)
-        _check_inference_graph(model)
-        _check_no_probabilities(model, logits.name)
         _check_logits_shape(logits)
         return OnnxFile(
             path=path,
@@ -70,18 +63,49 @@ def read_onnx(path: Path, output: str | None = None) -> OnnxFile:
             output=logits.name,
             height=height,
             width=width,
-            opset=max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0),
+            opset=get_opset(model),
+            quantised=any(kind in node.op_type for node in model.graph.node for kind in QUANTISED_OPERATORS),
         )
     except NetworkError as error:
         raise NetworkError(f"{path}: {error}") from error
+
+
+def with_two_logits(network: OnnxFile) -> OnnxFile:
+    """Turn the only logit z of a network for two classes into 0 and z, whose softmax is sigmoid(z)."""
+    model = onnx.load_model_from_string(network.model)
+    names = set(_names(model))
+    output = f"{network.output}_of_two_classes"
+    while output in names:
+        output += "_"
+    (one,) = (value for value in model.graph.output if value.name == network.output)
+    batch = one.type.tensor_type.shape.dim[0].dim_param if one.type.tensor_type.shape.dim else ""
+    model.graph.node.extend(
+        [
+            helper.make_node("Sub", [one.name, one.name], [f"{output}_zero"]),
+            helper.make_node("Concat", [f"{output}_zero", one.name], [output], axis=1),
+        ]
+    )
+    one.CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch or "batch", 2]))
+    return replace(network, model=model.SerializeToString(), output=output)
+
+
+def _names(model: onnx.ModelProto) -> Iterator[str]:
+    for node in model.graph.node:
+        yield from node.output
+    yield from (value.name for value in model.graph.input)
+    yield from (tensor.name for tensor in model.graph.initializer)
 
 
 def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
     try:
         data = path.read_bytes()
         model = onnx.load_model_from_string(data)
-        if any(uses_external_data(tensor) for tensor in model.graph.initializer):
-            load_external_data_for_model(model, str(path.parent))
+        # Other protobuf messages, and some texts, happen to parse.
+        if not model.ir_version or not model.HasField("graph"):
+            raise NetworkError("is not an ONNX file")
+        size = model.ByteSize()
+        load_external_data_for_model(model, str(path.parent))
+        if model.ByteSize() != size:
             data = model.SerializeToString()
         onnx.checker.check_model(model, full_check=True)
     except OSError as error:
@@ -90,7 +114,10 @@ def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
         raise NetworkError("is not an ONNX file") from error
     except (EncodeError, ValueError) as error:
         raise NetworkError(f"cannot hold its weights in one ONNX file: {on_one_line(error)}") from error
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except NetworkError:
+        raise
+    # ONNX's checks raise any kind of exception.
+    except Exception as error:
         raise NetworkError(f"is not a valid ONNX model: {on_one_line(error)}") from error
     return model, data
 
@@ -134,7 +161,7 @@ def _image_size(images: ValueInfoProto) -> tuple[int | None, int | None]:
         raise NetworkError(f"its input {images.name!r} {shape_text}, but images are [N, 3, H, W]")
     _check_dynamic_batch(shape[0])
     _, channels, height, width = shape
-    if channels not in (3, None) and width == 3:
+    if channels != 3 and width == 3:
         raise NetworkError(f"its input is {text}, channels last; export it channels first, [N, 3, H, W]")
     if channels not in (3, None):
         raise NetworkError(f"its input is {text}, with {channels} channels; images have 3")
@@ -161,20 +188,3 @@ def _check_logits_shape(logits: ValueInfoProto) -> None:
 def _dimensions(value: ValueInfoProto) -> Dimensions:
     dimensions = value.type.tensor_type.shape.dim
     return [size.dim_value if size.HasField("dim_value") else None for size in dimensions]
-
-
-def _check_inference_graph(model: onnx.ModelProto) -> None:
-    for node in model.graph.node:
-        if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
-            raise NetworkError(f"{node.op_type} {node.name!r} is in training mode; export it in eval mode")
-
-
-def _check_no_probabilities(model: onnx.ModelProto, output: str) -> None:
-    producers = {tensor: node for node in model.graph.node for tensor in node.output}
-    last = producers.get(output)
-    while last is not None and last.op_type in RESHAPING_OPERATORS:
-        last = producers.get(last.input[0])
-    if last is not None and last.op_type in PROBABILITY_OPERATORS:
-        raise NetworkError(
-            f"ends in {last.op_type}; members must give logits, so export it without that layer"
-        )

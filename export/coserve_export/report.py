@@ -4,6 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import onnx
+
+from coserve_export.compatibility import OLDEST, RUNTIMES, find_runtime, get_opset
+from coserve_export.ensemble import Member
 from coserve_export.parity import Parity
 
 Progress = Callable[[str], None]
@@ -38,11 +42,13 @@ class MemberReport:
         bytes: the size of its ONNX file.
         parity: its comparison with the trained network, or in int8 with its fp32 ONNX network; None for an
             ONNX file that was kept as it is.
+        notes: what a user should know of it, such as the ONNX Runtime that it needs; usually nothing.
     """
 
     name: str
     bytes: int
     parity: Parity | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,12 @@ class Report:
             "version": self.version,
             "repository": str(self.repository),
             "members": [
-                {"name": member.name, "bytes": member.bytes, **_parity_json(member.parity)}
+                {
+                    "name": member.name,
+                    "bytes": member.bytes,
+                    **_parity_json(member.parity),
+                    "notes": list(member.notes),
+                }
                 for member in self.members
             ],
             "ensemble": {
@@ -83,6 +94,28 @@ class Report:
                 **_accuracy_loss_json(self.accuracy_loss),
             },
         }
+
+
+def report_members(
+    names: Sequence[str],
+    members: Sequence[Member],
+    parities: Sequence[Parity] | None = None,
+    notes: Sequence[Sequence[str]] | None = None,
+) -> list[MemberReport]:
+    """Return a report per member, which notes an ONNX Runtime that is newer than the oldest supported."""
+    reports = []
+    for index, (name, member) in enumerate(zip(names, members, strict=True)):
+        known = [] if notes is None else list(notes[index])
+        model = onnx.load_model_from_string(member.model)
+        runtime = find_runtime(model)
+        if runtime is not OLDEST:
+            versions = f"opset {get_opset(model)}, IR {model.ir_version}"
+            known.append(
+                f"needs {runtime or 'an ONNX Runtime newer than ' + RUNTIMES[-1].onnxruntime}, for {versions}"
+            )
+        parity = None if parities is None else parities[index]
+        reports.append(MemberReport(name, len(member.model), parity, known))
+    return reports
 
 
 def export_record(precision: str, parity: Parity, members: Sequence[Parity]) -> dict[str, object]:

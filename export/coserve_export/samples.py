@@ -1,5 +1,6 @@
-"""Reading sample images to run networks on."""
+"""Sample images to run networks on: a user's own, and made ones."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,60 @@ from PIL import Image, ImageOps
 
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
+from coserve_export.parity import Images
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 MAX_SAMPLES = 32
+RANDOM_IMAGES = 4
+BLOBS = 4
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images to try a network on.
+
+    Attributes:
+        images: normalised images `[N, 3, H, W]`.
+        names: what each one is, for error messages.
+    """
+
+    images: Images
+    names: list[str]
+
+
+def make_samples(preprocessing: Preprocessing, folder: Path | None) -> Samples:
+    """Return varied images: up to 32 of a folder or else random ones, then plain and smooth ones.
+
+    Raises:
+        DescriptionError: the folder has fewer than two images, or an image cannot be decoded.
+    """
+    height = preprocessing.height
+    width = preprocessing.width
+    if folder is not None:
+        images = read_samples(folder, preprocessing)
+        name = f"an image of {folder}"
+    else:
+        shape = (RANDOM_IMAGES, height, width, 3)
+        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        name = "random pixels"
+    made = {
+        "a white image": np.full((height, width, 3), 255, np.uint8),
+        "a grey gradient": np.broadcast_to(
+            np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, width, 3)
+        ),
+        "blurred colours": _blurred_colours(height, width),
+        "a black image": np.zeros((height, width, 3), np.uint8),
+    }
+    return Samples(
+        preprocessing.normalise(np.concatenate([images, np.stack(list(made.values()))])),
+        [*[name] * len(images), *made],
+    )
+
+
+def _blurred_colours(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Return an image as smooth as photographs are, which random pixels are not."""
+    colours = np.random.default_rng(1).integers(0, 256, (BLOBS, BLOBS, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def read_samples(folder: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:

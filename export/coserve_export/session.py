@@ -5,19 +5,9 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from coserve_export.errors import NetworkError, on_one_line
 from coserve_export.parity import Images, Logits
-
-ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 class Session:
@@ -39,13 +29,14 @@ class Session:
         self.subject = subject
         try:
             self._session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-        except ERRORS as error:
+        # ONNX Runtime's errors share no base class but Exception.
+        except Exception as error:
             raise NetworkError(f"{subject}: ONNX Runtime cannot load it: {on_one_line(error)}") from error
 
     def run(self, output: str, inputs: Mapping[str, Images]) -> Logits:
         """Run a batch and return one of the outputs."""
         try:
             outputs: list[Any] = self._session.run([output], dict(inputs))
-        except ERRORS as error:
+        except Exception as error:
             raise NetworkError(f"{self.subject}: ONNX Runtime cannot run it: {on_one_line(error)}") from error
         return np.asarray(outputs[0])

@@ -9,10 +9,12 @@ import numpy as np
 import onnx
 import torch
 
+from coserve_export.compatibility import lower_ir_version
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError, on_one_line
 from coserve_export.int8 import Int8, quantise
+from coserve_export.logits import AMPLIFICATION, check_logits
 from coserve_export.mean_graph import mean_graph, mean_inputs
 from coserve_export.onnx_export import OPSET, convert_to_fp16, export_network, reject_fp16_overflow
 from coserve_export.parity import (
@@ -26,7 +28,7 @@ from coserve_export.parity import (
     run_in_batches,
     weighted_mean,
 )
-from coserve_export.report import MemberReport, Progress, Report, export_record
+from coserve_export.report import Progress, Report, export_record, report_members
 from coserve_export.repository import check_can_write, write_ensemble
 from coserve_export.session import Session
 from coserve_export.versions import check_can_extend, write_version
@@ -146,10 +148,6 @@ def export_networks(
         members.append(Member(model))
         parities.append(parity)
     ensemble_parity = _compare_mean(references, served, precision)
-    reports = [
-        MemberReport(member_name, len(member.model), parity)
-        for member_name, member, parity in zip(description.member_names, members, parities, strict=True)
-    ]
     provenance = run.provenance | {
         "export": export_record(precision, ensemble_parity, parities) | {"opset": OPSET},
         "coserve_version": version("coserve"),
@@ -160,7 +158,7 @@ def export_networks(
         members = quantised.members
         ensemble_parity = quantised.parity
         accuracy_loss = quantised.accuracy_loss
-        reports = quantised.reports(description.member_names)
+        parities = quantised.parities
         provenance = quantised.provenance(provenance, OPSET)
 
     progress(f"writing {description.name}")
@@ -168,6 +166,7 @@ def export_networks(
         written = write_version(repository, description, members, provenance)
     else:
         written = write_ensemble(repository, description, members, provenance, overwrite)
+    reports = report_members(description.member_names, members, parities)
     return Report(
         description.name, written, repository, reports, len(run.labels), ensemble_parity, accuracy_loss
     )
@@ -195,6 +194,7 @@ def _to_onnx(
             model = convert_to_fp16(model)
         if model.ByteSize() > MAX_FILE_BYTES:
             raise NetworkError("its weights exceed the 2 GiB that one ONNX file can hold")
+        lower_ir_version(model)
         onnx.checker.check_model(model, full_check=True)
     except (NetworkError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise NetworkError(f"{subject}: {on_one_line(error)}") from error
@@ -212,6 +212,7 @@ def _compare_member(
     logits = run_in_batches(lambda batch: session.run(LOGITS, {IMAGES: batch}), images)
     parity = compare_logits(reference, logits)
     require_parity(parity, subject, difference_limit(precision, reference))
+    check_logits(logits, lambda: session.run(LOGITS, {IMAGES: AMPLIFICATION * images}), subject)
     return reference, logits, parity
 
 

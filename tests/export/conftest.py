@@ -153,7 +153,7 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
             "g",
             [value("pixels", element, shape)],
             [
-                value(output, TensorProto.FLOAT, [shape[0], CLASSES if i == 0 else 3])
+                value(output, TensorProto.FLOAT, [shape[0], weights.shape[1] if i == 0 else 3])
                 for i, output in enumerate(outputs)
             ],
             initializers,

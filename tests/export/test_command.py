@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
 from coserve_cli.main import app
-from coserve_export import Deployment, Placement
+from coserve_export import Deployment, Placement, compatibility
 
 MakeOnnx = Callable[..., Path]
 OWN = ["--name", "own", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]
@@ -82,6 +82,22 @@ def test_how_triton_runs_the_members(
         assert getattr(config, field) == getattr(expected, field)
 
 
+@pytest.mark.parametrize("name", ["NET.ONNX", "net.onnx.bak", "net", "net.pb", ".hidden", "a b\n.txt"])
+def test_onnx_files_are_told_by_their_content(
+    coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path, name: str
+) -> None:
+    done = coserve(make_onnx(name), "--labels", labels_file, *OWN)
+    assert done.exit_code == 0, done.output
+
+
+def test_what_a_network_needs_is_printed(
+    coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compatibility, "RUNTIMES", compatibility.RUNTIMES[-1:])
+    done = coserve(make_onnx(), "--labels", labels_file, *OWN)
+    assert "own_member0 needs ONNX Runtime 1.32 or later (newer than Triton 26.07's)" in done.stdout
+
+
 def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path) -> None:
     files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
     first = coserve(*files, "--labels", labels_file, *OWN, "--threads", "2")
@@ -101,7 +117,8 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
         (["{run}", "{onnx}"], "give either one run folder, or ONNX files"),
         (["{run}", "{run}"], "give either one run folder, or ONNX files"),
         (["{empty}"], "not a run folder"),
-        (["{labels}"], "give either one run folder, or ONNX files"),
+        (["{labels}"], "ONNX files also need --name, --labels"),
+        (["{labels}", "--labels", "{labels}", *OWN], "labels.txt: is not an ONNX file"),
         (["none.onnx"], "none.onnx does not exist"),
         (["{onnx}"], "ONNX files also need --name, --labels, --mean, --std"),
         (["{onnx}", "--precision", "fp16", *OWN], "--precision: ONNX files can only keep their precision"),

@@ -48,7 +48,7 @@ def test_files_stay_as_they_are_and_tensor_names_are_mapped(
     assert values["weights"] == [1, 2]
     assert values["preprocessing"]["resize_size"] == 8
     assert values["provenance"]["member_networks"] == ["a", "b"]
-    assert values["provenance"]["export"] == {"images": 4, "opset": 17}
+    assert values["provenance"]["export"] == {"images": 8, "opset": 17}
 
 
 def test_external_weights_become_part_of_the_file(
@@ -93,7 +93,7 @@ def test_sample_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], 
     for index, size in enumerate([(8, 8), (30, 20), (9, 50)]):
         Image.new("L", size, 60 * index).save(folder / f"{index}.png")
     config = export(make_onnx(), samples=folder.parent, interpolation="bicubic")
-    assert json.loads(config.parameters["provenance"].string_value)["export"]["images"] == 3
+    assert json.loads(config.parameters["provenance"].string_value)["export"]["images"] == 3 + 4
     (folder / "bad.png").write_bytes(b"no image")
     with pytest.raises(DescriptionError, match=r"bad.png cannot be decoded"):
         export_onnx(
@@ -116,10 +116,17 @@ def test_sample_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], 
         ({"shape": ("n", 3, 64)}, r"has the shape .x3x64, but images are \[N, 3, H, W\]"),
         ({"element": TensorProto.FLOAT16}, "its images 'pixels' are FLOAT16; input and output must be FLOAT"),
         ({"element": TensorProto.UINT8}, "are UINT8"),
-        ({"last": ("Softmax",)}, "ends in Softmax; members must give logits"),
-        ({"last": ("Sigmoid", "Flatten", "Identity")}, "ends in Sigmoid; members must give logits"),
-        ({"training": True}, "BatchNormalization 'bn' is in training mode"),
-        ({"scale": float("nan")}, "its logits are not all finite"),
+        ({"shape": ("n", "h", "w", 3)}, "its input is .x.x.x3, channels last"),
+        (
+            {"last": ("Softmax",)},
+            "gives probabilities or one-hot classes, .*without its last softmax",
+        ),
+        (
+            {"last": ("Sigmoid", "Flatten", "Identity")},
+            "gives values between 0 and 1; members must",
+        ),
+        ({"training": True}, "its logits .*; export it in eval mode"),
+        ({"scale": float("nan")}, "its logits are not all finite for random pixels"),
         ({"opset": 99}, "ONNX"),
     ],
 )

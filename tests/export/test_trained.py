@@ -227,3 +227,21 @@ def test_an_existing_ensemble_is_refused_before_any_work(make_run: MakeRun, tmp_
     with pytest.raises(RepositoryError, match="--overwrite"):
         export_networks(make_run(), tmp_path, progress=seen.append)
     assert seen == []
+
+
+class GivesProbabilities(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images).softmax(1)
+
+
+def test_networks_of_a_run_must_give_logits_too(
+    make_run: MakeRun, tiny_network: type[nn.Module], tmp_path: Path
+) -> None:
+    run = make_run(tiny_network(0), GivesProbabilities(tiny_network(1)))
+    with pytest.raises(NetworkError, match="member 1: gives probabilities or one-hot classes"):
+        export_networks(run, tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()

@@ -1,26 +1,32 @@
 """Serves ensembles whose members run concurrently.
 
 `serve` runs the server; `create_app` is for other ASGI servers; both take `Settings`, which `load_settings`
-reads and checks. Their errors are in `coserve_server.errors`.
+reads and checks. Their errors are in `coserve_server.errors`. The names are imported when they are first
+used, because others import parts of this package and need no web framework.
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-# ONNX Runtime's official Linux builds send usage data since 1.29; they read this when imported.
+# ONNX Runtime's official Linux builds have sent usage data since 1.29; it reads this variable on import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+_MODULES = {"Settings": "settings", "create_app": "main", "load_settings": "settings", "serve": "main"}
+
+__all__ = list(_MODULES)
+
 if TYPE_CHECKING:
-    from coserve_server.main import create_app, serve
-    from coserve_server.settings import Settings, load_settings
+    from coserve_server.main import create_app as create_app
+    from coserve_server.main import serve as serve
+    from coserve_server.settings import Settings as Settings
+    from coserve_server.settings import load_settings as load_settings
+else:
+    # Hidden from type checkers, so that they report unknown names.
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
-__all__ = ["Settings", "create_app", "load_settings", "serve"]
-
-
-def __getattr__(name: str) -> Any:
-    # Imported when first used: others import parts of this package without needing a web framework.
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from coserve_server import main
-
-    return getattr(main, name)
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])

@@ -24,24 +24,6 @@ errors.py        what can go wrong: `TrainingError` and its subclasses
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from coserve_training.config import TrainConfig as TrainConfig
-    from coserve_training.counting import Cost as Cost
-    from coserve_training.counting import DividedCost as DividedCost
-    from coserve_training.counting import cost as cost
-    from coserve_training.errors import TrainingError as TrainingError
-    from coserve_training.networks import member_network as member_network
-    from coserve_training.networks.config import NetworkConfig as NetworkConfig
-    from coserve_training.runs.calibrate import Calibration as Calibration
-    from coserve_training.runs.calibrate import Subset as Subset
-    from coserve_training.runs.calibrate import calibrate_run as calibrate_run
-    from coserve_training.runs.evaluate import Evaluation as Evaluation
-    from coserve_training.runs.evaluate import Scores as Scores
-    from coserve_training.runs.evaluate import evaluate_run as evaluate_run
-    from coserve_training.runs.folder import Run as Run
-    from coserve_training.runs.folder import load_run as load_run
-    from coserve_training.training_run import train as train
-
 _MODULES = {
     "Calibration": "runs.calibrate",
     "Cost": "counting",
@@ -63,12 +45,29 @@ _MODULES = {
 
 __all__ = list(_MODULES)
 
+if TYPE_CHECKING:
+    from coserve_training.config import TrainConfig as TrainConfig
+    from coserve_training.counting import Cost as Cost
+    from coserve_training.counting import DividedCost as DividedCost
+    from coserve_training.counting import cost as cost
+    from coserve_training.errors import TrainingError as TrainingError
+    from coserve_training.networks import member_network as member_network
+    from coserve_training.networks.config import NetworkConfig as NetworkConfig
+    from coserve_training.runs.calibrate import Calibration as Calibration
+    from coserve_training.runs.calibrate import Subset as Subset
+    from coserve_training.runs.calibrate import calibrate_run as calibrate_run
+    from coserve_training.runs.evaluate import Evaluation as Evaluation
+    from coserve_training.runs.evaluate import Scores as Scores
+    from coserve_training.runs.evaluate import evaluate_run as evaluate_run
+    from coserve_training.runs.folder import Run as Run
+    from coserve_training.runs.folder import load_run as load_run
+    from coserve_training.training_run import train as train
+else:
+    # Hidden from type checkers, so that they report unknown names.
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
 
-def __getattr__(name: str) -> object:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])

@@ -54,7 +54,7 @@ def table(report: Report) -> Iterator[str]:
         yield f"{engine}, {precision}, batch {size}"
         yield (
             f"{'S':>2}  {'way':<24}  {'median ms (quartiles)':>24}  {'images/s':>8}  {'overlap':>7}  "
-            f"{'speedup':>7}  {'ideal':>5}  {'of it':>5}  {'floor ms':>8}  {'peak':>5}  {'MiB':>5}"
+            f"{'speedup':>7}  {'ideal':>5}  {'reached':>7}  {'floor ms':>8}  {'peak':>5}  {'MiB':>5}"
         )
         for row in rows:
             yield _line(row, kind)
@@ -70,6 +70,6 @@ def _line(row: Row, kind: str) -> str:
     return (
         f"{row.split:>2}  {describe(row.way, row.split, kind):<24}  {spread:>24}  {row.images_per_s:>8.1f}  "
         f"{row.overlap.median:>7.2f}  {row.speedup:>7.2f}  {row.ideal_speedup:>5.2f}  "
-        f"{row.speedup / row.ideal_speedup:>5.0%}  {row.floor_ms:>8.2f}  "
+        f"{row.speedup / row.ideal_speedup:>7.0%}  {row.floor_ms:>8.2f}  "
         f"{row.peak_fraction:>5.0%}  {memory:>5}"
     )

@@ -10,7 +10,8 @@ from coserve_bench.output import OutputError, check_writable, write_whole
 
 
 def test_a_file_is_written_whole_through_links(tmp_path: Path) -> None:
-    file, link = tmp_path / "results.json", tmp_path / "link"
+    file = tmp_path / "results.json"
+    link = tmp_path / "link"
     link.symlink_to(file)
     for text in ("first", "second"):
         check_writable(link)

@@ -68,8 +68,10 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.requests: list[list[str]] = []
         self.queries: list[dict[str, str]] = []
-        self.limit, self.lost = 1000, False
-        self.arrived, self.may_answer = threading.Event(), threading.Event()
+        self.limit = 1000
+        self.lost = False
+        self.arrived = threading.Event()
+        self.may_answer = threading.Event()
         self.may_answer.set()
 
     def handle_error(self, *args: object) -> None:

@@ -100,7 +100,8 @@ def test_json(tune: Callable[..., Result]) -> None:
 
 
 def test_accuracy_is_measured_on_evaluation_data(tune: Callable[..., Result], photos: Path) -> None:
-    models, data = ("--model", "pair", "--model", "bad"), ("--evaluation-data", photos)
+    models = ("--model", "pair", "--model", "bad")
+    data = ("--evaluation-data", photos)
     result = tune(*models, *data, "--engine", "openvino", "--max-accuracy-loss", 100, "--json")
     assert result.exit_code == 0, result.output
     content = json.loads(result.stdout)
@@ -149,7 +150,8 @@ def test_an_interruption_prints_the_measurements_without_a_choice(
     before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     # SIGTERM is ignored unless the command handles it.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    original, calls = measure._time, itertools.count(1)
+    original = measure._time
+    calls = itertools.count(1)
 
     async def times(*arguments: Any) -> list[float]:
         if next(calls) in (3, 4, 7):

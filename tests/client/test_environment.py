@@ -127,7 +127,8 @@ def test_the_most_specific_variable_counts_and_lower_case_first(monkeypatch: pyt
         proxy = find_proxy(httpx.URL(url))
         return proxy and (str(proxy.url), proxy.variable)
 
-    http, https = "http://server.example", "https://server.example"
+    http = "http://server.example"
+    https = "https://server.example"
     setenv(monkeypatch, ALL_PROXY="all:1")
     assert used(http) == used(https) == ("http://all:1", "ALL_PROXY")
     setenv(monkeypatch, HTTP_PROXY="http://upper:1")

@@ -14,7 +14,8 @@ from typing import Any
 
 from tests.compose.test_files import ROOT, defaults
 
-GATEWAY, OPENVINO = "coserve-gateway:compose-test", "coserve-gateway-openvino:compose-test"
+GATEWAY = "coserve-gateway:compose-test"
+OPENVINO = "coserve-gateway-openvino:compose-test"
 STAND_INS = "COSERVE_STAND_INS"
 """The variable that names the folder `stand_ins.py` filled, where images cannot be pulled."""
 
@@ -47,7 +48,8 @@ class Compose:
     PROFILES = ("--profile", "embedded", "--profile", "observability", "--profile", "bench")
 
     def __init__(self, program: tuple[str, ...], folder: Path, variables: Mapping[str, str]) -> None:
-        self.program, self.folder = program, folder
+        self.program = program
+        self.folder = folder
         self.project = f"coserve-test-{os.getpid()}"
         self.environment = {name: text for name, text in os.environ.items() if name not in defaults()}
         self.environment |= {**variables, "COMPOSE_PROJECT_NAME": self.project}

@@ -21,7 +21,12 @@ PREPROCESSING = {
     "mean": [0.0, 0.0, 0.0],
     "std": [1.0, 1.0, 1.0],
 }
-NAN, NOT_FINITE, FAILS, HANGS, BUSY, SHAPE = "nan", "not finite", "fails", "hangs", "busy", "shape"
+NAN = "nan"
+NOT_FINITE = "not finite"
+FAILS = "fails"
+HANGS = "hangs"
+BUSY = "busy"
+SHAPE = "shape"
 """Faults of a member: NaN logits always; on images that are not black NaN logits, an error, an endless loop,
 one step of some seconds that cannot be interrupted, or twice as many classes."""
 
@@ -92,14 +97,17 @@ def add_version(
 def network(seed: int, size: int, channels: int, depth: int, fault: str | None = None) -> onnx.ModelProto:
     """Convolutions, global average pooling and a linear layer with random weights."""
     rng = np.random.default_rng(seed)
-    weights, nodes = {}, []
-    tensor, width = "images", 3
+    weights = {}
+    nodes = []
+    tensor = "images"
+    width = 3
     for layer in range(depth):
         scale = np.sqrt(2 / (9 * width))
         weights[f"kernel{layer}"] = rng.normal(0, scale, (channels, width, 3, 3)).astype(np.float32)
         nodes.append(helper.make_node("Conv", [tensor, f"kernel{layer}"], [f"conv{layer}"], pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [f"conv{layer}"], [f"relu{layer}"]))
-        tensor, width = f"relu{layer}", channels
+        tensor = f"relu{layer}"
+        width = channels
     weights["linear"] = rng.normal(0, 3, (channels, len(LABELS))).astype(np.float32)
     nodes.append(helper.make_node("GlobalAveragePool", [tensor], ["pooled"]))
     nodes.append(helper.make_node("Flatten", ["pooled"], ["features"]))
@@ -200,7 +208,8 @@ def write_member(folder: Path, model: onnx.ModelProto, size: int, max_batch_size
 
 def write_mean(folder: Path, shares: np.ndarray, max_batch_size: int) -> None:
     names = [f"member{index}" for index in range(len(shares))]
-    nodes, weights = [], []
+    nodes = []
+    weights = []
     for name, share in zip(names, shares, strict=True):
         weights.append(numpy_helper.from_array(np.float32(share), f"{name}_share"))
         nodes.append(helper.make_node("Mul", [name, f"{name}_share"], [f"{name}_part"]))

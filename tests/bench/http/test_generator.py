@@ -42,7 +42,8 @@ def serving(answer: Answer) -> Iterator[str]:
         finally:
             writer.close()
 
-    ready, loop = threading.Event(), asyncio.new_event_loop()
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
     address = []
 
     async def run() -> None:

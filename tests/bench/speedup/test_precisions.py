@@ -61,7 +61,8 @@ def test_bf16_alone_exports_random_weights_in_fp32(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.skipif(not THERE, reason="this processor does not support bf16")
 def test_bf16_differs_from_fp32(repository: Path, tmp_path: Path) -> None:
-    devices, batch = Devices(usable_cores()), np.ones((1, 3, 8, 8), np.float32)
+    devices = Devices(usable_cores())
+    batch = np.ones((1, 3, 8, 8), np.float32)
     _, fp32, _, bf16 = read_family(repository, "tiny", [2], ["fp32", "bf16"], tmp_path).divisions
     assert fp32.ensemble == bf16.ensemble
 

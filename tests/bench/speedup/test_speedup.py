@@ -60,7 +60,8 @@ class Calibration(CalibrationDataReader):
 
 def multiply_adds_of(name: str, split: int) -> int:
     """Count multiply-adds with hooks while torch runs one image through all members."""
-    config, total = member_network(name, split), 0
+    config = member_network(name, split)
+    total = 0
 
     def count(module: torch.nn.Module, _: object, output: torch.Tensor) -> None:
         nonlocal total
@@ -153,7 +154,8 @@ def test_the_page_has_the_stored_figures(measured: tuple[dict[str, Any], Path], 
     assert kept.returncode == 0, kept.stderr
 
     values, folder = measured
-    results, page = tmp_path / "results", tmp_path / "performance.md"
+    results = tmp_path / "results"
+    page = tmp_path / "performance.md"
     results.mkdir()
     (results / f"{NETWORK}.json").write_bytes((folder / "out.json").read_bytes())
     page.write_text((ROOT / "docs" / "performance.md").read_text("utf-8"), "utf-8")

@@ -62,7 +62,8 @@ def bench(*arguments: str | Path) -> Result:
 
 def interrupt_before(monkeypatch: pytest.MonkeyPatch, number: int, split: int, size: int, turn: int) -> None:
     """Raise the signal before a given turn of the members in turn on one core."""
-    original, turns = measure._turn, []
+    original = measure._turn
+    turns = []
 
     async def stopped(networks: LoadedNetworks, images: np.ndarray, samples: Samples) -> None:
         plan = samples.plan
@@ -79,7 +80,8 @@ def test_prints_the_results_so_far(
     number: signal.Signals, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupt_before(monkeypatch, number, split=2, size=2, turn=2)
-    file, plots = tmp_path / "out.json", tmp_path / "plots"
+    file = tmp_path / "out.json"
+    plots = tmp_path / "plots"
     result = bench(
         *("--repository", repository, "--splits", "2", "--batch-sizes", "1,2,4", "--repeats", "1"),
         *("--output", file, "--plots", plots),

@@ -98,7 +98,8 @@ def test_accuracy_is_measured_through_the_engine(tmp_path: Path) -> None:
     mean = logits[0] / 4 + logits[1] * 3 / 4
     targets = mean.argmax(axis=1)
     # If two logits are nearly equal, bf16 may swap their classes.
-    first, second = np.sort(mean)[:, -1], np.sort(mean)[:, -2]
+    first = np.sort(mean)[:, -1]
+    second = np.sort(mean)[:, -2]
     assert np.sum(first - second > 0.1) > 15
     near = first - second <= 0.1
     targets[:5] = (targets[:5] + 1) % 4
@@ -153,7 +154,8 @@ def test_measurements_before_an_interruption_are_kept(
 ) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     way = Candidate(ensemble, EngineOptions("onnxruntime", 1))
-    run, limit = LoadedNetworks.run, 2
+    run = LoadedNetworks.run
+    limit = 2
 
     async def stopped(networks: LoadedNetworks, images: np.ndarray) -> list[list[MemberRun]]:
         if len(images) == limit:

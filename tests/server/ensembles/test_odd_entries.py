@@ -133,7 +133,8 @@ def test_permission_given_later_is_noticed(folder: Path) -> None:
     for path in (write_repository(folder, "odd") / "odd", folder / "odd_member0/1"):
         path.chmod(0)
         with unprivileged():
-            contents, before = read_contents(folder), read_stamps(folder)
+            contents = read_contents(folder)
+            before = read_stamps(folder)
         assert "Permission denied" in contents.errors["odd"], path
         assert list(contents.versions) == ["pair"]
         path.chmod(0o755)

@@ -58,7 +58,8 @@ def test_version_2_quota_of_a_parent_counts(tmp_path: Path) -> None:
 def test_version_1_quota_in_a_container_without_namespace(tmp_path: Path, quota: str, count: int) -> None:
     folder = "sys/fs/cgroup/cpu,cpuacct"
     files = {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}
-    mount, group = V1_MOUNT.format(root="/docker/1f"), "5:cpu,cpuacct:/docker/1f\n3:memory:/docker/1f"
+    mount = V1_MOUNT.format(root="/docker/1f")
+    group = "5:cpu,cpuacct:/docker/1f\n3:memory:/docker/1f"
     assert usable_cores(system(tmp_path, mount, group, files)).count == count
 
 

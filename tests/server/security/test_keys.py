@@ -44,7 +44,8 @@ def test_writing_keeps_comments_links_and_closes_wide_permissions(file: Path, tm
     assert [key.name for key in read_keys(link)] == ["labs"]
 
 
-DIGEST, OTHER = "a" * 64, "b" * 64
+DIGEST = "a" * 64
+OTHER = "b" * 64
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 DEFAULT_THREADS = "1"
 """By default the native backend uses all cores, which slows down members that share them."""
 TRUE = ("1", "true", "True")
+NOT_IN_NUMPY = {"TYPE_STRING": "BYTES", "TYPE_BF16": "BF16"}
+"""Types that DLPack cannot pass to NumPy, by their names in configurations."""
 
 PyCapsule_SetName = ctypes.pythonapi.PyCapsule_SetName
 PyCapsule_SetName.argtypes = [ctypes.py_object, ctypes.c_char_p]
@@ -47,6 +49,8 @@ class TritonPythonModel:
         path = version / (config.get("default_model_filename") or "model.onnx")
         self.name = args["model_instance_name"]
         self.batches = config.get("max_batch_size", 0) > 0
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        _check_types(version.parent.name, [*config["input"], *config["output"]])
         options = session_options(config)
         kind = args["model_instance_kind"]
         execution_providers = select_providers(config, kind, int(args["model_instance_device_id"]))
@@ -71,7 +75,7 @@ class TritonPythonModel:
     def _answer(self, requests: list[Any]) -> list[Any]:
         # With numpy 2 `as_numpy` is silently wrong: every element equals the first.
         inputs = [{tensor.name(): np.from_dlpack(tensor) for tensor in r.inputs()} for r in requests]
-        names = sorted({name for request in requests for name in request.requested_output_names()})
+        names = self._select(*requests)
         try:
             outputs = dict(zip(names, self.session.run(names, _join(inputs)), strict=True))
         # Any exception, as above; a request that fails must not end the instance.
@@ -82,7 +86,15 @@ class TritonPythonModel:
             ]
         sizes = [len(next(iter(tensors.values()))) for tensors in inputs]
         parts = _split(outputs, sizes) if len(requests) > 1 else [outputs]
-        return [_response(r, part) for r, part in zip(requests, parts, strict=True)]
+        return [self._response(r, part) for r, part in zip(requests, parts, strict=True)]
+
+    def _select(self, *requests: Any) -> list[str]:
+        """Return the outputs that any request wants, as the configuration orders them: Triton gives sets."""
+        wanted = {name for request in requests for name in request.requested_output_names()}
+        return [name for name in self.outputs if name in wanted]
+
+    def _response(self, request: Any, outputs: Tensors) -> Any:
+        return pb_utils.InferenceResponse([_tensor(name, outputs[name]) for name in self._select(request)])
 
 
 def session_options(config: dict[str, Any]) -> ort.SessionOptions:
@@ -126,6 +138,15 @@ def select_providers(config: dict[str, Any], kind: str, device: int) -> list[Any
     return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
 
+def _check_types(model: str, configured: Sequence[dict[str, Any]]) -> None:
+    for tensor in configured:
+        if (kind := NOT_IN_NUMPY.get(tensor["data_type"])) is not None:
+            raise pb_utils.TritonModelException(
+                f"{model}: {tensor['name']} is {kind}, which needs Triton's native ONNX Runtime backend: use "
+                "NVIDIA's container for this model"
+            )
+
+
 def _check_names(path: Path, kind: str, configured: list[dict[str, Any]], tensors: Sequence[Any]) -> None:
     wanted = {tensor["name"] for tensor in configured}
     found = {tensor.name for tensor in tensors}
@@ -146,11 +167,6 @@ def _split(outputs: Tensors, sizes: Sequence[int]) -> list[Tensors]:
     """Split a batch's outputs into those of each request."""
     bounds = [0, *np.cumsum(sizes).tolist()]
     return [{name: tensor[start:end] for name, tensor in outputs.items()} for start, end in pairwise(bounds)]
-
-
-def _response(request: Any, outputs: Tensors) -> Any:
-    names = request.requested_output_names()
-    return pb_utils.InferenceResponse([_tensor(name, outputs[name]) for name in names])
 
 
 def _tensor(name: str, array: NDArray[Any]) -> Any:

@@ -77,7 +77,7 @@ class TritonServer:
             raise TritonError(f"Triton answers {status}: {body}")
         # Models that nobody asked to load have no state.
         models = [
-            Model(m["name"], m.get("version", ""), m["state"] == "READY", m.get("reason", ""))
+            Model(m["name"], m.get("version", ""), m["state"] == "READY", _on_one_line(m.get("reason", "")))
             for m in json.loads(body)
             if "state" in m
         ]
@@ -171,6 +171,11 @@ def describe_end(process: "subprocess.Popen[str]") -> str:
     """Say how a process ended."""
     status = process.returncode
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+def _on_one_line(reason: str) -> str:
+    """Return Triton's reason why a model failed, without the Python backend's traceback."""
+    return " ".join(reason.split("\n\nAt:")[0].split())
 
 
 def _choose_ports(host: str, ports: Ports) -> Ports:
@@ -273,7 +278,6 @@ class _Output:
             self.lock_lost |= LOCK_LOST in line
             found = self.ERROR.match(line.rstrip())
             if found and found["model"]:
-                # Drop the Python traceback, and make it one line.
-                self._models.append(" ".join(found["model"].split(r"\n\nAt:")[0].replace(r"\n", " ").split()))
+                self._models.append(_on_one_line(found["model"].replace(r"\n", "\n")))
             elif found:
                 self._last = found["last"]

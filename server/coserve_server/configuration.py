@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from coserve_server.errors import SettingsError, StartupError
 from coserve_server.security.key_ring import KeyRing
-from coserve_server.security.tls import server_context
+from coserve_server.security.tls import check_triton_files, server_context
 from coserve_server.settings import Settings, load_settings
 from coserve_server.settings.environment import Environment
 from coserve_server.settings.load import read_file
@@ -74,6 +74,7 @@ def find_faults(file: Path) -> Iterator[str]:
         yield from error.faults
         return
     yield from _run(lambda: server_context(settings))
+    yield from _run(lambda: check_triton_files(settings))
     if (keys := settings.api_keys_file) is not None:
         yield from _run(lambda: KeyRing(keys))
     if (repository := settings.repository) is not None:

@@ -212,10 +212,14 @@ def _tracer(settings: Settings) -> "Tracer | None":
         return None
     try:
         from coserve_server.observability.tracing import Tracer
+
+        return Tracer(str(settings.otlp_endpoint))
     except ImportError as error:
         fault = f"otlp_endpoint: traces need the extra otel: pip install 'coserve[otel]' ({error})"
         raise SettingsError([fault]) from error
-    return Tracer(str(settings.otlp_endpoint))
+    # Some variables are read by the import.
+    except ValueError as error:
+        raise SettingsError([f"otlp_endpoint: OpenTelemetry refuses its variables: {error}"]) from error
 
 
 async def _triton_engine(settings: Settings) -> "TritonEngine":

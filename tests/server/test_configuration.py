@@ -74,8 +74,8 @@ HOSTS = "host: other machines may reach {!r}, and anyone there could use the ser
             ],
         ),
         ("port = 70000", ["port: Input should be less than or equal to 65535"]),
-        ('tls_key = "no.pem"', ["tls_key: Path does not point to a file"]),
-        ('api_keys_file = "no.txt"', ["api_keys_file: Path does not point to a file"]),
+        ('tls_key = "no.pem"', ["tls_key: no.pem cannot be read: No such file or directory"]),
+        ('api_keys_file = "no.txt"', ["api_keys_file: no.txt cannot be read: No such file or directory"]),
         ('tls_key = "{file}"', ["tls_certificate and tls_key go together"]),
         (
             'tls_client_authorities = "{file}"',

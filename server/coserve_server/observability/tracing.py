@@ -8,7 +8,9 @@ import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
+from urllib.parse import urlsplit
 
+import requests
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -20,6 +22,7 @@ from opentelemetry.util.types import AttributeValue
 
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import Share
+from coserve_server.settings.listening import is_loopback
 
 EXPORT_TIMEOUT_S = 5
 CLOSE_TIMEOUT_S = 2
@@ -38,7 +41,12 @@ class Tracer:
         own = Resource({"service.name": "coserve", "service.version": version("coserve")})
         resource = own.merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S)
+        session = requests.Session()
+        # The environment's proxy does not lead to this machine.
+        session.trust_env = not is_loopback(urlsplit(endpoint).hostname or "")
+        exporter = OTLPSpanExporter(
+            f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_TIMEOUT_S, session=session
+        )
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("coserve_server", version("coserve"))
         self._propagator = TraceContextTextMapPropagator()

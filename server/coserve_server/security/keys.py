@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from coserve_server.errors import KeysError
+from coserve_server.machine.files import describe, read_text
 
 Role = Literal["infer", "admin"]
 ROLES: tuple[str, ...] = get_args(Role)
 PREFIX = "coserve_"
 """Lets people and secret scanners recognise a key."""
 KEY_BYTES = 32
+MAX_FILE_BYTES = 2**24
+"""A hundred thousand keys."""
 
 _LINE = re.compile(
     rf"(?P<name>[\w.-]{{1,64}}):(?P<role>{'|'.join(ROLES)}):(?P<digest>[0-9a-f]{{64}})", re.ASCII
@@ -94,15 +97,19 @@ def _locked(file: Path, flags: int = 0) -> Iterator[None]:
     # Imported here, since Windows lacks it and can still read keys.
     import fcntl
 
-    target = file.resolve()
+    # `Path.resolve` raises errors of its own for loops.
+    target = Path(os.path.realpath(file))
+    done = "written" if flags else "read"
     while True:
         try:
             descriptor = os.open(target, os.O_RDWR | flags, 0o600)
         except OSError as error:
-            done = "written" if flags else "read"
-            raise KeysError(f"api_keys_file: {file} cannot be {done}: {error}") from error
+            raise KeysError(f"api_keys_file: {file} cannot be {done}: {describe(error)}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                raise KeysError(f"api_keys_file: {file} cannot be locked: {describe(error)}") from error
             # The previous holder of the lock may have replaced the file.
             if target.exists() and os.path.samestat(os.fstat(descriptor), target.stat()):
                 yield
@@ -113,9 +120,9 @@ def _locked(file: Path, flags: int = 0) -> Iterator[None]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise KeysError(f"api_keys_file: {file} cannot be read: {error}") from error
+        return read_text(file, MAX_FILE_BYTES).splitlines()
+    except OSError as error:
+        raise KeysError(f"api_keys_file: {file} cannot be read: {describe(error)}") from error
 
 
 def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
@@ -138,7 +145,7 @@ def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
 
 def _write(file: Path, lines: list[str]) -> None:
     """Replace the file atomically, readable only by its owner."""
-    target = file.resolve()
+    target = Path(os.path.realpath(file))
     try:
         # mkstemp creates the file with mode 0600.
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -153,7 +160,7 @@ def _write(file: Path, lines: list[str]) -> None:
             Path(name).unlink()
             raise
     except OSError as error:
-        raise KeysError(f"api_keys_file: {file} cannot be written: {error}") from error
+        raise KeysError(f"api_keys_file: {file} cannot be written: {describe(error)}") from error
 
 
 def _keep_owner(target: Path, descriptor: int) -> None:

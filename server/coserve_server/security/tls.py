@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from pydantic import SecretStr
+
 from coserve_server.errors import TlsError
+from coserve_server.machine.files import check_regular, describe, read_bytes
 from coserve_server.security.file_stamp import CHECK_INTERVAL_S, FileStamp, read_stamp
 from coserve_server.settings import Settings
+
+MAX_KEY_BYTES = 2**20
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +55,8 @@ class Renewal(Generic[T]):
     def _renew(self) -> None:
         try:
             self._current = self._make(self._settings)
-        except (TlsError, OSError) as error:
+        # Whatever is wrong with the new files must not keep clients from connecting.
+        except Exception as error:
             logger.error("%s; new connections still use the previous certificate", error)
         else:
             logger.info("TLS: new connections use the renewed %s", self._settings.tls_certificate)
@@ -87,18 +93,10 @@ def make_context(settings: Settings) -> ssl.SSLContext:
     assert key is not None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
-    # Check the certificate alone first: OpenSSL does not say which of the two files is broken.
-    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, "tls_certificate")
     password = settings.tls_key_password
-    try:
-        # `str` returns an empty password, which keeps OpenSSL from asking for one on the terminal.
-        context.load_cert_chain(certificate, key, password.get_secret_value() if password else str)
-    except ssl.SSLError as error:
-        raise TlsError(_explain(key, certificate, error)) from error
-    except OSError as error:
-        raise TlsError(f"tls_key: {key} cannot be read: {error.strerror}") from error
+    load_pair(context, ("tls_certificate", certificate), ("tls_key", key), password)
     if settings.tls_client_authorities is not None:
-        _trust(context, settings.tls_client_authorities, "tls_client_authorities")
+        trust(context, settings.tls_client_authorities, "tls_client_authorities")
         context.verify_mode = ssl.CERT_REQUIRED
         # A resumed session would not be checked against authorities that may have changed.
         context.options |= ssl.OP_NO_TICKET
@@ -106,18 +104,73 @@ def make_context(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-def _trust(context: ssl.SSLContext, file: Path, setting: str) -> None:
+def trust(context: ssl.SSLContext, file: Path, setting: str) -> None:
+    """Trust the certificates in a file.
+
+    Raises:
+        TlsError: it has none, or cannot be read.
+    """
     try:
+        # OpenSSL would wait for a pipe.
+        check_regular(file)
         context.load_verify_locations(file)
     except ssl.SSLError as error:
         raise TlsError(f"{setting}: {file} has no certificate in PEM format") from error
     except OSError as error:
-        raise TlsError(f"{setting}: {file} cannot be read: {error.strerror}") from error
+        raise TlsError(f"{setting}: {file} cannot be read: {describe(error)}") from error
 
 
-def _explain(key: Path, certificate: Path, error: ssl.SSLError) -> str:
+def load_pair(
+    context: ssl.SSLContext,
+    certificate: tuple[str, Path],
+    key: tuple[str, Path],
+    password: SecretStr | None = None,
+) -> None:
+    """Load a certificate and its private key, each given as its setting and file.
+
+    Raises:
+        TlsError: a file is broken or cannot be read, or the key does not belong to the certificate.
+    """
+    # Check the certificate alone first: OpenSSL does not say which of the two files is broken.
+    trust(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate[1], certificate[0])
+    setting, file = key
+    try:
+        check_regular(file)
+        # `str` returns an empty password, which keeps OpenSSL from asking for one on the terminal.
+        context.load_cert_chain(certificate[1], file, password.get_secret_value() if password else str)
+    except ssl.SSLError as error:
+        raise TlsError(f"{setting}: {file} {_explain(setting, file, certificate[1], error)}") from error
+    except OSError as error:
+        raise TlsError(f"{setting}: {file} cannot be read: {describe(error)}") from error
+    # Passwords have at most 1024 bytes.
+    except ValueError as error:
+        raise TlsError(f"{setting}_password: {error}") from error
+
+
+def check_triton_files(settings: Settings) -> None:
+    """Check the certificates for connections to Triton: gRPC would only fail to connect.
+
+    Raises:
+        TlsError: a file is broken or cannot be read, or the key does not belong to the certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.triton_root_certificates is not None:
+        trust(context, settings.triton_root_certificates, "triton_root_certificates")
+    certificate = settings.triton_client_certificate
+    key = settings.triton_client_key
+    if certificate is not None and key is not None:
+        load_pair(context, ("triton_client_certificate", certificate), ("triton_client_key", key))
+
+
+def _explain(setting: str, key: Path, certificate: Path, error: ssl.SSLError) -> str:
     if error.reason == "KEY_VALUES_MISMATCH":
-        return f"tls_key: {key} is not the key of the certificate in {certificate}"
-    if "ENCRYPTED" in key.read_text("ascii", "replace"):
-        return f"tls_key: {key} is encrypted, and tls_key_password is not its password"
-    return f"tls_key: {key} has no private key in PEM format"
+        return f"is not the key of the certificate in {certificate}"
+    try:
+        encrypted = b"ENCRYPTED" in read_bytes(key, MAX_KEY_BYTES)
+    except OSError:
+        encrypted = False
+    if encrypted:
+        if setting == "tls_key":
+            return "is encrypted, and tls_key_password is not its password"
+        return "is encrypted, which is only possible for tls_key"
+    return "has no private key in PEM format"

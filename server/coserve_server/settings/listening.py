@@ -4,16 +4,24 @@ import ipaddress
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from coserve_server.settings.section import Section, split_list
+from coserve_server.settings.section import File, Section, split_list
 
 
 def _check_origin(origin: str) -> str:
     if origin != "*" and not re.fullmatch(r"https?://[^/\s,?#@]+", origin):
         raise ValueError(f"{origin!r} is neither an origin such as https://a.org nor *")
     return origin
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine's loopback; no name but localhost counts."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ListeningSettings(Section):
@@ -29,15 +37,15 @@ class ListeningSettings(Section):
     gRPC."""
     allow_public: bool = False
     """Whether to serve a public address without authentication."""
-    api_keys_file: FilePath | None = None
+    api_keys_file: File | None = None
     """File of API keys, written by `coserve keys`; without it requests need no key."""
-    tls_certificate: FilePath | None = None
+    tls_certificate: File | None = None
     """PEM file of the server's certificate, with its intermediates; without it the server uses plain HTTP."""
-    tls_key: FilePath | None = None
+    tls_key: File | None = None
     """PEM file of the private key of `tls_certificate`."""
     tls_key_password: SecretStr | None = None
     """Password of `tls_key`, if it is encrypted."""
-    tls_client_authorities: FilePath | None = None
+    tls_client_authorities: File | None = None
     """PEM file of the certificate authorities that clients' certificates must come from (mutual TLS)."""
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(_check_origin)], ...], NoDecode, BeforeValidator(split_list)
@@ -47,10 +55,7 @@ class ListeningSettings(Section):
     @property
     def public(self) -> bool:
         """Return whether other machines may reach the address; any name but localhost counts as reachable."""
-        try:
-            return not ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host != "localhost"
+        return not is_loopback(self.host)
 
     @model_validator(mode="after")
     def _check_ports(self) -> "ListeningSettings":

@@ -1,6 +1,24 @@
 """What the sections of the settings share."""
 
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from coserve_server.machine.files import check_regular, describe
+
+
+def _check_file(path: Path) -> Path:
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {describe(error)}") from error
+    return path
+
+
+File = Annotated[Path, AfterValidator(_check_file)]
+"""A file that exists."""
 
 
 class Section(BaseSettings):

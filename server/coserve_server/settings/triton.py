@@ -2,9 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, FilePath, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from coserve_server.settings.section import Section
+from coserve_server.settings.section import File, Section
 
 
 def _check_addresses(text: str) -> str:
@@ -15,6 +15,14 @@ def _check_addresses(text: str) -> str:
                 f"{address.strip()!r} is not HOST:PORT of Triton's gRPC service, such as 127.0.0.1:8001"
             )
     return text
+
+
+def _check_token(token: SecretStr) -> SecretStr:
+    """Drop the line end that files and secret stores add; gRPC takes no other control characters either."""
+    text = token.get_secret_value().strip()
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("a token is printable ASCII")
+    return SecretStr(text)
 
 
 class TritonSettings(Section):
@@ -28,13 +36,13 @@ class TritonSettings(Section):
     """Shared memory for sending images to Triton servers on this machine, in MiB; 0 for none."""
     triton_tls: bool = False
     """Whether to encrypt the connections to Triton."""
-    triton_root_certificates: FilePath | None = None
+    triton_root_certificates: File | None = None
     """PEM file of certificate authorities to trust for Triton; by default gRPC's own list."""
-    triton_client_certificate: FilePath | None = None
+    triton_client_certificate: File | None = None
     """PEM file of the client certificate that the server presents to Triton."""
-    triton_client_key: FilePath | None = None
+    triton_client_key: File | None = None
     """PEM file of the private key of `triton_client_certificate`."""
-    triton_token: SecretStr | None = None
+    triton_token: Annotated[SecretStr, AfterValidator(_check_token)] | None = None
     """Bearer token sent with every call to Triton; requires `triton_tls`."""
 
     @property

@@ -169,6 +169,24 @@ def test_a_collector_that_is_not_there_holds_nothing_up() -> None:
         assert asyncio.run(go()) == 200
 
 
+@pytest.mark.parametrize("proxy", ["socks://127.0.0.1:1080/", "nonsense://x", ":::"])
+def test_a_collector_on_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3]), run(0, 1, [3, 1])]])
+    received, response = trace(engine)
+    assert response.status_code == 200
+    assert received.spans
+
+
+def test_variables_that_opentelemetry_refuses_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_settings(repository="unused", otlp_endpoint="http://127.0.0.1:4318")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(SettingsError, match=r"otlp_endpoint: OpenTelemetry refuses its variables: max_queue"):
+        _tracer(config)
+
+
 def test_without_the_extra_the_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     monkeypatch.delitem(sys.modules, "coserve_server.observability.tracing")

@@ -1,11 +1,17 @@
+import errno
+import fcntl
 import hashlib
 import logging
 import multiprocessing
+import os
 import re
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from coserve_server.errors import KeysError
 from coserve_server.security.key_ring import KeyRing
@@ -145,3 +151,67 @@ def test_a_server_without_any_key_does_not_start(file: Path) -> None:
     file.touch()
     with pytest.raises(KeysError, match=f"has no key; make one: coserve keys create NAME --file {file}"):
         KeyRing(file)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("folder", "Is a directory"),
+        ("pipe", "Not a regular file"),
+        ("loop", "Too many levels of symbolic links"),
+        ("dangling", "No such file or directory"),
+        ("binary", "Not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_list_of_keys_is_one_line_and_changes_nothing(
+    file: Path, kind: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = create_key(file, "lab", "infer")
+    ring = KeyRing(file, interval_s=0)
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "binary":
+        file.write_bytes(b"\x00\xff")
+    else:
+        file.symlink_to(file if kind == "loop" else "gone")
+    for _ in range(2):
+        assert ring.find(key.encode()) is not None
+    (message,) = caplog.messages
+    assert message.startswith(f"api_keys_file: {file} cannot be read: {reason}")
+    assert "the previous keys stay valid" in message
+    for act in (lambda: read_keys(file), lambda: revoke_key(file, "lab")):
+        with pytest.raises(KeysError, match=f"cannot be read: {reason}"):
+            act()
+    if kind != "dangling":
+        with pytest.raises(KeysError, match=r"cannot be (read|written): "):
+            create_key(file, "lab", "infer")
+
+
+def test_a_file_that_cannot_be_locked_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(KeysError, match=f"{file} cannot be locked: No locks available"):
+        create_key(file, "lab", "infer")
+
+
+def test_windows_byte_order_mark_and_line_ends_count_for_nothing(file: Path) -> None:
+    file.write_bytes(f"\ufefflab:infer:{DIGEST}\r\nops:admin:{OTHER}\r\n".encode())
+    assert [key.name for key in read_keys(file)] == ["lab", "ops"]
+    revoke_key(file, "lab")
+    assert [key.name for key in read_keys(file)] == ["ops"]
+
+
+LIKE_KEYS = st.text(alphabet="a:inferdm0123456789\n# \x85", max_size=200).map(str.encode)
+
+
+@given(st.one_of(st.binary(max_size=200), LIKE_KEYS))
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_file_is_read_or_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with suppress(KeysError):
+        read_keys(file)

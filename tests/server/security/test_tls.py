@@ -1,4 +1,6 @@
+import asyncio
 import logging
+import os
 import shutil
 import ssl
 from pathlib import Path
@@ -13,7 +15,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from coserve_server.errors import TlsError
+from coserve_server.configuration import find_faults
+from coserve_server.engines.triton.channel import call_metadata
+from coserve_server.engines.triton.engine import TritonEngine
+from coserve_server.errors import SettingsError, TlsError
 from coserve_server.security.tls import server_context
 from coserve_server.settings import load_settings
 
@@ -184,3 +189,75 @@ def test_unusable_files_are_named(
     with pytest.raises(TlsError) as caught:
         context(**dict(zip(names, paths, strict=False)), tls_key_password=password)
     assert str(caught.value) == fault.format(*paths)
+
+
+@pytest.mark.parametrize("setting", ["tls_certificate", "tls_key", "tls_client_authorities"])
+@pytest.mark.parametrize(("kind", "reason"), [("folder", "Is a directory"), ("pipe", "Not a regular file")])
+def test_a_file_replaced_by_something_else_changes_nothing(
+    pem: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    setting: str,
+    kind: str,
+    reason: str,
+) -> None:
+    files = {"tls_certificate": "mine", "tls_key": "mine_key", "tls_client_authorities": "authority"}
+    paths = {name: shutil.copy(pem[file], tmp_path / name) for name, file in files.items()}
+    config = load_settings(repository="unused", **paths)
+    made = server_context(config, interval_s=0)
+    assert made is not None
+    paths[setting].unlink()
+    os.mkfifo(paths[setting]) if kind == "pipe" else paths[setting].mkdir()
+    handshake(made, pem["authority"], shown=pem["mine"])
+    (message,) = caplog.messages
+    assert message.startswith(f"{setting}: {paths[setting]} cannot be read: {reason}; new connections still")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(repository="unused", **paths)
+    assert caught.value.faults == [f"{setting}: {paths[setting]} cannot be read: {reason}"]
+
+
+def test_a_password_that_openssl_does_not_take_is_named(pem: dict[str, Path]) -> None:
+    with pytest.raises(TlsError, match=r"^tls_key_password: password cannot be longer than 1024"):
+        context(tls_certificate=pem["mine"], tls_key=pem["locked_key"], tls_key_password="x" * 2000)
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"),
+    [
+        ({"root_certificates": "nonsense"}, "triton_root_certificates: {} has no certificate in PEM format"),
+        (
+            {"client_certificate": "mine", "client_key": "nonsense"},
+            "triton_client_key: {} has no private key in PEM format",
+        ),
+        (
+            {"client_certificate": "mine", "client_key": "locked_key"},
+            "triton_client_key: {} is encrypted, which is only possible for tls_key",
+        ),
+        (
+            {"client_key": "mine_key", "client_certificate": "nonsense"},
+            "triton_client_certificate: {} has no certificate in PEM format",
+        ),
+    ],
+)
+def test_unusable_files_for_triton_are_named_at_the_start(
+    pem: dict[str, Path], tmp_path: Path, files: dict[str, str], fault: str
+) -> None:
+    paths = {f"triton_{name}": pem[file] for name, file in files.items()}
+    config = load_settings(engine="triton", triton_url="127.0.0.1:1", triton_tls=True, **paths)
+    expected = fault.format(list(paths.values())[-1])
+    with pytest.raises(TlsError) as caught:
+        asyncio.run(TritonEngine.connect(config))
+    assert str(caught.value) == expected
+    file = tmp_path / "coserve.toml"
+    lines = ['engine = "triton"', 'triton_url = "127.0.0.1:1"', "triton_tls = true"]
+    file.write_text("\n".join([*lines, *(f'{name} = "{path}"' for name, path in paths.items())]))
+    assert list(find_faults(file)) == [expected]
+
+
+def test_a_token_is_what_a_header_can_hold() -> None:
+    options = {"engine": "triton", "triton_url": "127.0.0.1:1", "triton_tls": True}
+    config = load_settings(**options, triton_token="secret\n")
+    assert call_metadata(config) == (("authorization", "Bearer secret"),)
+    for token in ("a\nb", "é", "\x00"):
+        with pytest.raises(SettingsError, match="triton_token: a token is printable ASCII"):
+            load_settings(**options, triton_token=token)

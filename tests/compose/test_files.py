@@ -1,4 +1,4 @@
-"""The container files, as far as they can be checked without an engine."""
+"""Checks of the container files that need no Docker engine."""
 
 import json
 import re
@@ -22,7 +22,7 @@ COMPOSE = {name: yaml.safe_load((ROOT / name).read_text()) for name in FILES}
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/coserve.json").read_text())
 VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}")
 GPU_METRICS = {"nv_gpu_utilization", "nv_gpu_memory_used_bytes", "nv_gpu_memory_total_bytes"}
-"""Which Triton has only where it has a GPU (docs/user_guide/metrics.md of triton-inference-server/server)."""
+"""Triton exports these only on GPUs (docs/user_guide/metrics.md of triton-inference-server/server)."""
 
 
 def values(node: object) -> Iterator[object]:
@@ -36,13 +36,13 @@ def values(node: object) -> Iterator[object]:
 
 
 def passed_on() -> set[str]:
-    """Variables that containers are given where they are set."""
+    """Return the variables that are passed on to containers if they are set."""
     services = [service for file in COMPOSE.values() for service in file["services"].values()]
     return {name for one in services for name, value in one.get("environment", {}).items() if value is None}
 
 
 def defaults() -> dict[str, str]:
-    """Variables that the files fill in, and their defaults."""
+    """Return the variables that the files substitute, and their defaults."""
     found: dict[str, str] = {}
     for value in values(list(COMPOSE.values())):
         for name, default in VARIABLE.findall(str(value)):
@@ -101,7 +101,7 @@ def test_the_settings_that_are_passed_on_exist_and_have_the_documented_defaults(
         assert known[variable] == default, variable
 
 
-def test_only_this_machine_reaches_what_is_published() -> None:
+def test_ports_are_published_only_on_loopback() -> None:
     for service in COMPOSE[FILES[0]]["services"].values():
         for port in service.get("ports", []):
             assert VARIABLE.sub(r"\2", port).startswith("127.0.0.1:")
@@ -120,7 +120,7 @@ def test_images_are_pinned() -> None:
             assert re.search(r":v?\d+\.\d+", image), image
 
 
-def test_the_context_has_only_what_the_image_is_made_of() -> None:
+def test_the_build_context_has_only_the_image_s_files() -> None:
     dockerfile = (ROOT / "server/Dockerfile").read_text()
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     sources = {source.split("/")[0] for line in copied for source in line.split()}
@@ -163,7 +163,7 @@ def test_panels_lie_beside_one_another() -> None:
 
 
 def names(expression: str) -> set[str]:
-    """Of the metrics in an expression, which has to parse."""
+    """Return the names of the metrics in an expression, which must parse."""
     text = expression.replace("$__rate_interval", "1m")
     promql_parser.parse(text)
     return set(re.findall(r"\b(?:coserve|nv)_\w+", re.sub(r'"[^"]*"', "", text)))

@@ -1,6 +1,6 @@
-"""The system in containers, as each Compose that is here starts it: `make test-compose`.
+"""The system in containers, started by each installed version of Compose: `make test-compose`.
 
-Photographs besides the one that Matplotlib brings are taken from the folder that COSERVE_PHOTOS names.
+It classifies a photograph that comes with Matplotlib, and those in the folder COSERVE_PHOTOS.
 """
 
 import os
@@ -49,7 +49,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 180) -> Non
 
 
 def status(url: str) -> int:
-    """0 where nobody answers."""
+    """Return the status of a response; 0 if there is none."""
     try:
         return httpx.get(url, timeout=10, trust_env=False).status_code
     except httpx.TransportError:
@@ -57,7 +57,7 @@ def status(url: str) -> int:
 
 
 def classify(url: str) -> list[dict[str, float]]:
-    """Each photograph's probabilities by label."""
+    """Return each photograph's probabilities by label."""
     with Client(url) as client:
         reply = client.classify(photographs(), top_k=10)
     assert not reply.degraded
@@ -74,7 +74,7 @@ def images() -> Iterator[None]:
 def system(
     request: pytest.FixtureRequest, images: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Compose]:
-    """Triton and the gateway, as `docker compose up` has built and started them."""
+    """Triton and the gateway, built and started by `docker compose up`."""
     ports = {"PORT": "18000", "EMBEDDED_PORT": "18010", "PROMETHEUS_PORT": "19090"}
     variables = {f"COSERVE_{name}": port for name, port in ports.items()} | {"COSERVE_IMAGE": GATEWAY}
     compose = Compose(request.param, tmp_path_factory.mktemp("checkout"), variables)
@@ -191,7 +191,7 @@ def test_prometheus_sees_both_and_every_panel_has_data(system: Compose) -> None:
     wanted = [
         expression.replace("$__rate_interval", "1m").replace("$model", ".*")
         for expression in expressions()
-        # Triton has no GPU here, and nothing failed while it was looked at.
+        # Triton has no GPU here, and nothing failed meanwhile.
         if "nv_gpu" not in expression and "member_errors" not in expression
     ]
 
@@ -209,7 +209,7 @@ def test_perf_analyzer_measures_both_services(system: Compose) -> None:
     assert printed.count("Inferences/Second vs. Client p95 Batch Latency") == 2
 
 
-def test_the_image_has_what_it_needs_and_nothing_else(system: Compose) -> None:
+def test_the_image_has_only_what_it_needs(system: Compose) -> None:
     image = inspect(GATEWAY)
     assert image["Size"] < 600e6
     assert image["Config"]["User"] == "10001:10001"
@@ -226,7 +226,7 @@ def test_the_image_has_what_it_needs_and_nothing_else(system: Compose) -> None:
     assert not left
 
 
-def test_the_image_refuses_strangers_unless_told(system: Compose) -> None:
+def test_the_image_refuses_other_machines_by_default(system: Compose) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refusal:
         docker("run", "--rm", "--env", "COSERVE_REPOSITORY=/tmp", GATEWAY)
     assert "api_keys_file" in refusal.value.stderr

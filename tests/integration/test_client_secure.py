@@ -76,7 +76,7 @@ def test_keys_and_certificates_are_checked(server: Server, folder: Path, key: st
         careful.classify(RED)
 
 
-def test_a_client_shows_its_own_certificate_where_asked(serve: Serve, folder: Path) -> None:
+def test_a_client_presents_its_certificate_on_request(serve: Serve, folder: Path) -> None:
     own = str(folder / "server.pem")
     server = serve(
         folder / "models",

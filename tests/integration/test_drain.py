@@ -25,7 +25,7 @@ def leaves(http: httpx.Client) -> bool:
     return http.get("/readyz").status_code == 503
 
 
-def test_no_request_is_lost_where_clients_heed_readiness(serve: Serve, repository: Path) -> None:
+def test_no_request_is_lost_if_clients_heed_readiness(serve: Serve, repository: Path) -> None:
     server = serve(repository, drain_delay_ms=5000)
     with Load(server, enough=leaves) as load:
         server.process.send_signal(signal.SIGTERM)

@@ -35,7 +35,7 @@ def lenient(serve: Serve, repository: Path) -> Server:
     return serve(repository, "--min-members", "1", "--deadline-ms", "1000")
 
 
-def test_all_members_are_needed_unless_told_otherwise(server: Server) -> None:
+def test_all_members_are_needed_by_default(server: Server) -> None:
     response = classify(server, RED, model="nan")
     assert "nan_member1: logits are not finite" in problem(response, 503, "no-quorum")
     assert response.headers["Retry-After"]

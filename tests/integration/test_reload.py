@@ -200,7 +200,7 @@ def test_versions_side_by_side(serve: Serve, tmp_path: Path) -> None:
     until(lambda: get(server, "/v1/models/pair")["versions"] == ["1"])
 
 
-def test_without_looking_nothing_changes(serve: Serve, tmp_path: Path) -> None:
+def test_nothing_changes_between_two_checks(serve: Serve, tmp_path: Path) -> None:
     write_repository(tmp_path)
     server = serve(tmp_path, repository_poll_ms=0)
     add_version(tmp_path, "pair", 2)

@@ -177,5 +177,5 @@ def test_a_broken_model_need_not_stop_the_others(triton: StartTriton, tmp_path: 
     assert server.stop() == 0
 
 
-def test_a_repository_that_is_no_folder(tmp_path: Path) -> None:
+def test_a_repository_that_is_not_a_folder(tmp_path: Path) -> None:
     assert refused("--repository", tmp_path / "none").endswith("none is not a folder")

@@ -109,14 +109,14 @@ def test_faults_are_one_line_each(file: Path, text: str, found: list[str]) -> No
         (b"#" * (2**20 + 1), "cannot be read: Larger than 1048576 bytes"),
     ],
 )
-def test_a_file_that_is_no_toml_is_one_line(file: Path, content: bytes, fault: str) -> None:
+def test_a_file_that_is_not_toml_is_an_error_of_one_line(file: Path, content: bytes, fault: str) -> None:
     file.write_bytes(content)
     (found,) = find_faults(file)
     assert found.startswith(f"{file} {fault}")
     assert "\n" not in found
 
 
-def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     (tmp_path / "loop").symlink_to(tmp_path / "loop")

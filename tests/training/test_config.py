@@ -83,7 +83,7 @@ def test_the_recipe_hash_tells_recipes_apart_and_ignores_what_was_divided(config
     assert replace(config, seed=1).recipe_hash != config.recipe_hash
 
 
-def test_weight_decay_is_divided_by_equation_6_where_asked(config: TrainConfig) -> None:
+def test_weight_decay_is_divided_by_equation_6_on_request(config: TrainConfig) -> None:
     decays = [
         replace(config, split=split, weight_decay=1e-4, divide_weight_decay=True).member_weight_decay
         for split in (1, 2, 4)

@@ -25,7 +25,7 @@ def ask(engine: FakeEngine, method: str, path: str, **arguments: Any) -> httpx.R
     return asyncio.run(go())
 
 
-def test_a_bug_is_a_problem_that_tells_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bug_is_a_problem_without_internal_details(caplog: pytest.LogCaptureFixture) -> None:
     response = ask(BuggyEngine(ensemble()), "POST", "/v1/classify", files={"files": ("a.png", png())})
     assert response.status_code == 500
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -45,7 +45,7 @@ def test_below_its_quorum_the_server_is_alive_but_not_ready() -> None:
     assert ask(engine, "GET", "/v1/models/pair").json()["ready"] is False
 
 
-def test_the_order_is_that_of_logits_where_probabilities_round_to_0() -> None:
+def test_classes_are_ordered_by_logit_even_if_probabilities_round_to_0() -> None:
     labels = ensemble().labels
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [9e3, 1]), run(0, 1, [9e3, 1])]])
     response = ask(engine, "POST", "/v1/classify", files={"files": ("a.png", png())})
@@ -74,7 +74,7 @@ def test_a_problem_is_logged_with_its_instance(caplog: pytest.LogCaptureFixture)
     assert response.json()["instance"] in caplog.text
 
 
-def test_a_client_that_leaves_in_the_middle_is_no_server_error() -> None:
+def test_a_client_that_disconnects_mid_upload_is_not_a_server_error() -> None:
     app = build_app(Classifier(FakeEngine(ensemble()), load_settings(repository="unused"), cores=1))
     scope = {
         "type": "http",

@@ -121,7 +121,7 @@ def test_two_servers_do_not_share_their_counters() -> None:
     assert Scrape(other)("requests_total", **labels) is None
 
 
-def test_openmetrics_where_asked_for() -> None:
+def test_openmetrics_on_request() -> None:
     server = Server(FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3]), run(0, 1, [3, 1])]]))
     server.ask("POST", "/v1/classify", **CLASSIFY)
     accept = {"Accept": "application/openmetrics-text;version=1.0.0"}
@@ -172,7 +172,7 @@ def test_bugs_are_counted() -> None:
     assert server.core.statistics.get(ensemble()).fail.count == 1
 
 
-def test_a_client_that_leaves_is_no_answer() -> None:
+def test_a_disconnected_client_is_not_counted_as_answered() -> None:
     """The request is counted with nginx's status 499, and none of its members as late."""
     server = Server(FakeEngine(ensemble(), scripts=[[None, None]]))
     incoming = [{"type": "http.request", "body": png()}, {"type": "http.disconnect"}]

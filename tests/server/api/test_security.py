@@ -134,7 +134,7 @@ def test_without_keys_only_programs_on_this_machine_may_change_the_server() -> N
     assert admin_call(application(host="0.0.0.0", allow_public=True)).status_code == 403
 
 
-def test_pages_of_other_origins_may_ask_only_where_that_is_set(file: Path) -> None:
+def test_other_origins_may_call_only_if_the_settings_allow_it(file: Path) -> None:
     create_key(file, "lab", "infer")
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "x-api-key"}
     friend = {"Origin": "https://a.example"}

@@ -62,7 +62,7 @@ def test_binary_both_ways(server: Server) -> None:
     ("of_request", "of_output", "is_binary"),
     [(None, None, False), (True, None, True), (False, True, True), (True, False, False)],
 )
-def test_an_output_may_ask_otherwise_than_its_request(
+def test_an_output_overrides_its_request(
     server: Server, of_request: bool | None, of_output: bool | None, is_binary: bool
 ) -> None:
     parameters = {} if of_request is None else {"binary_data_output": of_request}
@@ -129,7 +129,7 @@ def test_a_request_may_shorten_the_deadline(headers: dict[str, str], parameters:
     assert "did not get its turn before the deadline" in error(response, 504)
 
 
-def test_a_timeout_of_zero_is_none(server: Server) -> None:
+def test_a_timeout_of_zero_means_no_timeout(server: Server) -> None:
     server.infer(json=document(binary=False, parameters={"timeout": 0}))
 
 

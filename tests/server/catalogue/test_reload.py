@@ -82,7 +82,7 @@ def test_what_is_held_runs_on_until_it_is_let_go(tmp_path: Path) -> None:
     assert lanes() == set()
 
 
-def test_threads_of_loaded_that_nobody_holds_end(tmp_path: Path) -> None:
+def test_threads_of_an_unused_ensemble_end(tmp_path: Path) -> None:
     write_repository(tmp_path)
 
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:

@@ -51,7 +51,7 @@ def images(count: int) -> Images:
     return np.random.default_rng(count).random((count, 3, 8, 8), np.float32)
 
 
-def test_members_give_what_the_cpu_gives(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def test_members_give_the_same_logits_as_on_the_cpu(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=3)
 
     async def use(engine: EmbeddedEngine) -> list[list[MemberRun]]:
@@ -166,7 +166,7 @@ def test_members_on_one_gpu_share_an_upload(
     assert uploads == dict.fromkeys(numbers, 3)
 
 
-def test_a_fault_is_its_member_s_alone(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def test_a_fault_affects_only_its_own_member(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=2, faults={1: FAILS})
     sound, failed = with_engine(
         tmp_path, lambda engine: infer(engine, images(1)), EngineOptions(gpus=numbers), ONE
@@ -176,7 +176,7 @@ def test_a_fault_is_its_member_s_alone(tmp_path: Path, numbers: tuple[int, ...])
     assert failed.failure
 
 
-def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def test_an_abandoned_run_is_stopped(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path, members=2, faults={1: HANGS})
 
     async def use(engine: EmbeddedEngine) -> None:
@@ -190,7 +190,7 @@ def test_what_nobody_waits_for_is_stopped(tmp_path: Path, numbers: tuple[int, ..
     with_engine(tmp_path, use, EngineOptions(gpus=numbers), ONE)
 
 
-def test_what_is_closed_is_freed(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def test_closing_frees_the_gpu(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path)
 
     async def use(engine: EmbeddedEngine) -> None:

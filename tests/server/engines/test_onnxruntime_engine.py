@@ -52,7 +52,7 @@ def test_warnings_of_onnxruntime_are_in_the_log_once(
     assert "nobody" not in capfd.readouterr().err, "and nowhere else"
 
 
-def test_members_give_what_onnxruntime_gives(tmp_path: Path) -> None:
+def test_members_give_the_logits_of_onnxruntime(tmp_path: Path) -> None:
     write_repository(tmp_path)
     runs = with_engine(tmp_path, lambda engine: infer(engine, images()))
     for index, run in enumerate(runs):
@@ -170,7 +170,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "PATIENCE_S", 0.1)
 
 
-def test_what_was_told_to_stop_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stopped_runs_are_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that disconnects must not make another's request fail."""
     monkeypatch.setattr(lanes, "PATIENCE_S", 60)
     write_repository(tmp_path, members=3, faults={0: BUSY})
@@ -207,7 +207,7 @@ def test_a_member_that_cannot_be_stopped_is_left_out_until_it_is_free(tmp_path: 
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_waits_behind_a_member_that_cannot_be_stopped_is_left_out(tmp_path: Path) -> None:
+def test_members_queued_behind_one_that_cannot_be_stopped_are_left_out(tmp_path: Path) -> None:
     write_repository(tmp_path, faults={0: BUSY})
 
     async def use(engine: EmbeddedEngine) -> None:
@@ -241,7 +241,7 @@ def test_closing_does_not_wait_for_a_member_that_cannot_be_stopped(tmp_path: Pat
 
 
 @pytest.mark.parametrize("cancelled", [True, False])
-def test_closing_stops_what_runs(tmp_path: Path, cancelled: bool) -> None:
+def test_closing_stops_running_batches(tmp_path: Path, cancelled: bool) -> None:
     """Also if the event loop has not yet told the lane of a cancellation, or nobody cancelled."""
     write_repository(tmp_path, faults={0: HANGS})
 

@@ -49,7 +49,7 @@ def images(count: int = 3, size: int = 8) -> Images:
     return np.random.default_rng(9).random((count, 3, size, size), np.float32)
 
 
-def test_members_give_what_onnxruntime_gives_at_every_batch_size(tmp_path: Path) -> None:
+def test_members_give_the_logits_of_onnxruntime_at_every_batch_size(tmp_path: Path) -> None:
     write_repository(tmp_path, depth=3)
 
     async def use(engine: EmbeddedEngine) -> list[tuple[Images, list[MemberRun]]]:

@@ -36,7 +36,7 @@ async def convolutions(engine: EmbeddedEngine) -> list[str]:
     return [info["runtimePrecision"].astype(str) for info in layers if info["layerType"] == "Convolution"]
 
 
-def test_logits_are_those_of_the_precision_and_what_is_kept_is_not_mixed_up(tmp_path: Path) -> None:
+def test_logits_have_the_precision_even_with_a_shared_cache(tmp_path: Path) -> None:
     folder = write_repository(tmp_path / "models", depth=3)
     cache = tmp_path / "cache"
 
@@ -71,7 +71,7 @@ def test_logits_are_those_of_the_precision_and_what_is_kept_is_not_mixed_up(tmp_
         ("bf16", True, {"u8", "i8"}),
     ],
 )
-def test_what_is_quantised_stays_so(
+def test_quantised_layers_stay_quantised(
     tmp_path: Path, precision: Precision, int8: bool, computed: set[str]
 ) -> None:
     if precision not in precisions("openvino"):

@@ -93,7 +93,7 @@ def test_images_go_through_shared_memory(repository: Path) -> None:
     with_engine(repository, use, triton_shared_memory_mib=1)
 
 
-def test_shared_memory_that_cannot_be_had_stops_the_start() -> None:
+def test_unavailable_shared_memory_prevents_the_start() -> None:
     before = set(Path("/dev/shm").iterdir())
     free = shutil.disk_usage("/dev/shm").free
     with pytest.raises(SettingsError, match=r"triton_shared_memory_mib: cannot allocate \d+ MiB: No"):

@@ -18,7 +18,7 @@ def repository(tmp_path: Path) -> Path:
     return write_repository(tmp_path / "models")
 
 
-def test_what_triton_has_loaded_is_described_by_it_alone(repository: Path) -> None:
+def test_triton_alone_describes_the_models_it_has_loaded(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         ensemble = engine.ensembles["pair"]
         assert ensemble.labels == ("cat", "dog", "frog", "ship")
@@ -44,7 +44,7 @@ def test_nothing_is_described_again_while_nothing_changes(repository: Path) -> N
     with_engine(repository, use)
 
 
-def test_what_is_loaded_anew_under_its_version_is_described_anew(repository: Path) -> None:
+def test_a_model_reloaded_under_its_version_is_described_again(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         labels = json.dumps(["ship", "frog", "dog", "cat"])
         fakes[0].configs["pair"].parameters["labels"].string_value = labels
@@ -53,7 +53,7 @@ def test_what_is_loaded_anew_under_its_version_is_described_anew(repository: Pat
     with_engine(repository, use)
 
 
-def test_a_server_that_describes_an_ensemble_otherwise_has_no_part_in_it(repository: Path) -> None:
+def test_a_server_that_describes_an_ensemble_differently_is_left_out(repository: Path) -> None:
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
         before = engine.ensembles["pair"]
         labels = json.dumps(["ship", "frog", "dog", "cat"])

@@ -62,7 +62,7 @@ def _named(response: Any, name: str, contents: int = 1) -> Any:
 
 
 @pytest.mark.parametrize("case", BAD_ANSWERS)
-def test_an_answer_that_is_none_is_the_members_error(repository: Path, case: str) -> None:
+def test_an_invalid_answer_is_the_member_s_failure(repository: Path, case: str) -> None:
     answer, message = BAD_ANSWERS[case]
 
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:

@@ -85,7 +85,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("content", ODD, ids=range(len(ODD)))
-def test_what_is_no_quota_counts_as_none(tmp_path: Path, content: str) -> None:
+def test_an_invalid_quota_is_ignored(tmp_path: Path, content: str) -> None:
     files = {"sys/fs/cgroup/cpu.max": content}
     assert usable_cores(system(tmp_path / "2", V2_MOUNT.format(root="/"), "0::/", files)).count == 8
     folder = "sys/fs/cgroup/cpu,cpuacct"
@@ -115,7 +115,7 @@ def test_a_file_that_cannot_be_read_counts_as_missing(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize("error", [PermissionError(1, "Operation not permitted"), AttributeError("not here")])
-def test_an_affinity_that_nobody_tells_is_the_machine_s_cores(
+def test_without_a_known_affinity_all_cores_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(*_: object) -> None:

@@ -27,7 +27,7 @@ def test_the_machine_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["", "lots", "-1", "1 2 3 kB", "9" * 5000, "²"])
-def test_what_is_no_number_counts_as_nothing(tmp_path: Path, odd: str) -> None:
+def test_an_invalid_number_is_ignored(tmp_path: Path, odd: str) -> None:
     folder = "sys/fs/cgroup"
     files = {f"{folder}/memory.{name}": odd for name in ("max", "current", "stat")}
     files["proc/meminfo"] = f"MemAvailable: {odd}\nMemAvailable\n\n:"
@@ -112,6 +112,6 @@ print((before - pages()) * 4096)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that keeps it")
-def test_what_was_freed_between_blocks_in_use_goes_back() -> None:
+def test_memory_freed_between_blocks_in_use_is_returned() -> None:
     done = subprocess.run([sys.executable, "-c", BETWEEN], capture_output=True, text=True, check=True)
     assert int(done.stdout) > 80 * MIB

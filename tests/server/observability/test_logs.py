@@ -82,7 +82,7 @@ def test_problem_and_access_line_share_id_and_instance(log: Log) -> None:
 
 
 @pytest.mark.parametrize("brought", ["", "two words", "x" * 129, "caf\xe9", "tab\t"])
-def test_an_id_that_is_no_token_is_replaced(brought: str) -> None:
+def test_an_invalid_id_is_replaced(brought: str) -> None:
     headers = [(b"X-Request-Id", brought.encode("latin-1"))]
     given = server().ask("GET", "/healthz", headers=headers).headers["X-Request-Id"]
     assert given != brought

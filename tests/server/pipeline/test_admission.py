@@ -43,12 +43,12 @@ def test_requests_beyond_the_limit_are_refused_until_one_ends() -> None:
     [(0.001, 1), (0.9, 9), (2.0, 20), (100.0, 60)],
     ids=["at least one", "rounded up", "long", "never beyond the deadline"],
 )
-def test_a_refused_request_is_told_how_long_those_in_progress_take(seconds_each: float, wait: int) -> None:
+def test_a_refusal_estimates_when_the_requests_in_progress_end(seconds_each: float, wait: int) -> None:
     admission, _ = busy(limit=10, ended=30, seconds_each=seconds_each)
     assert admission.estimate_retry_s() == pytest.approx(wait, abs=1)
 
 
-def test_a_pace_that_has_come_to_a_halt_shows() -> None:
+def test_a_stall_lengthens_the_estimate() -> None:
     admission, clock = busy(limit=10, ended=10, seconds_each=0.1)
     before = admission.estimate_retry_s()
     clock.now += 20

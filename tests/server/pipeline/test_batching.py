@@ -83,7 +83,7 @@ def ask(batcher: Batcher, *values: float, model: Ensemble = PAIR) -> "asyncio.Ta
     return asyncio.create_task(batcher.start(Record(), model, images(*values), NEVER))
 
 
-def test_an_idle_engine_starts_at_once_and_what_comes_meanwhile_is_the_next_batch() -> None:
+def test_an_idle_engine_starts_at_once_and_later_requests_form_the_next_batch() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         ask(batcher, 1)
         await settle()
@@ -96,7 +96,7 @@ def test_an_idle_engine_starts_at_once_and_what_comes_meanwhile_is_the_next_batc
     assert with_batcher(use) == [("pair", [1]), ("pair", [2, 3, 4])]
 
 
-def test_a_request_is_split_where_it_fills_a_batch_and_its_shares_are_in_order() -> None:
+def test_a_request_is_split_when_a_batch_is_full_and_its_shares_stay_in_order() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         first = ask(batcher, 1)
         second = ask(batcher, 2, 3, 4, 5, 6)
@@ -178,7 +178,7 @@ def test_another_ensemble_waits_for_the_slowest_member() -> None:
     assert with_batcher(use) == [("pair", [1]), ("other", [2]), ("pair", [3])]
 
 
-def test_an_engine_that_batches_is_given_everything_at_once() -> None:
+def test_an_engine_that_batches_receives_every_request_at_once() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         ask(batcher, 1)
         ask(batcher, 2, 3, 4, 5, 6)
@@ -203,7 +203,7 @@ def test_a_request_whose_client_has_gone_is_never_run() -> None:
     assert with_batcher(use) == [("pair", [1]), ("pair", [3])]
 
 
-def test_of_a_split_request_that_is_gone_the_rest_is_never_run_and_nobody_else_suffers() -> None:
+def test_the_rest_of_an_abandoned_split_request_is_never_run_and_others_are_unaffected() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         other = ask(batcher, 1)
         gone = ask(batcher, 2, 3, 4, 5)
@@ -217,7 +217,7 @@ def test_of_a_split_request_that_is_gone_the_rest_is_never_run_and_nobody_else_s
     assert with_batcher(use) == [("pair", [1, 2, 3, 4])]
 
 
-def test_a_batch_that_nobody_waits_for_any_more_is_told_to_stop() -> None:
+def test_an_abandoned_batch_is_told_to_stop() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         for share in await ask(batcher, 1):
             share.batch.release()
@@ -243,7 +243,7 @@ def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
 
 
 @pytest.mark.parametrize("batching", [False, True])
-def test_what_comes_after_its_deadline_is_never_run(batching: bool) -> None:
+def test_a_request_past_its_deadline_is_never_run(batching: bool) -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         with pytest.raises(DeadlineError):
             await batcher.start(Record(), PAIR, images(1), time.perf_counter_ns())
@@ -267,7 +267,7 @@ def test_a_failing_engine_fails_the_requests_and_the_next_is_served() -> None:
     assert with_batcher(use) == [("pair", [3])]
 
 
-def test_closing_cancels_what_waits() -> None:
+def test_closing_cancels_waiting_requests() -> None:
     async def go() -> None:
         engine = HeldEngine()
         batcher = Batcher(engine)
@@ -283,7 +283,7 @@ def test_closing_cancels_what_waits() -> None:
     asyncio.run(go())
 
 
-def test_every_batch_is_told_of_once() -> None:
+def test_every_batch_is_reported_once() -> None:
     sizes: list[int] = []
 
     async def go() -> None:

@@ -60,7 +60,7 @@ def test_large_requests_are_split_and_joined_in_order() -> None:
     )
 
 
-def test_a_member_that_fails_in_one_batch_is_used_in_none() -> None:
+def test_a_member_that_fails_in_one_batch_is_left_out_of_all() -> None:
     scripts = [
         [run(0, 1, [1, 1], [2, 2]), run(0, 1, [5, 5], [6, 6])],
         [run(2, 3, [3, 3]), run(2, 3, error="broke")],
@@ -97,7 +97,7 @@ def test_below_the_quorum_the_failures_are_named() -> None:
         fan(engine)
 
 
-def test_a_late_member_is_left_behind_and_told_to_stop() -> None:
+def test_a_late_member_is_left_out_and_told_to_stop() -> None:
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), None]])
     answer = fan(engine, quorum=1, seconds=0.05)
     late = answer.members[1]

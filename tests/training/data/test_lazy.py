@@ -97,7 +97,7 @@ def test_each_member_has_its_own_crop_of_the_same_image(photographs: Path) -> No
     assert (images[0] != images[1]).float().mean(dim=(1, 2, 3)).min() > 0.5
 
 
-def test_crops_depend_on_seed_epoch_and_index_alone(photographs: Path) -> None:
+def test_crops_depend_only_on_seed_epoch_and_index(photographs: Path) -> None:
     order = Shuffled(24, 6)
     first = by_index(cropped(photographs), order)
     assert (by_index(cropped(photographs, workers=2), Shuffled(24, 4)) == first).all()
@@ -131,7 +131,7 @@ def test_reading_leaves_the_random_stream_alone(photographs: Path) -> None:
     assert drawn == torch.rand(1)
 
 
-def test_images_held_out_of_training_are_tested_whole(folder: Path) -> None:
+def test_held_out_images_are_tested_without_random_crops(folder: Path) -> None:
     whole = load_dataset([folder], SIZE).train
     shutil.rmtree(folder / "test")
     split = cropped(folder)
@@ -191,7 +191,7 @@ def die(_: object) -> None:
     os._exit(1)
 
 
-def test_a_killed_worker_is_an_error_one_can_act_on() -> None:
+def test_a_killed_worker_is_a_helpful_error() -> None:
     with pytest.raises(DataError, match=r"a process that decodes images was killed.*--shm-size"):
         list(ParallelMap(die, [0, 1], 1))
 
@@ -212,7 +212,7 @@ def test_images_can_be_read_from_pickled_copies(photographs: Path) -> None:
     assert (copy[:4] == split.images[:4]).all()
 
 
-def test_a_run_says_what_it_left_out_and_what_it_replaced(folder: Path, tmp_path: Path) -> None:
+def test_a_run_reports_skipped_and_replaced_images(folder: Path, tmp_path: Path) -> None:
     (folder / "train/cat/05.jpg").write_bytes(b"no image")
     config = TrainConfig(
         data=(str(folder),), network="wide_resnet10_1", split=2, epochs=2, batch_size=8, image_size=16,

@@ -45,7 +45,7 @@ def test_evaluating_again_keeps_a_calibration(run: Path, image_folder: Path) -> 
     assert load_run(run).provenance == provenance
 
 
-def test_a_calibration_is_of_its_checkpoint_alone(run: Path, image_folder: Path) -> None:
+def test_a_calibration_belongs_to_its_checkpoint(run: Path, image_folder: Path) -> None:
     calibrate_run(run, [image_folder], "last")
     assert not {"accuracy", "calibration"} & load_run(run, "best").provenance.keys()
     calibrate_run(run, [image_folder], "best")

@@ -1,6 +1,7 @@
 """`coserve export`."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -171,7 +172,8 @@ def _are_files(sources: list[Path]) -> bool:
     """Return whether the sources are ONNX files rather than a run folder."""
     from coserve_export import DescriptionError
 
-    missing = [str(source) for source in sources if not source.exists()]
+    # os.path, unlike pathlib, also answers for names that no file can have.
+    missing = [str(source) for source in sources if not os.path.exists(source)]  # noqa: PTH110
     if missing:
         raise DescriptionError(f"{', '.join(missing)} does not exist")
     # Reading the files tells whether they are ONNX, whatever their names.

@@ -17,6 +17,10 @@ LOGITS = "logits"
 """The output's name in ensembles, and in networks exported from torch."""
 
 
+MAX_NAME = 200
+"""File systems allow names of 255 bytes, of which the names of members take some more."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """How an 8-bit RGB image is turned into a network's input.
@@ -147,6 +151,10 @@ def check_name(name: str) -> None:
         raise DescriptionError(
             f"{name!r} is not a valid ensemble name: use letters, digits, '_', '-' and '.', and start with a "
             "letter or digit"
+        )
+    if len(name) > MAX_NAME:
+        raise DescriptionError(
+            f"{name!r} is not a valid ensemble name: it is longer than {MAX_NAME} characters"
         )
     if re.search(r"_(member\d+|mean)$", name):
         raise DescriptionError(

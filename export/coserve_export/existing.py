@@ -1,5 +1,6 @@
 """Making an ensemble of existing ONNX files."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -237,7 +238,8 @@ def _check_mean(logits: Sequence[Logits], weights: Sequence[float] | None) -> No
 
 def _provenance(networks: Sequence[OnnxFile], images: int) -> dict[str, object]:
     return {
-        "member_networks": [network.path.stem for network in networks],
+        # A file name need not be UTF-8; JSON must.
+        "member_networks": [os.fsencode(network.path.stem).decode(errors="replace") for network in networks],
         "export": {"images": images, "opset": max(network.opset for network in networks)},
         "coserve_version": version("coserve"),
     }

@@ -1,7 +1,9 @@
 """Writing an ensemble's folders into a Triton model repository, all of them or none."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from coserve_export.ensemble import Description, Member
@@ -16,11 +18,33 @@ FIRST_VERSION = 1
 
 def check_can_write(repository: Path, name: str, overwrite: bool) -> None:
     """Raise RepositoryError if an ensemble of that name cannot be written; call it before costly work."""
-    if repository.exists() and not repository.is_dir():
-        raise RepositoryError(f"{repository} is not a folder")
-    existing = _existing_folders(repository, name)
+    with translated(repository):
+        check_folder(repository)
+        existing = _existing_folders(repository, name)
     if existing and not overwrite:
         raise RepositoryError(f"{repository} already has {', '.join(existing)}; --overwrite replaces them")
+
+
+@contextmanager
+def translated(repository: Path) -> Iterator[None]:
+    """Turn errors of the file system into a RepositoryError that names the repository."""
+    try:
+        yield
+    except OSError as error:
+        raise RepositoryError(f"{repository} cannot be used: {error.strerror or error}") from error
+
+
+def check_folder(repository: Path) -> None:
+    """Raise RepositoryError or OSError unless the repository is, or can become, a writable folder."""
+    if repository.is_symlink() and not repository.exists():
+        raise RepositoryError(f"{repository} is a link that leads nowhere, to {repository.readlink()}")
+    if repository.exists() and not repository.is_dir():
+        raise RepositoryError(f"{repository} is not a folder")
+    place = repository
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+        raise RepositoryError(f"{repository} cannot be written: {place} is read-only for this user")
 
 
 def write_ensemble(

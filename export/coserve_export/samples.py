@@ -1,5 +1,6 @@
 """Sample images to run networks on: a user's own, and made ones."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def make_samples(preprocessing: Preprocessing, folder: Path | None) -> Samples:
     """Return varied images: up to 32 of a folder or else random ones, then plain and smooth ones.
 
     Raises:
-        DescriptionError: the folder has fewer than two images, or an image cannot be decoded.
+        DescriptionError: the folder is missing or has fewer than two images, or one cannot be decoded.
     """
     height = preprocessing.height
     width = preprocessing.width
@@ -72,9 +73,13 @@ def read_samples(folder: Path, preprocessing: Preprocessing) -> npt.NDArray[np.u
         Images `[N, H, W, 3]`, uint8.
 
     Raises:
-        DescriptionError: the folder has fewer than two images, or an image cannot be decoded.
+        DescriptionError: the folder is missing or has fewer than two images, or one cannot be decoded.
     """
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)[:MAX_SAMPLES]
+    # os.path, unlike pathlib, also answers for names that no folder can have.
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise DescriptionError(f"{folder} is not a folder")
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
+    files = sorted(found)[:MAX_SAMPLES]
     if len(files) < 2:
         raise DescriptionError(f"{folder} has {len(files)} images; at least two are needed")
     return np.stack([_read(file, preprocessing) for file in files])

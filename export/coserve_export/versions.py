@@ -15,12 +15,14 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError, on_one_line
 from coserve_export.moves import move_all, staging_folder
-from coserve_export.repository import CONFIG_FILE, build_version
+from coserve_export.repository import CONFIG_FILE, build_version, check_folder, translated
 from coserve_export.triton_config import KEPT_VERSIONS, ensemble_config, mean_config, member_config, to_text
 
 
 def check_can_extend(repository: Path, description: Description) -> None:
     """Raise RepositoryError if the repository has no ensemble to extend; call it before costly work."""
+    with translated(repository):
+        check_folder(repository)
     ensemble = _read_config(repository, description.name)
     new = ensemble_config(description, [Member(b"")] * description.num_members, {}, 1)
     for key in ("labels", "preprocessing"):
@@ -57,8 +59,9 @@ def write_version(
     models = [*description.member_names, description.mean_name]
     configs = {model: _read_config(repository, model) for model in models}
     _check_tensors(repository, description, members, configs)
-    versions = {model: _list_versions(repository / model) for model in (*models, name)}
-    version = max(number for numbers in versions.values() for number in numbers) + 1
+    with translated(repository):
+        versions = {model: _list_versions(repository / model) for model in (*models, name)}
+        version = _next_version(repository, [*models, name])
 
     try:
         with staging_folder(repository) as staging:
@@ -105,6 +108,8 @@ def _pin_steps(
         served = versions[step.model_name]
         if policy.HasField("specific"):
             served = [version for version in served if version in policy.specific.versions]
+        if not served:
+            raise RepositoryError(f"{step.model_name} has no version that its version_policy serves")
         step.model_version = max(served)
     return bool(unpinned)
 
@@ -164,7 +169,13 @@ def _parameter(config: ModelConfig, key: str) -> object:
 
 
 def _list_versions(folder: Path) -> list[int]:
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
+def _next_version(repository: Path, models: Sequence[str]) -> int:
+    """Return the version after all others; a file or a dangling link takes a number, too."""
+    entries = (path.name for model in models for path in (repository / model).iterdir())
+    return max((int(name) for name in entries if name.isdecimal()), default=0) + 1
 
 
 def _write_config(path: Path, config: ModelConfig) -> Path:

@@ -82,7 +82,9 @@ def test_how_triton_runs_the_members(
         assert getattr(config, field) == getattr(expected, field)
 
 
-@pytest.mark.parametrize("name", ["NET.ONNX", "net.onnx.bak", "net", "net.pb", ".hidden", "a b\n.txt"])
+@pytest.mark.parametrize(
+    "name", ["NET.ONNX", "net.onnx.bak", "net", "net.pb", ".hidden", "a b\n.txt", "\udcff.onnx"]
+)
 def test_onnx_files_are_told_by_their_content(
     coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path, name: str
 ) -> None:
@@ -120,6 +122,9 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
         (["{labels}"], "ONNX files also need --name, --labels"),
         (["{labels}", "--labels", "{labels}", *OWN], "labels.txt: is not an ONNX file"),
         (["none.onnx"], "none.onnx does not exist"),
+        (["x" * 300], "xxx does not exist"),
+        (["{onnx}", "--labels", "{labels}", *OWN, "--samples", "x" * 300], "xxx is not a folder"),
+        (["{onnx}", "--labels", "x" * 300, *OWN], "xxx cannot be read: File name too long"),
         (["{onnx}"], "ONNX files also need --name, --labels, --mean, --std"),
         (["{onnx}", "--precision", "fp16", *OWN], "--precision: ONNX files can only keep their precision"),
         (["{onnx}", "--precision", "int8", "--labels", "{labels}", *OWN], "int8 needs --calibration-data"),

@@ -14,13 +14,15 @@ from coserve_export.parity import Parity, compare_logits, require_parity, run_in
 Describe = Callable[..., Description]
 
 
-@pytest.mark.parametrize("name", ["wide_resnet10_4_s2", "a", "v1.2-x", "member0", "members_mean_not"])
+@pytest.mark.parametrize(
+    "name", ["wide_resnet10_4_s2", "a", "v1.2-x", "member0", "members_mean_not", "a" * 200]
+)
 def test_valid_names(describe: Describe, name: str) -> None:
     assert describe(name).member_names == [f"{name}_member0", f"{name}_member1"]
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".a", "-a", "a/b", "..", "a b", "é", "a\n", "a_member0", "a_mean", "a_member12"]
+    "name", ["", ".a", "-a", "a/b", "..", "a b", "é", "a\n", "a_member0", "a_mean", "a_member12", "a" * 201]
 )
 def test_invalid_names(describe: Describe, name: str) -> None:
     with pytest.raises(DescriptionError, match="is not a valid ensemble name"):
@@ -31,6 +33,7 @@ def test_invalid_names(describe: Describe, name: str) -> None:
     ("changes", "message"),
     [
         ({"labels": []}, "no labels"),
+        ({"labels": ["defect"]}, "'defect' is the only label, so its probability would always be 1"),
         ({"labels": ["a", "b", "a"]}, "labels 1 and 3 are both 'a'"),
         ({"labels": ["a", " "]}, "label 2 is blank"),
         ({"labels": ["a", "b\nc"]}, "label 2 is blank, padded or has several lines"),

@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,8 @@ import pytest
 
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError
-from coserve_export.repository import write_ensemble
+from coserve_export.repository import check_can_write, write_ensemble
+from coserve_export.versions import check_can_extend
 
 Describe = Callable[..., Description]
 Tree = Callable[[Path], dict[str, bytes]]
@@ -243,3 +245,77 @@ def test_the_repository_must_be_a_folder(tmp_path: Path, describe: Describe) -> 
         write_ensemble(tmp_path / "file", describe(), NEW, {})
     with pytest.raises(RepositoryError, match="cannot write"):
         write_ensemble(tmp_path / "file" / "below", describe(), NEW, {})
+
+
+def test_the_repository_is_a_link_that_leads_nowhere(tmp_path: Path, describe: Describe) -> None:
+    link = tmp_path / "link"
+    for target in (tmp_path / "nowhere", link):
+        link.symlink_to(target)
+        with pytest.raises(RepositoryError, match=rf"link is a link that leads nowhere, to {target}"):
+            check_can_write(link, "e", overwrite=False)
+        link.unlink()
+
+
+def test_a_linked_repository_is_written_through_the_link(
+    repository: Path, tmp_path: Path, describe: Describe, tree: Tree
+) -> None:
+    repository.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(repository)
+    write_ensemble(tmp_path / "link", describe(), NEW, {})
+    assert tree(repository)["e_member1/1/model.onnx"] == b"new1"
+    assert list(repository.parent.iterdir()) == [repository]
+
+
+@pytest.mark.parametrize("broken", ["r" * 300, "r" * 300 + "/below"])
+def test_a_path_that_cannot_exist_is_one_error(tmp_path: Path, broken: str) -> None:
+    with pytest.raises(RepositoryError, match="cannot be used: File name too long"):
+        check_can_write(tmp_path / broken, "e", overwrite=False)
+
+
+def test_a_repository_that_cannot_be_listed_is_one_error(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ensemble(repository, describe(), NEW, {})
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(RepositoryError, match=r"repository cannot be used: Permission denied"):
+        check_can_write(repository, "e", overwrite=True)
+
+
+def test_a_read_only_place_is_refused_before_any_work(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere but on read-only file systems, of which `os.access` knows."""
+    write_ensemble(repository, describe(), NEW, {})
+    monkeypatch.setattr(os, "access", lambda place, _: place != repository)
+    for place in (repository, repository / "deeper" / "still"):
+        with pytest.raises(RepositoryError, match=f"{place} cannot be written: {repository} is read-only"):
+            check_can_write(place, "new", overwrite=False)
+    with pytest.raises(RepositoryError, match="is read-only"):
+        check_can_extend(repository, describe())
+    check_can_write(repository.parent / "other", "new", overwrite=False)
+
+
+def test_links_and_files_in_the_way_are_replaced_and_their_targets_kept(
+    repository: Path, tmp_path: Path, describe: Describe, tree: Tree
+) -> None:
+    write_ensemble(repository, describe(), OLD[:2], {})
+    kept = tmp_path / "kept"
+    (repository / "e_member0").rename(kept)
+    (repository / "e_member0").symlink_to(kept)
+    (repository / "e_member1").rename(tmp_path / "gone")
+    (repository / "e_member1").symlink_to("nowhere")
+    (repository / "e_member2").write_text("a file")
+    (repository / "beside").symlink_to("nowhere")
+    before = tree(kept)
+    with pytest.raises(RepositoryError, match="already has e, e_mean, e_member0, e_member1, e_member2"):
+        write_ensemble(repository, describe(), NEW, {})
+    write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert sorted(path.name for path in repository.iterdir()) == [
+        *("beside", "e", "e_mean", "e_member0", "e_member1")
+    ]
+    assert not any((repository / name).is_symlink() for name in ("e_member0", "e_member1"))
+    assert tree(kept) == before

@@ -192,3 +192,33 @@ def test_a_broken_configuration_is_reported(repository: Path, describe: Describe
     (repository / "e_member0/config.pbtxt").write_text("max_batch_size: many")
     with pytest.raises(RepositoryError, match=r"e_member0/config\.pbtxt cannot be read"):
         write_version(repository, describe(), NEW, {})
+
+
+def test_links_and_files_named_like_versions_take_their_number(repository: Path, describe: Describe) -> None:
+    (repository / "e" / "3").symlink_to("nowhere")
+    (repository / "e_mean" / "4").write_text("a file")
+    assert write_version(repository, describe(), NEW, {}) == 5
+    assert json.loads(read(repository, "e").parameters["provenance"].string_value) == {}
+    old = text_format.Parse((repository / "e/1/config.pbtxt").read_text(), ModelConfig())
+    assert {step.model_version for step in old.ensemble_scheduling.step} == {1}
+
+
+def run_newest(config: ModelConfig) -> None:
+    for step in config.ensemble_scheduling.step:
+        step.model_version = -1
+
+
+def test_a_model_without_any_version_is_one_error(repository: Path, describe: Describe, tree: Tree) -> None:
+    shutil.rmtree(repository / "e_member1" / "1")
+    edit(repository, "e", run_newest)
+    before = tree(repository)
+    with pytest.raises(RepositoryError, match="e_member1 has no version that its version_policy serves"):
+        write_version(repository, describe(), NEW, {})
+    assert tree(repository) == before
+
+
+def test_a_model_whose_folder_is_a_dangling_link_is_one_error(repository: Path, describe: Describe) -> None:
+    shutil.rmtree(repository / "e_member1")
+    (repository / "e_member1").symlink_to("nowhere")
+    with pytest.raises(RepositoryError, match=r"there is no .*e_member1/config.pbtxt to add a version to"):
+        write_version(repository, describe(), NEW, {})

@@ -8,7 +8,7 @@ import logging
 import math
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -158,29 +158,26 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
     """
     for note in find_ignored_variables():
         logger.warning(note)
-    tracer = _tracer(settings)
     keys = KeyRing(settings.api_keys_file) if settings.api_keys_file else None
     cores = usable_cores()
     reloader = None
-    if settings.repository is None:
-        classifier = Classifier(await _triton_engine(settings), settings, cores.count)
-    else:
-        engine = _embedded_engine(settings, cores)
-        classifier = Classifier(engine, settings, cores.count)
-        reloader = Reloader(settings.repository, engine, classifier.catalogue)
-    watching = None
-    try:
-        if reloader is not None:
+    async with AsyncExitStack() as stack:
+        tracer = _tracer(settings)
+        if tracer is not None:
+            stack.push_async_callback(tracer.close)
+        if settings.repository is None:
+            classifier = Classifier(await _triton_engine(settings), settings, cores.count)
+            stack.push_async_callback(classifier.close)
+        else:
+            engine = _embedded_engine(settings, cores)
+            classifier = Classifier(engine, settings, cores.count)
+            stack.push_async_callback(classifier.close)
+            reloader = Reloader(settings.repository, engine, classifier.catalogue)
             await _load(reloader, settings)
             if settings.repository_poll_ms:
                 watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
+                stack.callback(watching.cancel)
         yield Core(classifier, keys, reloader, tracer)
-    finally:
-        if watching is not None:
-            watching.cancel()
-        await classifier.close()
-        if tracer is not None:
-            await tracer.close()
 
 
 @asynccontextmanager

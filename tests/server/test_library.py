@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from coserve_server import create_app, load_settings, serve
-from coserve_server.errors import AddressError, RepositoryError
+from coserve_server.errors import AddressError, RepositoryError, SettingsError
 from tests.server.onnx_repository import BUSY, write_repository
 
 
@@ -110,6 +110,27 @@ def test_what_prevents_the_start_is_raised(tmp_path: Path) -> None:
         with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1 port {port}"):
             await serve(load_settings(repository=tmp_path, port=port))
         await serving.stop()
+
+    asyncio.run(go())
+
+
+def test_a_server_that_cannot_start_leaves_no_thread(tmp_path: Path) -> None:
+    write_repository(tmp_path / "models")
+    (tmp_path / "file").touch()
+
+    async def go() -> None:
+        before = set(threading.enumerate())
+        settings = load_settings(
+            repository=tmp_path / "models",
+            engine="openvino",
+            openvino_cache=tmp_path / "file",
+            otlp_endpoint="http://127.0.0.1:1",
+            port=0,
+        )
+        with pytest.raises(SettingsError, match="openvino_cache"):
+            await serve(settings)
+        left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive()}
+        assert not {thread for thread in left if not thread.name.startswith("asyncio")}
 
     asyncio.run(go())
 

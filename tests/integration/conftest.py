@@ -24,6 +24,12 @@ class Server:
     url: str
     announcement: list[str]
 
+    @property
+    def grpc(self) -> str:
+        """`host:port` of gRPC, for servers with a `grpc_port`."""
+        (line,) = (line for line in self.announcement if line.startswith("  gRPC at "))
+        return line.removeprefix("  gRPC at ")
+
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 

@@ -17,7 +17,7 @@ Analyze = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    return serve(write_repository(tmp_path_factory.mktemp("models")), "--serve-members")
+    return serve(write_repository(tmp_path_factory.mktemp("models")), "--serve-members", "--grpc-port", "0")
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def analyze(server: Server) -> Analyze:
     binary = perf_analyzer()
 
     def run(*options: object) -> "subprocess.CompletedProcess[str]":
-        command = [binary, "-u", server.url.removeprefix("http://"), "-i", "http", *map(str, options)]
+        address = server.grpc if "grpc" in options else server.url.removeprefix("http://")
+        command = [binary, "-u", address, *map(str, options)]
         environment = os.environ | {"LD_LIBRARY_PATH": str(binary.with_name("lib"))}
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
 
@@ -40,6 +41,9 @@ def analyze(server: Server) -> Analyze:
         ["-m", "pair", "--async"],
         ["-m", "pair", "--input-tensor-format", "json", "--output-tensor-format", "json"],
         ["-m", "pair_member0"],
+        ["-m", "pair", "-i", "grpc"],
+        ["-m", "pair", "-i", "grpc", "--async", "-b", 8],
+        ["-m", "pair", "-i", "grpc", "--async", "--streaming"],
     ],
     ids=lambda options: " ".join(map(str, options)),
 )

@@ -1,0 +1,225 @@
+"""gRPC's address, certificates, and limits on connections and messages."""
+
+import asyncio
+import gzip
+import shutil
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from grpc import StatusCode
+from tritonclient.grpc import service_pb2 as messages
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from coserve_server.errors import AddressError, SettingsError, TlsError
+from coserve_server.security.grpc_tls import server_credentials
+from coserve_server.settings import load_settings
+from coserve_server.transport import grpc_server
+from coserve_server.transport.grpc_server import GrpcServer
+from tests.server.api.grpc_calls import METHOD, UNLIMITED, Served, failure, logits, request, run, serving
+from tests.server.api.v2 import LOGITS
+from tests.server.fake_engine import ReadingEngine, ensemble
+
+LOCAL = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+
+
+def engine() -> ReadingEngine:
+    return ReadingEngine(ensemble())
+
+
+def bind(**changes: Any) -> str:
+    async def go() -> str:
+        server = GrpcServer(load_settings(repository="unused", **changes), changes.get("grpc_port", 0))
+        await server.stop(0)
+        return server.address
+
+    return asyncio.run(go())
+
+
+def test_addresses() -> None:
+    host, _, port = bind().rpartition(":")
+    assert (host, int(port) > 0) == ("127.0.0.1", True)
+    assert bind(host="::1").startswith("[::1]:")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in"):
+            bind(grpc_port=port)
+    with pytest.raises(AddressError, match=r"cannot listen on 192.0.2.1 port 0: "):
+        bind(host="192.0.2.1", allow_public=True)
+    with pytest.raises(SettingsError, match="grpc_port: 9000 is the port for HTTP"):
+        load_settings(repository="unused", port=9000, grpc_port=9000)
+
+
+def test_two_servers_do_not_share_a_port() -> None:
+    async def test(served: Served) -> None:
+        port = int(served.server.address.rpartition(":")[2])
+        with pytest.raises(AddressError, match="Address already in use"):
+            GrpcServer(load_settings(repository="unused"), port)
+
+    run(engine(), test)
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An authority, two server certificates with their keys, a client's, and an encrypted key."""
+    folder = tmp_path_factory.mktemp("pem")
+    authority = trustme.CA()
+    files = {"authority": folder / "authority.pem"}
+    authority.cert_pem.write_to_path(files["authority"])
+    for name in ("mine", "yours", "client"):
+        issued = authority.issue_cert("localhost", "127.0.0.1")
+        files[name] = folder / f"{name}.pem"
+        files[f"{name}_key"] = folder / f"{name}.key"
+        issued.cert_chain_pems[0].write_to_path(files[name])
+        issued.private_key_pem.write_to_path(files[f"{name}_key"])
+    files["encrypted"] = folder / "encrypted.key"
+    key = load_pem_private_key(files["mine_key"].read_bytes(), None)
+    files["encrypted"].write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))
+    )
+    return files
+
+
+def channel(address: str, pem: dict[str, Path], *, client: bool = False) -> grpc.aio.Channel:
+    credentials = grpc.ssl_channel_credentials(
+        pem["authority"].read_bytes(),
+        pem["client_key"].read_bytes() if client else None,
+        pem["client"].read_bytes() if client else None,
+    )
+    return grpc.aio.secure_channel(address, credentials, LOCAL)
+
+
+async def infer(address: str, pem: dict[str, Path], **options: Any) -> Any:
+    async with channel(address, pem, **options) as secure:
+        return await GRPCInferenceServiceStub(secure).ModelInfer(request(), timeout=20)
+
+
+def certificate(address: str) -> bytes:
+    """The certificate that a new connection gets."""
+    host, _, port = address.rpartition(":")
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port))))
+
+
+def test_renewed_files_are_given_to_new_connections(
+    pem: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc_server, "server_credentials", lambda settings: server_credentials(settings, 0))
+    pair = [Path(shutil.copy(pem[name], tmp_path / name)) for name in ("mine", "mine_key")]
+
+    def der(name: str) -> bytes:
+        return ssl.PEM_cert_to_DER_cert(pem[name].read_text())
+
+    async def go() -> None:
+        async with serving(engine(), tls_certificate=pair[0], tls_key=pair[1]) as served:
+            address = served.server.address
+
+            async def given() -> bytes:
+                return await asyncio.to_thread(certificate, address)
+
+            async with channel(address, pem) as old:
+                stub = GRPCInferenceServiceStub(old)
+                assert await stub.ModelInfer(request())
+                assert await given() == der("mine")
+                shutil.copy(pem["yours"], pair[0])
+                assert await given() == der("mine"), "the key is still the old one's"
+                shutil.copy(pem["yours_key"], pair[1])
+                assert await given() == der("yours")
+                assert await stub.ModelInfer(request()), "connections go on"
+            np_equal = logits(await infer(address, pem)) == LOGITS
+            assert np_equal.all()
+            plain = await failure(served.stub.ModelInfer(request()))
+            assert plain.code() is StatusCode.UNAVAILABLE
+
+    asyncio.run(go())
+    assert caplog.text.count("is not the key of the certificate") == 1, "once"
+
+
+def test_clients_need_a_certificate_of_an_authority(pem: dict[str, Path]) -> None:
+    files = {
+        "tls_certificate": pem["mine"],
+        "tls_key": pem["mine_key"],
+        "tls_client_authorities": pem["authority"],
+    }
+
+    async def go() -> None:
+        async with serving(engine(), **files) as served:
+            assert await infer(served.server.address, pem, client=True)
+            error = await failure(infer(served.server.address, pem))
+            assert error.code() is StatusCode.UNAVAILABLE
+
+    asyncio.run(go())
+
+
+def test_an_encrypted_key(pem: dict[str, Path]) -> None:
+    files = {"tls_certificate": pem["mine"], "tls_key": pem["encrypted"]}
+
+    async def go() -> None:
+        async with serving(engine(), **files, tls_key_password="open sesame") as served:
+            assert await infer(served.server.address, pem)
+
+    asyncio.run(go())
+    with pytest.raises(TlsError, match="is encrypted, and tls_key_password is not its password"):
+        bind(**files, tls_key_password="wrong")
+    with pytest.raises(TlsError, match="is not the key of the certificate"):
+        bind(tls_certificate=pem["mine"], tls_key=pem["yours_key"])
+
+
+def test_messages_have_the_limit_of_bodies() -> None:
+    async def test(served: Served) -> None:
+        size = len(request().SerializeToString())
+        assert await served.stub.ModelInfer(request())
+        error = await failure(served.stub.ModelInfer(request(id="x" * 2000)))
+        assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+        assert f"larger than max ({size + 2003} vs. 2000)" in str(error.details())
+        assert await served.stub.ModelInfer(request()), "on the same connection"
+
+    run(engine(), test, max_body_bytes=2000)
+
+
+def test_compressed_messages_have_it_before_and_after() -> None:
+    async def test(served: Served) -> None:
+        for compression in (grpc.Compression.Gzip, grpc.Compression.Deflate):
+            assert await served.stub.ModelInfer(request(), compression=compression)
+            bomb = request(id="x" * 50_000_000)
+            assert len(gzip.compress(bomb.SerializeToString())) < 100_000
+            error = await failure(served.stub.ModelInfer(bomb, compression=compression))
+            assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+
+    run(engine(), test, max_body_bytes=100_000)
+
+
+def test_connections_and_metadata_have_limits() -> None:
+    async def test(served: Served) -> None:
+        assert await served.stub.ModelInfer(request())
+        async with grpc.aio.insecure_channel(served.server.address, LOCAL) as second:
+            live = second.unary_unary(f"{METHOD}ServerLive")
+            assert await live(b"")
+            async with grpc.aio.insecure_channel(served.server.address, LOCAL) as third:
+                error = await failure(third.unary_unary(f"{METHOD}ServerLive")(b"", timeout=5))
+                assert error.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED}
+            error = await failure(live(b"", metadata=[("x", "y" * 20_000)]))
+            assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+            assert await live(b"")
+
+    run(engine(), test, max_connections=2)
+
+
+def test_small_calls_take_only_small_messages() -> None:
+    async def test(served: Served) -> None:
+        async with grpc.aio.insecure_channel(served.server.address, [*UNLIMITED, *LOCAL]) as other:
+            ready = GRPCInferenceServiceStub(other).ModelReady
+            error = await failure(ready(messages.ModelReadyRequest(name="x" * 70_000)))
+            assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+            assert error.details() == "the message has more than the 65536 bytes allowed"
+
+    run(engine(), test)

@@ -1,5 +1,6 @@
 """`coserve serve`."""
 
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -102,6 +103,9 @@ def serve(
     Every option can also be set as an environment variable, such as COSERVE_PORT, or in the --config file;
     coserve config list shows these and further settings. Options override variables, which override the file.
     """
+    # gRPC writes what it finds wrong with clients to standard error, not to the log. It reads this on import.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
     from coserve_cli.errors import one_line
     from coserve_cli.process import exit_in_time, freeze_objects, tune_interpreter
     from coserve_server.errors import StartupError

@@ -56,8 +56,14 @@ def configure(settings: Settings) -> None:
     handler.addFilter(name_request)
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_lost_client)
     for logger in ("coserve_server", "uvicorn"):
         logging.getLogger(logger).setLevel(settings.log_level.upper())
+
+
+def is_no_lost_client(record: logging.LogRecord) -> bool:
+    """Drop gRPC's tracebacks about clients that left while they were answered; a filter."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
 def name_request(record: logging.LogRecord) -> bool:

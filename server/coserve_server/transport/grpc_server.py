@@ -2,7 +2,7 @@
 
 import grpc.aio
 
-from coserve_server.api.grpc.service import Services
+from coserve_server.api.grpc.service import Services, max_open_calls
 from coserve_server.errors import AddressError
 from coserve_server.security.grpc_tls import server_credentials
 from coserve_server.settings import Settings
@@ -34,8 +34,8 @@ class GrpcServer:
         """
         self._server = grpc.aio.server(
             options=_options(settings),
-            # Calls without inference have no limit of their own.
-            maximum_concurrent_rpcs=settings.max_connections + 2 * settings.max_requests,
+            # Calls that neither infer nor stay open have no limit of their own.
+            maximum_concurrent_rpcs=settings.max_connections + max_open_calls(settings),
         )
         credentials = server_credentials(settings)
         self.address = _add_port(self._server, settings.host, port, credentials)

@@ -11,15 +11,16 @@ from grpc_reflection.v1alpha import reflection_pb2
 from tritonclient.grpc import service_pb2
 
 from coserve_server.api.grpc.calls import Answer, Call, Calls, Context
-from coserve_server.api.grpc.health import Health
+from coserve_server.api.grpc.health import MAX_WATCHES, Health
 from coserve_server.api.grpc.inference import Inference
-from coserve_server.api.grpc.reflection import Reflection
+from coserve_server.api.grpc.reflection import MAX_STREAMS, Reflection
 from coserve_server.api.grpc.streams import Streams
 from coserve_server.api.reporting import UNMATCHED, Reporter
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.errors import NotEnabledError
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
+from coserve_server.settings import Settings
 
 INFERENCE = service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -96,6 +97,11 @@ class Services(grpc.GenericRpcHandler):
 
 def _serialize(message: Message) -> bytes:
     return message.SerializeToString()
+
+
+def max_open_calls(settings: Settings) -> int:
+    """Return how many calls may infer or stay open at once: each kind of them has a limit of its own."""
+    return 2 * settings.max_requests + MAX_WATCHES + MAX_STREAMS
 
 
 async def _refuse_unsupported(_: Inference, call: Call) -> Message:

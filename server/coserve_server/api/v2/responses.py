@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from coserve_server.api.v2.requests import FP32, InferRequest, Output
+from coserve_server.api.v2.requests import FP32, InferRequest, Output, OutputParameters
 from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.combine import top_k
 
@@ -41,7 +41,8 @@ class Result:
 def make_outputs(request: InferRequest, answer: Classification) -> list[tuple[Output, Result]]:
     """Return the outputs that a request names, and their tensors."""
     logits = answer.combined.logits.astype(FP32)
-    outputs = request.outputs or [Output(name=answer.ensemble.output_name)]
+    # Pydantic would copy the default of `parameters`, slowly.
+    outputs = request.outputs or [Output(name=answer.ensemble.output_name, parameters=OutputParameters())]
     return [(wanted, _make_output(wanted, logits, answer.ensemble.labels)) for wanted in outputs]
 
 

@@ -1,8 +1,9 @@
 """Serves ensembles whose members run concurrently.
 
-`serve` runs the server; `create_app` is for other ASGI servers; both take `Settings`, which `load_settings`
-reads and checks. Their errors are in `coserve_server.errors`. The names are imported when they are first
-used, because others import parts of this package and need no web framework.
+`serve` runs the server, `create_app` is for other ASGI servers, and `open_app` for programs that mount it in
+an application. All take `Settings`, which `load_settings` reads and checks. Their errors are in
+`coserve_server.errors`. The names are imported when they are first used, because others import parts of this
+package and need no web framework.
 """
 
 import os
@@ -12,12 +13,19 @@ from typing import TYPE_CHECKING
 # ONNX Runtime's official Linux builds have sent usage data since 1.29; it reads this variable on import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_MODULES = {"Settings": "settings", "create_app": "main", "load_settings": "settings", "serve": "main"}
+_MODULES = {
+    "Settings": "settings",
+    "create_app": "main",
+    "load_settings": "settings",
+    "open_app": "main",
+    "serve": "main",
+}
 
 __all__ = list(_MODULES)
 
 if TYPE_CHECKING:
     from coserve_server.main import create_app as create_app
+    from coserve_server.main import open_app as open_app
     from coserve_server.main import serve as serve
     from coserve_server.settings import Settings as Settings
     from coserve_server.settings import load_settings as load_settings

@@ -13,9 +13,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
+from coserve_images.decode import decode
+from coserve_images.preprocess import preprocess
 from coserve_server.ensembles.repository import read_repository
-from coserve_server.images.decode import decode
-from coserve_server.images.preprocess import preprocess
 
 Floats = NDArray[np.float32]
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coserve_images.decode import decode
+from coserve_images.preprocess import preprocess
+from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.errors import BadImageError
-from coserve_server.images.decode import decode
-from coserve_server.images.preprocess import Preprocessing, preprocess
 from coserve_training.data.decode import decode_image
 
 SIZE = 24

@@ -12,8 +12,9 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from PIL import Image
 
-from coserve_server.images.decode import decode
-from coserve_server.images.preprocess import Preprocessing, preprocess
+from coserve_images.decode import decode
+from coserve_images.preprocess import preprocess
+from coserve_server.ensembles.preprocessing import Preprocessing
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import classify, logits, member_logits
 from tests.server.onnx_repository import LABELS, NOT_FINITE, PREPROCESSING, write_repository

@@ -12,7 +12,7 @@ from PIL import Image
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.images.preprocess import Preprocessing
+from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import Failure, MemberRun
 

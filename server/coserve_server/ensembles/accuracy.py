@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from coserve_server.images.preprocess import Finite
+from coserve_server.ensembles.preprocessing import Finite
 
 
 class Measured(BaseModel):

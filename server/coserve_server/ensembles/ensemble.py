@@ -6,7 +6,7 @@ from typing import Any
 
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
-from coserve_server.images.preprocess import Preprocessing
+from coserve_server.ensembles.preprocessing import Preprocessing
 
 Stamp = tuple[str, int, int, int]
 """A file's path, its size in bytes, and its modification and inode change times in nanoseconds."""

@@ -11,8 +11,8 @@ from tritonclient.grpc.model_config_pb2 import TYPE_FP32
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 from coserve_server.ensembles.ensemble import Ensemble, Member
+from coserve_server.ensembles.preprocessing import Positive, Preprocessing
 from coserve_server.errors import RepositoryError
-from coserve_server.images.preprocess import Positive, Preprocessing
 
 
 def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: str) -> Ensemble:

@@ -11,7 +11,6 @@ from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.engines.base import Engine, Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import InvalidParametersError, TooManyImagesError
-from coserve_server.images.decode import EncodedImage
 from coserve_server.observability.metrics import Metrics
 from coserve_server.observability.record import Record
 from coserve_server.observability.statistics import Statistics
@@ -20,7 +19,7 @@ from coserve_server.pipeline.admission import Admission
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.combine import Combined, combine
 from coserve_server.pipeline.fan_out import fan_out
-from coserve_server.pipeline.preparation import Preparation
+from coserve_server.pipeline.preparation import EncodedImage, Preparation
 from coserve_server.settings import Settings
 
 

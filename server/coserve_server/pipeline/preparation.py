@@ -5,18 +5,29 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 
+from coserve_images.decode import decode
+from coserve_images.errors import ImageError, LateError
+from coserve_images.preprocess import preprocess, shorter_side
 from coserve_server.engines.base import Images
+from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.errors import BadImageError, DeadlineError
-from coserve_server.images.decode import EncodedImage, decode
-from coserve_server.images.preprocess import Preprocessing, preprocess
 from coserve_server.observability.record import ImageTimes, Record
 
 SMALL_BYTES = 2**14
 SMALL_PIXELS = 2**14
 """A single image within both limits, before and after resizing, is prepared on the event loop."""
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image file as it was sent; `filename` is None if the request has none."""
+
+    data: bytes
+    filename: str | None = None
 
 
 class Preparation:
@@ -44,12 +55,12 @@ class Preparation:
         if len(images) == 1 and len(images[0].data) <= SMALL_BYTES:
             # Changing threads costs more than such an image. If this fails, a thread reports why.
             with suppress(BadImageError):
-                tensor, times = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels))
+                tensor, times = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels), deadline_ns)
                 record.prepared = (times,)
                 return tensor[np.newaxis]
         loop = asyncio.get_running_loop()
         jobs = [
-            loop.run_in_executor(self._threads, _prepare, image, index, how, self._max_pixels)
+            loop.run_in_executor(self._threads, _prepare, image, index, how, self._max_pixels, deadline_ns)
             for index, image in enumerate(images)
         ]
         left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
@@ -69,15 +80,17 @@ class Preparation:
 
 
 def _prepare(
-    image: EncodedImage, index: int, how: Preprocessing, max_pixels: int
+    image: EncodedImage, index: int, how: Preprocessing, max_pixels: int, deadline_ns: int
 ) -> tuple[Images, ImageTimes]:
     """Return one image's tensor `[3, H, W]` and its times."""
     began = time.perf_counter_ns()
     try:
-        decoded = decode(image.data, max_pixels)
+        decoded = decode(image.data, max_pixels, shorter_side=shorter_side(how), deadline_ns=deadline_ns)
         halfway = time.perf_counter_ns()
         tensor = preprocess(decoded, how, max_pixels)
-    except BadImageError as error:
+    except ImageError as error:
         name = f"image {index}" + (f" ({image.filename})" if image.filename else "")
         raise BadImageError(f"{name}: {error}") from error
+    except LateError as error:
+        raise DeadlineError("the images were not decoded before the deadline") from error
     return tensor, ImageTimes(began, halfway, time.perf_counter_ns())

@@ -2,7 +2,6 @@
 
 from coserve_server.settings.engine import Precision
 from coserve_server.settings.load import load_settings
-from coserve_server.settings.requests import MAX_PIXELS
 from coserve_server.settings.settings import Settings
 
-__all__ = ["MAX_PIXELS", "Precision", "Settings", "load_settings"]
+__all__ = ["Precision", "Settings", "load_settings"]

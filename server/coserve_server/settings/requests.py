@@ -2,10 +2,8 @@
 
 from pydantic import Field
 
+from coserve_images.bounds import MAX_PIXELS
 from coserve_server.settings.section import Section
-
-MAX_PIXELS = 89_478_485
-"""Above this, Pillow warns of a decompression bomb."""
 
 
 class RequestSettings(Section):

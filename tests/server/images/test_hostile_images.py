@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from coserve_images.decode import decode
 from coserve_server.errors import BadImageError
-from coserve_server.images.decode import decode
 from tests.server.hostile_images import MAX_PIXELS, REFUSED, SHOWN, encoded
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
@@ -29,7 +29,7 @@ def test_decoding_takes_a_few_bytes_per_pixel(mode: str, bytes_per_pixel: int) -
     """Measure the growth of a process of its own, up to its peak; docs/limits.md has these figures."""
     script = (
         "import resource, sys\n"
-        "from coserve_server.images.decode import decode\n"
+        "from coserve_images.decode import decode\n"
         "data = sys.stdin.buffer.read()\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "before = peak(); decode(data, 10**7); print((peak() - before) / 4e6)\n"

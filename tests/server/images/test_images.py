@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from coserve_images.decode import decode
+from coserve_images.preprocess import preprocess
+from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.errors import BadImageError
-from coserve_server.images.decode import decode
-from coserve_server.images.preprocess import Preprocessing, preprocess
 from tests.server.hostile_images import png
 
 LIMIT = 10_000

@@ -7,10 +7,10 @@ import pytest
 
 from coserve_server import errors
 from coserve_server.ensembles.accuracy import Accuracy
-from coserve_server.images.decode import EncodedImage
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import Failure
 from coserve_server.pipeline.classifier import Classification, Classifier
+from coserve_server.pipeline.preparation import EncodedImage
 from coserve_server.settings import Settings, load_settings
 from tests.server.fake_engine import FakeEngine, ensemble, png, run
 

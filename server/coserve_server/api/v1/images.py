@@ -18,7 +18,7 @@ from coserve_server.errors import (
     TooManyImagesError,
     UnsupportedTypeError,
 )
-from coserve_server.images.decode import EncodedImage
+from coserve_server.pipeline.preparation import EncodedImage
 from coserve_server.settings import Settings
 
 FIELD = "files"

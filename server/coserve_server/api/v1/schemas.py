@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.images.decode import EncodedImage
-from coserve_server.images.preprocess import Preprocessing
+from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.classifier import Classification, Classifier, Timings
 from coserve_server.pipeline.combine import Floats, top_k
+from coserve_server.pipeline.preparation import EncodedImage
 
 
 class Prediction(BaseModel):

@@ -1,0 +1,163 @@
+"""Refuse files that cost far more than their pixels, before they are decoded."""
+
+import re
+import struct
+
+from PIL import Image
+
+from coserve_images.errors import ImageError
+from coserve_images.reader import Reader
+
+MAX_PIXELS = 178_956_970
+"""The most that any caller may allow, as Pillow refuses more. Phones take 108 million."""
+MAX_RLE_PIXELS = 2**20
+"""Limit for run-length encoded BMPs, which Pillow decodes in Python, taking seconds per megapixel."""
+MAX_SCANS = 32
+"""Limit on the scans of a JPEG with the most pixels allowed; a smaller one may have more in proportion. Each
+scan walks the whole image, however few bytes it has. Encoders write about ten."""
+MAX_SEGMENTS = 10_000
+"""Limit on a progressive JPEG's segments, which are counted in Python."""
+MAX_EXIF_SEGMENTS = 32
+"""Limit on a JPEG's segments of EXIF, which need no second one."""
+MAX_STRIPS = 50_000
+"""Limit on a TIFF's strips or tiles, for each of which Pillow starts a decoder."""
+MAX_COMPRESSED_CHUNKS = 256
+"""Limit on a PNG's compressed texts and profiles, each of which may inflate to a megabyte."""
+
+# A JPEG's marker. Entropy-coded data contains FF 00 and FF D0 to FF D7 alone (ITU-T T.81, B.1.1.5).
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+
+_JPEG_IN_TIFF = (6, 7)
+_WIDTH, _HEIGHT, _COMPRESSION, _STRIP_OFFSETS, _STRIP_COUNTS = 256, 257, 259, 273, 279
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
+_TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+"""Bytes of a value by its type; all other types have one."""
+_CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+"""How integers are packed, by their type."""
+
+
+def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise ImageError if an image of this size has more than `max_pixels`."""
+    width, height = size
+    if width * height > max_pixels:
+        raise ImageError(f"{width} x {height} pixels, more than the {max_pixels} allowed")
+
+
+def check_file(reader: Reader, max_pixels: int) -> None:
+    """Raise ImageError if parsing the file's structure would take long, before Pillow parses it."""
+    head = reader.read(16)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_chunks(reader)
+    elif head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        _check_directory(reader, head, max_pixels)
+    elif head.startswith(b"\xff\xd8"):
+        _check_metadata(reader)
+
+
+def check_opened(image: Image.Image, max_pixels: int) -> None:
+    """Raise ImageError if an opened image has too many pixels."""
+    check_pixels(image.size, max_pixels)
+    if image.tile and image.tile[0][0] == "bmp_rle":
+        check_pixels(image.size, min(max_pixels, MAX_RLE_PIXELS))
+
+
+def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
+    """Raise ImageError if a JPEG has too many scans for its pixels."""
+    allowed = MAX_SCANS * max_pixels // pixels
+    # Counting these two bytes takes no time. They may also occur in a thumbnail, or behind the image.
+    if data.count(b"\xff\xda") > allowed and _count_scans(data, allowed) > allowed:
+        raise ImageError(f"more scans than the {allowed} allowed for a JPEG of {pixels} pixels")
+
+
+def _count_scans(data: bytes, enough: int) -> int:
+    """Count a JPEG's scans, until there are more than `enough`."""
+    scans, position = 0, 2
+    for _ in range(MAX_SEGMENTS):
+        marker = _MARKER.search(data, position)
+        if marker is None or data[marker.end() - 1] == _END_OF_IMAGE:
+            return scans
+        scans += data[marker.end() - 1] == _START_OF_SCAN
+        if scans > enough:
+            return scans
+        position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+    raise ImageError(f"more than {MAX_SEGMENTS} segments")
+
+
+def _check_metadata(reader: Reader) -> None:
+    """Check a JPEG's segments of EXIF, each of which Pillow joins to those before it."""
+    if reader.size > MAX_EXIF_SEGMENTS * 2**16 and reader.getvalue().count(b"Exif\0\0") > MAX_EXIF_SEGMENTS:
+        raise ImageError(f"more than {MAX_EXIF_SEGMENTS} segments of EXIF")
+
+
+def _check_chunks(reader: Reader) -> None:
+    """Check a PNG's chunks: Pillow inflates each compressed text or profile."""
+    reader.seek(8)
+    compressed = 0
+    while len(header := reader.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        compressed += kind in (b"iCCP", b"zTXt", b"iTXt")
+        if compressed > MAX_COMPRESSED_CHUNKS:
+            raise ImageError(f"more than {MAX_COMPRESSED_CHUNKS} compressed texts and profiles")
+        reader.seek(length + 4, 1)
+
+
+def _check_directory(reader: Reader, head: bytes, max_pixels: int) -> None:
+    """Check a TIFF's first directory: the bytes of its values, its strips or tiles, and the scans in them."""
+    order = "<" if head[:2] == b"II" else ">"
+    tags = _read_directory(reader, head, order)
+    if sum(_TYPE_BYTES.get(kind, 1) * count for kind, count, _ in tags.values()) > 2 * reader.size + 2**16:
+        raise ImageError("the values of the TIFF's tags overlap")
+    strips = max(_count(tags, _STRIP_OFFSETS), _count(tags, _TILE_OFFSETS))
+    if strips > MAX_STRIPS:
+        raise ImageError(f"more than {MAX_STRIPS} strips or tiles")
+    if _TILE_OFFSETS in tags:
+        check_pixels((_value(tags, _TILE_WIDTH, order), _value(tags, _TILE_HEIGHT, order)), max_pixels)
+    if _value(tags, _COMPRESSION, order) in _JPEG_IN_TIFF:
+        scans = reader.getvalue().count(b"\xff\xda")
+        pixels = _value(tags, _WIDTH, order) * _value(tags, _HEIGHT, order)
+        counts = _TILE_COUNTS if _TILE_OFFSETS in tags else _STRIP_COUNTS
+        # If no two strips share bytes, no two share a scan.
+        if sum(_values(reader, tags, counts, order)) <= reader.size:
+            pixels //= max(1, strips)
+        if scans * pixels > MAX_SCANS * max_pixels:
+            raise ImageError(f"{scans} JPEG scans in {strips} strips or tiles, too many for its size")
+
+
+def _read_directory(reader: Reader, head: bytes, order: str) -> dict[int, tuple[int, int, bytes]]:
+    """Return the type, count and value, or the value's offset, of each tag in the first directory."""
+    big = b"+" in head[2:4]
+    if big:
+        start, count_format, entry_format = struct.unpack(f"{order}Q", head[8:16])[0], "Q", "HHQ8s"
+    else:
+        start, count_format, entry_format = struct.unpack(f"{order}I", head[4:8])[0], "H", "HHI4s"
+    reader.seek(start)
+    (count,) = struct.unpack(order + count_format, reader.read(struct.calcsize(order + count_format)))
+    size = struct.calcsize(order + entry_format)
+    entries = reader.read(min(count, 2**16) * size)
+    whole = entries[: len(entries) // size * size]
+    return {
+        tag: (kind, values, value)
+        for tag, kind, values, value in struct.iter_unpack(order + entry_format, whole)
+    }
+
+
+def _count(tags: dict[int, tuple[int, int, bytes]], tag: int) -> int:
+    return tags[tag][1] if tag in tags else 0
+
+
+def _value(tags: dict[int, tuple[int, int, bytes]], tag: int, order: str) -> int:
+    """Return the first value of a tag with few values; 0 if the tag is missing."""
+    kind, _, value = tags.get(tag, (0, 0, b""))
+    return int(struct.unpack_from(order + _CODES[kind], value)[0]) if kind in _CODES else 0
+
+
+def _values(reader: Reader, tags: dict[int, tuple[int, int, bytes]], tag: int, order: str) -> tuple[int, ...]:
+    """Return all values of a tag."""
+    kind, count, value = tags.get(tag, (0, 0, b""))
+    values = f"{order}{count}{_CODES.get(kind, 'B')}"
+    size = struct.calcsize(values)
+    if size > len(value):
+        reader.seek(int.from_bytes(value, "little" if order == "<" else "big"))
+        value = reader.read(size)
+    return struct.unpack_from(values, value)

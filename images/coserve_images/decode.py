@@ -1,0 +1,151 @@
+"""Decode image files to upright 8-bit sRGB."""
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO, cast
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from coserve_images.bounds import MAX_PIXELS, check_file, check_opened, check_pixels, check_scans
+from coserve_images.colour import to_rgb
+from coserve_images.depth import scale_transparency
+from coserve_images.errors import ImageError, LateError, UnknownFormatError
+from coserve_images.formats import FORMATS, is_heic, register_heic
+from coserve_images.orientation import read_orientation, turn_upright
+from coserve_images.reader import Reader
+
+EXACT_PIXELS = 50_000_000
+"""JPEGs with more pixels are decoded at a fraction of their size if they are to be resized to less."""
+
+# Limit a PNG's total text to Pillow's limit for one chunk: unpacking the default of 64 MiB takes a second.
+PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
+# `max_pixels` decides what is too large, and damaged metadata does not matter.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+
+
+def decode(
+    source: bytes | BinaryIO,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    shorter_side: int | None = None,
+    formats: Sequence[str] = FORMATS,
+    deadline_ns: int | None = None,
+) -> Image.Image:
+    """Decode an image file to upright 8-bit sRGB, as a viewer would show it on a white page.
+
+    Apply the orientation and the colour profile, take the first frame of an animation, and scale samples of
+    more than 8 bits.
+
+    Args:
+        source: the file, or its bytes.
+        max_pixels: the limit on width times height.
+        shorter_side: the length that the shorter side will be resized to, if it is known. The result may then
+            be smaller than the file says, but has at least twice that.
+        formats: the formats to read, among Pillow's.
+        deadline_ns: when to stop, on the clock of `time.perf_counter_ns`.
+
+    Raises:
+        ImageError: the data is not an image in one of the formats or HEIC, is broken or truncated, has more
+            than `max_pixels`, or would take out of proportion long.
+        LateError: the deadline has passed.
+    """
+    with open_image(source, max_pixels, formats=formats, deadline_ns=deadline_ns) as opened:
+        if shorter_side is not None and opened.pixels > EXACT_PIXELS:
+            opened.reduce(min(opened.stored_size) / (2 * shorter_side))
+        return opened.decode()
+
+
+class OpenedImage:
+    """An image whose header has been read; `open_image` makes it."""
+
+    def __init__(self, image: Image.Image, reader: Reader, max_pixels: int) -> None:
+        self._image = image
+        self._reader = reader
+        self._max_pixels = max_pixels
+        self.stored_size = image.size
+        """Width and height before the image is turned upright."""
+
+    @property
+    def format(self) -> str:
+        """Return the name of the format in Pillow."""
+        return str(self._image.format)
+
+    @property
+    def pixels(self) -> int:
+        """Return the number of pixels."""
+        return self.stored_size[0] * self.stored_size[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return the upright image's width and height."""
+        with _translated(self._max_pixels):
+            # A PNG may have its metadata behind its pixels.
+            if self._image.format == "PNG":
+                self._image.load()
+        width, height = self.stored_size
+        return (height, width) if read_orientation(self._image) >= 5 else (width, height)
+
+    def reduce(self, factor: float) -> None:
+        """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, but by no more than `factor`; leave others."""
+        if factor >= 2:
+            width, height = self._image.size
+            self._image.draft(None, (math.ceil(width / factor), math.ceil(height / factor)))
+
+    def decode(self) -> Image.Image:
+        """Return the image, upright, in 8-bit sRGB.
+
+        Raises:
+            ImageError, LateError: see `decode`.
+        """
+        with _translated(self._max_pixels):
+            if self._image.format in ("JPEG", "MPO"):
+                check_scans(self._reader.getvalue(), self.pixels, self._max_pixels)
+            self._image.load()
+            # A frame can be larger than the header says.
+            check_pixels(self._image.size, self._max_pixels)
+            return to_rgb(turn_upright(self._image))
+
+
+@contextmanager
+def open_image(
+    source: bytes | BinaryIO,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    formats: Sequence[str] = FORMATS,
+    deadline_ns: int | None = None,
+) -> Iterator[OpenedImage]:
+    """Open an image without decoding it yet; see `decode` for arguments and errors."""
+    with _translated(max_pixels):
+        reader = Reader(source, deadline_ns)
+        check_file(reader, max_pixels)
+        reader.seek(0)
+        if is_heic(reader.read(64)):
+            register_heic()
+            formats = (*formats, "HEIF")
+        reader.seek(0)
+        image = Image.open(cast(BinaryIO, reader), formats=formats)
+    with image:
+        with _translated(max_pixels):
+            check_opened(image, max_pixels)
+            scale_transparency(image)
+        yield OpenedImage(image, reader, max_pixels)
+
+
+@contextmanager
+def _translated(max_pixels: int) -> Iterator[None]:
+    """Turn the errors of Pillow into ImageError."""
+    try:
+        yield
+    except (ImageError, LateError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UnknownFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"more than the {max_pixels} pixels allowed") from error
+    # Pillow's plugins raise any error of their parsers: struct.error, SyntaxError, EOFError and others.
+    except Exception as error:
+        text = str(error).replace("\n", " ") or type(error).__name__
+        raise ImageError(f"broken or truncated: {text}") from error

@@ -1,0 +1,91 @@
+"""Turn a decoded image into the tensor a network takes."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from coserve_images.bounds import MAX_PIXELS, check_pixels
+
+
+class Resizing(Protocol):
+    """The size of a network's input, and how an image is brought to it.
+
+    Attributes:
+        resize_size: length in pixels that the shorter side is resized to before the central crop; None
+            resizes to `height` x `width` without keeping proportions.
+        interpolation: `"bilinear"` or `"bicubic"`, both antialiased.
+    """
+
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def resize_size(self) -> int | None: ...  # noqa: D102
+    @property
+    def interpolation(self) -> str: ...  # noqa: D102
+
+
+class Preprocessing(Resizing, Protocol):
+    """How an image becomes a network's input; `mean` and `std` per channel, in units of pixel / 255."""
+
+    @property
+    def mean(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def std(self) -> Sequence[float]: ...  # noqa: D102
+
+
+def shorter_side(how: Resizing) -> int:
+    """Return the least length that the shorter side of an image needs in order not to be enlarged."""
+    return how.resize_size or max(how.height, how.width)
+
+
+def resize(image: Image.Image, how: Resizing, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Resize an RGB image and cut out its centre; one of the right size is not resampled.
+
+    Raises:
+        ImageError: the image is so long and thin that it would have more than `max_pixels` when resized.
+    """
+    if how.resize_size is None:
+        size = (how.width, how.height)
+    else:
+        scale = how.resize_size / min(image.size)
+        size = (round(image.width * scale), round(image.height * scale))
+    if size != image.size:
+        check_pixels(size, max_pixels)
+        image = image.resize(size, Image.Resampling[how.interpolation.upper()])
+    if image.size != (how.width, how.height):
+        left = round((image.width - how.width) / 2)
+        top = round((image.height - how.height) / 2)
+        image = image.crop((left, top, left + how.width, top + how.height))
+    return image
+
+
+def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+    """Resize, crop and normalise an RGB image.
+
+    Returns:
+        `(pixel / 255 - mean) / std`, FP32 `[3, height, width]`.
+
+    Raises:
+        ImageError: see `resize`.
+    """
+    factor, shift = _normalisation(tuple(how.mean), tuple(how.std))
+    tensor = np.asarray(resize(image, how, max_pixels)).transpose(2, 0, 1).astype(np.float32, order="C")
+    tensor *= factor
+    tensor += shift
+    return tensor
+
+
+@lru_cache
+def _normalisation(
+    mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the factor for 8-bit channels and the shift to add then, both `[3, 1, 1]`."""
+    factor = 1 / (255 * np.array(std))
+    shift = -np.array(mean) / np.array(std)
+    return factor.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]

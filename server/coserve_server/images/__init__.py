@@ -1,1 +1,0 @@
-"""Decode images and turn them into tensors."""

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 
 from benchmarks.soak.clients import Action, Clients, UnexpectedError
+from tests.images.hostile_images import REFUSED, SHOWN
 from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, STAGES, TENSORS
-from tests.server.hostile_images import REFUSED, SHOWN
 
 Request = tuple[str, dict[str, Any], set[int]]
 """Path, arguments for httpx, and the expected statuses."""

@@ -8,7 +8,10 @@ from typing import BinaryIO, TypeAlias, cast
 
 from coserve_client.errors import InputError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".dib", ".tif", ".tiff"}
+    | {".avif", ".heic", ".heif"}
+)
 """File name endings, in lower case, that mark an image in a folder."""
 
 

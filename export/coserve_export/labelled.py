@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
-from coserve_export.samples import resize
+from coserve_images.preprocess import resize, shorter_side
 
 BATCH_SIZE = 32
 
@@ -49,13 +49,13 @@ class LabelledImages:
                 yield self.preprocessing.normalise(np.stack(images))
 
     def _decode(self, source: Any) -> npt.NDArray[np.uint8]:
-        from coserve_training.data.decode import to_rgb, upright
         from coserve_training.data.lazy import open_image
 
         try:
             with open_image(source) as image:
-                return np.asarray(resize(to_rgb(upright(image)), self.preprocessing))
-        # Pillow's plugins raise any kind of exception on damaged files.
+                decoded = image.decode(shorter_side(self.preprocessing))
+                return np.asarray(resize(decoded, self.preprocessing))
+        # Opening a file or a member of a zip fails with errors of many types.
         except Exception as error:
             raise DescriptionError(
                 f"{getattr(source, 'name', 'an image')} cannot be decoded: {error}"

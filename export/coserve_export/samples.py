@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
 from coserve_export.parity import Images
+from coserve_images.decode import decode
+from coserve_images.errors import ImageError
+from coserve_images.formats import OWN_FORMATS, OWN_SUFFIXES
+from coserve_images.preprocess import resize, shorter_side
 
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 MAX_SAMPLES = 32
 RANDOM_IMAGES = 4
 BLOBS = 4
@@ -78,7 +81,7 @@ def read_samples(folder: Path, preprocessing: Preprocessing) -> npt.NDArray[np.u
     # os.path, unlike pathlib, also answers for names that no folder can have.
     if not os.path.isdir(folder):  # noqa: PTH112
         raise DescriptionError(f"{folder} is not a folder")
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.is_dir())
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in OWN_SUFFIXES and not file.is_dir())
     files = sorted(found)[:MAX_SAMPLES]
     if len(files) < 2:
         raise DescriptionError(f"{folder} has {len(files)} images; at least two are needed")
@@ -87,24 +90,8 @@ def read_samples(folder: Path, preprocessing: Preprocessing) -> npt.NDArray[np.u
 
 def _read(file: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with file.open("rb") as stream:
+            image = decode(stream, shorter_side=shorter_side(preprocessing), formats=OWN_FORMATS)
+        return np.asarray(resize(image, preprocessing))
+    except (OSError, ImageError) as error:
         raise DescriptionError(f"{file} cannot be decoded: {error}") from error
-    return np.asarray(resize(image, preprocessing))
-
-
-def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize an RGB image to the networks' input as the server does (docs/model-repository.md)."""
-    height = preprocessing.height
-    width = preprocessing.width
-    resampling = Image.Resampling[preprocessing.interpolation.upper()]
-    if image.size == (width, height):
-        return image
-    if preprocessing.resize_size is None:
-        return image.resize((width, height), resampling)
-    scale = preprocessing.resize_size / min(image.size)
-    resized = image.resize((round(image.width * scale), round(image.height * scale)), resampling)
-    left = round((resized.width - width) / 2)
-    top = round((resized.height - height) / 2)
-    return resized.crop((left, top, left + width, top + height))

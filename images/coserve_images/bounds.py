@@ -3,7 +3,7 @@
 import re
 import struct
 
-from PIL import Image
+from PIL import ImageFile
 
 from coserve_images.errors import ImageError
 from coserve_images.reader import Reader
@@ -28,6 +28,8 @@ MAX_COMPRESSED_CHUNKS = 256
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How a TIFF begins, in either byte order; BigTIFF has a plus sign."""
 _JPEG_IN_TIFF = (6, 7)
 _WIDTH, _HEIGHT, _COMPRESSION, _STRIP_OFFSETS, _STRIP_COUNTS = 256, 257, 259, 273, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
@@ -49,13 +51,13 @@ def check_file(reader: Reader, max_pixels: int) -> None:
     head = reader.read(16)
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         _check_chunks(reader)
-    elif head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+    elif head[:4] in TIFF_HEADS:
         _check_directory(reader, head, max_pixels)
     elif head.startswith(b"\xff\xd8"):
         _check_metadata(reader)
 
 
-def check_opened(image: Image.Image, max_pixels: int) -> None:
+def check_opened(image: ImageFile.ImageFile, max_pixels: int) -> None:
     """Raise ImageError if an opened image has too many pixels."""
     check_pixels(image.size, max_pixels)
     if image.tile and image.tile[0][0] == "bmp_rle":

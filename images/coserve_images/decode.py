@@ -2,22 +2,31 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, cast
 
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from coserve_images.bounds import MAX_PIXELS, check_file, check_opened, check_pixels, check_scans
+from coserve_images.bounds import (
+    MAX_PIXELS,
+    TIFF_HEADS,
+    check_file,
+    check_opened,
+    check_pixels,
+    check_scans,
+)
 from coserve_images.colour import to_rgb
 from coserve_images.depth import scale_transparency
 from coserve_images.errors import ImageError, LateError, UnknownFormatError
-from coserve_images.formats import FORMATS, is_heic, register_heic
+from coserve_images.formats import FORMATS, is_heic, register_heic, turns_itself
 from coserve_images.orientation import read_orientation, turn_upright
 from coserve_images.reader import Reader
 
 EXACT_PIXELS = 50_000_000
 """JPEGs with more pixels are decoded at a fraction of their size if they are to be resized to less."""
+JPEG = ("JPEG", "MPO")
+"""Pillow's names of JPEG: some cameras append further images."""
 
 # Limit a PNG's total text to Pillow's limit for one chunk: unpacking the default of 64 MiB takes a second.
 PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
@@ -31,7 +40,7 @@ def decode(
     max_pixels: int = MAX_PIXELS,
     *,
     shorter_side: int | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: tuple[str, ...] = FORMATS,
     deadline_ns: int | None = None,
 ) -> Image.Image:
     """Decode an image file to upright 8-bit sRGB, as a viewer would show it on a white page.
@@ -53,56 +62,54 @@ def decode(
         LateError: the deadline has passed.
     """
     with open_image(source, max_pixels, formats=formats, deadline_ns=deadline_ns) as opened:
-        if shorter_side is not None and opened.pixels > EXACT_PIXELS:
-            opened.reduce(min(opened.stored_size) / (2 * shorter_side))
-        return opened.decode()
+        return opened.decode(shorter_side)
 
 
 class OpenedImage:
-    """An image whose header has been read; `open_image` makes it."""
+    """An image whose header has been read.
 
-    def __init__(self, image: Image.Image, reader: Reader, max_pixels: int) -> None:
+    Attributes:
+        stored_size: width and height before the image is turned upright.
+    """
+
+    def __init__(
+        self, image: Image.Image, reader: Reader | None = None, max_pixels: int = MAX_PIXELS
+    ) -> None:
+        """Take over a Pillow image, and the file that it is read from."""
         self._image = image
         self._reader = reader
         self._max_pixels = max_pixels
         self.stored_size = image.size
-        """Width and height before the image is turned upright."""
 
     @property
-    def format(self) -> str:
-        """Return the name of the format in Pillow."""
-        return str(self._image.format)
-
-    @property
-    def pixels(self) -> int:
-        """Return the number of pixels."""
-        return self.stored_size[0] * self.stored_size[1]
+    def format(self) -> str | None:
+        """Return Pillow's name of the format."""
+        return self._image.format
 
     @property
     def size(self) -> tuple[int, int]:
         """Return the upright image's width and height."""
-        with _translated(self._max_pixels):
-            # A PNG may have its metadata behind its pixels.
-            if self._image.format == "PNG":
+        # A PNG may have its metadata behind its pixels.
+        if self._image.format == "PNG":
+            with _translated(self._max_pixels):
                 self._image.load()
         width, height = self.stored_size
         return (height, width) if read_orientation(self._image) >= 5 else (width, height)
 
     def reduce(self, factor: float) -> None:
-        """Decode a JPEG at 1/2, 1/4 or 1/8 of its size, but by no more than `factor`; leave others."""
+        """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, by at most `factor`. Leave other formats."""
         if factor >= 2:
             width, height = self._image.size
             self._image.draft(None, (math.ceil(width / factor), math.ceil(height / factor)))
 
-    def decode(self) -> Image.Image:
-        """Return the image, upright, in 8-bit sRGB.
-
-        Raises:
-            ImageError, LateError: see `decode`.
-        """
+    def decode(self, shorter_side: int | None = None) -> Image.Image:
+        """Return the image, upright, in 8-bit sRGB; for arguments and errors see the function `decode`."""
+        pixels = math.prod(self.stored_size)
+        if shorter_side is not None and pixels > EXACT_PIXELS:
+            self.reduce(min(self.stored_size) / (2 * shorter_side))
         with _translated(self._max_pixels):
-            if self._image.format in ("JPEG", "MPO"):
-                check_scans(self._reader.getvalue(), self.pixels, self._max_pixels)
+            if self._reader is not None and self._image.format in JPEG:
+                check_scans(self._reader.getvalue(), pixels, self._max_pixels)
             self._image.load()
             # A frame can be larger than the header says.
             check_pixels(self._image.size, self._max_pixels)
@@ -114,7 +121,7 @@ def open_image(
     source: bytes | BinaryIO,
     max_pixels: int = MAX_PIXELS,
     *,
-    formats: Sequence[str] = FORMATS,
+    formats: tuple[str, ...] = FORMATS,
     deadline_ns: int | None = None,
 ) -> Iterator[OpenedImage]:
     """Open an image without decoding it yet; see `decode` for arguments and errors."""
@@ -126,12 +133,27 @@ def open_image(
             register_heic()
             formats = (*formats, "HEIF")
         reader.seek(0)
-        image = Image.open(cast(BinaryIO, reader), formats=formats)
+        image = _identify(reader, formats)
     with image:
         with _translated(max_pixels):
             check_opened(image, max_pixels)
+            # Others are checked when they are decoded, since the whole file has to be read.
+            if image.info.get("progressive"):
+                check_scans(reader.getvalue(), image.width * image.height, max_pixels)
             scale_transparency(image)
+            if image.format == "HEIF" and turns_itself(reader.getvalue()):
+                del image.info["original_orientation"]
         yield OpenedImage(image, reader, max_pixels)
+
+
+def _identify(reader: Reader, formats: tuple[str, ...]) -> ImageFile.ImageFile:
+    try:
+        return Image.open(cast(BinaryIO, reader), formats=formats)
+    except UnidentifiedImageError as error:
+        reader.seek(0)
+        if reader.read(4) in TIFF_HEADS:
+            raise UnknownFormatError("a kind of TIFF that is not supported") from error
+        raise UnknownFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
 
 
 @contextmanager
@@ -141,8 +163,6 @@ def _translated(max_pixels: int) -> Iterator[None]:
         yield
     except (ImageError, LateError, MemoryError):
         raise
-    except UnidentifiedImageError as error:
-        raise UnknownFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"more than the {max_pixels} pixels allowed") from error
     # Pillow's plugins raise any error of their parsers: struct.error, SyntaxError, EOFError and others.

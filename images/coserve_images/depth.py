@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from coserve_images.errors import ImageError
 
@@ -57,7 +57,7 @@ def _scale_floats(grey: NDArray[np.float32], white_is_zero: bool) -> Image.Image
     return Image.fromarray(255 - scaled if white_is_zero else scaled)
 
 
-def scale_transparency(image: Image.Image) -> None:
+def scale_transparency(image: ImageFile.ImageFile) -> None:
     """Scale the transparent grey or colour of an opened PNG to the depth that its pixels will have."""
     key = image.info.get("transparency")
     raw_mode = image.tile[0][3] if image.format == "PNG" and image.tile else None

@@ -3,7 +3,7 @@
 from functools import cache
 from importlib.util import find_spec
 
-from coserve_images.errors import UnknownFormatError
+from coserve_images.errors import ImageError
 
 # The formats of photographs. Pillow's other decoders may start programs, read byte by byte in Python (PPM) or
 # have a history of vulnerabilities, so they are not used.
@@ -31,15 +31,22 @@ def is_heic(head: bytes) -> bool:
     return any(head[at : at + 4] in _HEIC_BRANDS for at in (8, *range(16, length - 3, 4)))
 
 
+def turns_itself(data: bytes) -> bool:
+    """Return whether a HEIC file has a turn of its own, so that the EXIF orientation does not count."""
+    at = data.find(b"meta")
+    properties = data[at : at + int.from_bytes(data[max(at - 4, 0) : at], "big")]
+    return b"irot" in properties or b"imir" in properties
+
+
 @cache
 def register_heic() -> None:
     """Let Pillow read HEIC.
 
     Raises:
-        UnknownFormatError: the extra `heic` is not installed.
+        ImageError: the extra `heic` is not installed.
     """
     if find_spec("pillow_heif") is None:
-        raise UnknownFormatError("HEIC needs the extra heic: pip install 'coserve[heic]'")
+        raise ImageError("HEIC needs the extra heic: pip install 'coserve[heic]'")
     from pillow_heif import register_heif_opener
 
     register_heif_opener(thumbnails=False)

@@ -36,9 +36,12 @@ def read_orientation(image: Image.Image) -> int:
     Damaged metadata counts as none, since viewers show such photographs. Of Pillow's parsers, some fail on it
     and some take long.
     """
-    # Pillow turns TIFF upright itself, and libheif HEIC.
-    if image.format in ("TIFF", "HEIF"):
+    # Pillow turns TIFF upright itself.
+    if image.format == "TIFF":
         return 1
+    # pillow-heif takes it out of EXIF.
+    if image.format == "HEIF":
+        return image.info.get("original_orientation") or 1
     orientation = _find_in_exif(_exif(image.info)) or _find_in_xmp(image.info)
     return orientation if orientation in _UPRIGHT else 1
 

@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 from coserve_images.errors import ImageError, LateError
 
-FREE_READS = 20_000
+FREE_READS = 50_000
 BYTES_PER_READ = 1024
 """Pillow's parsers take microseconds per read, so a file may have `FREE_READS` parts and one more for each
 `BYTES_PER_READ` bytes. libpng writes 8 KiB per chunk."""

@@ -12,10 +12,10 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from tests.images.hostile_images import REFUSED, SHOWN
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import RED, classify, problem
 from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, POST, STAGES, TENSORS
-from tests.server.hostile_images import REFUSED, SHOWN
 from tests.server.onnx_repository import LABELS, write_repository
 
 LIMIT_MS = 2000

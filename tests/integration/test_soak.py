@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.server.hostile_images import encoded
+from tests.images.hostile_images import encoded
 from tests.server.onnx_repository import write_repository
 
 ROOT = Path(__file__).parents[2]

@@ -46,7 +46,7 @@ def damage(folder: Path) -> list[str]:
     (folder / "train/red/gone.png").symlink_to(folder / "nowhere.png")
     (folder / "train/red/self.png").symlink_to(folder / "train/red/self.png")
     Image.new("L", (1, 60_000)).save(folder / "train/red/thread.png")
-    Image.fromarray(np.zeros((8, 8), np.float32)).save(folder / "train/red/float.tiff")
+    Image.fromarray(np.full((8, 8), 7, np.float32)).save(folder / "train/red/float.tiff")
     names = ["000.png", "001.png", "002.png", "cut.jpg", "header.jpg", "gone.png", "self.png", "thread.png"]
     return [f"train/red/{name}" for name in names]
 

@@ -17,11 +17,11 @@ def find_fault(file: StoredFile, size: int) -> str | None:
     """
     try:
         with open_image(file) as image:
-            check_shape(image.size, size)
+            check_shape(image.stored_size, size)
             ending = ENDINGS.get(str(image.format))
             if ending is None or not _ends_in(file, ending):
-                image.load()
-    # Pillow's plugins raise many types of errors: struct.error, SyntaxError, EOFError and others.
+                image.decode(size)
+    # Opening a file or a member of a zip fails with errors of many types.
     except Exception as error:
         return describe_error(error)
     return None

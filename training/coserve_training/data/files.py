@@ -9,9 +9,9 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from coserve_images.formats import OWN_SUFFIXES
 from coserve_training.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
 SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
 """Splits by folder name. Validation images are test images too."""
 FLAT_SPLITS = SPLITS.keys() - {"train", "test"}
@@ -107,7 +107,7 @@ class Files:
         if name in TRUTH_FILES:
             self.truth[name] = file
             return True
-        if PurePosixPath(name).suffix.lower() not in IMAGE_SUFFIXES:
+        if PurePosixPath(name).suffix.lower() not in OWN_SUFFIXES:
             return False
         if len(parts) >= 3 and parts[-3] in SPLITS:
             self._of_class(parts[-3], parts[-2]).append(file)

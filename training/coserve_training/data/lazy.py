@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from coserve_images import decode
+from coserve_images.decode import OpenedImage
+from coserve_images.errors import UnknownFormatError
+from coserve_images.formats import OWN_FORMATS
 from coserve_training.data.decode import Pixels, centre, random_crops
 from coserve_training.data.files import StoredFile
 from coserve_training.errors import DataError
@@ -104,7 +108,7 @@ class LazyImages:
         """Decode an image `[size, size, 3]`, or crops `[views, size, size, 3]`; on failure return why."""
         try:
             return self._decode(index, epoch)
-        # Pillow's plugins raise many types of errors: struct.error, SyntaxError, EOFError and others.
+        # Opening a file or a member of a zip fails with errors of many types.
         except Exception as error:
             return f"{self.sources[index].name} ({describe_error(error)})"
 
@@ -117,18 +121,18 @@ class LazyImages:
 
 
 @contextmanager
-def open_image(source: StoredFile | Pixels) -> Iterator[Image.Image]:
+def open_image(source: StoredFile | Pixels) -> Iterator[OpenedImage]:
     """Open an image without decoding it yet."""
     if isinstance(source, StoredFile):
-        with source.open() as stream, Image.open(stream) as image:
+        with source.open() as stream, decode.open_image(stream, formats=OWN_FORMATS) as image:
             yield image
     else:
-        yield Image.fromarray(source)
+        yield OpenedImage(Image.fromarray(source))
 
 
 def describe_error(error: Exception) -> str:
     """Describe in one line why an image cannot be decoded."""
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, UnknownFormatError):
         return "not an image in a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()

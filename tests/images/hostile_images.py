@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from PIL import Image, PngImagePlugin
 
+from tests.images.tiffs import tiff
+
 MAX_PIXELS = 10_000
 """The limit that the files of `REFUSED` break, where they break one."""
 
@@ -39,7 +41,7 @@ def gif(canvas: tuple[int, int], frame: tuple[int, int], frames: int = 1) -> byt
     )
 
 
-def tiff(width: int, height: int, count: int = 3, offset: int = 8) -> bytes:
+def one_strip(width: int, height: int, count: int = 3, offset: int = 8) -> bytes:
     """A directory that names `count` strips at an offset."""
     tags = [
         (256, width),
@@ -97,6 +99,70 @@ def exif(directory: bytes) -> bytes:
     return encoded(kind="JPEG", exif=b"Exif\0\0" + directory)
 
 
+def scans(count: int) -> bytes:
+    """A progressive JPEG of 10,000 pixels whose last scan is repeated."""
+    whole = encoded((100, 100), "JPEG", progressive=True)
+    at = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[at:-2] * count + whole[-2:]
+
+
+def sequential_scans(count: int) -> bytes:
+    """A baseline JPEG whose three components have a scan each, and more of them than needed."""
+    whole = encoded((100, 100), "JPEG", subsampling=0)
+    at = whole.index(b"\xff\xda")
+    one = b"\xff\xda\x00\x08\x01%c\x00\x00\x3f\x00" + bytes(200)
+    return whole[:at] + b"".join(one % (1 + i % 3) for i in range(count)) + b"\xff\xd9"
+
+
+def scans_in_tiff(strips: int, shared: bool) -> bytes:
+    """A JPEG of 40 scans as the only strip of a TIFF, or as each of several."""
+    jpeg = scans(30)
+    return tiff(
+        {
+            256: ("I", [100]), 257: ("I", [100 * strips]), 258: ("H", [8, 8, 8]), 259: ("H", [7]),
+            262: ("H", [6]), 277: ("H", [3]), 278: ("I", [100]),
+        },
+        jpeg if shared else jpeg * strips, strips=strips,
+    )  # fmt: skip
+
+
+def before_pixels(data: bytes, extra: bytes) -> bytes:
+    """The JPEG with something more behind its first marker."""
+    return data[:2] + extra + data[2:]
+
+
+def many_strips(count: int) -> bytes:
+    return tiff(
+        {
+            256: ("I", [4]), 257: ("I", [4]), 258: ("H", [8]), 259: ("H", [1]), 262: ("H", [1]),
+            277: ("H", [1]), 278: ("I", [1]),
+        },
+        bytes(16), strips=count,
+    )  # fmt: skip
+
+
+def huge_tile(side: int) -> bytes:
+    pixels = zlib.compress(bytes(side * side), 9)
+    return tiff(
+        {
+            256: ("I", [10]), 257: ("I", [10]), 258: ("H", [8]), 259: ("H", [8]), 262: ("H", [1]),
+            277: ("H", [1]), 322: ("I", [side]), 323: ("I", [side]),
+        },
+        pixels, offsets=324,
+    )  # fmt: skip
+
+
+def overlapping_tags(count: int) -> bytes:
+    """Every tag's value is the whole file."""
+    entries = b"".join(struct.pack("<HHII", 300 + i, 1, 12 * count, 0) for i in range(count))
+    return b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(4)
+
+
+def profiles(count: int) -> bytes:
+    profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(2**19), 9))
+    return png(1, 1, zlib.compress(bytes(4)), *[profile] * count)
+
+
 KINDS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 
 REFUSED: dict[str, Callable[[], bytes]] = {
@@ -125,10 +191,10 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "BMP of negative width": lambda: patched(encoded(kind="BMP"), b"\x28\0\0\0", (-16, 16), "<ii"),
     "BMP of no size": lambda: patched(encoded(kind="BMP"), b"\x28\0\0\0", (0, 0), "<ii"),
     "BMP in run lengths": lambda: rle_bmp(5_000),
-    "TIFF header that lies": lambda: tiff(2**31, 2**31),
-    "TIFF of no size": lambda: tiff(0, 0),
-    "TIFF strip of four gigabytes": lambda: tiff(50, 50, count=2**32 - 1),
-    "TIFF strip outside of the file": lambda: tiff(50, 50, count=2500, offset=2**32 - 9),
+    "TIFF header that lies": lambda: one_strip(2**31, 2**31),
+    "TIFF of no size": lambda: one_strip(0, 0),
+    "TIFF strip of four gigabytes": lambda: one_strip(50, 50, count=2**32 - 1),
+    "TIFF strip outside of the file": lambda: one_strip(50, 50, count=2500, offset=2**32 - 9),
     "TIFF whose directory is itself": lambda: b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
     "WebP header that lies": lambda: patched(
         encoded((16, 16), "WEBP", lossless=True), b"VP8L", (2**32 - 1, 0xFFFFFFFF), "<II"
@@ -137,6 +203,23 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "AVIF of another size than its pixels": lambda: patched(
         encoded((16, 16), "AVIF"), b"ispe\0\0\0\0", (60_000, 60_000), ">II"
     ),
+    "JPEG of 40 scans": lambda: scans(40),
+    "JPEG of 120 sequential scans": lambda: sequential_scans(120),
+    "JPEG of 300,000 empty segments": lambda: before_pixels(encoded(kind="JPEG"), b"\xff\xfe\0\2" * 300_000),
+    "JPEG of 300,000 fill bytes": lambda: before_pixels(encoded(kind="JPEG"), b"\xff" * 300_000),
+    "JPEG with 40 segments of EXIF": lambda: before_pixels(
+        encoded(kind="JPEG"), (b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)) * 40
+    ),
+    "PNG of 300 colour profiles": lambda: profiles(300),
+    "PNG of 100,000 empty chunks": lambda: png(1, 1, zlib.compress(bytes(4)), chunk(b"prVt", b"") * 100_000),
+    "GIF with 100,000 comments": lambda: (
+        (plain := encoded(kind="GIF"))[: (at := plain.index(b","))] + b"!\xfe\1a\0" * 100_000 + plain[at:]
+    ),
+    "TIFF of 60,000 strips for four rows": lambda: many_strips(60_000),
+    "TIFF tile of 40 megapixels for a hundred": lambda: huge_tile(6_400),
+    "TIFF whose tags are all of it": lambda: overlapping_tags(20_000),
+    "TIFF of a JPEG of 40 scans": lambda: scans_in_tiff(1, shared=True),
+    "TIFF of strips that share a JPEG of 40 scans": lambda: scans_in_tiff(10, shared=True),
     "SVG": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
     "SVG of entities": lambda: b"<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]><svg>&b;</svg>",
     "PostScript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
@@ -196,6 +279,10 @@ SHOWN: dict[str, Callable[[], bytes]] = {
     ),
     "PNG whose checksum of pixels is wrong": lambda: encoded()[:-13] + b"\0" + encoded()[-12:],
     "PNG with an EXIF orientation in hexadecimal": lambda: encoded(pnginfo=_raw_exif()),
+    "JPEG of 20 scans": lambda: scans(10),
+    "TIFF of strips with a JPEG of a scan each": lambda: encoded(
+        (64, 64), "TIFF", compression="jpeg", strip_size=64 * 3 * 8
+    ),
     "16-bit grey": lambda: encoded(mode="I;16"),
 }
 """What a viewer shows all the same."""

@@ -6,15 +6,15 @@ import sys
 import pytest
 
 from coserve_images.decode import decode
-from coserve_server.errors import BadImageError
-from tests.server.hostile_images import MAX_PIXELS, REFUSED, SHOWN, encoded
+from coserve_images.errors import ImageError
+from tests.images.hostile_images import MAX_PIXELS, REFUSED, SHOWN, encoded
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_is_refused_in_one_line(name: str) -> None:
-    with pytest.raises(BadImageError) as caught:
+    with pytest.raises(ImageError) as caught:
         decode(REFUSED[name](), MAX_PIXELS)
     assert "\n" not in str(caught.value)
 

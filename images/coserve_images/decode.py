@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import IO, cast
 
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
@@ -36,7 +36,7 @@ warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
 
 
 def decode(
-    source: bytes | BinaryIO,
+    source: bytes | IO[bytes],
     max_pixels: int = MAX_PIXELS,
     *,
     shorter_side: int | None = None,
@@ -118,7 +118,7 @@ class OpenedImage:
 
 @contextmanager
 def open_image(
-    source: bytes | BinaryIO,
+    source: bytes | IO[bytes],
     max_pixels: int = MAX_PIXELS,
     *,
     formats: tuple[str, ...] = FORMATS,
@@ -148,7 +148,7 @@ def open_image(
 
 def _identify(reader: Reader, formats: tuple[str, ...]) -> ImageFile.ImageFile:
     try:
-        return Image.open(cast(BinaryIO, reader), formats=formats)
+        return Image.open(cast(IO[bytes], reader), formats=formats)
     except UnidentifiedImageError as error:
         reader.seek(0)
         if reader.read(4) in TIFF_HEADS:

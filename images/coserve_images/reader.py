@@ -2,7 +2,7 @@
 
 import time
 from io import BytesIO
-from typing import BinaryIO
+from typing import IO
 
 from coserve_images.errors import ImageError, LateError
 
@@ -17,7 +17,7 @@ MAX_PASSES = 4
 class Reader:
     """A seekable file that stops a parser at its deadline, or if it reads too much or in too small parts."""
 
-    def __init__(self, source: bytes | BinaryIO, deadline_ns: int | None = None) -> None:
+    def __init__(self, source: bytes | IO[bytes], deadline_ns: int | None = None) -> None:
         """Read from bytes or a file, until `deadline_ns` on the clock of `time.perf_counter_ns`."""
         self._file = BytesIO(source) if isinstance(source, bytes) else source
         self._deadline_ns = deadline_ns

@@ -245,7 +245,7 @@ def test_reads_standard_input(server: Server) -> None:
 def test_reports_what_it_cannot_send(tmp_path: Path, server: Server) -> None:
     result = run(tmp_path)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith(f"error: no images in {tmp_path}: no file there ends in .avif .bmp")
+    assert result.stderr.startswith(f"error: no images in {tmp_path}: no file there ends in .apng .avif .bmp")
 
     result = run(tmp_path / "none.jpg")
     assert (result.exit_code, result.stdout) == (1, "")

@@ -7,7 +7,7 @@ import pytest
 
 from coserve_images.decode import decode
 from coserve_images.errors import ImageError
-from tests.images.hostile_images import MAX_PIXELS, REFUSED, SHOWN, encoded
+from tests.images.hostile_images import MAX_PIXELS, REFUSED, SHOWN, before_pixels, encoded
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
 
@@ -17,6 +17,12 @@ def test_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ImageError) as caught:
         decode(REFUSED[name](), MAX_PIXELS)
     assert "\n" not in str(caught.value)
+
+
+def test_a_jpeg_with_many_segments_of_exif_is_refused() -> None:
+    segments = (b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)) * 40
+    with pytest.raises(ImageError, match="more than 32 segments of EXIF"):
+        decode(before_pixels(encoded(kind="JPEG"), segments), MAX_PIXELS)
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -122,6 +122,8 @@ def _recognise(outputs: Logits) -> str | None:
     sums = outputs.sum(axis=1, dtype=np.float64)
     if np.ptp(sums) <= SUM_LIMIT * sums.max():
         return "probabilities or one-hot classes, which have the same sum for every image"
+    if (outputs == np.round(outputs)).all():
+        return "class indices or votes, in whole numbers"
     if outputs.max() <= 1 + SUM_LIMIT:
         return "values between 0 and 1"
     return None

@@ -52,6 +52,7 @@ LOGITS: dict[str, Head] = {
     "log-softmax": lambda logits: np.log(softmax(np.clip(logits, -30, 30))),
     "temperature": lambda logits: logits / 20,
     "shifted": lambda logits: logits + 50,
+    "whole": lambda logits: np.round(logits / np.abs(logits).max(axis=1, keepdims=True) * 100),
     "negative distances": lambda logits: -np.abs(logits),
     "relu": lambda logits: np.maximum(logits, 0) + 0.01 * np.abs(logits),
 }
@@ -65,6 +66,7 @@ OTHERS: dict[str, Head] = {
     "sigmoid": sigmoid,
     "one-hot": one_hot,
     "ranks": lambda logits: logits.argsort(axis=1).argsort(axis=1),
+    "votes": lambda logits: np.round(np.maximum(logits, 0) / np.abs(logits).max(axis=1, keepdims=True) * 9),
     "a constant": lambda logits: np.broadcast_to(np.arange(logits.shape[1]), logits.shape),
     "the same for every class": lambda logits: np.repeat(logits[:, :1], logits.shape[1], axis=1),
 }
@@ -144,6 +146,14 @@ def test_a_network_that_fails_for_one_image_names_it() -> None:
         run_network(forward, SAMPLES, 3, "it", quantised=False)
 
 
+def test_a_network_that_runs_nothing() -> None:
+    def forward(_: Array) -> Array:
+        raise NetworkError("it: ONNX Runtime cannot run it: bad shape")
+
+    with pytest.raises(NetworkError, match=r"bad shape$"):
+        run_network(forward, SAMPLES, 3, "it", quantised=False)
+
+
 def test_a_network_that_runs_single_images_only() -> None:
     def forward(images: Array) -> Array:
         if len(images) > 1:
@@ -152,3 +162,39 @@ def test_a_network_that_runs_single_images_only() -> None:
 
     with pytest.raises(NetworkError, match="bad shape; it does run single images, so its batch size may be"):
         run_network(forward, SAMPLES, 3, "it", quantised=False)
+
+
+@pytest.mark.parametrize(("head", "refused"), [(softmax, True), (lambda logits: logits, False)])
+def test_far_brighter_images_tell_small_logits_from_probabilities(head: Head, refused: bool) -> None:
+    """Positive logits below 1 look like the outputs of a sigmoid, and numbers may overflow on the way."""
+
+    def forward(images: Array) -> Array:
+        with np.errstate(invalid="ignore", over="ignore"):
+            scores = (np.abs(images).mean((2, 3)) * 0.1 + 0.2 * np.arange(3)).astype(np.float16)
+            return head(scores * (1 + 0 * scores)).astype(np.float32)
+
+    if refused:
+        with pytest.raises(NetworkError, match="gives probabilities"):
+            run_network(forward, SAMPLES, 3, "it", quantised=False)
+    else:
+        run_network(forward, SAMPLES, 3, "it", quantised=False)
+
+
+def test_probabilities_that_far_brighter_images_break_stay_refused() -> None:
+    def forward(images: Array) -> Array:
+        finite = np.where(np.abs(images).max() > 100, np.float32("nan"), np.float32(1))
+        return softmax(images.mean((2, 3)) + np.arange(3, dtype=np.float32)) * finite
+
+    with pytest.raises(NetworkError, match="gives probabilities"):
+        run_network(forward, SAMPLES, 3, "it", quantised=False)
+
+
+def test_the_samples_differ_as_photographs_do() -> None:
+    deviations = SAMPLES.images.std((1, 2, 3))
+    assert len(SAMPLES.images) == len(SAMPLES.names) == 8
+    assert (
+        deviations[SAMPLES.names.index("a white image")]
+        == deviations[SAMPLES.names.index("a black image")]
+        == 0
+    )
+    assert np.ptp(SAMPLES.images.mean((1, 2, 3))) > 3

@@ -17,7 +17,7 @@ from coserve_server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-FILES = ("docker-compose.yml", "docker-compose.gpu.yml")
+FILES = ("docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.grpc.yml")
 COMPOSE = {name: yaml.safe_load((ROOT / name).read_text()) for name in FILES}
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/coserve.json").read_text())
 VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}")

@@ -205,6 +205,10 @@ def test_floods(server: Server, sent: str) -> None:
     exchange(server.grpc, FLOODS[sent])
 
 
+def test_clients_that_ping_all_the_time_are_told_so(server: Server) -> None:
+    assert b"too_many_pings" in exchange(server.grpc, START + frame(PING, 0, 0, bytes(8)) * 50)
+
+
 @pytest.mark.parametrize("sent", BROKEN_CALLS)
 def test_broken_calls(server: Server, sent: str) -> None:
     """Each gets an answer or the end of its stream, and the connection's next call is answered."""

@@ -126,6 +126,52 @@ def test_without_a_network_the_error_says_what_to_put_where(
     assert fetch("cifar10") == [cache / "set.bin"]
 
 
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "socks://127.0.0.1:1080/",
+        "http://",
+        "http:///x",
+        "//",
+        "http://[",
+        "http://user:secret@a..b:1",
+        "http://user:secret@127.0.0.1:port",
+        "http://127.0.0.1:9",
+        "a b",
+        "\udcff",
+    ],
+)
+def test_a_proxy_that_does_not_work_is_named(
+    name: str, value: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(monkeypatch, 80, "/whole")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DataError, match=rf"cannot be downloaded \(.*the environment sets .*{name}") as caught:
+        fetch("cifar10")
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE"])
+def test_a_variable_that_spoils_https_is_named(
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("https_proxy", "")
+    monkeypatch.setenv(name, str(tmp_path / "missing" / "file"))
+    monkeypatch.setitem(KNOWN, "cifar10", (Remote("set.bin", "https://127.0.0.1:9/whole", ""),))
+    with pytest.raises(DataError, match=rf"the environment sets .*{name}"):
+        fetch("cifar10")
+
+
+def test_without_a_home_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSERVE_DATA", "~no-such-user/cache")
+    with pytest.raises(DataError, match="set COSERVE_DATA"):
+        fetch("cifar10")
+
+
 def test_a_server_that_falls_silent_is_given_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)

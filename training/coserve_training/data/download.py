@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
@@ -55,12 +56,21 @@ def fetch(name: str, progress: Progress | None = None) -> list[Path]:
         DataError: if a file is not in the cache, and cannot be downloaded or has the wrong checksum. The
             message says where to put the file.
     """
-    folder = Path(os.environ.get("COSERVE_DATA") or "~/.cache/coserve").expanduser()
+    folder = _cache_folder()
     paths = [folder / remote.file for remote in KNOWN[name]]
     for remote, path in zip(KNOWN[name], paths, strict=True):
         if not path.is_file():
             _download(remote, path, progress)
     return paths
+
+
+def _cache_folder() -> Path:
+    try:
+        return Path(os.environ.get("COSERVE_DATA") or "~/.cache/coserve").expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"no folder for downloads: {error}; set COSERVE_DATA to one, or give the files themselves"
+        ) from error
 
 
 def check_published(path: Path) -> None:
@@ -96,14 +106,28 @@ def _download(remote: Remote, path: Path, progress: Progress | None) -> None:
                 f"published {remote.md5}); try again later, or put the published file at {path}"
             )
         part.replace(path)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        # urllib's errors do not say that a variable caused them, and may show a proxy's password.
+        if variables := _responsible_variables(remote.url, error):
+            shown = "" if isinstance(error, ValueError) else f"{reason}; "
+            reason = f"{shown}the environment sets {', '.join(variables)}"
         raise DataError(
             f"{remote.file} cannot be downloaded ({reason}); fetch {remote.url} and put it at {path}"
         ) from error
     finally:
         with suppress(OSError):
             part.unlink()
+
+
+def _responsible_variables(url: str, error: Exception) -> list[str]:
+    """Return the variables of the environment that may have caused an error."""
+    scheme = url.partition(":")[0]
+    names = {f"{scheme}_proxy"}
+    if not isinstance(error, urllib.error.HTTPError):
+        # Since Python 3.12, urllib prepares for HTTPS whatever the address is.
+        names |= {"sslkeylogfile"} | ({"ssl_cert_file", "ssl_cert_dir"} if scheme == "https" else set())
+    return sorted(name for name, value in os.environ.items() if value and name.lower() in names)
 
 
 def _read_chunks(remote: Remote, progress: Progress | None) -> Iterator[bytes]:

@@ -3,13 +3,16 @@ PORT ?= 8000
 IMAGE ?= photo.jpg
 VENV := .venv
 BIN := $(VENV)/bin
+# An index with CPU builds of PyTorch: docs/contributing.md.
+TORCH_INDEX ?=
 SHIPPED := wide_resnet10_4 wide_resnet16_4
 SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnet164 resnext29_8x64d $(SHIPPED)
 # A file's tests share servers, so they stay together.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo test test-compose lint bench bench-peers speedup force perf-analyzer clean
+.PHONY: setup demo test test-compat test-compose lint bench bench-peers speedup force perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -36,6 +39,9 @@ lint: $(VENV)/.all
 test: $(VENV)/.all  ## the whole suite but test-compose
 	@$(MAKE) --no-print-directory perf-analyzer || echo "without perf_analyzer, its tests fail (offline: are skipped)"
 	$(PYTEST) -m "not compose"
+
+test-compat: $(VENV)/.all  ## every Python here, the oldest and newest libraries, both Composes: minutes
+	$(BIN)/nox
 
 test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its own where none answers: minutes
 	tests/compose/run
@@ -64,4 +70,4 @@ perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for cos
 	$(BIN)/python benchmarks/fetch_perf_analyzer.py .perf_analyzer
 
 clean:
-	rm -rf $(VENV) .perf_analyzer .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .nox .perf_analyzer .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -31,7 +31,10 @@ FOR_IMAGE = ("--only-binary", ":all:", "--python-version", "3.11", "--constraint
 
 
 def main() -> None:
-    """Fill the folder named on the command line."""
+    """Fill the folder named on the command line; with `--compose FOLDER`, only with Compose v2."""
+    if sys.argv[1] == "--compose":
+        fetch_compose(Path(sys.argv[2]))
+        return
     folder = Path(sys.argv[1])
     images = folder / "images"
     download_wheels(folder / "wheels")
@@ -98,7 +101,7 @@ def fetch_compose(folder: Path) -> None:
             data = content.read()
     if hashlib.sha256(data).hexdigest() != COMPOSE_SHA256:
         sys.exit(f"{COMPOSE} does not contain the program that was reviewed")
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "docker-compose-v2").write_bytes(data)
     (folder / "docker-compose-v2").chmod(0o755)
 

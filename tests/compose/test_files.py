@@ -11,6 +11,7 @@ from typing import Any
 
 import promql_parser
 import pytest
+import tomli
 import yaml
 
 from coserve_server.settings import Settings
@@ -68,7 +69,9 @@ def test_a_file_follows_the_compose_specification(name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("program", [["docker", "compose"], ["docker-compose"]], ids=["v2", "1.29"])
+@pytest.mark.parametrize(
+    "program", [["docker", "compose"], ["docker-compose-v2"], ["docker-compose"]], ids=" ".join
+)
 @pytest.mark.parametrize("files", [FILES[:1], FILES], ids=["cpu", "gpu"])
 def test_compose_reads_the_files(program: list[str], files: tuple[str, ...]) -> None:
     if not shutil.which(program[0]) or subprocess.run([*program, "version"], capture_output=True).returncode:
@@ -112,6 +115,31 @@ def test_everything_that_stays_up_has_a_health_check_and_no_privileges() -> None
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert name == "bench" or ("healthcheck" in service and service["restart"] == "unless-stopped")
+
+
+def test_the_extras_of_images_are_the_package_s() -> None:
+    extras = set(tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    arguments = [
+        service.get("build", {}).get("args", {})
+        for file in COMPOSE.values()
+        for service in file["services"].values()
+    ]
+    named = {
+        name for one in arguments for name in VARIABLE.sub(r"\2", one.get("EXTRAS", "")).split(",") if name
+    }
+    documented = re.findall(r"EXTRAS=([\w,]+)", (ROOT / "docs/deploy.md").read_text())
+    assert documented
+    assert named | {name for one in documented for name in one.split(",")} <= extras
+
+
+def test_health_checks_ask_no_proxy() -> None:
+    """Docker passes the proxies of its own configuration on to containers."""
+    for service in COMPOSE[FILES[0]]["services"].values():
+        test = service.get("healthcheck", {}).get("test", [])
+        if "curl" in test:
+            assert test[test.index("curl") + 1 :][:2] == ["--noproxy", "*"]
+        elif "wget" in test:
+            assert test[1 : test.index("wget")] == ["env", "-u", "http_proxy", "-u", "HTTP_PROXY"]
 
 
 def test_images_are_pinned() -> None:

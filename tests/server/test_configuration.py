@@ -127,7 +127,10 @@ def test_an_unreadable_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     }
     for name, reason in reasons.items():
         assert list(find_faults(tmp_path / name)) == [f"{tmp_path / name} cannot be read: {reason}"]
-    assert list(find_faults(Path("a\0b"))) == ["a\0b cannot be read: embedded null byte"]
+    (fault,) = find_faults(Path("a\0b"))
+    # The words differ between versions of Python.
+    assert fault.startswith("a\0b cannot be read: ")
+    assert "embedded null" in fault
 
 
 @given(st.binary(max_size=60))

@@ -103,4 +103,4 @@ async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
 
 
 def trailers(error: Any) -> dict[str, str]:
-    return dict(error.trailing_metadata() or ())
+    return dict(iter(error.trailing_metadata() or ()))

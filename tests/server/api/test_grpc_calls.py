@@ -222,7 +222,7 @@ def test_ids_go_both_ways(caplog: pytest.LogCaptureFixture) -> None:
     async def test(served: Served) -> None:
         call = served.stub.ModelInfer(request(), metadata=[("x-request-id", "mine")])
         await call
-        assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
+        assert dict(iter(await call.trailing_metadata()))["x-request-id"] == "mine"
         error = await failure(served.stub.ModelInfer(request(model="cow")))
         assert len(trailers(error)["x-request-id"]) == 32
         async for _ in served.stub.ModelStreamInfer(iter([request()]), metadata=[("x-request-id", "other")]):
@@ -269,7 +269,7 @@ def test_traces() -> None:
             call = served.stub.ModelInfer(request(), metadata=metadata)
             await call
             await failure(served.stub.ModelInfer(request(model="cow"), metadata=metadata))
-            response = dict(await call.trailing_metadata())["traceresponse"]
+            response = dict(iter(await call.trailing_metadata()))["traceresponse"]
         await tracer.close()
         return str(response)
 

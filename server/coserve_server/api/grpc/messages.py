@@ -75,7 +75,8 @@ def write_response(request: InferRequest, answer: Classification) -> messages.Mo
 
 def to_message(kind: type[M], model: BaseModel) -> M:
     """Convert a response of `/v2` to the message with the same field names."""
-    return ParseDict(model.model_dump(), kind())
+    # Older versions of protobuf take lists alone, not tuples.
+    return ParseDict(model.model_dump(mode="json"), kind())
 
 
 def _to_document(message: messages.ModelInferRequest) -> dict[str, Any]:

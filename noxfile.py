@@ -1,0 +1,112 @@
+"""Run the tests on every Python and with the oldest and newest libraries that are supported.
+
+`make test-compat` runs every session, `nox --list` shows them. A session is skipped, with a warning, if its
+Python is not on this machine.
+"""
+
+import os
+import re
+import sys
+
+import nox
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+"""The Pythons that `pyproject.toml` has classifiers for."""
+OLDEST_PYTHON = PYTHONS[0]
+OLDEST_ONNXRUNTIME = "1.17.0"
+"""The oldest ONNX Runtime that loads exported networks (docs/export.md)."""
+CONSTRAINTS = ("--constraint", "constraints.txt")
+COMPOSE_1 = (
+    "docker-compose==1.29.2",
+    "docker==5.0.3",
+    "attrs",
+    "certifi",
+    "charset-normalizer",
+    "distro",
+    "dockerpty",
+    "docopt",
+    "idna",
+    "jsonschema<4",
+    "pyrsistent",
+    "python-dotenv",
+    # What Compose asks for, below 6, no longer builds.
+    "pyyaml",
+    "requests",
+    "setuptools<81",
+    "six",
+    "texttable",
+    "urllib3",
+    "websocket-client",
+)
+TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil", "trustme", "onnx")
+
+nox.options.default_venv_backend = "venv"
+nox.options.download_python = "never"
+# Otherwise a missing Python is an error wherever a variable CI is set.
+nox.options.error_on_missing_interpreters = False
+
+
+@nox.session(python=PYTHONS)
+def quick(session: nox.Session) -> None:
+    """Test the server and the client with the versions of constraints.txt."""
+    install(session, *CONSTRAINTS, "--editable", ".[server,client,otel]", *TEST_TOOLS)
+    run_quick_tests(session)
+
+
+@nox.session(python=PYTHONS)
+def setup(session: nox.Session) -> None:
+    """Check, without installing anything, that `make setup` finds every package of constraints.txt."""
+    install(session, "--dry-run", *CONSTRAINTS, "--editable", ".[all,dev]")
+
+
+@nox.session(python=OLDEST_PYTHON)
+def oldest(session: nox.Session) -> None:
+    """Test the server and the client with the oldest versions that pyproject.toml allows."""
+    install(session, *lower_bounds("server", "client", "otel"), *TEST_TOOLS)
+    install(session, "--no-deps", "--editable", ".")
+    run_quick_tests(session)
+
+
+@nox.session(python=OLDEST_PYTHON)
+def oldest_onnxruntime(session: nox.Session) -> None:
+    """Run the shipped networks with the oldest ONNX Runtime."""
+    install(session, f"onnxruntime=={OLDEST_ONNXRUNTIME}", "numpy<2")
+    session.run("python", "tests/compat/check_onnxruntime.py")
+
+
+@nox.session
+def newest_onnxruntime(session: nox.Session) -> None:
+    """Run the shipped networks with the newest ONNX Runtime that has been released."""
+    install(session, "--upgrade", "onnxruntime", "numpy")
+    session.run("python", "tests/compat/check_onnxruntime.py")
+
+
+@nox.session
+def compose(session: nox.Session) -> None:
+    """Read the Compose files with Compose 1.29 and 2.40; neither needs a Docker engine for it."""
+    install(session, "--no-deps", *COMPOSE_1)
+    folder = session.create_tmp()
+    # The tests run in the Python that runs nox, since Compose 1.29 needs other libraries than they do.
+    session.run(sys.executable, "tests/compose/stand_ins.py", "--compose", folder, external=True)
+    tests = ("tests/compose/test_files.py", "-k", "test_compose_reads_the_files", "-rs")
+    path = os.pathsep.join([folder, session.bin, os.environ["PATH"]])
+    session.run(sys.executable, "-m", "pytest", "--quiet", *tests, env={"PATH": path}, external=True)
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install with pip, which prints only warnings and errors."""
+    session.install("--quiet", "--disable-pip-version-check", *arguments)
+
+
+def run_quick_tests(session: nox.Session) -> None:
+    """Run the tests of server and client, which need neither PyTorch nor Triton."""
+    pytest = ("python", "-m", "pytest", "--quiet", "--numprocesses=2", "--dist=loadfile")
+    session.run(*pytest, *(session.posargs or ("tests/server", "tests/client")))
+
+
+def lower_bounds(*extras: str) -> list[str]:
+    """Return the project's requirements and those of some extras, each pinned to its lower bound."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    optional = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *(line for extra in extras for line in optional[extra])]
+    return [re.sub(r">=([\w.]+)[^;]*", r"==\1 ", line) for line in requirements]

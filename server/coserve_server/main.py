@@ -75,6 +75,7 @@ async def serve(
                 ws="none",
                 ssl_context_factory=(lambda *_: tls) if tls else None,
                 timeout_graceful_shutdown=grace_s,
+                timeout_keep_alive=settings.idle_timeout_ms / 1000,  # type: ignore[arg-type]  # any time will do
             )
             server = DrainingServer(
                 config,

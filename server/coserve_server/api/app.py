@@ -7,8 +7,9 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 
-from coserve_server.api import problems
+from coserve_server.api import openapi, problems
 from coserve_server.api.middleware import observing, security
+from coserve_server.api.middleware.equivalents import Equivalents
 from coserve_server.api.middleware.lingering_close import LingeringClose
 from coserve_server.api.v1 import routes as v1
 from coserve_server.api.v2 import repository as v2_repository
@@ -51,10 +52,13 @@ def build_app(
         title="Coserve",
         version=version("coserve"),
         summary="Image classification by ensembles whose members run concurrently.",
+        redirect_slashes=False,
     )
+    openapi.install(app)
     problems.install(app, {"/v2": error_response})
     security.install(app, classifier.settings, keys)
     app.add_middleware(LingeringClose)
+    app.add_middleware(Equivalents, prefix=classifier.settings.root_path)
     observing.install(app, classifier, tracer, reloader)
     app.state.classifier = classifier
     app.state.reloader = reloader

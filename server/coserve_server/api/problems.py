@@ -104,7 +104,8 @@ def describe_responses(*types: type[errors.RequestError]) -> dict[int | str, dic
         kind = KINDS[error]
         problems.setdefault(kind.status, []).append(f"`/problems/{kind.slug}`")
     # Given as `model`, FastAPI would also document it as application/json.
-    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    schema = {"$ref": "#/$defs/Problem", "$defs": {"Problem": Problem.model_json_schema()}}
+    content = {MEDIA_TYPE: {"schema": schema}}
     return {
         status: {"description": " or ".join(names), "content": content} for status, names in problems.items()
     }

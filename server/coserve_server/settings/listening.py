@@ -9,11 +9,25 @@ from pydantic_settings import NoDecode
 
 from coserve_server.settings.section import File, Section, split_list
 
+OWN_PATHS = frozenset(
+    {"v1", "v2", "healthz", "readyz", "metrics", "docs", "openapi.json", "static-offline-docs"}
+)
+"""First parts of the server's own paths."""
+
 
 def _check_origin(origin: str) -> str:
     if origin != "*" and not re.fullmatch(r"https?://[^/\s,?#@]+", origin):
         raise ValueError(f"{origin!r} is neither an origin such as https://a.org nor *")
     return origin
+
+
+def _check_root_path(path: str) -> str:
+    if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
+        raise ValueError(f"{path!r} is not a path prefix such as /images, without a slash at its end")
+    # With such a prefix, a path could be meant with it or without it.
+    if path and path.split("/")[1] in OWN_PATHS:
+        raise ValueError(f"{path!r} begins like a path of the server itself; choose another")
+    return path
 
 
 def is_loopback(host: str) -> bool:
@@ -35,6 +49,9 @@ class ListeningSettings(Section):
     grpc_port: int | None = Field(None, ge=0, le=65535)
     """TCP port for gRPC at the same address; 0 picks a free one, which is printed. Without it there is no
     gRPC."""
+    root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
+    """Path prefix under which a proxy offers the server, such as `/images`, whether the proxy removes it from
+    requests or not."""
     allow_public: bool = False
     """Whether to serve a public address without authentication."""
     api_keys_file: File | None = None

@@ -21,8 +21,11 @@ class RequestSettings(Section):
     """Minimum average rate of an upload, in bytes/s, after a grace period of 5 s; 0 for no minimum."""
     head_timeout_ms: float = Field(10_000, gt=0)
     """Time limit for receiving a request's headers, and for the first bytes of a new connection."""
+    idle_timeout_ms: float = Field(75_000, gt=0)
+    """Time after which a connection without requests is closed; more than a proxy's or load balancer's, which
+    is often 60 s."""
     max_connections: int = Field(1000, ge=1)
-    """Limit on open connections; more are refused."""
+    """Limit on open connections; idle ones are closed for new ones, and more are refused."""
     max_requests: int = Field(64, ge=1)
     """Limit on concurrent classification requests, counted before their bodies are read; more are refused."""
     max_body_bytes: int = Field(32 * 2**20, ge=1)

@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             own = transport.get_extra_info("socket")
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_RESPONSE_MS)
-        if len(self.connections) > self.max_connections:
+        if len(self.connections) > self.max_connections and not self._close_idlest():
             self._refuse(
                 503, "overloaded", f"the limit of {self.max_connections} open connections is reached"
             )
@@ -176,6 +176,19 @@ class Connection(HttpToolsProtocol):
         """Close the connection after the response to the last request received."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
+
+    def _close_idlest(self) -> bool:
+        """Close the connection that has been idle for longest; return whether there was one."""
+        idle = {
+            timer.when(): connection
+            for connection in self.connections
+            if isinstance(connection, Connection)
+            and (timer := connection.timeout_keep_alive_task) is not None
+        }
+        if not idle:
+            return False
+        idle[min(idle)].timeout_keep_alive_handler()
+        return True
 
     def _is_idle(self) -> bool:
         """Return whether no request is in progress and no timer will close the connection."""

@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import re
+from collections.abc import Callable
+from functools import lru_cache
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -14,14 +16,10 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 class PageHeaders:
     """Keep browsers from guessing content types, framing pages, and loading anything from elsewhere."""
 
-    def __init__(self, app: ASGIApp, policy: bytes) -> None:
-        """Send `policy` as the Content-Security-Policy of every page."""
+    def __init__(self, app: ASGIApp, describe_policy: Callable[[str], bytes]) -> None:
+        """Take a function that returns the pages' Content-Security-Policy for a path prefix."""
         self.app = app
-        self.page_headers = [
-            (b"content-security-policy", policy),
-            (b"x-frame-options", b"DENY"),
-            (b"referrer-policy", b"no-referrer"),
-        ]
+        self.describe_policy = lru_cache(maxsize=8)(describe_policy)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and add headers to its answer."""
@@ -30,20 +28,27 @@ class PageHeaders:
             if message["type"] == "http.response.start":
                 headers = [*message["headers"], NOSNIFF]
                 if dict(headers).get(b"content-type", b"").startswith(b"text/html"):
-                    headers += self.page_headers
+                    headers += [
+                        (b"content-security-policy", self.describe_policy(scope.get("root_path", ""))),
+                        (b"x-frame-options", b"DENY"),
+                        (b"referrer-policy", b"no-referrer"),
+                    ]
                 message = {**message, "headers": headers}
             await send(message)
 
         await self.app(scope, receive, guarded)
 
 
-def docs_policy(app: FastAPI) -> bytes:
+def docs_policy(app: FastAPI, root_path: str) -> bytes:
     """Return a Content-Security-Policy that allows only what the page /docs needs.
 
     Swagger UI has one inline script, sets styles from its scripts, and keeps its icons in data: addresses.
+
+    Args:
+        root_path: path prefix of the application, which the inline script holds.
     """
     page = get_swagger_ui_html(
-        openapi_url=str(app.openapi_url),
+        openapi_url=f"{root_path}{app.openapi_url}",
         title=app.title,
         oauth2_redirect_url=app.swagger_ui_oauth2_redirect_url,
         swagger_ui_parameters=app.swagger_ui_parameters,

@@ -1,5 +1,6 @@
 """Authentication by API keys (RFC 6750), authorization by roles, and CORS."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -7,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coserve_server.api.middleware.page_headers import PageHeaders, docs_policy
-from coserve_server.api.problems import KINDS, respond_with_problem
+from coserve_server.api.problems import KINDS, describe_responses, respond_with_problem
 from coserve_server.api.requests.authentication import authenticate
 from coserve_server.api.requests.dependencies import route_path
 from coserve_server.errors import UnauthenticatedError
@@ -59,11 +60,11 @@ def install(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),
             expose_headers=EXPOSED,
         )
-    app.add_middleware(PageHeaders, policy=docs_policy(app))
+    app.add_middleware(PageHeaders, describe_policy=partial(docs_policy, app))
 
 
 def _is_open(path: str) -> bool:
@@ -76,9 +77,14 @@ def _refuse(scope: Scope, error: UnauthenticatedError) -> ASGIApp:
     return respond_with_problem(Request(scope), KINDS[UnauthenticatedError], str(error), headers)
 
 
+def _operations(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return [operation for path in schema["paths"].values() for operation in path.values()]
+
+
 def _describe_keys(app: FastAPI) -> None:
     """Describe in the OpenAPI schema how to send a key, so that /docs can ask for one."""
     undescribed = app.openapi
+    refusal = describe_responses(UnauthenticatedError)
 
     def openapi() -> dict[str, Any]:
         schema = undescribed()
@@ -90,6 +96,9 @@ def _describe_keys(app: FastAPI) -> None:
         for path in OPEN & schema["paths"].keys():
             for operation in schema["paths"][path].values():
                 operation["security"] = []
+        for operation in _operations(schema):
+            if "security" not in operation and "default" not in operation["responses"]:
+                operation["responses"] |= {str(status): text for status, text in refusal.items()}
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does

@@ -8,6 +8,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from coserve_server.api.requests.compression import decompress, read_encoding
 from coserve_server.api.requests.dependencies import get_record
 from coserve_server.api.requests.timeouts import timeout
 from coserve_server.errors import (
@@ -28,16 +29,22 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def read_body(request: Request, settings: Settings, max_bytes: int | None = None) -> bytes:
-    """Read a whole body within the limits on size and time.
+    """Read a whole body within the limits on size and time, and undo its Content-Encoding.
 
     Args:
-        max_bytes: a lower limit than the settings'; None for theirs.
+        max_bytes: a lower limit than the settings'; None for theirs. It holds before and after decompression.
 
     Raises:
+        UnsupportedTypeError: the Content-Encoding is unknown; nothing is read then.
+        BadBodyError: the compressed data is broken.
         BodyTooLargeError, DisconnectedError, UploadTimeoutError: see `stream_body`.
     """
-    pieces = stream_body(request, settings, max_bytes or settings.max_body_bytes)
-    return b"".join([piece async for piece in pieces])
+    max_bytes = max_bytes or settings.max_body_bytes
+    encoding = read_encoding(request.headers)
+    body = b"".join([piece async for piece in stream_body(request, settings, max_bytes)])
+    if encoding is None:
+        return body
+    return await asyncio.to_thread(decompress, body, encoding, max_bytes)
 
 
 def parse_json(model: type[M], body: bytes, max_values: int) -> M:

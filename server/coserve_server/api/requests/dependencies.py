@@ -23,9 +23,10 @@ def get_record(request: Request) -> Record:
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path below the prefix that the application is mounted at."""
+    """Return the path below the application's prefix, as the router does; a proxy may have removed it."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    below = path.removeprefix(scope.get("root_path", ""))
+    return below if not below or below.startswith("/") else path
 
 
 def find_model(request: Request, name: str | None, version: str | None) -> Ensemble:

@@ -53,13 +53,13 @@ def read_timeout_ns(request: Request) -> int | None:
 
 
 def describe_parameters(
-    query: type[BaseModel] | None = None, headers: dict[str, str] | None = None
+    query: type[BaseModel] | None = None, headers: dict[str, dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """Return OpenAPI's description of the query, the timeout header and other headers.
 
     Args:
         query: model of the query; None if it has no parameters.
-        headers: descriptions of other headers, by name.
+        headers: schemas of other headers, with a description each, by name.
     """
     fields = query.model_json_schema()["properties"] if query is not None else {}
     return [
@@ -68,10 +68,11 @@ def describe_parameters(
             | ({"description": schema["description"]} if "description" in schema else {})
             for name, schema in fields.items()
         ),
-        _header(TIMEOUT, {"type": "number", "exclusiveMinimum": 0}, TIMEOUT_DESCRIPTION),
-        *(_header(name, {"type": "string"}, text) for name, text in (headers or {}).items()),
+        _header(TIMEOUT, {"type": "number", "exclusiveMinimum": 0, "description": TIMEOUT_DESCRIPTION}),
+        *(_header(name, {"type": "string"} | schema) for name, schema in (headers or {}).items()),
     ]
 
 
-def _header(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+def _header(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    parameter = {"name": name, "in": "header", "required": False, "schema": schema}
+    return parameter | {"description": schema["description"]}

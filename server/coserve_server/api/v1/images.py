@@ -1,8 +1,8 @@
 """Reads the images of a classification request: a multipart, `image/*` or JSON body."""
 
 import asyncio
-import base64
-import binascii
+from collections.abc import AsyncGenerator
+from typing import Annotated
 
 from fastapi import Request
 from pydantic import BaseModel, Field
@@ -10,10 +10,11 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from coserve_server.api.requests.base64_images import decode_base64
 from coserve_server.api.requests.bodies import parse_json, read_body, stream_body
+from coserve_server.api.requests.compression import read_encoding
 from coserve_server.errors import (
     BadBodyError,
-    BadImageError,
     InvalidParametersError,
     TooManyImagesError,
     UnsupportedTypeError,
@@ -23,19 +24,25 @@ from coserve_server.settings import Settings
 
 FIELD = "files"
 """Multipart field of the images."""
+PIECE_BYTES = 2**16
+"""Size of the pieces of a decompressed body that the multipart parser gets."""
 
 
 class ClassifyRequest(BaseModel, extra="forbid"):
     """The JSON form of a classification request."""
 
-    images: list[str] = Field(description="Image files in base64 (RFC 4648, section 4).")
+    images: list[Annotated[str, Field(json_schema_extra={"contentEncoding": "base64"})]] = Field(
+        description="Image files in base64 (RFC 4648, section 4), with or without line breaks, or data URIs "
+        "of them.",
+        json_schema_extra={"minItems": 1},
+    )
 
 
 async def read_images(request: Request, settings: Settings) -> list[EncodedImage]:
     """Read the images of a body within the limits on size, time and number.
 
     Raises:
-        UnsupportedTypeError: the Content-Type is none of the three.
+        UnsupportedTypeError: the Content-Type is none of the four, or the Content-Encoding is unknown.
         BadBodyError, BadImageError, InvalidParametersError, TooManyImagesError: the body is not what its type
             says, or has other parts than images, or too many.
         BodyTooLargeError, DisconnectedError, UploadTimeoutError: see `stream_body`.
@@ -46,24 +53,18 @@ async def read_images(request: Request, settings: Settings) -> list[EncodedImage
     if content_type == "application/json":
         body = await read_body(request, settings)
         return await asyncio.to_thread(_decode_json, body, settings.max_images)
-    if content_type.startswith("image/"):
+    # The image's own bytes say what it is.
+    if content_type.startswith("image/") or content_type == "application/octet-stream":
         return [EncodedImage(await read_body(request, settings))]
     raise UnsupportedTypeError(
         f"Content-Type is {content_type or 'missing'}; send multipart/form-data with the field "
-        f"{FIELD!r}, image/*, or application/json"
+        f"{FIELD!r}, image/*, application/octet-stream, or application/json"
     )
 
 
 def _decode_json(body: bytes, max_images: int) -> list[EncodedImage]:
     texts = parse_json(ClassifyRequest, body, max_images).images
-    return [EncodedImage(_decode_base64(text, index)) for index, text in enumerate(texts)]
-
-
-def _decode_base64(text: str, index: int) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadImageError(f"image {index}: not base64: {error}") from error
+    return [EncodedImage(decode_base64(text, index)) for index, text in enumerate(texts)]
 
 
 class _Parser(MultiPartParser):
@@ -85,7 +86,12 @@ async def _read_multipart(request: Request, settings: Settings) -> list[EncodedI
     # Some of Python's codecs fail on any bytes, or return text that no response can encode.
     if charset.lower() != b"utf-8":
         raise BadBodyError("multipart body: the charset must be utf-8")
-    stream = stream_body(request, settings, settings.max_body_bytes)
+    compressed = read_encoding(request.headers) is not None
+    stream = (
+        _in_pieces(await read_body(request, settings))
+        if compressed
+        else stream_body(request, settings, settings.max_body_bytes)
+    )
     # One file more than allowed is left for `Classifier` to report; the parser stops at the next.
     parser = _Parser(request.headers, stream, max_files=settings.max_images + 1, max_fields=16)
     # Keep parts in memory rather than on disk: the limit on the body's size bounds them.
@@ -102,6 +108,11 @@ async def _read_multipart(request: Request, settings: Settings) -> list[EncodedI
         return [await _read_part(name, part) for name, part in form.multi_items()]
     finally:
         await form.close()
+
+
+async def _in_pieces(body: bytes) -> AsyncGenerator[bytes, None]:
+    for begin in range(0, len(body), PIECE_BYTES):
+        yield body[begin : begin + PIECE_BYTES]
 
 
 async def _read_part(name: str, part: UploadFile | str) -> EncodedImage:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from coserve_server import errors
 from coserve_server.api.problems import KINDS, describe_responses
 from coserve_server.api.requests import parameters
+from coserve_server.api.requests.compression import CONTENT_ENCODING
 from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
 from coserve_server.api.requests.hot_routes import HotRoute
@@ -30,12 +31,14 @@ _BODY: dict[str, Any] = {
             "schema": {
                 "type": "object",
                 "required": [FIELD],
+                "additionalProperties": False,
                 "properties": {
                     FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
                 },
             }
         },
         "image/*": {"schema": {"type": "string", "format": "binary"}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         "application/json": {"schema": ClassifyRequest.model_json_schema()},
     },
 }
@@ -61,7 +64,10 @@ class ClassifyQuery(BaseModel, extra="forbid"):
     "/classify",
     response_model=ClassifyReply,
     responses=describe_responses(*(error for error in KINDS if error not in _ADMIN_ERRORS)),
-    openapi_extra={"requestBody": _BODY, "parameters": parameters.describe_parameters(ClassifyQuery)},
+    openapi_extra={
+        "requestBody": _BODY,
+        "parameters": parameters.describe_parameters(ClassifyQuery, {"Content-Encoding": CONTENT_ENCODING}),
+    },
 )
 async def classify(request: Request) -> Response:
     """Classify one or more images with all members of an ensemble.

@@ -12,10 +12,10 @@ from fastapi import APIRouter, Depends, Request, Response
 
 from coserve_server.api.requests import parameters
 from coserve_server.api.requests.bodies import read_body
+from coserve_server.api.requests.compression import CONTENT_ENCODING
 from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
 from coserve_server.api.requests.hot_routes import HotRoute
-from coserve_server.api.v2.compression import decompress
 from coserve_server.api.v2.errors import RESPONSES, TAG
 from coserve_server.api.v2.models import (
     Live,
@@ -56,8 +56,11 @@ _BODY: dict[str, Any] = {
 }
 
 _HEADERS = {
-    HEADER_LENGTH: "Length in bytes of the JSON at the start of the body; binary tensors follow it.",
-    "Content-Encoding": "gzip or deflate.",
+    HEADER_LENGTH: {
+        "pattern": "^[0-9]+$",
+        "description": "Length in bytes of the JSON at the start of the body; binary tensors follow it.",
+    },
+    "Content-Encoding": CONTENT_ENCODING,
 }
 
 
@@ -165,17 +168,14 @@ async def infer(request: Request) -> Response:
     timeout_ns = parameters.read_timeout_ns(request)
     model = await _find_model(request)
     header_length = request.headers.get(HEADER_LENGTH)
-    encoding = request.headers.get("Content-Encoding")
     with core.admitted(record):
         body = await read_body(request, core.settings)
 
         def read() -> tuple[InferRequest, Images]:
-            decompressed = decompress(body, encoding, core.settings.max_body_bytes)
-            return read_request(model, decompressed, header_length, core.settings.max_images)
+            return read_request(model, body, header_length, core.settings.max_images)
 
         inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
-        inline = encoding is None and len(body) <= inline_bytes
-        wanted, images = read() if inline else await asyncio.to_thread(read)
+        wanted, images = read() if len(body) <= inline_bytes else await asyncio.to_thread(read)
         timeouts = [limit for limit in (timeout_ns, wanted.parameters.timeout * 1000) if limit]
         answering = core.infer(record, model, images, min(timeouts, default=None))
         answer = await while_connected(request, answering)

@@ -1,0 +1,50 @@
+"""The OpenAPI document: FastAPI's, with all schemas where its references lead."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+_LOCAL = "#/$defs/"
+_SHARED = "#/components/schemas/"
+
+
+def install(app: FastAPI) -> None:
+    """Make the application's document whole."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            hoist_definitions(generate())
+        return generate()
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does
+
+
+def hoist_definitions(document: dict[str, Any]) -> None:
+    """Move the definitions inside schemas, which pydantic refers to as `#/$defs/…`, to the components.
+
+    Raises:
+        ValueError: two different schemas have the same name.
+    """
+    shared: dict[str, Any] = document.setdefault("components", {}).setdefault("schemas", {})
+    local: dict[str, Any] = {}
+    _hoist(document, local)
+    for name, schema in local.items():
+        if shared.setdefault(name, schema) != schema:
+            raise ValueError(f"two schemas in the OpenAPI document are named {name}")
+
+
+def _hoist(node: Any, found: dict[str, Any]) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _hoist(item, found)
+    elif isinstance(node, dict):
+        reference = node.get("$ref")
+        if isinstance(reference, str) and reference.startswith(_LOCAL):
+            node["$ref"] = _SHARED + reference.removeprefix(_LOCAL)
+        for name, schema in node.pop("$defs", {}).items():
+            _hoist(schema, found)
+            if found.setdefault(name, schema) != schema:
+                raise ValueError(f"two schemas in the OpenAPI document are named {name}")
+        for item in node.values():
+            _hoist(item, found)

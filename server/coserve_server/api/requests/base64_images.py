@@ -1,0 +1,36 @@
+"""Decodes images that JSON carries as text."""
+
+import base64
+import binascii
+import re
+
+from coserve_server.errors import BadImageError
+
+_DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
+_WHITE_SPACE = b" \t\r\n"
+
+
+def decode_base64(text: str, index: int) -> bytes:
+    """Return the bytes of base64 (RFC 4648, section 4), or of a data URI that holds it (RFC 2397).
+
+    White space is ignored: many encoders break lines, as MIME has it.
+
+    Args:
+        index: the image's position, for the error message.
+
+    Raises:
+        BadImageError: the text is neither.
+    """
+    text = text.lstrip()
+    if text[:5].lower() == "data:":
+        prefix = _DATA_URI.match(text)
+        if prefix is None:
+            raise BadImageError(
+                f"image {index}: the data URI is not base64; it must begin like data:image/png;base64,"
+            )
+        text = text[prefix.end() :]
+    try:
+        return base64.b64decode(text.encode("ascii").translate(None, _WHITE_SPACE), validate=True)
+    except (binascii.Error, ValueError) as error:
+        fault = "it has other characters than ASCII" if isinstance(error, UnicodeError) else error
+        raise BadImageError(f"image {index}: not base64: {fault}") from error

@@ -52,8 +52,9 @@ def test_the_idlest_connection_makes_room_for_a_new_one() -> None:
         assert await third.reader.read() == await first.reader.read() == b""
         refused = await connect()
         assert b" 503 " in await refused.reader.readline()
-        for client in (*fresh, refused):
+        for client in (first, second, third, *fresh, refused):
             client.writer.close()
+            await client.writer.wait_closed()
         server.should_exit = True
         await serving
 

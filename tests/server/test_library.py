@@ -1,6 +1,7 @@
 """The server inside other programs, which it leaves as they were."""
 
 import asyncio
+import contextlib
 import gc
 import io
 import logging
@@ -10,15 +11,20 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvloop
 from PIL import Image
 
 from coserve_server import create_app, load_settings, serve
 from coserve_server.errors import AddressError, RepositoryError, SettingsError
 from tests.server.onnx_repository import BUSY, write_repository
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
 def png(colour: str) -> bytes:
@@ -97,6 +103,48 @@ def test_requests_in_progress_get_their_answers(tmp_path: Path) -> None:
             assert (await request).status_code == 200
 
     asyncio.run(go())
+
+
+def test_cancelling_again_ends_requests_in_progress(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def go() -> None:
+        serving = Serving(repository=tmp_path)
+        port = int((await serving.url()).rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n"
+        writer.write(head + b"Content-Type: image/png\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        before = asyncio.all_tasks()
+        serving.task.cancel()
+        await asyncio.sleep(0)
+        await serving.stop()
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(), 60) == b""
+        writer.close()
+        assert asyncio.all_tasks() < before
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_server_that_cannot_be_announced_does_not_listen(tmp_path: Path, run: Run) -> None:
+    write_repository(tmp_path)
+    ports: list[int] = []
+
+    def announce(summary: str) -> None:
+        ports.append(int(re.findall(r"http://127.0.0.1:(\d+)", summary)[0]))
+        raise BrokenPipeError
+
+    async def go() -> None:
+        with pytest.raises(BrokenPipeError):
+            await serve(load_settings(repository=tmp_path, port=0), announce)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", ports[0])
+
+    run(go())
 
 
 def test_what_prevents_the_start_is_raised(tmp_path: Path) -> None:

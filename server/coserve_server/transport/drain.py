@@ -15,6 +15,8 @@ import uvicorn
 from coserve_server.transport.connections import Connection
 
 CLOSE = (b"connection", b"close")
+ABORT_S = 1
+"""Time for requests to end by themselves once their connections are gone."""
 
 
 class DrainingServer(uvicorn.Server):
@@ -60,6 +62,13 @@ class DrainingServer(uvicorn.Server):
         with super().capture_signals() if self._handle_signals else nullcontext():
             yield
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until stopped; if cancelled, or if the start fails, close everything at once."""
+        try:
+            await super().serve(sockets)
+        finally:
+            await self._abort()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start accepting connections."""
         loop = asyncio.get_running_loop()
@@ -101,6 +110,18 @@ class DrainingServer(uvicorn.Server):
             # uvicorn rebuilds these headers every second.
             self._close_connections()
         return ends
+
+    async def _abort(self) -> None:
+        """Close what is still open: nothing, after an orderly end."""
+        # uvicorn does this in `shutdown`, which is not reached then. uvloop listens on a copy of the socket.
+        for server in getattr(self, "servers", ()):
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if tasks := set(self.server_state.tasks):
+            _, pending = await asyncio.wait(tasks, timeout=ABORT_S)
+            for task in pending:
+                task.cancel()
 
     def _close_connections(self) -> None:
         """Close connections after their next answer, which announces it."""

@@ -48,8 +48,8 @@ CYCLE = {
     "response_started": bool,
     "response_complete": bool,
 }
-SERVER = {"config": uvicorn.Config, "server_state": ServerState, "should_exit": bool}
-STATE = {"connections": set, "default_headers": list}
+SERVER = {"config": uvicorn.Config, "server_state": ServerState, "servers": list, "should_exit": bool}
+STATE = {"connections": set, "default_headers": list, "tasks": set}
 
 POST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
 UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"

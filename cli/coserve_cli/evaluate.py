@@ -35,12 +35,15 @@ def evaluate(
     from coserve_training.runs.evaluate import evaluate_run
     from coserve_training.runs.folder import Description
 
+    def report(line: str) -> None:
+        typer.echo(line, err=True)
+
     with one_line(TrainingError), progress_bars() as progress:
         paths = data or [Path(path) for path in Description.read(run).config.data]
         if calibrate:
-            evaluation, calibration, subsets = calibrate_run(run, paths, checkpoint.value, progress)
+            evaluation, calibration, subsets = calibrate_run(run, paths, checkpoint.value, progress, report)
         else:
-            evaluation = evaluate_run(run, paths, checkpoint.value, progress)
+            evaluation = evaluate_run(run, paths, checkpoint.value, progress, report)
     if calibrate:
         print_calibration(evaluation, calibration, subsets, as_json)
     else:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 
 from coserve_training.config import TrainConfig
+from coserve_training.data import Known
 from coserve_training.runs.folder import Description
+from coserve_training.runs.images import write_known
 
 LABELS = ["blue", "green", "red"]
 """The classes of `image_folder`."""
@@ -19,6 +21,7 @@ def write_run(folder: Path, data: Path, split: int = 2) -> Path:
     Description(config, LABELS, [0.4, 0.5, 0.4], [0.3, 0.3, 0.3], "images").write(folder)
     samples = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     np.savez(folder / "samples.npz", images=samples)
+    write_known(folder, Known())
     write_checkpoint(folder, "last", epochs=4, seed=0)
     write_checkpoint(folder, "best", epochs=2, seed=1)
     return folder

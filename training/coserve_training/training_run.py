@@ -9,9 +9,9 @@ import numpy as np
 
 from coserve_training.config import TrainConfig
 from coserve_training.data import (
-    HOLD_OUT,
     Batches,
     Dataset,
+    Membership,
     Progress,
     RandomCrops,
     Split,
@@ -24,6 +24,7 @@ from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
 from coserve_training.runs.folder import SAMPLES, Description, Run, load_run, write_atomically
+from coserve_training.runs.images import FILE, read_known, write_known
 from coserve_training.trainer import make_trainer, quiet_lightning
 
 
@@ -82,8 +83,9 @@ def train(
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
     workers = max(1, usable_cores() // devices) if workers is None else workers
-    dataset = _load(config, workers, report, progress)
-    training, test = _splits(dataset, config, resume, report)
+    membership = _membership(config, folder, resume, report)
+    dataset = _load(config, membership, workers, report, progress)
+    training, test = _splits(dataset, config)
     initial = None if resumed is not None or config.initial is None else _initial(config, dataset)
     if resume:
         description = Description.read(folder)
@@ -93,6 +95,8 @@ def train(
         description = _describe(config, dataset, training, initial)
         if first:
             _start(folder, description, test)
+    if first:
+        write_known(folder, membership.known)
     L.seed_everything(config.seed, verbose=False)
     placed = trainer.global_rank if place_members else None
     module = CoTraining(config, len(dataset.labels), description.mean, description.std, placed)
@@ -125,8 +129,24 @@ def check_resumable(folder: Path, config: TrainConfig) -> None:
             )
 
 
+def _membership(config: TrainConfig, folder: Path, resume: bool, report: Callable[[str], None]) -> Membership:
+    """Return what is known of the images: from the run itself, or the run that it starts from."""
+    known_by = folder if resume else None if config.initial is None else Path(config.initial)
+    known = None if known_by is None else read_known(known_by)
+    if known is None and known_by is not None and (known_by / "config.json").exists():
+        report(
+            f"{known_by} has no record of its images ({FILE}): an earlier version began it, so nothing shows "
+            "whether test images were trained on"
+        )
+    return Membership(known, resumed=resume)
+
+
 def _load(
-    config: TrainConfig, workers: int, report: Callable[[str], None], progress: Progress | None
+    config: TrainConfig,
+    membership: Membership,
+    workers: int,
+    report: Callable[[str], None],
+    progress: Progress | None,
 ) -> Dataset:
     dataset = load_dataset(
         [Path(path) for path in config.data],
@@ -134,31 +154,23 @@ def _load(
         progress,
         random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
         skip_corrupt=config.skip_corrupt,
+        assign=membership.for_training,
         workers=workers,
     )
+    for note in dataset.notes:
+        report(note)
     if skipped := dataset.skipped:
         report(f"{len(skipped)} images cannot be decoded and are left out: {name_some(skipped)}")
     return dataset
 
 
-def _splits(
-    dataset: Dataset, config: TrainConfig, resume: bool, report: Callable[[str], None]
-) -> tuple[Split, Split]:
-    if dataset.train is None:
-        raise DataError(f"{', '.join(config.data)}: no train split (train/<class>/<image>)")
+def _splits(dataset: Dataset, config: TrainConfig) -> tuple[Split, Split]:
     training = dataset.train
     test = dataset.test
+    if training is None:
+        raise DataError(f"{', '.join(config.data)}: no train split (train/<class>/<image>)")
     if test is None:
-        counts = np.bincount(training.targets, minlength=len(dataset.labels))
-        few = [label for label, count in zip(dataset.labels, counts, strict=True) if count < HOLD_OUT]
-        if few and not resume:  # runs that an earlier version began may have such classes
-            raise DataError(
-                f"there is no test split, and some classes have fewer than {HOLD_OUT} training images, "
-                f"too few to hold one out: {name_some(few)}"
-            )
-        training, test = training.hold_out()
-        images = len(training) + len(test)
-        report(f"no test split: {len(test)} of {images} training images are held out")
+        raise DataError(f"{', '.join(config.data)}: none of the images that this run held out is left")
     if len(training) < config.batch_size:
         raise DataError(f"{len(training)} training images do not fill one batch of {config.batch_size}")
     return training, test

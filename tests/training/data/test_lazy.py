@@ -229,7 +229,8 @@ def test_a_run_reports_skipped_and_replaced_images(folder: Path, tmp_path: Path)
     evaluation = train(config, tmp_path / "run", report=report)
     assert evaluation is not None
     assert evaluation.images == 4
-    left_out, _, _, replaced = lines
+    copies, left_out, _, _, replaced = lines
+    assert copies.startswith("4 test images are training images too, so scores are too good: ")
     name = f"{folder}/train/cat/05.jpg (not an image in a known format)"
     assert left_out == f"1 images cannot be decoded and are left out: {name}"
     # An epoch has two batches of 8, so it does not use all of the 23 images.

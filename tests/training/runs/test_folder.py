@@ -52,7 +52,8 @@ def test_a_run_learns_and_leaves_everything_behind(run: Path) -> None:
     assert evaluation["ensemble"]["top1"] > 0.6
     assert len(evaluation["members"]) == 2
     assert sorted(file.name for file in run.iterdir()) == [
-        "best.ckpt", "config.json", "evaluation.json", "last.ckpt", "metrics.csv", "samples.npz",
+        "best.ckpt", "config.json", "evaluation.json", "images.npz", "last.ckpt", "metrics.csv",
+        "samples.npz",
     ]  # fmt: skip
 
 
@@ -186,8 +187,8 @@ def test_without_a_test_split_every_tenth_image_is_held_out(image_folder: Path, 
     assert evaluation.images == 12
     assert evaluate_run(tmp_path / "run", [tmp_path / "data"]) == evaluation
     calibrate_run(tmp_path / "run", [tmp_path / "data"])
-    shutil.copytree(tmp_path / "data", tmp_path / "other")
-    with pytest.raises(DataError, match="no test split"):
+    shutil.copytree(image_folder / "test", tmp_path / "other/train")
+    with pytest.raises(DataError, match=r"no test split .* and none of the images that training held out"):
         evaluate_run(tmp_path / "run", [tmp_path / "other"])
 
 
@@ -223,7 +224,9 @@ def test_a_run_that_diverges_ends_and_keeps_what_it_had(config: TrainConfig, tmp
     diverging = replace(config, learning_rate=1e30, warmup_epochs=3)
     with pytest.raises(RunError, match=r"loss of epoch 1 is not finite"):
         train(diverging, tmp_path / "run", report=silent)
-    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == ["config.json", "samples.npz"]
+    assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
+        "config.json", "images.npz", "samples.npz",
+    ]  # fmt: skip
 
 
 def test_damaged_run_folders_are_named(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,11 @@
 
 dataset.py   reads a data set from any of these: `load_dataset`
 files.py     image files in folders and zips
+zips.py      the entries of zips
+passed_over.py  what is not taken, counted
+identity.py  images recognised by their content
+membership.py  which images are trained on, and which are held out
+naming.py    names in messages
 imagenet.py  labels of ImageNet's validation images
 cifar.py     the official CIFAR files
 svhn.py      the official SVHN files
@@ -17,16 +22,22 @@ batches.py   batches as tensors
 """
 
 from coserve_training.data.batches import Batches, to_pixels
-from coserve_training.data.dataset import load_dataset, name_some
+from coserve_training.data.dataset import load_dataset
+from coserve_training.data.identity import Identities, Known
 from coserve_training.data.lazy import LazyImages, RandomCrops
-from coserve_training.data.split import HOLD_OUT, Dataset, Progress, Split
+from coserve_training.data.membership import HOLD_OUT, Membership
+from coserve_training.data.naming import name_some
+from coserve_training.data.split import Dataset, Progress, Split
 from coserve_training.data.workers import index_batches, usable_cores
 
 __all__ = [
     "HOLD_OUT",
     "Batches",
     "Dataset",
+    "Identities",
+    "Known",
     "LazyImages",
+    "Membership",
     "Progress",
     "RandomCrops",
     "Split",

@@ -5,12 +5,13 @@ import pickle
 import tarfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from coserve_training.data.download import check_published
+from coserve_training.data.passed_over import is_litter
 from coserve_training.data.split import Labelled
 from coserve_training.errors import DataError
 
@@ -24,6 +25,8 @@ LAYOUTS = {
     ),
     "cifar-100-python": (["train"], ["test"], "meta", "fine_labels", "fine_label_names"),
 }
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are none of CIFAR's: the largest has 150 MB."""
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -82,15 +85,27 @@ def _open(path: Path) -> tuple[str, Callable[[str], bytes]] | None:
 
 
 def _unpacked(path: Path) -> dict[str, bytes]:
-    """Return the files of a tar archive by name; nothing if `path` is not a tar archive."""
-    if not tarfile.is_tarfile(path):
-        return {}
+    """Return the files of a tar archive of CIFAR by name; nothing if `path` is something else.
+
+    Other archives are left at their first foreign entry, for they may be large.
+    """
+    files = dict[str, bytes]()
     try:
+        if not tarfile.is_tarfile(path):
+            return {}
         with tarfile.open(path) as archive:
-            files = {member.name: archive.extractfile(member) for member in archive if member.isfile()}
-            return {name: file.read() for name, file in files.items() if file is not None}
+            for member in archive:
+                name = PurePosixPath(member.name)
+                if not name.parts or any(map(is_litter, name.parts)):
+                    continue
+                if name.parts[0] not in LAYOUTS or member.size > MAX_FILE_BYTES:
+                    return {}
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    files[str(name)] = file.read()
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{path}: damaged archive ({error})") from error
+    return files
 
 
 def _load(read: Callable[[str], bytes], path: Path, file: str, *keys: str) -> dict[bytes, Any]:

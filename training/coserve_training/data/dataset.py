@@ -4,18 +4,19 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from coserve_training.data.check import find_fault
 from coserve_training.data.cifar import read_cifar
 from coserve_training.data.decode import Pixels
 from coserve_training.data.download import KNOWN, fetch
 from coserve_training.data.files import Files
+from coserve_training.data.identity import identify
 from coserve_training.data.imagenet import label_validation_images
 from coserve_training.data.lazy import Indices, LazyImages, RandomCrops
+from coserve_training.data.membership import Assign, Sources
+from coserve_training.data.naming import name_some
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
 from coserve_training.data.svhn import read_svhn
 from coserve_training.data.workers import ParallelMap, index_batches, usable_cores
@@ -23,8 +24,6 @@ from coserve_training.errors import DataError
 
 CACHE_BYTES = 4 << 30
 """Splits with more decoded bytes, or more than a quarter of the memory, are decoded anew in every epoch."""
-NAMED = 20
-"""Largest number of images or classes that a message names."""
 BATCH = 64
 """Images that a worker decodes or checks between two reports of progress."""
 
@@ -37,6 +36,7 @@ def load_dataset(
     random_crops: RandomCrops | None = None,
     skip_corrupt: bool = False,
     test_only: bool = False,
+    assign: Assign | None = None,
     workers: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> Dataset:
@@ -51,44 +51,45 @@ def load_dataset(
             the training step.
         skip_corrupt: leave out images that cannot be decoded instead of raising.
         test_only: read no training images, unless there is no test split.
+        assign: moves images between the splits before they are decoded (membership.py).
         workers: processes that decode; by default one for each usable core. 0 decodes in this process.
         cache_bytes: keep a split in memory if its decoded images take no more than this.
 
     Raises:
         DataError: for a path without images, a class missing from a split, or images that cannot be decoded.
     """
-    labels, sources = _sources(paths, progress)
+    files = Files()
+    labels, sources = _sources(paths, files, progress)
+    unreadable = files.unreadable
+    notes = [line for passed_over in files.passed_over for line in passed_over.lines()]
     if test_only and "test" in sources:
         sources = {"test": sources["test"]}
+        unreadable = [(split, name) for split, name in unreadable if split != "train"]
     workers = usable_cores() if workers is None else workers
+    if assign is not None:
+        sources, assigned = assign(labels, sources, partial(identify, workers=workers, progress=progress))
+        notes += assigned
+        _check_classes(labels, {name: targets for name, (_, targets) in sources.items() if name == "train"})
     splits = {}
-    corrupt = []
+    corrupt = [name for _, name in unreadable]
     for name, (files, targets) in sources.items():
         crops = random_crops if name == "train" else None
         images = LazyImages(files, image_size, crops, workers, skip_corrupt)
         splits[name], bad = _prepare(images, targets, cache_bytes, progress)
         corrupt += bad
     if corrupt and not skip_corrupt:
-        total = sum(len(targets) for _, targets in sources.values())
+        total = sum(len(targets) for _, targets in sources.values()) + len(unreadable)
         raise DataError(
             f"{len(corrupt)} of {total} images cannot be decoded: {name_some(corrupt)}; replace them"
             + ("" if test_only else ", or leave them out with --skip-corrupt")
         )
     if corrupt:
         _check_classes(labels, {name: split.targets for name, split in splits.items()})
-    return Dataset(labels, splits.get("train"), splits.get("test"), corrupt)
+    return Dataset(labels, splits.get("train"), splits.get("test"), corrupt, notes)
 
 
-def name_some(names: Sequence[str]) -> str:
-    """List names in one line: the first ones, and how many more there are."""
-    return "; ".join(names[:NAMED]) + (f"; and {len(names) - NAMED} more" if len(names) > NAMED else "")
-
-
-def _sources(
-    paths: Sequence[Path], progress: Progress | None
-) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+def _sources(paths: Sequence[Path], files: Files, progress: Progress | None) -> tuple[list[str], Sources]:
     """Return the labels, and for each split the sources that `LazyImages` reads and the classes `[N]`."""
-    files = Files()
     arrays = []
     for path in paths:
         if not path.exists() and str(path) not in KNOWN:
@@ -103,7 +104,7 @@ def _sources(
     return _join_arrays(arrays) if arrays else _list_files(files)
 
 
-def _join_arrays(arrays: Sequence[Labelled]) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+def _join_arrays(arrays: Sequence[Labelled]) -> tuple[list[str], Sources]:
     labels = arrays[0][0]
     if any(other != labels for other, _ in arrays):
         raise DataError("data sets with different classes cannot be combined")
@@ -115,7 +116,7 @@ def _join_arrays(arrays: Sequence[Labelled]) -> tuple[list[str], dict[str, tuple
     }
 
 
-def _list_files(files: Files) -> tuple[list[str], dict[str, tuple[npt.NDArray[Any], Indices]]]:
+def _list_files(files: Files) -> tuple[list[str], Sources]:
     label_validation_images(files)
     labels = sorted({label for by_class in files.by_split.values() for label in by_class})
     if not labels:

@@ -16,8 +16,6 @@ Progress = Callable[[str, int, int], None]
 Labelled = tuple[list[str], dict[str, tuple[Pixels, npt.NDArray[np.int64]]]]
 """Labels by class index; for each split, images `[N, H, W, 3]` uint8 and their classes `[N]` int64."""
 
-HOLD_OUT = 10
-"""If a data set has no test split, every tenth training image of each class is held out."""
 SUBSTITUTES = 8
 """Number of images to try in place of one that became unreadable, before the run ends."""
 
@@ -48,13 +46,6 @@ class Split:
         if isinstance(self.images, LazyImages):
             return Split(self.images.uncropped(), self.targets)
         return self
-
-    def hold_out(self) -> tuple["Split", "Split"]:
-        """Split off every `HOLD_OUT`th image of each class, always the same: return the rest, and these."""
-        held_out = np.zeros(len(self), bool)
-        for label in np.unique(self.targets):
-            held_out[np.flatnonzero(self.targets == label)[HOLD_OUT - 1 :: HOLD_OUT]] = True
-        return self.select(~held_out), self.select(held_out).uncropped()
 
     def read(self, epoch_and_indices: tuple[int, Indices]) -> tuple[Pixels, npt.NDArray[np.int64], list[str]]:
         """Read a batch of an epoch.
@@ -97,9 +88,11 @@ class Dataset:
         train: training split, if there is one.
         test: test split, if there is one.
         skipped: images that were left out because they cannot be decoded, each with its reason.
+        notes: what else to report about the data, in lines.
     """
 
     labels: list[str]
     train: Split | None
     test: Split | None
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)

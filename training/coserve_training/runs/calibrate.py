@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import comb, sqrt
@@ -14,7 +14,7 @@ from torch import Tensor
 from coserve_training.data import Progress
 from coserve_training.errors import DataError
 from coserve_training.runs.evaluate import Evaluation, held_out_logits, score, score_members
-from coserve_training.runs.folder import Checkpoint, write_atomically
+from coserve_training.runs.folder import Checkpoint, Run, write_atomically
 from coserve_training.runs.records import calibration_file, weights_digest
 
 TEMPERATURES = (0.1, 10.0)
@@ -154,6 +154,7 @@ def calibrate_run(
     data: Sequence[Path | str] | Path | str | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
+    report: Callable[[str], None] = print,
 ) -> tuple[Evaluation, Calibration, list[Subset]]:
     """Evaluate and calibrate a run on the test split of a data set, and record both for export.
 
@@ -162,6 +163,7 @@ def calibrate_run(
         data: one or several paths of a data set; by default the run's own data.
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding, evaluating and calibrating.
+        report: called with a line for each thing to note about the data.
 
     Returns:
         Scores of the ensemble and its members, the calibration, and scores of every subset of members.
@@ -170,8 +172,24 @@ def calibrate_run(
         RunError: if the folder is not a run folder or cannot be written, or a member's logits are not finite.
         DataError: if the images cannot be used, or a class has fewer than two of them.
     """
-    folder = Path(folder)
-    run, logits, targets = held_out_logits(folder, data, checkpoint, progress)
+    run, logits, targets = held_out_logits(Path(folder), data, checkpoint, progress, report)
+    return calibrate_logits(Path(folder), run, logits, targets, checkpoint, progress)
+
+
+def calibrate_logits(
+    folder: Path,
+    run: Run,
+    logits: Tensor,
+    targets: Tensor,
+    checkpoint: Checkpoint,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, Calibration, list[Subset]]:
+    """Score and calibrate a run by its members' logits `[S, N, C]` on classes `[N]`, and record both.
+
+    Raises:
+        RunError: if the record cannot be written.
+        DataError: if a class has fewer than two images.
+    """
     counts = torch.bincount(targets, minlength=len(run.labels)).tolist()
     for label, count in zip(run.labels, counts, strict=True):
         if count < 2:

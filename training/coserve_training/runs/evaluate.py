@@ -1,7 +1,7 @@
 """Accuracy of a trained ensemble and of each member on labelled images."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Batches, Progress, Split, index_batches, load_dataset, to_pixels
+from coserve_training.data import Batches, Membership, Progress, Split, index_batches, load_dataset, to_pixels
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
+from coserve_training.runs.images import FILE, read_known
 
 BATCH = 256
 CALIBRATION_BINS = 15
@@ -136,23 +137,26 @@ def held_out_logits(
     data: Sequence[Path | str] | Path | str | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
+    report: Callable[[str], None] = print,
 ) -> tuple[Run, Tensor, Tensor]:
     """Load a run, and run its members on the test split of a data set.
 
-    If the run's own data have no test split, the images that training held out take its place.
+    Without a test split, the images that training held out take its place. They are recognised by content.
 
     Args:
         folder: the run folder.
         data: one or several paths of a data set; by default the run's own data.
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding and evaluating.
+        report: called with a line for each thing to note about the data.
 
     Returns:
         The run, its members' logits `[S, N, C]`, and the classes `[N]`.
 
     Raises:
         RunError: if the folder is not a run folder, or a member's logits are not finite.
-        DataError: if the images cannot be read, have no test split, or have other classes than the run.
+        DataError: if the images cannot be read, were trained on, have no test split, or have other classes
+            than the run.
     """
     description = Description.read(folder)
     run = load_run(folder, checkpoint)
@@ -160,16 +164,33 @@ def held_out_logits(
     own = [Path(path) for path in config.data]
     given = [data] if isinstance(data, Path | str) else data
     paths = own if given is None else [Path(path) for path in given]
-    dataset = load_dataset(
-        paths, config.image_size, progress, skip_corrupt=config.skip_corrupt, test_only=True
-    )
-    test = dataset.test
     is_own = [path.resolve() for path in paths] == [path.resolve() for path in own]
-    if test is None and dataset.train is not None and is_own:
-        _, test = dataset.train.hold_out()
+    known = read_known(folder)
+    membership = Membership(known, resumed=True, same_place=is_own)
+    dataset = load_dataset(
+        paths,
+        config.image_size,
+        progress,
+        skip_corrupt=config.skip_corrupt,
+        test_only=True,
+        assign=membership.for_testing,
+    )
+    for note in dataset.notes:
+        report(note)
+    test = dataset.test
     if test is None:
         raise DataError(
-            f"{', '.join(map(str, paths))}: no test split (test/<class>/<image> or val/) to evaluate on"
+            f"{', '.join(map(str, paths))}: no test split (test/<class>/<image> or val/) to evaluate on, and "
+            + (
+                f"no record of what training held out ({FILE}): an earlier version began this run"
+                if known is None
+                else "none of the images that training held out"
+            )
+        )
+    if known is None:
+        report(
+            f"{folder} has no record of its images ({FILE}): an earlier version began it, so nothing shows "
+            "whether test images were trained on"
         )
     if dataset.labels != run.labels:
         extra = set(dataset.labels) - set(run.labels)
@@ -184,6 +205,7 @@ def evaluate_run(
     data: Sequence[Path | str] | Path | str | None = None,
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
+    report: Callable[[str], None] = print,
 ) -> Evaluation:
     """Score a run's ensemble and members on the test split of a data set.
 
@@ -192,12 +214,14 @@ def evaluate_run(
         data: one or several paths of a data set; by default the run's own data.
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding and evaluating.
+        report: called with a line for each thing to note about the data.
 
     Raises:
         RunError: if the folder is not a run folder, or a member's logits are not finite.
-        DataError: if the images cannot be read, have no test split, or have other classes than the run.
+        DataError: if the images cannot be read, were trained on, have no test split, or have other classes
+            than the run.
     """
-    _, logits, targets = held_out_logits(Path(folder), data, checkpoint, progress)
+    _, logits, targets = held_out_logits(Path(folder), data, checkpoint, progress, report)
     return score_members(logits, targets)
 
 

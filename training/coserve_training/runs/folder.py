@@ -5,6 +5,7 @@ metrics.csv      one row per epoch
 last.ckpt        checkpoint of the last epoch
 best.ckpt        checkpoint of the epoch with the highest test accuracy
 evaluation.json  accuracy of the last checkpoint on the test split (records.py)
+images.npz       hashes of the images that were trained on and tested on (images.py)
 samples.npz      up to 64 held-out images, for checks on real inputs
 """
 

@@ -106,20 +106,25 @@ def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
         size = model.ByteSize()
         load_external_data_for_model(model, str(path.parent))
         if model.ByteSize() != size:
-            data = model.SerializeToString()
+            data = _serialise(model)
         onnx.checker.check_model(model, full_check=True)
     except OSError as error:
         raise NetworkError(f"cannot be read: {error.strerror or error}") from error
     except DecodeError as error:
         raise NetworkError("is not an ONNX file") from error
-    except (EncodeError, ValueError) as error:
-        raise NetworkError(f"cannot hold its weights in one ONNX file: {on_one_line(error)}") from error
     except NetworkError:
         raise
     # ONNX's checks raise any kind of exception.
     except Exception as error:
         raise NetworkError(f"is not a valid ONNX model: {on_one_line(error)}") from error
     return model, data
+
+
+def _serialise(model: onnx.ModelProto) -> bytes:
+    try:
+        return model.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise NetworkError(f"cannot hold its weights in one ONNX file: {on_one_line(error)}") from error
 
 
 def _image_input(model: onnx.ModelProto) -> ValueInfoProto:

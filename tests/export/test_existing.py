@@ -11,6 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from coserve_export import DescriptionError, ExportError, NetworkError, ParityError, export_onnx
 from coserve_export.labels import read_labels
+from coserve_export.onnx_file import read_onnx
 
 MakeOnnx = Callable[..., Path]
 
@@ -58,9 +59,18 @@ def test_external_weights_become_part_of_the_file(
     weights = model.graph.initializer[0].raw_data
     onnx.save(model, tmp_path / "split.onnx", save_as_external_data=True, size_threshold=0, location="w.bin")
     export(tmp_path / "split.onnx")
-    (tmp_path / "w.bin").unlink()
+    for content in (b"too short", None):
+        (tmp_path / "w.bin").unlink()
+        if content is not None:
+            (tmp_path / "w.bin").write_bytes(content)
+        with pytest.raises(NetworkError, match=r"split.onnx: is not a valid ONNX model: .*'?weights'?"):
+            read_onnx(tmp_path / "split.onnx")
     written = onnx.load(tmp_path / "repository/own_member0/1/model.onnx")
     assert written.graph.initializer[0].raw_data == weights
+
+
+def test_log_probabilities_are_logits(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
+    export(make_onnx(last=("LogSoftmax", "Identity")))
 
 
 def test_a_dynamic_image_size_must_be_chosen(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
@@ -125,6 +135,7 @@ def test_sample_images(make_onnx: MakeOnnx, export: Callable[..., ModelConfig], 
             {"last": ("Sigmoid", "Flatten", "Identity")},
             "gives values between 0 and 1; members must",
         ),
+        ({"last": ("RandomNormalLike",)}, "its logits for the same images differ by .* from run to run"),
         ({"training": True}, "its logits .*; export it in eval mode"),
         ({"scale": float("nan")}, "its logits are not all finite for random pixels"),
         ({"opset": 99}, "ONNX"),

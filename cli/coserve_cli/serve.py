@@ -103,11 +103,22 @@ def serve(
     Every option can also be set as an environment variable, such as COSERVE_PORT, or in the --config file;
     coserve config list shows these and further settings. Options override variables, which override the file.
     """
+    from coserve_cli.process import (
+        exit_in_time,
+        freeze_objects,
+        open_streams,
+        print_summary,
+        tune_interpreter,
+        use_utf8,
+    )
+
+    use_utf8()
+    # Before anything opens a file.
+    open_streams()
     # gRPC writes what it finds wrong with clients to standard error, not to the log. It reads this on import.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from coserve_cli.errors import one_line
-    from coserve_cli.process import exit_in_time, freeze_objects, tune_interpreter
     from coserve_server.errors import StartupError
     from coserve_server.main import serve as serve_forever
     from coserve_server.observability import logs
@@ -120,7 +131,7 @@ def serve(
 
     def announce(summary: str) -> None:
         freeze_objects()
-        typer.echo(summary)
+        print_summary(summary)
 
     with exit_in_time(), one_line(StartupError), suppress(KeyboardInterrupt):
         settings = load_settings(

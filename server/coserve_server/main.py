@@ -69,6 +69,8 @@ async def serve(
                 core.build_app(),
                 http=limited(settings, classifier.metrics),
                 lifespan="off",
+                # Otherwise from the environment, where it need not be a number.
+                workers=1,
                 log_level=None,
                 log_config=None,
                 access_log=False,

@@ -1,1 +1,1 @@
-"""What this process may use of the machine: its cores, its memory, its files."""
+"""What this process may use of the machine: its cores, its memory, its files and streams."""

@@ -3,8 +3,9 @@
 import json
 import logging
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TextIO
 
+from coserve_server.machine.streams import write
 from coserve_server.observability.record import logged_id
 from coserve_server.settings import Settings
 
@@ -13,6 +14,10 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} 
 
 # Attributes of every log record; `color_message` is uvicorn's copy of the message.
 _EVERY = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName", "color_message"}
+
+PATIENCE_S = 0.1
+"""How long the server waits once for whoever reads the log; requests wait meanwhile."""
+DROPPED = "%d lines of the log were dropped: nobody read standard error"
 
 
 class TextFormatter(logging.Formatter):
@@ -49,9 +54,39 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes to standard error; drops and counts lines while nobody reads it.
+
+    Attributes:
+        dropped: lines since the last that was written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            if self._write(self.format(record)):
+                return
+        except Exception:
+            self.handleError(record)
+        self.dropped += 1
+
+    def _write(self, line: str) -> bool:
+        patience_s = 0 if self.dropped else PATIENCE_S
+        if self.dropped:
+            note = logging.LogRecord(__name__, logging.WARNING, "", 0, DROPPED, (self.dropped,), None)
+            if not write(self.stream, self.format(note) + "\n", patience_s):
+                return False
+            self.dropped = 0
+        return write(self.stream, line + "\n", patience_s)
+
+
 def configure(settings: Settings) -> None:
     """Make every logger of the process write to standard error in the settings' format."""
-    handler = logging.StreamHandler()
+    handler = Handler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     handler.addFilter(name_request)
     logging.basicConfig(handlers=[handler], force=True)

@@ -85,7 +85,7 @@ def test_requests_at_once_get_their_own_answers(gateway: Server) -> None:
     ("name", "bad", "error"),
     [
         ("nan", 1, r"logits are not finite"),
-        ("shape", 0, r"gave logits \[1, 8\] where \[1, 4\] is wanted"),
+        ("shape", 0, r"gave logits \[1, 8\], expected \[1, 4\]"),
         ("fails", 1, r"127\.0\.0\.1:\d+: .*Gather"),
     ],
 )

@@ -1,8 +1,10 @@
 """Triton's own gRPC clients against `coserve serve`, unchanged; and how it stops while they ask."""
 
 import asyncio
+import contextlib
 import queue
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from tritonclient.utils import InferenceServerException
 
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import member_logits, refused, until_ready
+from tests.integration.load import until as wait_until
 from tests.integration.test_v2_clients import COLOURS, IMAGES
+from tests.server.api.grpc_calls import METHOD, request
 from tests.server.onnx_repository import LABELS, write_repository
 
 
@@ -213,6 +217,31 @@ def test_it_stops_as_over_http(serve: Serve, repository: Path) -> None:
         assert ended.get(timeout=60)[1] is None, "streams go on until the server stops"
         assert "the server is stopping" in str(ended.get(timeout=60)[1])
     assert server.process.wait(60) == 0
+
+
+def test_a_call_in_progress_is_answered_after_the_sockets_are_closed(serve: Serve, repository: Path) -> None:
+    server = serve(repository, "--grpc-port", "0")
+    sent: queue.Queue[bytes] = queue.Queue()
+    with grpc.insecure_channel(server.grpc) as channel, server.http() as http:
+        infer = channel.stream_unary(f"{METHOD}ModelInfer")
+        answer = infer.future(iter(sent.get, b""))
+        wait_until(lambda: "coserve_requests_in_flight 1.0" in http.get("/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: refuses(server))
+        sent.put(request(IMAGES).SerializeToString())
+        assert b"pair_member0" in answer.result(timeout=60)
+        sent.put(b"")
+    assert server.process.wait(60) == 0
+
+
+def refuses(server: Server) -> bool:
+    """Whether neither port takes connections any more."""
+    addresses = [httpx.URL(server.url).netloc.decode(), server.grpc]
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        with contextlib.suppress(ConnectionError), socket.create_connection((host, int(port)), 20):
+            return False
+    return True
 
 
 def test_the_start(serve: Serve, repository: Path, server: Server) -> None:

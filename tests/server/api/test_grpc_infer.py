@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -12,8 +13,10 @@ from grpc import StatusCode
 from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc import streams
+from coserve_server.api.grpc.calls import Call
 from coserve_server.api.grpc.errors import CODES
 from coserve_server.api.problems import KINDS
+from coserve_server.observability.record import Record
 from tests.server.api.grpc_calls import METHOD, Served, failure, logits, request, run, trailers
 from tests.server.api.v2 import IMAGES, LOGITS, ask_app, document
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
@@ -342,6 +345,12 @@ def test_a_client_s_deadline_reaches_the_members() -> None:
     run(fake, too_few)
 
 
+@pytest.mark.parametrize(("left_s", "wanted_ns"), [(None, None), (1, 980_000_000), (0.1, 90_000_000), (0, 1)])
+def test_members_get_less_time_than_the_client_waits(left_s: float | None, wanted_ns: int | None) -> None:
+    context: Any = SimpleNamespace(time_remaining=lambda: left_s)
+    assert Call(context, Record(), "", "", {}, None).time_left_ns() == wanted_ns
+
+
 async def talk(served: Served, *asked: messages.ModelInferRequest, **options: Any) -> list[Any]:
     """Send all requests on one stream and end it; give what comes back."""
     return [answer async for answer in served.stub.ModelStreamInfer(iter(asked), **options)]
@@ -381,7 +390,7 @@ def test_a_stream_s_later_requests_do_not_overtake_a_slow_one() -> None:
 
 
 def test_a_stream_reads_no_further_than_its_window() -> None:
-    fake = FakeEngine(ensemble(), scripts=[[None, None]])
+    fake = FakeEngine(ensemble(), scripts=[[None, None]] * 20)
 
     async def test(served: Served) -> None:
         call = served.stub.ModelStreamInfer()
@@ -394,7 +403,7 @@ def test_a_stream_reads_no_further_than_its_window() -> None:
         await until(lambda: served.core.in_flight == 0)
         assert all(future.cancelled() for future in fake.futures)
 
-    run(fake, test)
+    run(fake, test, deadline_ms=3_600_000)
 
 
 def test_errors_end_a_stream_if_asked_to() -> None:

@@ -65,6 +65,10 @@ def test_two_servers_do_not_share_a_port() -> None:
         port = int(served.server.address.rpartition(":")[2])
         with pytest.raises(AddressError, match="Address already in use"):
             GrpcServer(load_settings(repository="unused"), port)
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with pytest.raises(OSError, match="Address already in use"):
+                other.bind(("127.0.0.1", port))
 
     run(engine(), test)
 

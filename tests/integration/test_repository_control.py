@@ -50,7 +50,9 @@ def test_unload_lets_requests_finish_and_lasts(serve: Serve, repository: Path) -
         triton.unload_model("pair", unload_dependents=True)
         assert not triton.is_model_ready("pair")
         problem(classify(server, RED, model="pair"), 404, "unknown-model")
-        assert [one["name"] for one in triton.get_model_repository_index()] == ["single"]
+        unloaded = {"name": "pair", "version": "", "state": "UNAVAILABLE", "reason": "unloaded"}
+        single, pair = triton.get_model_repository_index()
+        assert (single["name"], pair) == ("single", unloaded)
         assert finish()["version"] == "1"
         add_version(repository, "pair", 2)
         # Once the other ensemble's new version is served, this one's files have been polled too.

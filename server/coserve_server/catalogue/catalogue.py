@@ -1,6 +1,6 @@
 """The models that requests may name, and whether they can answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from coserve_server.engines.base import Inventory
 from coserve_server.ensembles.ensemble import Ensemble
@@ -14,10 +14,12 @@ class Catalogue:
     Attributes:
         rejected: why the newest files of a model are not served, by name; an older version may be. Written by
             the reloader.
+        unloaded: names of models that clients have unloaded, and may load again. Written by the reloader.
     """
 
     def __init__(self, inventory: Inventory, settings: Settings) -> None:
         self.rejected: Mapping[str, str] = {}
+        self.unloaded: Collection[str] = ()
         self._inventory = inventory
         self._settings = settings
         self._draining = False
@@ -132,8 +134,10 @@ def _of_version(versions: Sequence[Ensemble], version: str | None) -> Ensemble:
     """Return the newest version, or the one named."""
     if version is None:
         return versions[-1]
+    # Folders of versions may be named with leading zeros, and so may requests.
+    number = version.lstrip("0")
     for model in versions:
-        if model.version == version:
+        if number and model.version.lstrip("0") == number:
             return model
     known = ", ".join(repr(model.version) for model in versions)
     raise UnknownModelError(f"model {versions[-1].name!r} has no version {version!r}; it has {known}")

@@ -105,6 +105,7 @@ class Reloader:
                 logger.error("nothing is reloaded: %s", error)
                 return
             self._report_left_out(contents)
+            self._list_unloaded(contents)
             known = {*self._engine.ensembles, *self.catalogue.rejected}
             for name in sorted({*contents.versions, *contents.errors, *known} - self._unloaded):
                 await self._try_replace(name, contents)
@@ -121,6 +122,7 @@ class Reloader:
             if name not in contents.versions and name not in contents.errors:
                 raise UnknownModelError(f"{self._folder} has no ensemble {name!r}")
             self._unloaded.discard(name)
+            self._list_unloaded(contents)
             if error := await self._try_replace(name, contents):
                 raise RepositoryError(error)
 
@@ -137,6 +139,10 @@ class Reloader:
                 raise UnknownModelError(f"no ensemble {name!r} is served")
             self._unloaded.add(name)
             await self._replace(name, ())
+            self.catalogue.unloaded = sorted({*self.catalogue.unloaded, name})
+
+    def _list_unloaded(self, contents: RepositoryContents) -> None:
+        self.catalogue.unloaded = sorted(self._unloaded & {*contents.versions, *contents.errors})
 
     async def _try_replace(self, name: str, contents: RepositoryContents) -> str | None:
         """Serve a model as the repository has it; return why that failed, if it did."""

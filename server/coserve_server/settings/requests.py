@@ -34,5 +34,7 @@ class RequestSettings(Section):
     """Limit on the images in a request."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
     """Limit on the pixels of an image, checked in its header before decoding and again before resizing."""
+    max_magnitude: float = Field(10_000, ge=0)
+    """Limit on the magnitude of values in tensors over `/v2` and gRPC; 0 for none. They must be finite."""
     serve_members: bool = False
     """Whether requests may also name a single member, to run it alone."""

@@ -168,7 +168,7 @@ def test_the_server_s_limits_hold() -> None:
         ("GET", "/v2/models/m0", 404, "model 'm0' is not served"),
         ("POST", "/v2/models/cow/infer", 404, "model 'cow' is not served"),
         ("GET", "/v2/models/pair/versions/2/config", 404, "model 'pair' has no version '2'; it has '1'"),
-        ("GET", "/v2/models/pair/versions/01/ready", 404, "has no version '01'"),
+        ("GET", "/v2/models/pair/versions/02/ready", 404, "has no version '02'"),
         ("GET", "/v2/nowhere", 404, "GET /v2/nowhere: Not Found"),
         ("DELETE", "/v2/models/pair", 405, "Method Not Allowed"),
         ("GET", INFER, 405, "Method Not Allowed"),
@@ -218,3 +218,36 @@ def test_no_request_is_the_server_s_fault(
     )
     assert response.status_code in (200, 504) or error(response, response.status_code)
     assert response.status_code in (200, 400, 413, 415, 504)
+
+
+def test_only_the_priority_that_all_requests_have_is_taken(server: Server) -> None:
+    server.infer(json=document(binary=False, parameters={"priority": 0}))
+    refused = server.ask("POST", INFER, json=document(binary=False, parameters={"priority": 2}))
+    assert "priority is 2; requests have no priorities here" in error(refused, 400)
+
+
+def test_the_magnitude_s_limit_is_a_setting() -> None:
+    engine = ReadingEngine(ensemble())
+    images = np.full((1, 3, 4, 4), 60_000, np.float32)
+    refused = Server(engine).ask("POST", INFER, **binary(images))
+    assert "finite values of at most 10000 in magnitude" in error(refused, 400)
+    Server(engine, max_magnitude=60_000).infer(**binary(images))
+    unlimited = Server(engine, max_magnitude=0)
+    unlimited.infer(**binary(images))
+    for value in (np.nan, np.inf, -np.inf):
+        assert "finite" in error(unlimited.ask("POST", INFER, **binary(images * np.float32(value))), 400)
+    beyond = document(images, binary=False)
+    beyond["inputs"][0]["data"][0] = 1e39
+    assert "finite" in error(unlimited.ask("POST", INFER, json=beyond), 400)
+
+
+@pytest.mark.parametrize("version", ["1", "01", "0001"])
+def test_versions_may_have_leading_zeros(server: Server, version: str) -> None:
+    answer = server.infer(f"/v2/models/pair/versions/{version}/infer", json=document(binary=False)).json()
+    assert answer["model_version"] == "1"
+    assert server.ask("GET", f"/v1/models/pair?version={version}").status_code == 200
+
+
+@pytest.mark.parametrize("version", ["0", "00", "10", "-1", "+1", "1 ", "\N{SUPERSCRIPT ONE}"])
+def test_other_versions_are_unknown(server: Server, version: str) -> None:
+    assert "has no version" in error(server.ask("GET", f"/v2/models/pair/versions/{version}"), 404)

@@ -16,17 +16,19 @@ from coserve_server.errors import (
     InvalidParametersError,
     RequestError,
 )
+from coserve_server.settings import load_settings
 from tests.server.api.v2 import IMAGES, document
 from tests.server.fake_engine import ensemble
 
 MODEL = ensemble()
+SETTINGS = load_settings(repository="unused")
 
 
 def read(content: dict[str, Any] | bytes, tensor: bytes = b"", length: str | None = None) -> np.ndarray:
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     if tensor and length is None:
         length = str(len(head))
-    return read_request(MODEL, head + tensor, length, 64)[1]
+    return read_request(MODEL, head + tensor, length, SETTINGS)[1]
 
 
 @pytest.mark.parametrize("padding", range(4))
@@ -39,7 +41,7 @@ def test_a_binary_tensor_may_begin_at_any_byte(padding: int) -> None:
 def test_an_aligned_tensor_is_not_copied() -> None:
     head = json.dumps(document()).encode()
     body = head + b" " * (-len(head) % 64) + IMAGES.tobytes()
-    _, batch = read_request(MODEL, body, str(len(body) - IMAGES.nbytes), 64)
+    _, batch = read_request(MODEL, body, str(len(body) - IMAGES.nbytes), SETTINGS)
     assert np.shares_memory(batch, np.frombuffer(body, np.uint8))
 
 
@@ -53,7 +55,7 @@ def test_json_may_be_flat_or_nested() -> None:
 
 
 def test_without_json_the_body_is_one_image() -> None:
-    request, batch = read_request(MODEL, IMAGES[:1].tobytes(), "0", 64)
+    request, batch = read_request(MODEL, IMAGES[:1].tobytes(), "0", SETTINGS)
     np.testing.assert_array_equal(batch, IMAGES[:1])
     assert request.parameters.binary_data_output
 
@@ -65,7 +67,7 @@ def test_null_stands_for_nothing() -> None:
 
 
 def test_unknown_keys_and_parameters_are_left_alone() -> None:
-    content = document(binary=False, model_name="x", parameters={"priority": 1, "mine": "y"})
+    content = document(binary=False, model_name="x", parameters={"priority": 0, "mine": "y"})
     np.testing.assert_array_equal(read(content), IMAGES)
 
 
@@ -243,7 +245,7 @@ def spoilt_requests(draw: st.DrawFn) -> bytes:
 def test_whatever_is_sent_is_read_or_refused(body: bytes, tail: bytes, length: str | None) -> None:
     length = str(len(body)) if length == "exact" else length
     try:
-        _, batch = read_request(MODEL, body + tail, length, 64)
+        _, batch = read_request(MODEL, body + tail, length, SETTINGS)
     except RequestError:
         return
     assert batch.dtype == np.float32

@@ -15,7 +15,7 @@ from coserve_server.api.grpc.messages import parse, read_request, to_message, wr
 from coserve_server.api.requests.admin import check_admin
 from coserve_server.api.v2.models import ServerMetadata, describe_config, describe_tensors
 from coserve_server.api.v2.repository import check_enabled, describe_repository, load, unload
-from coserve_server.api.v2.routes import INLINE_BINARY_BYTES, INLINE_JSON_BYTES
+from coserve_server.api.v2.routes import INLINE_BINARY_BYTES, INLINE_JSON_BYTES, answer_images
 from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.ensembles.ensemble import Ensemble
@@ -77,7 +77,7 @@ class Inference:
         return to_message(messages.ModelStatisticsResponse, StatisticsList(model_stats=statistics))
 
     async def repository_index(self, call: Call) -> messages.RepositoryIndexResponse:
-        """List the models that a request may name, and those that could not be loaded."""
+        """List the models that a request may name, those that could not be loaded, and those unloaded."""
         request = await receive(messages.RepositoryIndexRequest, call)
         _check_repository(request.repository_name)
         models = describe_repository(self.core, ready_only=request.ready)
@@ -98,7 +98,7 @@ class Inference:
         reloader = self._authorize(call)
         request = await receive(messages.RepositoryModelUnloadRequest, call)
         _check_repository(request.repository_name)
-        await unload(reloader, request.model_name)
+        await unload(reloader, request.model_name, request.parameters)
         return messages.RepositoryModelUnloadResponse()
 
     async def model_infer(self, call: Call) -> messages.ModelInferResponse:
@@ -131,11 +131,11 @@ class Inference:
         """
         model = self.find(call, message.model_name, message.model_version)
         if size <= (INLINE_BINARY_BYTES if message.raw_input_contents else INLINE_JSON_BYTES):
-            wanted, images = read_request(model, message)
+            wanted, images = read_request(model, message, self.core.settings)
         else:
-            wanted, images = await asyncio.to_thread(read_request, model, message)
+            wanted, images = await asyncio.to_thread(read_request, model, message, self.core.settings)
         limits = [limit for limit in (call.time_left_ns(), wanted.parameters.timeout * 1000) if limit]
-        answer = await self.core.infer(call.record, model, images, min(limits, default=None))
+        answer = await answer_images(self.core, call.record, model, images, min(limits, default=None))
         return write_response(wanted, answer)
 
     def find(self, call: Call, name: str, version: str) -> Ensemble:

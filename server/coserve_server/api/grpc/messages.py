@@ -12,12 +12,16 @@ from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc.wire import has_more_fields
 from coserve_server.api.requests.bodies import SPARE_VALUES, describe_faults
-from coserve_server.api.v2.requests import FP32, InferRequest, Input, check_tensors, make_batch, read_bytes
+from coserve_server.api.v2.image_files import BYTES, split_elements
+from coserve_server.api.v2.requests import FP32, check_tensors, make_batch, read_bytes
 from coserve_server.api.v2.responses import describe_answer, make_outputs
+from coserve_server.api.v2.schemas import InferRequest, Input
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import BadBodyError, BodyTooLargeError, InvalidParametersError
 from coserve_server.pipeline.classifier import Classification
+from coserve_server.pipeline.preparation import EncodedImage
+from coserve_server.settings import Settings
 
 UNCOUNTED_BYTES = 2**16
 """Messages up to this size take little memory, whatever they contain."""
@@ -40,18 +44,26 @@ def parse(kind: type[M], data: bytes) -> M:
         raise BadBodyError(f"not a {kind.DESCRIPTOR.name}: the message is broken or cut off") from error
 
 
-def read_request(model: Ensemble, message: messages.ModelInferRequest) -> tuple[InferRequest, Images]:
-    """Read a request and its tensor.
+def read_request(
+    model: Ensemble, message: messages.ModelInferRequest, settings: Settings
+) -> tuple[InferRequest, Images | list[EncodedImage]]:
+    """Read a request and its images: a tensor or files.
+
+    Args:
+        settings: limit the number of files and the tensor's values.
 
     Raises:
         InvalidParametersError: the model cannot answer this request.
+        TooManyImagesError: there are too many files.
     """
     try:
         request = InferRequest.model_validate(_to_document(message))
     except ValidationError as error:
         raise InvalidParametersError(describe_faults(error)) from error
-    tensor = check_tensors(model, request)
-    return request, make_batch(tensor, _read_values(tensor, message))
+    tensor = check_tensors(model, request, settings)
+    if tensor.datatype == BYTES:
+        return request, _read_images(tensor, message)
+    return request, make_batch(tensor, _read_values(tensor, message), settings.max_magnitude)
 
 
 def write_response(request: InferRequest, answer: Classification) -> messages.ModelInferResponse:
@@ -110,19 +122,45 @@ def _read_parameters(parameters: Mapping[str, messages.InferParameter]) -> dict[
 
 def _read_values(tensor: Input, message: messages.ModelInferRequest) -> NDArray[np.float32]:
     """Return the input's elements, from the message's raw bytes or from the input's contents."""
-    raw = message.raw_input_contents
+    raw = _read_raw(tensor, message, "fp32_contents")
+    if raw is not None:
+        return read_bytes(tensor, raw, f"raw_input_contents has {len(raw)}")
     contents = message.inputs[0].contents
-    fields = [field.name for field, _ in contents.ListFields()]
+    values = np.fromiter(contents.fp32_contents, FP32, len(contents.fp32_contents))
+    return read_bytes(tensor, values.tobytes(), f"fp32_contents has {values.nbytes}")
+
+
+def _read_images(tensor: Input, message: messages.ModelInferRequest) -> list[EncodedImage]:
+    """Return the input's elements, one image file each."""
+    raw = _read_raw(tensor, message, "bytes_contents")
+    if raw is not None:
+        return split_elements(tensor.name, tensor.shape[0], raw)
+    files = message.inputs[0].contents.bytes_contents
+    if len(files) != tensor.shape[0]:
+        raise InvalidParametersError(
+            f"input {tensor.name!r}: shape {tensor.shape} of BYTES is {tensor.shape[0]} elements, "
+            f"bytes_contents has {len(files)}"
+        )
+    return [EncodedImage(file) for file in files]
+
+
+def _read_raw(tensor: Input, message: messages.ModelInferRequest, field: str) -> bytes | None:
+    """Return the message's raw bytes; None if the input's elements are in its contents.
+
+    Args:
+        field: the field of the contents for the input's type.
+    """
+    raw = message.raw_input_contents
+    fields = [found.name for found, _ in message.inputs[0].contents.ListFields()]
     if raw:
         if len(raw) != 1:
             raise InvalidParametersError(f"raw_input_contents has {len(raw)} tensors; there is one input")
         if fields:
             raise InvalidParametersError(f"input {tensor.name!r} has both contents and raw_input_contents")
-        return read_bytes(tensor, raw[0], f"raw_input_contents has {len(raw[0])}")
-    if fields not in ([], ["fp32_contents"]):
+        return bytes(raw[0])
+    if fields not in ([], [field]):
         raise InvalidParametersError(
-            f"input {tensor.name!r}: FP32 goes in fp32_contents or raw_input_contents, not in "
+            f"input {tensor.name!r}: {tensor.datatype} goes in {field} or raw_input_contents, not in "
             f"{', '.join(fields)}"
         )
-    values = np.fromiter(contents.fp32_contents, FP32, len(contents.fp32_contents))
-    return read_bytes(tensor, values.tobytes(), f"fp32_contents has {values.nbytes}")
+    return None

@@ -61,7 +61,7 @@ Control = Annotated[Reloader, Depends(_reloader)]
 
 @router.post("/index")
 async def list_models(request: Request, core: Core) -> list[RepositoryModel]:
-    """List the models that a request may name, and those that could not be loaded."""
+    """List the models that a request may name, those that could not be loaded, and those unloaded."""
     options = await _read(request, core, IndexRequest)
     return describe_repository(core, ready_only=options.ready)
 
@@ -77,8 +77,8 @@ async def load_model(request: Request, core: Core, reloader: Control, name: str)
 @router.post("/models/{name}/unload", response_class=Response)
 async def unload_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
     """Stop serving an ensemble; requests in progress still get their answers."""
-    await _read(request, core, ControlRequest)
-    await unload(reloader, name)
+    options = await _read(request, core, ControlRequest)
+    await unload(reloader, name, options.parameters)
     return Response()
 
 
@@ -99,7 +99,7 @@ def check_enabled(core: Classifier) -> None:
 
 
 def describe_repository(core: Classifier, *, ready_only: bool) -> list[RepositoryModel]:
-    """Return the models that a request may name, and those that could not be loaded."""
+    """Return the models that a request may name, those that could not be loaded, and those unloaded."""
     served = [
         _describe(core, model.name, model.version, core.catalogue.fault(model))
         for model in core.catalogue.models()
@@ -109,7 +109,12 @@ def describe_repository(core: Classifier, *, ready_only: bool) -> list[Repositor
         for name, error in core.catalogue.load_errors.items()
         if name not in core.catalogue.ensembles
     ]
-    return [model for model in (*served, *broken) if model.state == "READY" or not ready_only]
+    unloaded = [
+        _describe(core, name, "", "unloaded")
+        for name in core.catalogue.unloaded
+        if name not in core.catalogue.ensembles
+    ]
+    return [model for model in (*served, *broken, *unloaded) if model.state == "READY" or not ready_only]
 
 
 async def load(reloader: Reloader, name: str, parameters: Collection[str]) -> None:
@@ -121,27 +126,36 @@ async def load(reloader: Reloader, name: str, parameters: Collection[str]) -> No
     Raises:
         InvalidParametersError: there are parameters, or the ensemble is missing or broken.
     """
-    if parameters:
-        raise InvalidParametersError(
-            f"parameters {', '.join(parameters)} are not supported; models are loaded as the "
-            "repository has them"
-        )
+    _check_parameters("load", name, parameters, "models are loaded as the repository has them")
     try:
         await reloader.load(name)
     except (RepositoryError, UnknownModelError) as error:
         raise InvalidParametersError(f"failed to load {name!r}: {error}") from error
 
 
-async def unload(reloader: Reloader, name: str) -> None:
+async def unload(reloader: Reloader, name: str, parameters: Collection[str]) -> None:
     """Stop serving an ensemble.
 
+    Args:
+        parameters: names of the request's parameters.
+
     Raises:
-        InvalidParametersError: it is not served.
+        InvalidParametersError: there are unknown parameters, or the ensemble is not served.
     """
+    _check_parameters("unload", name, parameters, "an ensemble is unloaded with its members")
     try:
         await reloader.unload(name)
     except UnknownModelError as error:
         raise InvalidParametersError(f"failed to unload {name!r}: {error}") from error
+
+
+def _check_parameters(verb: str, name: str, parameters: Collection[str], rule: str) -> None:
+    """Refuse parameters other than `unload_dependents`, which clients send with either call."""
+    unknown = [parameter for parameter in parameters if parameter != "unload_dependents"]
+    if unknown:
+        raise InvalidParametersError(
+            f"failed to {verb} {name!r}: parameters {', '.join(unknown[:5])} are not supported; {rule}"
+        )
 
 
 async def _read(request: Request, core: Classifier, kind: type[T]) -> T:

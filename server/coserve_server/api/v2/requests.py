@@ -7,92 +7,41 @@ A tensor is part of the JSON, or bytes after it: Triton's binary tensor data ext
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
 
 from coserve_server.api.requests.bodies import parse_json
+from coserve_server.api.v2.image_files import (
+    BYTES,
+    check_shape,
+    decode_texts,
+    split_elements,
+    split_sizes,
+)
 from coserve_server.api.v2.models import image_shape
+from coserve_server.api.v2.schemas import InferRequest, Input, InputParameters, RequestParameters
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.errors import BadBodyError, InvalidParametersError
+from coserve_server.errors import BadBodyError, InvalidParametersError, TooManyImagesError
+from coserve_server.pipeline.preparation import EncodedImage
+from coserve_server.settings import Settings
 
 FP32 = np.dtype("<f4")
-LARGEST = 1e4
-"""Limit on the magnitude of values: normalised images stay below about 3, and sound networks give finite
-logits up to this limit."""
-
-Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-"""The protocol's integers; JSON itself does not limit them."""
-
-
-def _or_empty(value: object) -> object:
-    """Replace null, which some clients send for a missing object."""
-    return {} if value is None else value
-
-
-class InputParameters(BaseModel):
-    """Parameters of an input."""
-
-    binary_data_size: Annotated[Int64, Field(ge=0)] | None = None
-    shared_memory_region: Any = None
-
-
-class OutputParameters(BaseModel):
-    """Parameters of an output."""
-
-    binary_data: StrictBool | None = None
-    classification: Annotated[Int64, Field(ge=1)] | None = Field(
-        default=None, description="Number of largest elements to return, as `value:index:label`."
-    )
-    shared_memory_region: Any = None
-
-
-class RequestParameters(BaseModel):
-    """Parameters of a request."""
-
-    binary_data_output: StrictBool = False
-    timeout: Annotated[Int64, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
-
-
-class Input(BaseModel):
-    """A tensor, with its elements in `data` or after the JSON."""
-
-    name: str
-    shape: list[Int64] = Field(fail_fast=True)
-    datatype: str
-    parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
-    data: list[Any] | None = None
-
-
-class Output(BaseModel):
-    """A requested tensor."""
-
-    name: str
-    parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
-
-
-class InferRequest(BaseModel):
-    """An inference request."""
-
-    id: str | None = None
-    # Stop at the first fault: a report of all could be many times as large as the body.
-    inputs: list[Input] = Field(fail_fast=True)
-    outputs: list[Output] | None = Field(default=None, fail_fast=True)
-    parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()
+LARGEST = float(np.finfo(FP32).max)
 
 
 def read_request(
-    model: Ensemble, body: bytes, header_length: str | None, max_images: int
-) -> tuple[InferRequest, Images]:
-    """Read a request and its tensor, which shares the body's memory if that is aligned.
+    model: Ensemble, body: bytes, header_length: str | None, settings: Settings
+) -> tuple[InferRequest, Images | list[EncodedImage]]:
+    """Read a request and its images: a tensor, which shares the body's memory if that is aligned, or files.
 
     Args:
         header_length: the header `Inference-Header-Content-Length`: length of the JSON that the tensor's
             bytes follow. None if the body is all JSON; 0 if it is one image's tensor without any JSON.
-        max_images: limits the number of values in the JSON. The size of the batch is not checked.
+        settings: limit the number of values in the JSON and of files, and the tensor's values. The size of
+            its batch is not checked.
 
     Raises:
         BadBodyError: the JSON is invalid, or too few or too many bytes follow it.
@@ -101,34 +50,36 @@ def read_request(
     """
     length = _parse_length(header_length, len(body))
     raw = header_length is not None and length == 0
-    max_values = max_images * math.prod(image_shape(model))
+    max_values = settings.max_images * math.prod(image_shape(model))
     request = (
         _request_for_bytes(model, len(body)) if raw else parse_json(InferRequest, body[:length], max_values)
     )
-    tensor = check_tensors(model, request)
-    size = tensor.parameters.binary_data_size
-    if len(body) - length != (size or 0):
-        raise BadBodyError(
-            f"{len(body) - length} bytes follow the JSON, binary_data_size says {size or 0}; the header "
-            "Inference-Header-Content-Length must be the length of the JSON"
-        )
+    tensor = check_tensors(model, request, settings)
+    size = _check_size(tensor, len(body) - length)
+    if tensor.datatype == BYTES:
+        return request, _read_files(tensor, body[length:])
     if size is None:
         values: NDArray[np.float32] | NDArray[np.float64] = _from_json(tensor)
-    elif tensor.data is not None:
-        raise InvalidParametersError(f"input {tensor.name!r} has both data and binary_data_size")
     else:
         values = read_bytes(tensor, memoryview(body)[length:], f"binary_data_size says {size}")
-    return request, make_batch(tensor, values)
+    return request, make_batch(tensor, values, settings.max_magnitude)
 
 
-def check_tensors(model: Ensemble, request: InferRequest) -> Input:
+def check_tensors(model: Ensemble, request: InferRequest, settings: Settings) -> Input:
     """Return the request's only input, without checking its data.
 
     Raises:
         InvalidParametersError: the model does not have these inputs and outputs.
+        TooManyImagesError: there are more files than the settings allow.
     """
+    if request.parameters.priority:
+        raise InvalidParametersError(
+            f"priority is {request.parameters.priority}; requests have no priorities here, so leave it out"
+        )
     tensor = _only_input(model, request)
     _check_outputs(model, request)
+    if tensor.datatype == BYTES and tensor.shape[0] > settings.max_images:
+        raise TooManyImagesError(f"{tensor.shape[0]} images, more than the {settings.max_images} allowed")
     return tensor
 
 
@@ -149,16 +100,22 @@ def read_bytes(tensor: Input, data: bytes | memoryview, found: str) -> NDArray[n
     return np.frombuffer(data, FP32)
 
 
-def make_batch(tensor: Input, values: NDArray[np.float32] | NDArray[np.float64]) -> Images:
+def make_batch(
+    tensor: Input, values: NDArray[np.float32] | NDArray[np.float64], max_magnitude: float
+) -> Images:
     """Return the elements in the input's shape.
+
+    Args:
+        max_magnitude: limit on the magnitude of the values; 0 for any that are finite.
 
     Raises:
         InvalidParametersError: a value is not finite, or too large.
     """
     # This also refuses NaN: comparisons with it are false.
-    if not (values.min() >= -LARGEST and values.max() <= LARGEST):
+    largest = max_magnitude or LARGEST
+    if not (values.min() >= -largest and values.max() <= largest):
         raise InvalidParametersError(
-            f"input {tensor.name!r} must have finite values of at most {LARGEST:g} in magnitude"
+            f"input {tensor.name!r} must have finite values of at most {largest:g} in magnitude"
         )
     return np.require(values.reshape(tensor.shape), np.float32, ["C", "ALIGNED"])
 
@@ -193,11 +150,14 @@ def _only_input(model: Ensemble, request: InferRequest) -> Input:
         )
     (tensor,) = request.inputs
     shape = image_shape(model)
-    if tensor.datatype != "FP32":
+    if tensor.datatype not in ("FP32", BYTES):
         raise InvalidParametersError(
-            f"input {tensor.name!r} is {tensor.datatype[:20]!r}; {model.name} takes 'FP32'"
+            f"input {tensor.name!r} is {tensor.datatype[:20]!r}; "
+            f"{model.name} takes 'FP32', or image files as 'BYTES'"
         )
-    if tensor.shape[1:] != shape or tensor.shape[0] < 1:
+    if tensor.datatype == BYTES:
+        check_shape(tensor.name, tensor.shape)
+    elif tensor.shape[1:] != shape or tensor.shape[0] < 1:
         raise InvalidParametersError(
             f"input {tensor.name!r} has shape {tensor.shape[:9]}; {model.name} takes "
             f"[N, {', '.join(map(str, shape))}] with N at least 1"
@@ -215,6 +175,38 @@ def _check_outputs(model: Ensemble, request: InferRequest) -> None:
         )
     if any(output.parameters.shared_memory_region is not None for output in request.outputs or []):
         raise InvalidParametersError(f"output {names[0]!r}: shared memory is not supported; leave it out")
+
+
+def _check_size(tensor: Input, found: int) -> int | None:
+    """Return the size of the binary tensor that follows the JSON; None if the JSON has the data.
+
+    Args:
+        found: number of bytes that follow.
+    """
+    size = tensor.parameters.binary_data_size
+    if isinstance(size, str):
+        if tensor.datatype != BYTES:
+            raise InvalidParametersError(f"input {tensor.name!r}: binary_data_size must be a number")
+        size = sum(map(int, size.split(",")))
+    if found != (size or 0):
+        raise BadBodyError(
+            f"{found} bytes follow the JSON, binary_data_size says {size or 0}; the header "
+            "Inference-Header-Content-Length must be the length of the JSON"
+        )
+    if size is not None and tensor.data is not None:
+        raise InvalidParametersError(f"input {tensor.name!r} has both data and binary_data_size")
+    return size
+
+
+def _read_files(tensor: Input, data: bytes) -> list[EncodedImage]:
+    size = tensor.parameters.binary_data_size
+    count = tensor.shape[0]
+    if size is None:
+        texts = None if tensor.data is None else _flatten(tensor.data, tensor.shape)
+        return decode_texts(tensor.name, count, texts)
+    if isinstance(size, str):
+        return split_sizes(tensor.name, [int(one) for one in size.split(",")], count, data)
+    return split_elements(tensor.name, count, data)
 
 
 def _from_json(tensor: Input) -> NDArray[np.float64]:

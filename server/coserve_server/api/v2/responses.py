@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from coserve_server.api.v2.requests import FP32, InferRequest, Output, OutputParameters
+from coserve_server.api.v2.requests import FP32
+from coserve_server.api.v2.schemas import InferRequest, Output, OutputParameters
 from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.combine import top_k
 

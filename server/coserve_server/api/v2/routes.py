@@ -27,11 +27,15 @@ from coserve_server.api.v2.models import (
     describe_config,
     describe_tensors,
 )
-from coserve_server.api.v2.requests import InferRequest, read_request
+from coserve_server.api.v2.requests import read_request
 from coserve_server.api.v2.responses import write_response
+from coserve_server.api.v2.schemas import InferRequest
 from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.observability.record import Record
+from coserve_server.pipeline.classifier import Classification, Classifier
+from coserve_server.pipeline.preparation import EncodedImage
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -171,18 +175,35 @@ async def infer(request: Request) -> Response:
     with core.admitted(record):
         body = await read_body(request, core.settings)
 
-        def read() -> tuple[InferRequest, Images]:
-            return read_request(model, body, header_length, core.settings.max_images)
+        def read() -> tuple[InferRequest, Images | list[EncodedImage]]:
+            return read_request(model, body, header_length, core.settings)
 
         inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
         wanted, images = read() if len(body) <= inline_bytes else await asyncio.to_thread(read)
         timeouts = [limit for limit in (timeout_ns, wanted.parameters.timeout * 1000) if limit]
-        answering = core.infer(record, model, images, min(timeouts, default=None))
+        answering = answer_images(core, record, model, images, min(timeouts, default=None))
         answer = await while_connected(request, answering)
     content, json_length = write_response(wanted, answer)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
+
+
+async def answer_images(
+    core: Classifier,
+    record: Record,
+    model: Ensemble,
+    images: Images | list[EncodedImage],
+    timeout_ns: int | None,
+) -> Classification:
+    """Answer with tensors as they are, or with encoded images once they are decoded and preprocessed.
+
+    Raises:
+        RequestError: see `Classifier.classify` and `Classifier.infer`.
+    """
+    if isinstance(images, list):
+        return await core.classify(record, model, images, timeout_ns)
+    return await core.infer(record, model, images, timeout_ns)
 
 
 hot_routes = [

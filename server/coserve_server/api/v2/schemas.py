@@ -1,0 +1,70 @@
+"""Inference requests as JSON has them."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
+
+Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+"""The protocol's integers; JSON itself does not limit them."""
+
+
+def _or_empty(value: object) -> object:
+    """Replace null, which some clients send for a missing object."""
+    return {} if value is None else value
+
+
+class InputParameters(BaseModel):
+    """Parameters of an input."""
+
+    binary_data_size: (
+        Annotated[Int64, Field(ge=0)] | Annotated[str, Field(pattern=r"^[0-9]{1,9}(,[0-9]{1,9})*$")] | None
+    ) = Field(
+        default=None,
+        description="Bytes of the binary tensor; for image files without their lengths, the size of each.",
+    )
+    shared_memory_region: Any = None
+
+
+class OutputParameters(BaseModel):
+    """Parameters of an output."""
+
+    binary_data: StrictBool | None = None
+    classification: Annotated[Int64, Field(ge=1)] | None = Field(
+        default=None, description="Number of largest elements to return, as `value:index:label`."
+    )
+    shared_memory_region: Any = None
+
+
+class RequestParameters(BaseModel):
+    """Parameters of a request."""
+
+    binary_data_output: StrictBool = False
+    priority: Int64 = Field(default=0, description="Only 0; there are no priorities.")
+    timeout: Annotated[Int64, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
+
+
+class Input(BaseModel):
+    """A tensor, with its elements in `data` or after the JSON."""
+
+    name: str
+    shape: list[Int64] = Field(fail_fast=True)
+    datatype: str
+    parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
+    data: list[Any] | None = None
+
+
+class Output(BaseModel):
+    """A requested tensor."""
+
+    name: str
+    parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
+
+
+class InferRequest(BaseModel):
+    """An inference request."""
+
+    id: str | None = None
+    # Stop at the first fault: a report of all could be many times as large as the body.
+    inputs: list[Input] = Field(fail_fast=True)
+    outputs: list[Output] | None = Field(default=None, fail_fast=True)
+    parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()

@@ -74,16 +74,16 @@ def oldest(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST_PYTHON)
 def oldest_onnxruntime(session: nox.Session) -> None:
-    """Run the shipped networks with the oldest ONNX Runtime."""
+    """Run shipped and newly exported networks with the oldest ONNX Runtime."""
     install(session, f"onnxruntime=={OLDEST_ONNXRUNTIME}", "numpy<2")
-    session.run("python", "tests/compat/check_onnxruntime.py")
+    check_networks(session)
 
 
 @nox.session
 def newest_onnxruntime(session: nox.Session) -> None:
-    """Run the shipped networks with the newest ONNX Runtime that has been released."""
+    """Run shipped and newly exported networks with the newest ONNX Runtime that has been released."""
     install(session, "--upgrade", "onnxruntime", "numpy")
-    session.run("python", "tests/compat/check_onnxruntime.py")
+    check_networks(session)
 
 
 @nox.session
@@ -96,6 +96,15 @@ def compose(session: nox.Session) -> None:
     tests = ("tests/compose/test_files.py", "-k", "test_compose_reads_the_files", "-rs")
     path = os.pathsep.join([folder, session.bin, os.environ["PATH"]])
     session.run(sys.executable, "-m", "pytest", "--quiet", *tests, env={"PATH": path}, external=True)
+
+
+def check_networks(session: nox.Session) -> None:
+    """Compare logits with those recorded, and with those of networks exported by the Python that runs nox."""
+    check = ("python", "tests/compat/check_onnxruntime.py")
+    session.run(*check)
+    folder = Path(session.create_tmp(), "networks")
+    session.run(sys.executable, "tests/compat/make_networks.py", folder, external=True)
+    session.run(*check, folder / "repository", folder / "logits.json")
 
 
 def install(session: nox.Session, *arguments: str) -> None:

@@ -192,10 +192,21 @@ def _run_and_check(
     """Return the network as it is to be written, its logits `[N, C]`, and what a user should know of it."""
     notes = []
     subject = str(network.path)
-    if len(labels) == 2 and _gives_one_logit(network, samples):
+    lowered = _with_older_operators(network)
+    try:
+        session = Session(network.model, subject)
+    except NetworkError:
+        # This ONNX Runtime may be older than the file, but not than the lowered one.
+        if lowered is None:
+            raise
+        network = lowered
+        lowered = None
+        session = Session(network.model, subject)
+    if len(labels) == 2 and session.run(network.output, {network.input: samples.images[:1]}).shape == (1, 1):
         network = with_two_logits(network)
+        lowered = None if lowered is None else with_two_logits(lowered)
+        session = Session(network.model, subject)
         notes.append(f"gives one logit, which counts as that of {labels[1]!r}; that of {labels[0]!r} is 0")
-    session = Session(network.model, subject)
     logits = run_network(
         lambda images: session.run(network.output, {network.input: images}),
         samples,
@@ -203,26 +214,25 @@ def _run_and_check(
         subject,
         network.quantised,
     )
-    return _with_older_operators(network, samples, logits), logits, notes
+    if lowered is not None and _gives_the_same(lowered, samples, logits):
+        network = lowered
+    return network, logits, notes
 
 
-def _gives_one_logit(network: OnnxFile, samples: Samples) -> bool:
-    session = Session(network.model, str(network.path))
-    return session.run(network.output, {network.input: samples.images[:1]}).shape == (1, 1)
-
-
-def _with_older_operators(network: OnnxFile, samples: Samples, logits: Logits) -> OnnxFile:
-    """Return the network with older operators if it then gives the same logits, else as it is."""
+def _with_older_operators(network: OnnxFile) -> OnnxFile | None:
     model = lower_opset(onnx.load_model_from_string(network.model))
     if model is None:
-        return network
-    lowered = replace(network, model=model.SerializeToString(), opset=get_opset(model))
+        return None
+    return replace(network, model=model.SerializeToString(), opset=get_opset(model))
+
+
+def _gives_the_same(lowered: OnnxFile, samples: Samples, logits: Logits) -> bool:
     try:
-        session = Session(lowered.model, str(network.path))
-        difference = np.abs(session.run(network.output, {network.input: samples.images}) - logits).max()
+        session = Session(lowered.model, str(lowered.path))
+        difference = np.abs(session.run(lowered.output, {lowered.input: samples.images}) - logits).max()
     except NetworkError:
-        return network
-    return lowered if difference <= FP32_RELATIVE_LIMIT * np.abs(logits).max() else network
+        return False
+    return bool(difference <= FP32_RELATIVE_LIMIT * np.abs(logits).max())
 
 
 def _check_mean(logits: Sequence[Logits], weights: Sequence[float] | None) -> None:

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from coserve_export import NetworkError, Report, export_onnx
+from coserve_export import NetworkError, Report, existing, export_onnx
 from coserve_export.compatibility import OLDEST, RUNTIMES, find_runtime, get_opset, lower_ir_version
 from coserve_export.mean_graph import mean_graph
 from coserve_export.session import Session
@@ -62,12 +62,12 @@ def test_versions_are_lowered_as_far_as_the_content_allows(
     ir_version: int,
     lowered: tuple[int, int],
 ) -> None:
-    file = stamp(make_onnx(opset=opset), ir_version)
-    report, written = export(file)
+    weights = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    report, written = export(stamp(make_onnx(opset=opset, weights=weights), ir_version))
     assert (get_opset(written), written.ir_version) == lowered
     assert find_runtime(written) is OLDEST
     assert report.members[0].notes == []
-    np.testing.assert_allclose(logits(written), logits(onnx.load(file)), rtol=1e-6)
+    np.testing.assert_allclose(logits(written), IMAGES.mean((2, 3)) @ weights, atol=1e-6)
 
 
 def normalising(path: Path, labels: int) -> Path:
@@ -98,6 +98,36 @@ def test_newer_operators_stay_and_the_report_says_what_they_need(export: Export,
     needs = "needs ONNX Runtime 1.23 or later (Triton 25.08), for opset 23, IR 11"
     assert report.members[0].notes == [needs]
     assert report.to_json()["members"][0]["notes"] == [needs]
+
+
+def test_a_network_newer_than_this_onnx_runtime_is_lowered(
+    make_onnx: MakeOnnx, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OldSession(Session):
+        def __init__(self, model: bytes, subject: str) -> None:
+            if find_runtime(onnx.load_model_from_string(model)) is not OLDEST:
+                raise NetworkError(f"{subject}: ONNX Runtime cannot load it")
+            super().__init__(model, subject)
+
+    monkeypatch.setattr(existing, "Session", OldSession)
+    assert find_runtime(export(make_onnx(opset=23))[1]) is OLDEST
+    with pytest.raises(NetworkError, match="cannot load it"):
+        export(normalising(make_onnx(), 5))
+
+
+def test_operators_that_change_the_logits_are_not_lowered(
+    make_onnx: MakeOnnx, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert_wrongly(model: onnx.ModelProto) -> onnx.ModelProto:
+        weights = numpy_helper.to_array(model.graph.initializer[0])
+        changed = onnx.ModelProto()
+        changed.CopyFrom(model)
+        changed.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights * np.float32(1.001), "weights"))
+        return changed
+
+    monkeypatch.setattr(existing, "lower_opset", convert_wrongly)
+    file = make_onnx()
+    assert export(file)[1] == onnx.load(file)
 
 
 def test_overloaded_functions_keep_their_ir_version() -> None:

@@ -66,6 +66,8 @@ def test_loopback_needs_no_proxy_and_http_no_certificates(
         "a.localhost",
         "[::1]",
         "[::ffff:127.0.0.1]",
+        "0.0.0.0",
+        "[::]",
     ],
 )
 def test_loopback_in_every_spelling(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +187,19 @@ def test_goes_through_the_proxy(ask: Ask, loopback: Any, monkeypatch: pytest.Mon
     loopback.statuses = [502]
     with pytest.raises(CoserveError, match="or the proxy in HTTP_PROXY, answered Bad Gateway"):
         ask("http://server.example", "classify", b"x")
+
+
+def test_a_proxy_that_refuses_https_is_named(
+    ask: Ask, loopback: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", loopback.url)
+    with pytest.raises(UnreachableError, match=r"through the proxy in HTTPS_PROXY failed: 501"):
+        ask("https://server.example", "classify", b"x")
+
+
+def test_a_given_transport_needs_no_proxy(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://")
+    assert ask(lambda _: httpx.Response(200), "live", options={"url": "http://server.example"})
 
 
 @pytest.mark.parametrize("url", ["http://server.example", "https://server.example"])

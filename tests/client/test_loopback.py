@@ -61,8 +61,8 @@ def test_does_not_reuse_a_connection_that_the_server_may_be_closing(
     assert loopback.connections == 2
 
 
-def closing_server(listener: socket.socket, requests: list[bytes], answered: int) -> None:
-    """Answer so many requests per connection; close it, without an answer, on the next request."""
+def closing_server(listener: socket.socket, requests: list[bytes], answered: int, last: bytes) -> None:
+    """Answer so many requests per connection; reply `last` to the next one and close the connection."""
     with suppress(OSError):
         while True:
             connection, _ = listener.accept()
@@ -71,18 +71,17 @@ def closing_server(listener: socket.socket, requests: list[bytes], answered: int
                     if not (request := connection.recv(65536)):
                         break
                     requests.append(request)
-                    if left:
-                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" if left else last)
 
 
 @pytest.fixture
-def closing() -> Iterator[Callable[[int], tuple[str, list[bytes]]]]:
+def closing() -> Iterator[Callable[..., tuple[str, list[bytes]]]]:
     with ExitStack() as stack:
 
-        def start(answered: int) -> tuple[str, list[bytes]]:
+        def start(answered: int, last: bytes = b"") -> tuple[str, list[bytes]]:
             listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
             requests: list[bytes] = []
-            thread = threading.Thread(target=closing_server, args=(listener, requests, answered))
+            thread = threading.Thread(target=closing_server, args=(listener, requests, answered, last))
             thread.start()
             stack.callback(thread.join)
             stack.callback(listener.shutdown, socket.SHUT_RDWR)
@@ -109,6 +108,15 @@ def test_repeats_a_request_that_met_a_closing_connection_async(closing: Any) -> 
 
     asyncio.run(run())
     assert len(requests) == 3
+
+
+def test_does_not_repeat_what_was_answered_in_part(closing: Any) -> None:
+    url, requests = closing(1, last=b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{")
+    with Client(url) as client:
+        assert client.live()
+        with pytest.raises(UnreachableError, match="broke"):
+            client.models()
+    assert len(requests) == 2
 
 
 def test_does_not_repeat_what_a_new_connection_did_not_answer(ask: Ask, closing: Any) -> None:

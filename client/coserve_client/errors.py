@@ -212,6 +212,11 @@ def translated_errors(route: Route) -> Iterator[None]:
         raise UnreachableError(f"the connection to {route} failed: {error}") from error
     except httpx.RequestError as error:
         raise ProtocolError(f"the response of {route} cannot be read: {error}") from error
+    except Exception as error:
+        # httpx passes on what socksio raises if a SOCKS proxy does not speak SOCKS.
+        if route.proxy is None:
+            raise
+        raise UnreachableError(f"the connection to {route} failed: {error}") from error
 
 
 def _describe_connect_error(route: Route, error: httpx.TransportError) -> str:

@@ -24,6 +24,7 @@ from coserve_client import (
     UnreachableError,
     UploadTimeoutError,
 )
+from coserve_client.errors import Route, translated_errors
 
 Ask = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
@@ -163,6 +164,17 @@ def test_translates_transport_errors_once(
         ask(server, "classify", b"x")
     assert caught.value.__cause__ is cause
     assert calls == 1
+
+
+def test_translates_whatever_a_proxy_causes() -> None:
+    cause = ValueError("Malformed reply")
+    with (
+        pytest.raises(UnreachableError, match="through the proxy in ALL_PROXY failed: Malformed reply"),
+        translated_errors(Route("http://server.example", proxy="ALL_PROXY")),
+    ):
+        raise cause
+    with pytest.raises(ValueError, match="Malformed"), translated_errors(Route("http://server.example")):
+        raise cause
 
 
 def test_exports_the_whole_error_tree() -> None:

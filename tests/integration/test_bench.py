@@ -36,8 +36,10 @@ def server(triton: StartTriton, repository: Path) -> Triton:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess[str]]:
     perf_analyzer()
+    # What is measured is on this machine.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
 
     def run(*options: object) -> subprocess.CompletedProcess[str]:
         command = [COSERVE, "bench", "perf-analyzer", *map(str, options)]

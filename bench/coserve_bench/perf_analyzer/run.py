@@ -132,10 +132,12 @@ class PerfAnalyzer:
             *(part for header in target.headers for part in ("-H", header)),
         ]
         libraries = [str(self._program.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+        # The proxy of the environment would be measured too, and cannot reach this machine's loopback.
+        environment = {name: text for name, text in os.environ.items() if not name.lower().endswith("_proxy")}
         self._result(target).unlink(missing_ok=True)
         return subprocess.Popen(  # noqa: S603  # the user's own program
             command,
-            env=os.environ | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries))},
+            env=environment | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries))},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

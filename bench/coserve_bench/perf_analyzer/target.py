@@ -89,7 +89,8 @@ def connect(address: str, name: str | None) -> Iterator[TritonEnsemble]:
     """
     import tritonclient.grpc as grpc
 
-    with grpc.InferenceServerClient(address) as client:
+    # The proxy of the environment would be measured too, and cannot reach this machine's loopback.
+    with grpc.InferenceServerClient(address, channel_args=[("grpc.enable_http_proxy", 0)]) as client:
         try:
             yield TritonEnsemble(client, name or _only_ensemble(client, address))
         except grpc.InferenceServerException as error:

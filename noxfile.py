@@ -16,6 +16,7 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 OLDEST_PYTHON = PYTHONS[0]
 OLDEST_ONNXRUNTIME = "1.17.0"
 """The oldest ONNX Runtime that loads exported networks (docs/export.md)."""
+EXTRAS = ("server", "client", "otel", "openvino", "heic")
 CONSTRAINTS = ("--constraint", "constraints.txt")
 COMPOSE_1 = (
     "docker-compose==1.29.2",
@@ -54,7 +55,7 @@ nox.options.error_on_missing_interpreters = False
 @nox.session(python=PYTHONS)
 def quick(session: nox.Session) -> None:
     """Test the server and the client with the versions of constraints.txt."""
-    install(session, *CONSTRAINTS, "--editable", ".[server,client,otel]", *TEST_TOOLS)
+    install(session, *CONSTRAINTS, "--editable", f".[{','.join(EXTRAS)}]", *TEST_TOOLS)
     run_quick_tests(session)
 
 
@@ -67,7 +68,7 @@ def setup(session: nox.Session) -> None:
 @nox.session(python=OLDEST_PYTHON)
 def oldest(session: nox.Session) -> None:
     """Test the server and the client with the oldest versions that pyproject.toml allows."""
-    install(session, *lower_bounds("server", "client", "otel"), *TEST_TOOLS)
+    install(session, *lower_bounds(*EXTRAS), *TEST_TOOLS)
     install(session, "--no-deps", "--editable", ".")
     run_quick_tests(session)
 
@@ -113,8 +114,8 @@ def install(session: nox.Session, *arguments: str) -> None:
 
 
 def run_quick_tests(session: nox.Session) -> None:
-    """Run the tests of server and client that need neither PyTorch, Triton nor OpenVINO."""
-    options = ("--quiet", "--numprocesses=2", "--dist=loadfile", "--ignore-glob=*openvino*")
+    """Run the tests of server and client that need neither PyTorch nor Triton."""
+    options = ("--quiet", "--numprocesses=2", "--dist=loadfile")
     pytest = ("python", "-m", "pytest", *options)
     session.run(*pytest, *(session.posargs or ("tests/server", "tests/client")))
 

@@ -50,7 +50,7 @@ def test_the_oldest_onnxruntime_is_the_one_that_exports_ask_for(noxfile: ModuleT
 
 def test_lower_bounds_are_exact_versions(noxfile: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    bounds = noxfile.lower_bounds("server", "client", "otel")
+    bounds = noxfile.lower_bounds(*noxfile.EXTRAS)
     assert all(re.fullmatch(r"[\w\[\]-]+==[\d.]+ *(;.*)?", bound) for bound in bounds)
     assert len(bounds) > 20
 

@@ -20,8 +20,8 @@ from coserve_client.errors import InputError, Route
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
 URL_VARIABLE = "COSERVE_URL"
-# Idle connections expire before the server closes them (after 5 s), so that no request is sent on a closing
-# one. The other limits are httpx's defaults.
+# Idle connections expire before servers and balancers usually close them, so that a request rarely meets a
+# closing one and is sent twice. The other limits are httpx's defaults.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
 
 File: TypeAlias = str | os.PathLike[str]

@@ -34,7 +34,7 @@ TRITON = {"engine": "triton", "triton_url": "a:1"}
         (TRITON | {"triton_url": "a:0"}, "triton_url: 'a:0' is not HOST:PORT"),
         (TRITON | {"triton_url": ""}, "triton_url: '' is not HOST:PORT"),
         (TRITON | {"triton_token": "x"}, "triton_tls: certificates and the token need TLS"),
-        (TRITON | {"triton_root_certificates": "no.pem"}, "triton_root_certificates: Path does not point"),
+        (TRITON | {"triton_root_certificates": "no.pem"}, "triton_root_certificates: no.pem cannot be read"),
         (
             TRITON | {"triton_tls": True, "triton_client_key": __file__},
             "triton_client_certificate and triton_client_key go together",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from coserve_server.api import openapi, problems
 from coserve_server.api.middleware import observing, security
+from coserve_server.api.middleware.compressing import Compressing
 from coserve_server.api.middleware.equivalents import Equivalents
 from coserve_server.api.middleware.lingering_close import LingeringClose
 from coserve_server.api.v1 import routes as v1
@@ -57,6 +58,7 @@ def build_app(
     openapi.install(app)
     problems.install(app, {"/v2": error_response})
     security.install(app, classifier.settings, keys)
+    app.add_middleware(Compressing)
     app.add_middleware(LingeringClose)
     app.add_middleware(Equivalents, prefix=classifier.settings.root_path)
     observing.install(app, classifier, tracer, reloader)

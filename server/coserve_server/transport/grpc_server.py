@@ -10,6 +10,8 @@ from coserve_server.transport.binding import bind, format_address
 from coserve_server.transport.connections import MAX_HEAD_BYTES, UNREAD_RESPONSE_MS
 
 MAX_CALLS_PER_CONNECTION = 100
+MAX_OPTION = 2**31 - 2
+"""gRPC's options have 32 bits, and the largest number aborts the process; settings may be larger."""
 IDLE_MS = 300_000
 """Time after which a connection without calls is closed; clients connect again by themselves."""
 KEEP_ALIVE_MS = 60_000
@@ -35,7 +37,7 @@ class GrpcServer:
         self._server = grpc.aio.server(
             options=_options(settings),
             # Calls that neither infer nor stay open have no limit of their own.
-            maximum_concurrent_rpcs=settings.max_connections + max_open_calls(settings),
+            maximum_concurrent_rpcs=min(settings.max_connections + max_open_calls(settings), MAX_OPTION),
         )
         credentials = server_credentials(settings)
         self.address = _add_port(self._server, settings.host, port, credentials)
@@ -56,7 +58,7 @@ class GrpcServer:
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
     """Return gRPC's options (grpc/impl/channel_arg_names.h)."""
-    return [
+    options = [
         # Without this, a second server could listen on the same port.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
@@ -72,6 +74,7 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
     ]
+    return [(name, min(value, MAX_OPTION)) for name, value in options]
 
 
 def _add_port(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import trustme
 
+from coserve_server.engines.triton import shared_memory
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.errors import SettingsError
@@ -96,9 +97,18 @@ def test_images_go_through_shared_memory(repository: Path) -> None:
 def test_unavailable_shared_memory_prevents_the_start() -> None:
     before = set(Path("/dev/shm").iterdir())
     free = shutil.disk_usage("/dev/shm").free
-    with pytest.raises(SettingsError, match=r"triton_shared_memory_mib: cannot allocate \d+ MiB: No"):
-        SharedMemory(free + 2**30)
+    for size in (free + 2**30, 2**45, 2**70):
+        with pytest.raises(SettingsError, match=r"triton_shared_memory_mib: cannot allocate \d+ MiB: No"):
+            SharedMemory(size)
     assert set(Path("/dev/shm").iterdir()) == before
+
+
+def test_without_shared_memory_the_setting_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory, "FOLDER", tmp_path / "none")
+    with pytest.raises(SettingsError, match="cannot allocate 1 MiB: No such file or directory"):
+        SharedMemory(2**20)
 
 
 def test_the_token_goes_with_every_call_and_only_encrypted(repository: Path, tmp_path: Path) -> None:

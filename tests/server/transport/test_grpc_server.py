@@ -60,6 +60,11 @@ def test_addresses() -> None:
         load_settings(repository="unused", port=9000, grpc_port=9000)
 
 
+def test_settings_may_be_larger_than_options_of_grpc() -> None:
+    names = ("max_connections", "max_requests", "max_body_bytes", "head_timeout_ms")
+    assert bind(**dict.fromkeys(names, 10**18)).startswith("127.0.0.1:")
+
+
 def test_two_servers_do_not_share_a_port() -> None:
     async def test(served: Served) -> None:
         port = int(served.server.address.rpartition(":")[2])

@@ -4,6 +4,7 @@ Protocol: Triton's system shared memory extension,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_shared_memory.md
 """
 
+import errno
 import os
 from dataclasses import dataclass
 from multiprocessing import shared_memory
@@ -15,8 +16,10 @@ from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.engines.base import Images
 from coserve_server.errors import SettingsError
+from coserve_server.machine.files import describe
 
 ALIGNMENT = 64
+FOLDER = Path("/dev/shm")  # noqa: S108  # where regions live
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,18 @@ class SharedMemory:
         self.size = size
         self._slots: list[Slot] = []
         try:
+            # Python's own clean-up after a failed mapping prints a traceback.
+            _check_space(size)
             self._region = shared_memory.SharedMemory(self.name, create=True, size=size)
             try:
                 # Without this, the first batch that does not fit would be a SIGBUS.
-                with Path("/dev/shm", self.name).open("r+b") as file:  # noqa: S108  # where regions live
+                with (FOLDER / self.name).open("r+b") as file:
                     os.posix_fallocate(file.fileno(), 0, size)
             except OSError:
                 self.close()
                 raise
         except OSError as error:
-            fault = f"triton_shared_memory_mib: cannot allocate {size >> 20} MiB: {error.strerror}"
+            fault = f"triton_shared_memory_mib: cannot allocate {size >> 20} MiB: {describe(error)}"
             raise SettingsError([fault]) from error
 
     def registration(self) -> messages.SystemSharedMemoryRegisterRequest:
@@ -93,3 +98,10 @@ class SharedMemory:
         """Return the memory to the system."""
         self._region.close()
         self._region.unlink()
+
+
+def _check_space(size: int) -> None:
+    """Raise OSError if there is less shared memory than that."""
+    status = os.statvfs(FOLDER)
+    if status.f_bavail * status.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(FOLDER))

@@ -104,6 +104,7 @@ def serve(
     coserve config list shows these and further settings. Options override variables, which override the file.
     """
     from coserve_cli.process import (
+        end_on_sigterm,
         exit_in_time,
         freeze_objects,
         open_streams,
@@ -113,6 +114,7 @@ def serve(
     )
 
     use_utf8()
+    end_on_sigterm()
     # Before anything opens a file.
     open_streams()
     # gRPC writes what it finds wrong with clients to standard error, not to the log. It reads this on import.

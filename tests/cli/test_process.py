@@ -36,3 +36,16 @@ def test_a_server_that_cannot_start_says_why_with_status_1(tmp_path: Path) -> No
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_sigterm_before_the_server_runs_ends_the_process() -> None:
+    """Even if the default action is to ignore it, as for a container's first process."""
+    program = (
+        "import signal\n"
+        "from coserve_cli.main import app\n"
+        "from coserve_server import settings\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "settings.load_settings = lambda *_, **__: signal.raise_signal(signal.SIGTERM)\n"
+        "app(['serve'])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], timeout=50).returncode == 0

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 from fastapi import FastAPI
 from starlette.routing import Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from coserve_server.api.app import build_app
 from coserve_server.api.reporting import Reporter
@@ -116,9 +116,16 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         async with open_app(chosen) as app:
             host.default = app
             yield
+        host.default = _refuse_unloaded
 
-    host = Router(lifespan=lifespan, redirect_slashes=False)
+    host = Router(lifespan=lifespan, redirect_slashes=False, default=_refuse_unloaded)
     return host
+
+
+async def _refuse_unloaded(_scope: Scope, _receive: Receive, _send: Send) -> None:
+    raise RuntimeError(
+        "no ensemble is loaded: the ASGI server must run the application's lifespan, before its requests"
+    )
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import uvloop
 from PIL import Image
+from starlette.routing import Router
 
 from coserve_server import create_app, load_settings, serve
 from coserve_server.errors import AddressError, RepositoryError, SettingsError
@@ -214,6 +215,24 @@ def test_another_asgi_server_runs_the_application(tmp_path: Path) -> None:
             rest = host.stderr.read()
     assert "Application shutdown complete" in rest
     assert host.returncode in (0, -signal.SIGTERM)
+
+
+def test_requests_outside_the_lifespan_fail_with_the_reason(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    app = create_app(load_settings(repository=tmp_path))
+    assert isinstance(app, Router)
+
+    async def go() -> None:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            with pytest.raises(RuntimeError, match="must run the application's lifespan"):
+                await http.get("/readyz")
+            async with app.lifespan_context(app):
+                assert (await http.get("/readyz")).status_code == 200
+            with pytest.raises(RuntimeError, match="must run the application's lifespan"):
+                await http.get("/readyz")
+
+    asyncio.run(go())
 
 
 def test_settings_are_checked_when_the_application_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

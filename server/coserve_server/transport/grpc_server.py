@@ -63,6 +63,8 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
+        # Handlers decompress messages, within the limit: gRPC would check the size afterwards.
+        ("grpc.per_message_decompression", 0),
         ("grpc.max_metadata_size", MAX_HEAD_BYTES),
         ("grpc.absolute_max_metadata_size", MAX_HEAD_BYTES),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),

@@ -48,7 +48,7 @@ BOMBS = {
     "empty texts": field(5, field(5, fill(field(8, b"")))),
     "small numbers": field(5, field(5, field(3, fill(b"\x01")))),
     "contents again and again": field(5, fill(field(5, b""))),
-    "unknown fields": fill(b"\x78\x01"),
+    "unknown fields": fill(b"\x80\x01\x01"),
     "unknown groups": fill(b"\x7b\x7c"),
     "bombs of two kinds": fill(field(5, b"")) + field(5, field(3, fill(b"\x01"))),
 }

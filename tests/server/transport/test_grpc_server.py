@@ -203,6 +203,17 @@ def test_compressed_messages_have_it_before_and_after() -> None:
             assert len(gzip.compress(bomb.SerializeToString())) < 100_000
             error = await failure(served.stub.ModelInfer(bomb, compression=compression))
             assert error.code() is StatusCode.RESOURCE_EXHAUSTED
+            assert error.details() == "the decompressed body has more than the 100000 bytes allowed"
+            stream = served.stub.ModelStreamInfer(iter([bomb, request()]), compression=compression)
+            refused, answered = [answer async for answer in stream]
+            assert refused.error_message == error.details()
+            assert (logits(answered.infer_response) == LOGITS).all()
+            long = messages.ModelReadyRequest(name="x" * 70_000)
+            error = await failure(served.stub.ModelReady(long, compression=compression))
+            assert error.details() == "the decompressed body has more than the 65536 bytes allowed"
+        infer = served.channel.unary_unary(f"{METHOD}ModelInfer")
+        error = await failure(infer(gzip.compress(request().SerializeToString())[:-9]))
+        assert error.details() == "the body's gzip data is cut off"
 
     run(engine(), test, max_body_bytes=100_000)
 

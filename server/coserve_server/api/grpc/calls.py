@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
+from coserve_server.api.grpc.compression import decompress_message
 from coserve_server.api.grpc.errors import INTERNAL, OWN_FAULTS, Fault, clip, describe_error
 from coserve_server.api.problems import note_problem
 from coserve_server.api.reporting import Outcome, Reporter, check_id
@@ -59,16 +60,16 @@ class Call:
     client: str | None
     key: ApiKey | None = None
 
-    async def receive(self, timeout_s: float, max_bytes: int | None = None) -> bytes:
+    async def receive(self, timeout_s: float, max_bytes: int) -> bytes:
         """Return the call's only message.
 
         Args:
-            max_bytes: None for the server's limit, which gRPC checks.
+            max_bytes: limit on its size, before and after decompression.
 
         Raises:
             UploadTimeoutError: it does not arrive in time.
             BodyTooLargeError: it is too large.
-            BadBodyError: the client sends none.
+            BadBodyError: the client sends none, or its compressed data is broken.
         """
         message = await self.receive_next(timeout_s, max_bytes)
         if message is None:
@@ -78,11 +79,11 @@ class Call:
         self.record.received_ns = time.perf_counter_ns()
         return message
 
-    async def receive_next(self, timeout_s: float, max_bytes: int | None = None) -> bytes | None:
+    async def receive_next(self, timeout_s: float, max_bytes: int) -> bytes | None:
         """Return a stream's next message; None at its end.
 
         Raises:
-            UploadTimeoutError, BodyTooLargeError: see `receive`.
+            UploadTimeoutError, BodyTooLargeError, BadBodyError: see `receive`.
         """
         try:
             async with timeout(timeout_s):
@@ -91,9 +92,9 @@ class Call:
             raise UploadTimeoutError(f"the message took longer than {timeout_s * 1000:g} ms") from error
         if message is grpc.aio.EOF:
             return None
-        if max_bytes is not None and len(message) > max_bytes:
+        if len(message) > max_bytes:
             raise BodyTooLargeError(f"the message has more than the {max_bytes} bytes allowed")
-        return bytes(message)
+        return await decompress_message(message, max_bytes)
 
     def time_left_ns(self) -> int | None:
         """Return the time left for the answer, in nanoseconds; None if the client sets no deadline."""

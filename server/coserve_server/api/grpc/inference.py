@@ -104,7 +104,8 @@ class Inference:
     async def model_infer(self, call: Call) -> messages.ModelInferResponse:
         """Return the averaged logits of preprocessed images."""
         with self.core.admitted(call.record):
-            data = await call.receive(self.core.settings.upload_timeout_ms / 1000)
+            settings = self.core.settings
+            data = await call.receive(settings.upload_timeout_ms / 1000, settings.max_body_bytes)
             message = await self.parse(data)
             return await self.answer(call, message, len(data))
 

@@ -6,6 +6,7 @@ import grpc.aio
 from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc.calls import Call, Calls
+from coserve_server.api.grpc.compression import decompress_message
 from coserve_server.api.grpc.errors import STOPPING, Fault
 from coserve_server.api.grpc.inference import Inference
 from coserve_server.pipeline.admission import Admission
@@ -105,8 +106,9 @@ class _Stream:
         async def infer() -> messages.ModelInferResponse:
             nonlocal request
             with self._inference.core.admitted(call.record):
-                request = await self._inference.parse(data)
-                return await self._inference.answer(call, request, len(data))
+                message = await decompress_message(data, self._inference.core.settings.max_body_bytes)
+                request = await self._inference.parse(message)
+                return await self._inference.answer(call, request, len(message))
 
         answer = await self._calls.attempt(call, infer())
         if isinstance(answer, Fault) and self._strict:

@@ -36,5 +36,8 @@ class RequestSettings(Section):
     """Limit on the pixels of an image, checked in its header before decoding and again before resizing."""
     max_magnitude: float = Field(10_000, ge=0)
     """Limit on the magnitude of values in tensors over `/v2` and gRPC; 0 for none. They must be finite."""
+    announce_files: bool = False
+    """Whether models over `/v2` and gRPC describe their input as image files (BYTES), not as tensors (FP32);
+    they take both in any case."""
     serve_members: bool = False
     """Whether requests may also name a single member, to run it alone."""

@@ -167,3 +167,14 @@ def test_the_openapi_description_knows_no_answer_that_is_never_given(server: Ser
         assert set(operation["responses"]) <= {"200", "503", "default"}
         parameters = {(one["name"], one["in"]) for one in operation.get("parameters", [])}
         assert ("version", "query") not in parameters
+
+
+def test_files_can_be_announced() -> None:
+    server = Server(ReadingEngine(ensemble()), announce_files=True)
+    assert server.get("/v2/models/pair")["inputs"] == [
+        {"name": "images", "datatype": "BYTES", "shape": [-1, 1]}
+    ]
+    assert server.get("/v2/models/pair/config")["input"] == [
+        {"name": "images", "data_type": "TYPE_STRING", "format": "FORMAT_NONE", "dims": [1]}
+    ]
+    server.infer(**binary())

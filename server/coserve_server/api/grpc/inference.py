@@ -55,15 +55,16 @@ class Inference:
         """Describe a model's versions and tensors."""
         request = await receive(messages.ModelMetadataRequest, call)
         model = self.find(call, request.name, request.version)
-        described = describe_tensors(model, [one.version for one in self.core.catalogue.versions(model.name)])
+        versions = [one.version for one in self.core.catalogue.versions(model.name)]
+        described = describe_tensors(model, versions, announce_files=self.core.settings.announce_files)
         return to_message(messages.ModelMetadataResponse, described)
 
     async def model_config(self, call: Call) -> messages.ModelConfigResponse:
         """Return a model's configuration, as Triton would."""
         request = await receive(messages.ModelConfigRequest, call)
-        described = describe_config(
-            self.find(call, request.name, request.version), self.core.settings.max_images
-        )
+        settings = self.core.settings
+        model = self.find(call, request.name, request.version)
+        described = describe_config(model, settings.max_images, announce_files=settings.announce_files)
         config = to_message(configurations.ModelConfig, described)
         return messages.ModelConfigResponse(config=config)
 

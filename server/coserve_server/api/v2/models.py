@@ -51,7 +51,7 @@ class TensorMetadata(BaseModel):
     """An input or output of a model, with its batch dimension."""
 
     name: str
-    datatype: Literal["FP32"] = "FP32"
+    datatype: Literal["FP32", "BYTES"] = "FP32"
     shape: list[int]
 
 
@@ -69,14 +69,14 @@ class TensorConfig(BaseModel):
     """An input or output of a model, without its batch dimension."""
 
     name: str
-    data_type: Literal["TYPE_FP32"] = "TYPE_FP32"
+    data_type: Literal["TYPE_FP32", "TYPE_STRING"] = "TYPE_FP32"
     dims: list[int]
 
 
 class ImageConfig(TensorConfig):
-    """The input of a model, whose images are always channels first."""
+    """The input of a model, whose images are always channels first, unless they are files."""
 
-    format: Literal["FORMAT_NCHW"] = "FORMAT_NCHW"
+    format: Literal["FORMAT_NCHW", "FORMAT_NONE"] = "FORMAT_NCHW"
 
 
 class ConfigParameter(BaseModel):
@@ -99,27 +99,33 @@ class ModelConfig(BaseModel):
     )
 
 
-def describe_tensors(model: Ensemble, versions: list[str]) -> ModelMetadata:
+def describe_tensors(model: Ensemble, versions: list[str], *, announce_files: bool) -> ModelMetadata:
     """Return a model's metadata.
 
     Args:
         versions: the versions that are served.
+        announce_files: whether to describe the input as image files.
     """
+    tensor = TensorMetadata(name=model.input_name, shape=[-1, *image_shape(model)])
+    files = TensorMetadata(name=model.input_name, datatype="BYTES", shape=[-1, 1])
     return ModelMetadata(
         name=model.name,
         versions=versions,
         platform=_platform(model),
-        inputs=[TensorMetadata(name=model.input_name, shape=[-1, *image_shape(model)])],
+        inputs=[files if announce_files else tensor],
         outputs=[TensorMetadata(name=model.output_name, shape=[-1, len(model.labels)])],
     )
 
 
-def describe_config(model: Ensemble, max_images: int) -> ModelConfig:
+def describe_config(model: Ensemble, max_images: int, *, announce_files: bool) -> ModelConfig:
     """Return a model's configuration.
 
     Args:
         max_images: limit on the images of a request, which limits `max_batch_size` too.
+        announce_files: whether to describe the input as image files.
     """
+    tensor = ImageConfig(name=model.input_name, dims=image_shape(model))
+    files = ImageConfig(name=model.input_name, data_type="TYPE_STRING", format="FORMAT_NONE", dims=[1])
     parameters = {
         "labels": model.labels,
         "preprocessing": model.preprocessing.model_dump(),
@@ -130,7 +136,7 @@ def describe_config(model: Ensemble, max_images: int) -> ModelConfig:
         platform=_platform(model),
         backend="",
         max_batch_size=min(model.max_batch_size, max_images),
-        input=[ImageConfig(name=model.input_name, dims=image_shape(model))],
+        input=[files if announce_files else tensor],
         output=[TensorConfig(name=model.output_name, dims=[len(model.labels)])],
         parameters={
             key: ConfigParameter(string_value=json.dumps(value)) for key, value in parameters.items()

@@ -136,7 +136,8 @@ async def list_statistics(core: Core) -> StatisticsList:
 @_model_route("")
 async def get_model_metadata(core: Core, model: Model) -> ModelMetadata:
     """Describe a model's versions and tensors."""
-    return describe_tensors(model, [one.version for one in core.catalogue.versions(model.name)])
+    versions = [one.version for one in core.catalogue.versions(model.name)]
+    return describe_tensors(model, versions, announce_files=core.settings.announce_files)
 
 
 @_model_route("/ready", responses={503: {"model": ModelReady}})
@@ -150,7 +151,7 @@ async def check_model_readiness(core: Core, model: Model, response: Response) ->
 @_model_route("/config")
 async def get_model_config(core: Core, model: Model) -> ModelConfig:
     """Return a model's configuration, as Triton would."""
-    return describe_config(model, core.settings.max_images)
+    return describe_config(model, core.settings.max_images, announce_files=core.settings.announce_files)
 
 
 @_model_route("/stats")

@@ -21,6 +21,9 @@ MAX_EXIF_SEGMENTS = 32
 """Limit on a JPEG's segments of EXIF, which need no second one."""
 MAX_STRIPS = 50_000
 """Limit on a TIFF's strips or tiles, for each of which Pillow starts a decoder."""
+MAX_TILED = 4
+"""Limit on the pixels of a TIFF's tiles together, in images of the most pixels allowed. If tiles are a little
+smaller than the image, four of them are needed."""
 MAX_COMPRESSED_CHUNKS = 256
 """Limit on a PNG's compressed texts and profiles, each of which may inflate to a megabyte."""
 
@@ -114,7 +117,7 @@ def _check_directory(reader: Reader, head: bytes, max_pixels: int) -> None:
     if strips > MAX_STRIPS:
         raise ImageError(f"more than {MAX_STRIPS} strips or tiles")
     if _TILE_OFFSETS in tags:
-        check_pixels((_value(tags, _TILE_WIDTH, order), _value(tags, _TILE_HEIGHT, order)), max_pixels)
+        _check_tiles(tags, order, max_pixels)
     if _value(tags, _COMPRESSION, order) in _JPEG_IN_TIFF:
         scans = reader.getvalue().count(b"\xff\xda")
         pixels = _value(tags, _WIDTH, order) * _value(tags, _HEIGHT, order)
@@ -124,6 +127,16 @@ def _check_directory(reader: Reader, head: bytes, max_pixels: int) -> None:
             pixels //= max(1, strips)
         if scans * pixels > MAX_SCANS * max_pixels:
             raise ImageError(f"{scans} JPEG scans in {strips} strips or tiles, too many for its size")
+
+
+def _check_tiles(tags: dict[int, tuple[int, int, bytes]], order: str, max_pixels: int) -> None:
+    """Check the pixels of a TIFF's tiles, which are decoded whole even if they reach beyond the image."""
+    width, height = (max(1, _value(tags, tag, order)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+    check_pixels((width, height), max_pixels)
+    columns = -(-_value(tags, _WIDTH, order) // width)
+    rows = -(-_value(tags, _HEIGHT, order) // height)
+    if columns * rows * width * height > MAX_TILED * max_pixels:
+        raise ImageError(f"{columns * rows} tiles of {width} x {height} pixels, far more than the image")
 
 
 def _read_directory(reader: Reader, head: bytes, order: str) -> dict[int, tuple[int, int, bytes]]:

@@ -30,9 +30,10 @@ JPEG = ("JPEG", "MPO")
 
 # Limit a PNG's total text to Pillow's limit for one chunk: unpacking the default of 64 MiB takes a second.
 PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
-# `max_pixels` decides what is too large, and damaged metadata does not matter.
+# `max_pixels` decides what is too large.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)
+# Damaged metadata does not matter, and may give a warning per tag.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def decode(

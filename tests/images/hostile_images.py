@@ -152,6 +152,18 @@ def huge_tile(side: int) -> bytes:
     )  # fmt: skip
 
 
+def thin_tiles() -> bytes:
+    """A row of a hundred pixels in tiles of 16 x 624: each is within the limits, all together are not."""
+    pixels = zlib.compress(bytes(16 * 624), 9)
+    return tiff(
+        {
+            256: ("I", [100]), 257: ("I", [1]), 258: ("H", [8]), 259: ("H", [8]), 262: ("H", [1]),
+            277: ("H", [1]), 322: ("I", [16]), 323: ("I", [624]),
+        },
+        pixels, offsets=324, strips=7,
+    )  # fmt: skip
+
+
 def overlapping_tags(count: int) -> bytes:
     """Every tag's value is the whole file."""
     entries = b"".join(struct.pack("<HHII", 300 + i, 1, 12 * count, 0) for i in range(count))
@@ -214,6 +226,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     ),
     "TIFF of 60,000 strips for four rows": lambda: many_strips(60_000),
     "TIFF tile of 40 megapixels for a hundred": lambda: huge_tile(6_400),
+    "TIFF of tiles that reach far beyond the image": thin_tiles,
     "TIFF whose tags are all of it": lambda: overlapping_tags(20_000),
     "TIFF of a JPEG of 40 scans": lambda: scans_in_tiff(1, shared=True),
     "TIFF of strips that share a JPEG of 40 scans": lambda: scans_in_tiff(10, shared=True),

@@ -1,18 +1,26 @@
 import asyncio
+import io
 import time
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from coserve_images import formats
 from coserve_server import errors
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import Failure
+from coserve_server.pipeline import preparation
 from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.pipeline.preparation import EncodedImage
 from coserve_server.settings import Settings, load_settings
+from tests.images.profiles import ADOBE_RGB as PRIMARIES
+from tests.images.profiles import rgb_profile
 from tests.server.fake_engine import FakeEngine, ensemble, png, run
+
+ADOBE_RGB = rgb_profile(PRIMARIES, 2.2)
 
 
 def settings(**changes: Any) -> Settings:
@@ -84,6 +92,30 @@ def test_decoding_ends_at_the_deadline() -> None:
     core = classifier(FakeEngine(ensemble()), deadline_ms=1e-6)
     with pytest.raises(errors.DeadlineError, match="not decoded before the deadline"):
         classify(core, EncodedImage(png()), EncodedImage(png()))
+
+
+def test_a_decoding_that_has_begun_is_told_its_deadline() -> None:
+    """A late image frees its thread, rather than being decoded for nobody."""
+    with pytest.raises(errors.DeadlineError, match="not decoded before the deadline"):
+        preparation._prepare(EncodedImage(png()), 0, ensemble().preprocessing, 10_000, time.perf_counter_ns())
+
+
+def test_heic_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    formats.register_heic.cache_clear()
+    core = classifier(FakeEngine(ensemble()))
+    with pytest.raises(errors.BadImageError, match=r"image 0 \(a.heic\): HEIC needs the extra heic"):
+        classify(core, EncodedImage(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "a.heic"))
+
+
+@pytest.mark.parametrize(("kind", "profile", "cheap"), [
+    ("PNG", b"", True), ("JPEG", b"", True), ("PNG", ADOBE_RGB, False), ("JPEG", ADOBE_RGB, False),
+    ("TIFF", ADOBE_RGB, False), ("WEBP", ADOBE_RGB, False), ("AVIF", ADOBE_RGB, False),
+])  # fmt: skip
+def test_colour_profiles_are_not_read_on_the_event_loop(kind: str, profile: bytes, cheap: bool) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, kind, icc_profile=profile)
+    assert preparation._is_cheap(file.getvalue()) == cheap
 
 
 def test_which_ensemble_answers() -> None:

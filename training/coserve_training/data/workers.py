@@ -1,18 +1,23 @@
 """A function applied to many items in worker processes, with the results in order."""
 
+import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, _utils
 from torch.utils.data import Dataset as TorchDataset
 
 from coserve_training.errors import DataError
 
 Item = TypeVar("Item", covariant=True)
+
+START_SECONDS = (10.0, 40.0)
+"""How long to wait for workers at each attempt to start them. Usually they start within milliseconds."""
 
 
 class SizedIterable(Protocol[Item]):
@@ -36,6 +41,27 @@ class _Function(TorchDataset[Any]):
             return error
 
 
+class _Signal:
+    """Signals that a worker has started."""
+
+    def __init__(self, started: Any) -> None:
+        self.started = started
+
+    def __call__(self, _: int) -> None:
+        self.started.release()
+
+
+def _kill_workers(iterator: Any) -> None:
+    """Kill the workers of a DataLoader's iterator. torch must not take their ends for failures."""
+    _utils.signal_handling._remove_worker_pids(id(iterator))
+    iterator._worker_pids_set = False
+    for worker in iterator._workers:
+        worker.kill()
+    for worker in iterator._workers:
+        worker.join()
+    iterator._shutdown_workers()
+
+
 class ParallelMap:
     """Results of `function` for `items`, computed ahead of their use. Arrays become tensors.
 
@@ -56,22 +82,54 @@ class ParallelMap:
         workers: int,
         pin_memory: bool = False,
     ) -> None:
-        workers = min(workers, len(items)) if len(items) > 1 else 0
-        self._loader: DataLoader[Any] = DataLoader(
-            _Function(function),
+        self._function = _Function(function)
+        self._items = items
+        self._pin_memory = pin_memory
+        self._loader = self._make_loader(min(workers, len(items)) if len(items) > 1 else 0)
+
+    def _make_loader(self, workers: int) -> DataLoader[Any]:
+        self._started = multiprocessing.get_context("fork").Semaphore(0) if workers else None
+        return DataLoader(
+            self._function,
             batch_size=None,
-            sampler=items,
+            sampler=self._items,
             num_workers=workers,
             persistent_workers=workers > 0,
-            pin_memory=pin_memory,
+            pin_memory=self._pin_memory,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=_Signal(self._started) if workers else None,
             # A generator of its own: drawing from the global one would change the next views.
             generator=torch.Generator().manual_seed(0),
+        )
+
+    def _start(self) -> Iterator[Any]:
+        """Start an iteration, and the workers if they do not run yet.
+
+        A worker hangs before its first instruction if another thread of this process held a lock when the
+        worker was forked. Such workers are killed, and all of them are started again. If that fails too, this
+        process does the work.
+        """
+        for seconds in START_SECONDS:
+            fresh = self._loader._iterator is None and self._loader.num_workers > 0
+            iterator = iter(self._loader)
+            if not fresh or self._wait_for_workers(seconds):
+                return iterator
+            _kill_workers(iterator)
+            self._loader = self._make_loader(self._loader.num_workers)
+        self._loader = self._make_loader(0)
+        return iter(self._loader)
+
+    def _wait_for_workers(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        return all(
+            self._started is not None and self._started.acquire(timeout=max(0.0, deadline - time.monotonic()))
+            for _ in range(self._loader.num_workers)
         )
 
     def __iter__(self) -> Iterator[Any]:
         # This generator starts with the first `next`, after Lightning has set the epoch.
         try:
-            for result in self._loader:
+            for result in self._start():
                 if isinstance(result, DataError):
                     raise result
                 yield result

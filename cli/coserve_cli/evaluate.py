@@ -24,6 +24,10 @@ def evaluate(
             help="Fit temperatures that calibrate the probabilities, and record them in the run for export.",
         ),
     ] = False,
+    confusion_matrix: Annotated[
+        Path | None,
+        typer.Option(help="Write the numbers of images by class and predicted class: a .csv or .png file."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate an ensemble and its members: accuracy, likelihood, calibration error, disagreement."""
@@ -31,20 +35,27 @@ def evaluate(
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_calibration, print_scores
     from coserve_training.errors import TrainingError
-    from coserve_training.runs.calibrate import calibrate_run
-    from coserve_training.runs.evaluate import evaluate_run
-    from coserve_training.runs.folder import Description
+    from coserve_training.runs.calibrate import calibrate_logits
+    from coserve_training.runs.classes import ConfusionMatrix, check_matrix_file
+    from coserve_training.runs.evaluate import held_out_logits, score_members
 
     def report(line: str) -> None:
         typer.echo(line, err=True)
 
     with one_line(TrainingError), progress_bars() as progress:
-        paths = data or [Path(path) for path in Description.read(run).config.data]
+        if confusion_matrix is not None:
+            check_matrix_file(confusion_matrix)
+        loaded, logits, targets = held_out_logits(run, data, checkpoint.value, progress, report)
+        matrix = ConfusionMatrix.count(logits.mean(0), targets, loaded.labels)
         if calibrate:
-            evaluation, calibration, subsets = calibrate_run(run, paths, checkpoint.value, progress, report)
+            evaluation, calibration, subsets = calibrate_logits(
+                run, loaded, logits, targets, checkpoint.value, progress
+            )
         else:
-            evaluation = evaluate_run(run, paths, checkpoint.value, progress, report)
+            evaluation = score_members(logits, targets)
+        if confusion_matrix is not None:
+            matrix.write(confusion_matrix)
     if calibrate:
-        print_calibration(evaluation, calibration, subsets, as_json)
+        print_calibration(evaluation, calibration, subsets, as_json, matrix)
     else:
-        print_scores(evaluation, as_json)
+        print_scores(evaluation, as_json, matrix)

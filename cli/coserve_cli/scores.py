@@ -10,13 +10,18 @@ import typer
 
 if TYPE_CHECKING:
     from coserve_training.runs.calibrate import Calibration, Subset
+    from coserve_training.runs.classes import ConfusionMatrix
     from coserve_training.runs.evaluate import Evaluation
 
 
-def print_scores(evaluation: "Evaluation", as_json: bool) -> None:
-    """Print a row for the ensemble and a row for each member, or JSON."""
+WORST = 5
+"""Largest number of classes and of confusions in the summary."""
+
+
+def print_scores(evaluation: "Evaluation", as_json: bool, matrix: "ConfusionMatrix | None" = None) -> None:
+    """Print a row for the ensemble and a row for each member, and the worst classes, or JSON."""
     if as_json:
-        typer.echo(json.dumps(asdict(evaluation), indent=2))
+        typer.echo(json.dumps(asdict(evaluation) | _by_class(matrix), indent=2))
         return
     images = f"{evaluation.images} images"
     typer.echo(f"{images}  {'top-1':>9}  {'top-5':>9}  {'NLL':>8}  {'ECE':>8}")
@@ -30,17 +35,47 @@ def print_scores(evaluation: "Evaluation", as_json: bool) -> None:
             f"members disagree on {evaluation.disagreement:.2%} of the images, "
             f"two of them on {evaluation.pairwise_disagreement:.2%}"
         )
+    if matrix is not None:
+        _print_worst(matrix)
+
+
+def _by_class(matrix: "ConfusionMatrix | None") -> dict[str, object]:
+    if matrix is None:
+        return {}
+    return {
+        "balanced_accuracy": matrix.balanced_accuracy,
+        "classes": [asdict(one) for one in matrix.classes],
+        "confusions": [asdict(pair) for pair in matrix.confusions],
+    }
+
+
+def _print_worst(matrix: "ConfusionMatrix") -> None:
+    """Print the mean recall, the classes of lowest recall, and the most frequent confusions."""
+    typer.echo(f"mean recall of the classes {matrix.balanced_accuracy:.2%}")
+    found = [(one.recall, one) for one in matrix.classes if one.recall is not None and one.recall < 1]
+    worst = sorted(found, key=lambda pair: pair[0])[:WORST]
+    if worst:
+        listed = ", ".join(f"{one.label} {recall:.2%} of {one.images}" for recall, one in worst)
+        typer.echo(f"lowest recall: {listed}")
+        pairs = ", ".join(
+            f"{pair.actual} as {pair.predicted} {pair.images}" for pair in matrix.confusions[:WORST]
+        )
+        typer.echo(f"most confused: {pairs}")
 
 
 def print_calibration(
-    evaluation: "Evaluation", calibration: "Calibration", subsets: Sequence["Subset"], as_json: bool
+    evaluation: "Evaluation",
+    calibration: "Calibration",
+    subsets: Sequence["Subset"],
+    as_json: bool,
+    matrix: "ConfusionMatrix | None" = None,
 ) -> None:
     """Print the scores, and then a row for each number of members, or JSON."""
     if as_json:
         content = {"subsets": [asdict(subset) for subset in subsets], "calibration": asdict(calibration)}
-        typer.echo(json.dumps(asdict(evaluation) | content, indent=2))
+        typer.echo(json.dumps(asdict(evaluation) | _by_class(matrix) | content, indent=2))
         return
-    print_scores(evaluation, as_json)
+    print_scores(evaluation, as_json, matrix)
     typer.echo(f"\n{'members':>7}  {'temperature':>11}  {'top-1':>9}  {'NLL':>18}  {'ECE':>18}")
     for size, temperature in calibration.temperatures.items():
         alike = [subset for subset in subsets if len(subset.members) == size]

@@ -65,6 +65,10 @@ class TrainConfig:
     skip_corrupt: Annotated[bool, Help(DATA, "Leave out images that cannot be read instead of stopping.")] = (
         False
     )
+    sampling: Annotated[
+        Literal["shuffled", "balanced"],
+        Help(DATA, "shuffled: every image once per epoch; balanced: every class equally often."),
+    ] = "shuffled"
     memory_efficient: Annotated[
         bool,
         Help(DATA, "Recompute activations: less memory, more time (DenseNet)."),
@@ -123,6 +127,10 @@ class TrainConfig:
     label_smoothing: Annotated[Probability, Help(REGULARISATION, "Probability spread over all classes.")] = (
         0.0
     )
+    class_weights: Annotated[
+        Literal["none", "balanced"],
+        Help(REGULARISATION, "balanced: weight each image's cross-entropy by the rarity of its class."),
+    ] = "none"
     dropout: Annotated[
         Probability | None,
         Help(REGULARISATION, "Dropout before the classifier, ÷ √S; by default the network's own."),
@@ -214,7 +222,9 @@ class TrainConfig:
         They leave out the network and its split, paths, and options that change no result.
         """
         excluded = {"data", "initial", "network", "split", "memory_efficient"}
-        recipe = {k: v for k, v in asdict(self).items() if k not in excluded}
+        # Options of later versions count only if they are used: earlier runs keep their hash.
+        later = {"sampling": "shuffled", "class_weights": "none"}
+        recipe = {k: v for k, v in asdict(self).items() if k not in excluded and later.get(k) != v}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
     @classmethod

@@ -59,6 +59,7 @@ def co_training_loss(
     weight: float,
     term: Literal["js", "kl"] = "js",
     label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the sum of the members' cross-entropies plus `weight` × the co-training term.
 
@@ -68,6 +69,7 @@ def co_training_loss(
         weight: weight of the co-training term, not negative.
         term: "js", the Jensen-Shannon divergence, or "kl", the mutual Kullback-Leibler divergence.
         label_smoothing: probability spread evenly over all classes.
+        class_weights: factor of each class's cross-entropy, `[C]`.
 
     Returns:
         Scalar float32.
@@ -76,6 +78,7 @@ def co_training_loss(
     cross_entropy = F.cross_entropy(
         logits.float().reshape(members * batch, classes),
         targets.repeat(members, *[1] * (targets.ndim - 1)),
+        weight=class_weights,
         reduction="sum",
         label_smoothing=label_smoothing,
     )

@@ -36,6 +36,7 @@ class CoTraining(L.LightningModule):
         std: standard deviation of each channel, likewise.
         placed: index of the member that this process trains, if each member has a process of its own
             (distributed/placement.py); None trains all members here.
+        class_weights: factor of each class's cross-entropy, `[C]`; None for 1.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class CoTraining(L.LightningModule):
         mean: Sequence[float],
         std: Sequence[float],
         placed: int | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -59,6 +61,7 @@ class CoTraining(L.LightningModule):
                 self.members[str(index)] = network
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("class_weights", class_weights, persistent=False)
         # By default, MeanMetric ignores NaN.
         self.train_loss = MeanMetric(nan_strategy=math.nan)
         self.train_top1 = MeanMetric(nan_strategy=math.nan)
@@ -107,7 +110,14 @@ class CoTraining(L.LightningModule):
         weight = warm_up_weight(
             config.co_training_weight, self._epoch_now(), config.resolved_co_training_warmup_epochs
         )
-        loss = co_training_loss(logits, targets, weight, config.co_training_term, config.label_smoothing)
+        loss = co_training_loss(
+            logits,
+            targets,
+            weight,
+            config.co_training_term,
+            config.label_smoothing,
+            self.class_weights,  # type: ignore[arg-type]
+        )
         self.train_loss.update(loss.detach())
         classes = targets.argmax(-1) if config.mixup else targets
         self.train_top1.update(mark_correct(logits.detach().float().mean(0), classes))

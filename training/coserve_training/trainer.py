@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.fabric.plugins import CheckpointIO, TorchCheckpointIO
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import (
     Callback,
@@ -26,6 +26,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from coserve_training.config import Precision, TrainConfig
 from coserve_training.distributed.batch_norm_sync import SharedBatchNorm
+from coserve_training.distributed.launch import find_launcher
 from coserve_training.distributed.placement import MemberPerProcess
 from coserve_training.errors import ConfigError
 from coserve_training.runs.folder import write_atomically
@@ -43,8 +44,8 @@ def make_trainer(
     """Make Lightning's trainer for a recipe; `training_run.train` describes the arguments.
 
     Raises:
-        ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
-            precision or logger that is not available.
+        ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, a
+            precision or logger that is not available, or another number of processes than was started.
     """
     processes = devices * nodes
     gpu = torch.cuda.is_available()
@@ -69,7 +70,10 @@ def make_trainer(
     bar = sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
-    plugins: list[CheckpointIO | SharedBatchNorm] = [_AtomicCheckpoints()]
+    plugins: list[CheckpointIO | SharedBatchNorm | ClusterEnvironment] = [
+        _AtomicCheckpoints(),
+        find_launcher(devices, nodes),
+    ]
     # A placed member sees whole batches, so there are no statistics to share.
     shared = config.sync_batch_norm and processes > 1 and not place_members
     if shared and not gpu:

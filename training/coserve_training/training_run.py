@@ -2,12 +2,16 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
 import numpy as np
+import torch
+from torch import Tensor
 
 from coserve_training.config import TrainConfig
+from coserve_training.counting import cost
 from coserve_training.data import (
     Batches,
     Dataset,
@@ -23,8 +27,10 @@ from coserve_training.data.order import BatchOrder
 from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
+from coserve_training.runs.extend import extend
 from coserve_training.runs.folder import SAMPLES, Description, Run, load_run, write_atomically
 from coserve_training.runs.images import FILE, read_known, write_known
+from coserve_training.runs.output import check_output
 from coserve_training.trainer import make_trainer, quiet_lightning
 
 
@@ -65,23 +71,30 @@ def train(
             precision or logger that is not available.
         DataError: for images that cannot be used; nothing has been written then.
         RunError: if the folder holds a run already or cannot be written, or if `resume` finds no run or
-            another configuration.
+            another configuration. Only `epochs` may be raised (runs/extend.py).
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # a relative path such as "s3:x" could be taken for a URL
     last = folder / "last.ckpt"
+    if resume:
+        config, changes = extend(Description.read(folder).config, config, folder)
+    else:
+        changes = []
     trainer = make_trainer(config, folder, report, devices, nodes, place_members, tensorboard)
     first = trainer.is_global_zero
     if not first:
         report = _discard
         progress = None
     resumed = last if resume and last.exists() else None
+    for change in changes:
+        report(change)
     if resume:
-        check_resumable(folder, config)
         if resumed is not None:
             load_run(folder)  # find a damaged checkpoint before reading the data
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
+    if first:
+        check_output(folder, _checkpoint_bytes(config))
     workers = max(1, usable_cores() // devices) if workers is None else workers
     membership = _membership(config, folder, resume, report)
     dataset = _load(config, membership, workers, report, progress)
@@ -91,6 +104,9 @@ def train(
         description = Description.read(folder)
         if description.labels != dataset.labels:
             raise RunError(f"{folder} was trained on other classes: {', '.join(description.labels)}")
+        if first and changes:
+            description = replace(description, config=replace(config, data=description.config.data))
+            description.write(folder)
     else:
         description = _describe(config, dataset, training, initial)
         if first:
@@ -99,7 +115,8 @@ def train(
         write_known(folder, membership.known)
     L.seed_everything(config.seed, verbose=False)
     placed = trainer.global_rank if place_members else None
-    module = CoTraining(config, len(dataset.labels), description.mean, description.std, placed)
+    weights = _class_weights(training, len(dataset.labels)) if config.class_weights == "balanced" else None
+    module = CoTraining(config, len(dataset.labels), description.mean, description.std, placed, weights)
     if initial is not None:
         for index, member in module.members.items():
             member.load_state_dict(initial.members[int(index)].state_dict())
@@ -112,21 +129,6 @@ def train(
     if replaced := training.replaced + test.replaced:
         report(f"{len(replaced)} images became unreadable, others were used instead: {name_some(replaced)}")
     return evaluation
-
-
-def check_resumable(folder: Path, config: TrainConfig) -> None:
-    """Check that `folder` holds a run of `config`; the data's path and `memory_efficient` may differ.
-
-    Raises:
-        RunError: if a value differs; the message names the first one.
-    """
-    stored = Description.read(folder).config
-    for name in TrainConfig.__dataclass_fields__:
-        if name not in ("data", "memory_efficient") and getattr(stored, name) != getattr(config, name):
-            raise RunError(
-                f"{folder} was started with {name} {getattr(stored, name)}, not {getattr(config, name)}; "
-                "a resumed run keeps its configuration"
-            )
 
 
 def _membership(config: TrainConfig, folder: Path, resume: bool, report: Callable[[str], None]) -> Membership:
@@ -176,6 +178,21 @@ def _splits(dataset: Dataset, config: TrainConfig) -> tuple[Split, Split]:
     return training, test
 
 
+def _class_weights(training: Split, classes: int) -> Tensor:
+    """Return weights `[C]` in inverse proportion to the classes' images, whose mean over all images is 1."""
+    counts = np.bincount(training.targets, minlength=classes)
+    return torch.tensor(
+        len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float32
+    )
+
+
+def _checkpoint_bytes(config: TrainConfig) -> int:
+    """Return the size of `last.ckpt`, `best.ckpt` and a third one while it is written."""
+    copies = 2 + (config.optimizer == "rmsprop") + (config.ema > 0)  # weights and the optimizer's averages
+    parameters = cost(config.network, config.split, image_size=config.image_size).total.parameters
+    return 3 * copies * 4 * parameters
+
+
 def _initial(config: TrainConfig, dataset: Dataset) -> Run:
     """Load the run that the members start from, and check that it fits."""
     folder = Path(str(config.initial))
@@ -220,7 +237,8 @@ def _fit(
 ) -> None:
     config = module.config
     sharing = trainer.world_size if module.placed is None else 1
-    in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing)
+    classes = training.targets if config.sampling == "balanced" else None
+    in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing, classes)
     in_testing = BatchOrder(len(test), config.batch_size, None, sharing)
     with quiet_lightning():
         try:

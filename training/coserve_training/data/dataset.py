@@ -72,9 +72,9 @@ def load_dataset(
         _check_classes(labels, {name: targets for name, (_, targets) in sources.items() if name == "train"})
     splits = {}
     corrupt = [name for _, name in unreadable]
-    for name, (files, targets) in sources.items():
+    for name, (found, targets) in sources.items():
         crops = random_crops if name == "train" else None
-        images = LazyImages(files, image_size, crops, workers, skip_corrupt)
+        images = LazyImages(found, image_size, crops, workers, skip_corrupt)
         splits[name], bad = _prepare(images, targets, cache_bytes, progress)
         corrupt += bad
     if corrupt and not skip_corrupt:

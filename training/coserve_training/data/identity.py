@@ -47,8 +47,8 @@ class Identities:
 
     def matches(self, other: "Identities") -> Mask:
         """Mark the images of `other` that have a content of these, `[N]`."""
-        known: Mask = np.isin(other.contents, self.contents)
-        return known & (other.contents != 0)
+        known: Mask = np.isin(other.contents, self.contents) & (other.contents != 0)
+        return known
 
     def count_missing(self, present: "Identities") -> int:
         """Count the images whose content and name are both gone."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch.utils.data import Sampler
@@ -19,13 +21,22 @@ class BatchOrder(Sampler[torch.Tensor]):
         batch_size: images per batch, over all processes.
         seed: seed of the shuffled order; None keeps the images in order, with the incomplete last batch.
         processes: number of processes that share each batch.
+        classes: classes `[N]` to draw equally often, as many images as there are; None draws each image once.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int | None, processes: int) -> None:
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        seed: int | None,
+        processes: int,
+        classes: npt.NDArray[np.int64] | None = None,
+    ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.processes = processes
+        self.classes = classes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -41,5 +52,18 @@ class BatchOrder(Sampler[torch.Tensor]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.images, generator=generator)
+            if self.classes is not None:
+                order = _balance(order, torch.from_numpy(self.classes), generator)
         for index in range(len(self)):
             yield order[index * self.batch_size : (index + 1) * self.batch_size][rank :: self.processes]
+
+
+def _balance(order: torch.Tensor, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Repeat images of rare classes and leave out some of frequent ones; keep the number of images.
+
+    The images of a class are repeated as often as each other, give or take one.
+    """
+    groups = [order[classes[order] == label] for label in sorted(set(classes.tolist()))]
+    draws = -(-len(order) // len(groups))
+    drawn = torch.cat([group.repeat(-(-draws // len(group)))[:draws] for group in groups])
+    return drawn[torch.randperm(len(drawn), generator=generator)][: len(order)]

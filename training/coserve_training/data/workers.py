@@ -9,7 +9,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, _utils
+from torch._C import _remove_worker_pids
+from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from coserve_training.errors import DataError
@@ -53,7 +54,7 @@ class _Signal:
 
 def _kill_workers(iterator: Any) -> None:
     """Kill the workers of a DataLoader's iterator. torch must not take their ends for failures."""
-    _utils.signal_handling._remove_worker_pids(id(iterator))
+    _remove_worker_pids(id(iterator))
     iterator._worker_pids_set = False
     for worker in iterator._workers:
         worker.kill()

@@ -3,6 +3,9 @@
 folder.py     the folder's files, and loading a run from them
 records.py    records of accuracy and calibration in the folder
 images.py     the record of what was trained on, and what was held out
+output.py     a check that the folder can be written
+classes.py    recall by class, and the confusion matrix
+extend.py     the configuration of a resumed run
 evaluate.py   accuracy of an ensemble and its members on labelled images
 calibrate.py  temperatures that calibrate an ensemble's probabilities
 """

@@ -1,0 +1,62 @@
+"""An output that the run could not write at its end is refused at its start."""
+
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from coserve_training.config import TrainConfig
+from coserve_training.errors import RunError
+from coserve_training.runs.output import check_output
+from coserve_training.training_run import train
+
+ODD = [
+    "a b ",
+    " a",
+    "a{b}",
+    "{epoch}",
+    "a=b",
+    "file:x",
+    "~x",
+    "a?b*[c]",
+    "a#b%c",
+    os.fsdecode(b"\xff"),
+    "a\nb",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_paths_are_taken_and_nothing_remains(name: str, tmp_path: Path) -> None:
+    check_output(tmp_path / name / "run", 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a::b", "memory://x::y"])
+def test_paths_that_lightning_takes_for_urls_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a path that checkpoints can be written to"):
+        check_output(tmp_path / name, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_odd_path_holds_a_whole_run(image_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=(str(image_folder),), network="wide_resnet10_1", epochs=1, batch_size=60)
+    folder = tmp_path / os.fsdecode(b"file:{x}=\xff ")
+    assert train(config, folder, report=lambda _: None) is not None
+    assert train(config, folder, resume=True, report=lambda _: None) is not None
+
+
+def test_no_space_or_no_access_is_told_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(data=(str(tmp_path / "absent"),), network="wide_resnet10_1")
+    usage = namedtuple("usage", "free")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage(free=1_000_000))
+        with pytest.raises(RunError, match=r"run: 1 MB are free there, and the run's checkpoints need 2 MB$"):
+            train(config, tmp_path / "run")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"^cannot write the run folder .*/file/run: Not a directory$"):
+        train(config, tmp_path / "file/run")
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

@@ -184,6 +184,26 @@ def test_a_server_that_cannot_start_leaves_no_thread(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_a_head_that_is_refused_gets_an_id_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_repository(tmp_path)
+
+    async def go() -> bytes:
+        serving = Serving(repository=tmp_path)
+        port = int((await serving.url()).rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"nonsense\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 60)
+        writer.close()
+        await serving.stop()
+        return answer
+
+    with caplog.at_level(logging.INFO, "coserve_server.transport"):
+        answer = asyncio.run(go()).decode()
+    (line,) = [record for record in caplog.records if "/problems/bad-request" in record.getMessage()]
+    assert f"\r\nX-Request-Id: {vars(line)['request_id']}\r\n" in answer
+    assert f'"instance":"{vars(line)["instance"]}"' in answer
+
+
 def test_a_program_goes_on_after_a_server_that_failed() -> None:
     program = (
         "import asyncio, sys, time\n"

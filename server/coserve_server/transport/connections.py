@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from coserve_server.api.problems import MEDIA_TYPE, Problem
 from coserve_server.observability.metrics import Metrics
+from coserve_server.observability.record import REQUEST_ID
 from coserve_server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -231,12 +232,15 @@ def _write_problem(status: int, slug: str, detail: str) -> bytes:
     problem = Problem(
         type=f"/problems/{slug}", title=title, status=status, detail=detail, instance=uuid4().urn
     )
-    logger.info("%s %s: %s", problem.instance, problem.type, detail)
+    request_id = uuid4().hex
+    extra = {"instance": problem.instance, "request_id": request_id}
+    logger.info("%s %s: %s", problem.instance, problem.type, detail, extra=extra)
     body = problem.model_dump_json().encode()
     head = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         f"Content-Type: {MEDIA_TYPE}",
         f"Content-Length: {len(body)}",
+        f"{REQUEST_ID}: {request_id}",
         "Connection: close",
     ]
     if status == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -196,8 +196,11 @@ async def _open_grpc(settings: Settings) -> "AsyncIterator[GrpcServer | None]":
     if settings.grpc_port is None:
         yield None
         return
-    from coserve_server.transport.grpc_server import GrpcServer
-
+    try:
+        from coserve_server.transport.grpc_server import GrpcServer
+    except ImportError as error:
+        fault = f"grpc_port: gRPC needs all of the extra server: pip install 'coserve[server]' ({error})"
+        raise SettingsError([fault]) from error
     server = GrpcServer(settings, settings.grpc_port)
     try:
         yield server

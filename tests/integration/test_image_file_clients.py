@@ -73,6 +73,14 @@ def test_openvino_model_server_s_http_client(server: Server, expected: np.ndarra
 
 
 def test_openvino_model_server_s_grpc_client(server: Server, expected: np.ndarray) -> None:
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        tensor = triton_grpc.InferInput("images", [len(FILES)], "BYTES")
+        tensor.set_data_from_numpy(np.array(FILES, dtype=np.object_))
+        result = client.infer("pair", [tensor], outputs=[triton_grpc.InferRequestedOutput("logits")])
+    np.testing.assert_allclose(result.as_numpy("logits"), expected, atol=1e-4)
+
+
+def test_its_older_grpc_client(server: Server, expected: np.ndarray) -> None:
     message = messages.ModelInferRequest(model_name="pair")
     tensor = message.inputs.add(name="images", datatype="BYTES", shape=[len(FILES)])
     tensor.contents.bytes_contents.extend(FILES)

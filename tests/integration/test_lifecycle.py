@@ -65,3 +65,14 @@ def test_what_prevents_a_start_is_one_clear_line(repository: Path) -> None:
         "error: settings: triton_url: 'http://localhost:8000' is not HOST:PORT of Triton's gRPC service, "
         "such as 127.0.0.1:8001"
     )
+
+
+def test_an_idle_connection_is_closed_when_the_setting_says(serve: Serve, repository: Path) -> None:
+    host, _, port = serve(repository, idle_timeout_ms=50).url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port)), 60) as connection:
+        connection.sendall(b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        # Far less than the default, so that without the setting this would time out.
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"content-length: 18\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n"), "the answer to HEAD has no body"

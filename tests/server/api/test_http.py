@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
+from starlette._utils import get_route_path
 
 from coserve_server.api.openapi import hoist_definitions
+from coserve_server.api.requests.dependencies import route_path
 from tests.server.api.v2 import INFER, Server, ask_app, document
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 
@@ -148,3 +150,10 @@ def test_the_document_says_what_is_taken(server: Server) -> None:
     assert (
         content["application/json"]["schema"]["properties"]["images"]["items"]["contentEncoding"] == "base64"
     )
+
+
+@pytest.mark.parametrize("path", ["/a", "/a/", "/a/b", "/ab", "/ab/c", "/", "/b/a", "/a/a/b"])
+@pytest.mark.parametrize("root", ["", "/a", "/a/b"])
+def test_a_route_s_path_is_the_router_s(path: str, root: str) -> None:
+    scope = {"path": path, "root_path": root}
+    assert route_path(scope) == get_route_path(scope)

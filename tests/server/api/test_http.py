@@ -12,6 +12,7 @@ from starlette._utils import get_route_path
 
 from coserve_server.api.openapi import hoist_definitions
 from coserve_server.api.requests.dependencies import route_path
+from coserve_server.settings.listening import OWN_PATHS
 from tests.server.api.v2 import INFER, Server, ask_app, document
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 
@@ -157,3 +158,7 @@ def test_the_document_says_what_is_taken(server: Server) -> None:
 def test_a_route_s_path_is_the_router_s(path: str, root: str) -> None:
     scope = {"path": path, "root_path": root}
     assert route_path(scope) == get_route_path(scope)
+
+
+def test_no_prefix_can_begin_like_a_path_of_the_server(server: Server) -> None:
+    assert {path.split("/")[1] for path in readable_paths(server)} == OWN_PATHS

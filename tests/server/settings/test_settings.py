@@ -50,3 +50,22 @@ def test_wrong_settings_are_named(arguments: dict[str, Any], message: str) -> No
 def test_triton_addresses() -> None:
     read = load_settings(engine="triton", triton_url="a.example:8001, [::1]:8001")
     assert read.triton_addresses == ["a.example:8001", "[::1]:8001"]
+
+
+@pytest.mark.parametrize("path", ["", "/images", "/a/b-c.d", "/v1x/docs"])
+def test_path_prefixes(path: str) -> None:
+    assert load_settings(repository="unused", root_path=path).root_path == path
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "images", "/images/", "/a//b", "/a b", "/a?b", "/\N{LATIN SMALL LETTER E WITH ACUTE}"]
+)
+def test_what_is_not_a_path_prefix(path: str) -> None:
+    with pytest.raises(SettingsError, match=r"root_path: .* is not a path prefix such as /images"):
+        load_settings(repository="unused", root_path=path)
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v2/models", "/healthz", "/docs", "/metrics/a"])
+def test_a_path_prefix_is_not_like_the_server_s_own_paths(path: str) -> None:
+    with pytest.raises(SettingsError, match="begins like a path of the server itself"):
+        load_settings(repository="unused", root_path=path)

@@ -104,3 +104,11 @@ async def failure(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
 
 def trailers(error: Any) -> dict[str, str]:
     return dict(iter(error.trailing_metadata() or ()))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come about")

@@ -40,7 +40,16 @@ COMPOSE_1 = (
     "urllib3",
     "websocket-client",
 )
-TEST_TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil", "trustme", "onnx")
+TEST_TOOLS = (
+    "tritonclient[http]",
+    "pytest",
+    "pytest-timeout",
+    "pytest-xdist",
+    "hypothesis",
+    "psutil",
+    "trustme",
+    "onnx",
+)
 
 # nox finds Pythons on the PATH, where pyenv shows only the chosen ones.
 PYENV = Path(os.environ.get("PYENV_ROOT") or Path("~/.pyenv").expanduser())

@@ -3,7 +3,7 @@
 import json
 import logging
 from datetime import datetime, timezone
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from coserve_server.machine.streams import write
 from coserve_server.observability.record import logged_id
@@ -54,7 +54,14 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class Handler(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    StreamHandler = logging.StreamHandler[TextIO]
+else:
+    # Python 3.10 does not take the type at run time.
+    StreamHandler = logging.StreamHandler
+
+
+class Handler(StreamHandler):
     """Writes to standard error; drops and counts lines while nobody reads it.
 
     Attributes:

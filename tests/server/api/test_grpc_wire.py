@@ -1,6 +1,7 @@
 """Messages that would take far more memory parsed than encoded."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def count(message: Any) -> int:
     """Count a message's fields as they are encoded; packed lists of numbers count with their elements."""
     total = 0
     for descriptor, value in message.ListFields():
-        values = value if descriptor.is_repeated else [value]
+        repeated = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        values = value if repeated else [value]
         if descriptor.message_type is not None:
             total += sum(1 + count(one) for one in values)
         elif descriptor.type == FieldDescriptor.TYPE_FLOAT:

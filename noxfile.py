@@ -47,6 +47,7 @@ TEST_TOOLS = (
     "pytest-xdist",
     "hypothesis",
     "psutil",
+    "tomli",
     "trustme",
     "onnx",
 )
@@ -123,10 +124,10 @@ def install(session: nox.Session, *arguments: str) -> None:
 
 
 def run_quick_tests(session: nox.Session) -> None:
-    """Run the tests of server and client that need neither PyTorch nor Triton."""
+    """Run the tests of the server, the client and the decoder, which need neither PyTorch nor Triton."""
     options = ("--quiet", "--numprocesses=2", "--dist=loadfile")
     pytest = ("python", "-m", "pytest", *options)
-    session.run(*pytest, *(session.posargs or ("tests/server", "tests/client")))
+    session.run(*pytest, *(session.posargs or ("tests/server", "tests/client", "tests/images")))
 
 
 def lower_bounds(*extras: str) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomllib
+import tomli
 from PIL import Image
 
 import coserve_images.formats as formats
@@ -57,7 +57,7 @@ def test_without_the_extra_heic_says_which(monkeypatch: pytest.MonkeyPatch) -> N
     formats.register_heic.cache_clear()
     with pytest.raises(ImageError, match=r"HEIC needs the extra heic: pip install 'coserve\[heic\]'"):
         decode(PHONE)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert "heic" in extras
 
 

@@ -46,6 +46,9 @@ def served(
                     break
                 except httpx.TransportError:
                     time.sleep(0.05)
+            for number in range(3):
+                leads_to = Path(f"/proc/{process.pid}/fd/{number}").readlink()
+                assert str(leads_to).startswith(("/", "pipe:")), "what writes there writes to a client"
             yield http
     finally:
         process.send_signal(signal.SIGTERM)

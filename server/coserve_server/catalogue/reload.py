@@ -64,8 +64,6 @@ class Reloader:
             name: RepositoryError(error) for name, error in contents.errors.items()
         }
         for name, versions in contents.versions.items():
-            if strict and errors:
-                break
             try:
                 await self._engine.replace(name, versions)
             except StartupError as error:

@@ -134,8 +134,8 @@ def _read_config(path: Path, name: str) -> Any:
         config = text_format.Parse(read_text(path, MAX_CONFIG_BYTES), ModelConfig())
     except OSError as error:
         raise RepositoryError(f"{path} cannot be read: {describe(error)}") from error
-    # The parser calls itself, and converts numbers.
-    except (text_format.ParseError, ValueError, RecursionError) as error:
+    # The parser leaks errors of escapes and numbers.
+    except (text_format.ParseError, ValueError) as error:
         raise RepositoryError(f"{path} cannot be read: {error}") from error
     if config.name not in ("", name):
         raise RepositoryError(f"{path}: name is {config.name!r}, its folder {name!r}")

@@ -290,9 +290,9 @@ def test_a_bug_in_one_reload_is_that_ensemble_s_alone(
 
 
 BROKEN: dict[str, Callable[[Path], object]] = {
-    "no such field": lambda folder: (folder / "broken/config.pbtxt").write_text("colour: 1"),
-    "no version folder": lambda folder: (folder / "broken/1").rmdir(),
-    "no network": lambda folder: (folder / "broken_member1/1/model.onnx").write_bytes(b"no"),
+    "no such field": lambda folder: (folder / "rotten/config.pbtxt").write_text("colour: 1"),
+    "no version folder": lambda folder: (folder / "rotten/1").rmdir(),
+    "no network": lambda folder: (folder / "rotten_member1/1/model.onnx").write_bytes(b"no"),
 }
 
 
@@ -306,11 +306,11 @@ def start(folder: Path, strict: bool = False) -> tuple[dict[str, str], set[str]]
             await reloader.start(strict)
             assert list(engine.ensembles) == ["pair"]
             refused = dict(reloader.catalogue.not_served)
-            for name in ("broken", "broken_member0", "broken_member1", "broken_mean"):
+            for name in ("rotten", "rotten_member0", "rotten_member1", "rotten_mean"):
                 shutil.rmtree(folder / name)
-            write_repository(folder, "broken")
+            write_repository(folder, "rotten")
             await reloader.refresh()
-            assert reloader.outcomes == {("broken", "served"): 1}
+            assert reloader.outcomes == {("rotten", "served"): 1}
             return refused, set(engine.ensembles)
         finally:
             await engine.close()
@@ -323,16 +323,52 @@ def test_what_is_broken_at_the_start_does_not_keep_the_rest_from_being_served(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "notes").mkdir()
-    write_repository(write_repository(tmp_path, "pair"), "broken")
+    write_repository(write_repository(tmp_path, "pair"), "rotten")
     BROKEN[kind](tmp_path)
     with pytest.raises(StartupError) as strict:
         start(tmp_path, strict=True)
     caplog.set_level("INFO")
     refused, served = start(tmp_path)
-    assert refused == {"broken": str(strict.value)}
-    assert served == {"broken", "pair"}
-    assert f"broken is not served: {strict.value}" in caplog.messages
+    assert refused == {"rotten": str(strict.value)}
+    assert served == {"pair", "rotten"}
+    assert f"rotten is not served: {strict.value}" in caplog.messages
     assert f"{tmp_path}: folders that are not models: notes (no config.pbtxt)" in caplog.messages
+
+
+def test_what_the_start_has_read_is_not_read_again_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_repository(tmp_path)
+
+    async def go() -> None:
+        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
+        reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
+        await reloader.start(strict=False)
+        looks, refreshes = 0, 0
+        look = reloader._look
+
+        def count() -> object:
+            nonlocal looks
+            looks += 1
+            return look()
+
+        async def refresh() -> None:
+            nonlocal refreshes
+            refreshes += 1
+
+        monkeypatch.setattr(reloader, "_look", count)
+        monkeypatch.setattr(reloader, "refresh", refresh)
+        watching = asyncio.create_task(reloader.watch(0))
+        while looks < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert refreshes == 0
+        os.utime(tmp_path / "pair/config.pbtxt", ns=(1, 1))
+        while refreshes == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        watching.cancel()
+        await engine.close()
+
+    asyncio.run(go())
 
 
 def test_a_start_with_nothing_to_serve_fails_with_every_reason(tmp_path: Path) -> None:

@@ -144,6 +144,16 @@ BROKEN: dict[str, tuple[Break, str]] = {
         parameter("preprocessing", "{height: 8}"),
         "parameter preprocessing is not JSON",
     ),
+    "half a character": (
+        parameter("provenance", '{"network": "\\ud800"}'),
+        "parameter provenance is not JSON",
+    ),
+    "too deep for a reply": (
+        parameter("provenance", '{"a": ' + "[" * 400 + "]" * 400 + "}"),
+        "parameter provenance is not JSON",
+    ),
+    "too deep for the parser": (parameter("provenance", "[" * 100_000), "parameter provenance is not JSON"),
+    "a number of many digits": (parameter("weights", "9" * 5000), "parameter weights is not JSON"),
     "zero std": (
         preprocessing(std=[1, 0, 1]),
         "parameter preprocessing.std.1: Input should be greater than 0",

@@ -64,9 +64,7 @@ class Reloader:
             name: RepositoryError(error) for name, error in contents.errors.items()
         }
         for name, versions in contents.versions.items():
-            try:
-                await self._engine.replace(name, versions)
-            except StartupError as error:
+            if error := await self._serve_first(name, versions):
                 errors[name] = error
         if errors and (strict or not self._engine.ensembles):
             texts = dict.fromkeys(map(str, errors.values()))
@@ -141,6 +139,14 @@ class Reloader:
 
     def _list_unloaded(self, contents: RepositoryContents) -> None:
         self.catalogue.unloaded = sorted(self._unloaded & {*contents.versions, *contents.errors})
+
+    async def _serve_first(self, name: str, versions: Sequence[Ensemble]) -> StartupError | None:
+        """Serve an ensemble at the start; return why that failed, if it did."""
+        try:
+            await self._engine.replace(name, versions)
+        except StartupError as error:
+            return error
+        return None
 
     async def _try_replace(self, name: str, contents: RepositoryContents) -> str | None:
         """Serve a model as the repository has it; return why that failed, if it did."""

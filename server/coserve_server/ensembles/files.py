@@ -35,20 +35,21 @@ def list_folders(folder: AnyPath) -> tuple[list[str], list[tuple[str, OSError]]]
     return sorted(folders), faults
 
 
-def read_stamps(folder: AnyPath) -> frozenset[Stamp]:
-    """Read the stamps of all configurations and version files; equal stamps mean that nothing changed.
+def read_stamps(repository: AnyPath) -> frozenset[Stamp]:
+    """Read the stamps of all models, versions and their files; equal stamps mean that nothing changed.
 
     An entry that cannot be read has a stamp too, which changes once it can.
 
     Raises:
-        OSError: the folder itself cannot be read.
+        OSError: the repository itself cannot be read.
     """
-    models, faults = list_folders(folder)
+    models, faults = list_folders(repository)
     stamps = [_stamp_fault(path, error) for path, error in faults]
     for model in models:
-        stamps.extend(stamp_files(model))
-        for version in _list_versions(model):
-            stamps.extend(stamp_files(version))
+        for folder in (model, *_list_versions(model)):
+            # Empty folders count: an ensemble's version folder is one.
+            stamps.append((folder, 0, 0, 0))
+            stamps.extend(stamp_files(folder))
     return frozenset(stamps)
 
 

@@ -129,6 +129,16 @@ def test_an_entry_that_cannot_be_read_is_one_error_until_it_can(kind: str, folde
         assert set(read_contents(folder).versions) == {"odd", "pair"}
 
 
+def test_a_version_folder_made_later_is_noticed(folder: Path) -> None:
+    """An ensemble's own is empty."""
+    (folder / "pair/1").rmdir()
+    assert "has no version folder" in read_contents(folder).errors["pair"]
+    before = read_stamps(folder)
+    (folder / "pair/1").mkdir()
+    assert read_stamps(folder) != before
+    assert read_contents(folder).errors == {}
+
+
 def test_permission_given_later_is_noticed(folder: Path) -> None:
     write_repository(folder, "odd")
     # The last one is empty.

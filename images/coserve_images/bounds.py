@@ -3,6 +3,7 @@
 import re
 import struct
 
+import PIL
 from PIL import ImageFile
 
 from coserve_images.errors import ImageError
@@ -27,15 +28,27 @@ smaller than the image, four of them are needed."""
 MAX_COMPRESSED_CHUNKS = 256
 """Limit on a PNG's compressed texts and profiles, each of which may inflate to a megabyte."""
 
+MAX_COMMENT_BYTES = 2**16
+"""Limit on a GIF's comments."""
+BOUNDS_TAGS = int(PIL.__version__.partition(".")[0]) >= 13
+"""Whether Pillow limits the bytes of EXIF's tags, which may overlap, by itself."""
+
+Tags = dict[int, tuple[int, int, bytes]]
+"""Type, count, and value or the value's offset, of each tag of a TIFF or of EXIF."""
+
 # A JPEG's marker. Entropy-coded data contains FF 00 and FF D0 to FF D7 alone (ITU-T T.81, B.1.1.5).
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
-TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How a TIFF begins, in either byte order; BigTIFF has a plus sign."""
+TIFF_HEADS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0")
+"""How TIFFs begin that Pillow reads: in either byte order, some half in the wrong one. BigTIFF has a plus."""
 _JPEG_IN_TIFF = (6, 7)
 _WIDTH, _HEIGHT, _COMPRESSION, _STRIP_OFFSETS, _STRIP_COUNTS = 256, 257, 259, 273, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
+_STRUCTURE = {_WIDTH, _HEIGHT, _COMPRESSION, _STRIP_OFFSETS, _STRIP_COUNTS} | {
+    _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS,
+}  # fmt: skip
+_EXIF_HEAD = re.compile(rb"II\*\0|MM\0\*|II\0\*|MM\*\0|II\+\0")
 _TYPE_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 """Bytes of a value by its type; all other types have one."""
 _CODES = {1: "B", 3: "H", 4: "I", 16: "Q"}
@@ -56,8 +69,15 @@ def check_file(reader: Reader, max_pixels: int) -> None:
         _check_chunks(reader)
     elif head[:4] in TIFF_HEADS:
         _check_directory(reader, head, max_pixels)
+    # Pillow takes the directory of a big-endian BigTIFF for a short one, and libtiff does not.
+    elif head[:4] == b"MM\0+":
+        raise ImageError("a big-endian BigTIFF, which is not supported")
+    elif head.startswith(b"GIF8"):
+        _check_comments(reader)
     elif head.startswith(b"\xff\xd8"):
         _check_metadata(reader)
+    elif head[4:8] == b"ftyp" and not BOUNDS_TAGS:
+        _check_exif(reader.getvalue())
 
 
 def check_opened(image: ImageFile.ImageFile, max_pixels: int) -> None:
@@ -89,10 +109,44 @@ def _count_scans(data: bytes, enough: int) -> int:
     raise ImageError(f"more than {MAX_SEGMENTS} segments")
 
 
+def _check_comments(reader: Reader) -> None:
+    """Check a GIF's comments, each block of which Pillow before 13 joins to those before it."""
+    reader.seek(10)
+    flags = reader.read(1)
+    if flags and flags[0] & 0x80:
+        reader.seek(13 + 3 * 2 ** (flags[0] % 8 + 1))
+    else:
+        reader.seek(13)
+    comments = 0
+    while reader.read(1) == b"!":
+        label = reader.read(1)
+        while (size := reader.read(1)) > b"\0":
+            reader.seek(size[0], 1)
+            comments += size[0] * (label == b"\xfe")
+            if comments > MAX_COMMENT_BYTES:
+                raise ImageError(f"more than {MAX_COMMENT_BYTES} bytes of comments")
+
+
 def _check_metadata(reader: Reader) -> None:
     """Check a JPEG's segments of EXIF, each of which Pillow joins to those before it."""
-    if reader.size > MAX_EXIF_SEGMENTS * 2**16 and reader.getvalue().count(b"Exif\0\0") > MAX_EXIF_SEGMENTS:
-        raise ImageError(f"more than {MAX_EXIF_SEGMENTS} segments of EXIF")
+    if BOUNDS_TAGS and reader.size <= MAX_EXIF_SEGMENTS * 2**16:
+        return
+    data = reader.getvalue()
+    if data.count(b"Exif\0\0") > (MAX_EXIF_SEGMENTS if BOUNDS_TAGS else 4):
+        raise ImageError("too many segments of EXIF")
+    if not BOUNDS_TAGS:
+        _check_exif(data)
+
+
+def _check_exif(data: bytes) -> None:
+    """Check directories of EXIF in a file, whose tags Pillow before 13 reads even if they overlap."""
+    for head in _EXIF_HEAD.finditer(data):
+        exif = data[head.start() :]
+        try:
+            entries = _read_directory(Reader(exif), exif[:16], "<" if exif[:2] == b"II" else ">")
+        except struct.error:
+            continue
+        _check_overlap(entries, len(exif))
 
 
 def _check_chunks(reader: Reader) -> None:
@@ -110,9 +164,12 @@ def _check_chunks(reader: Reader) -> None:
 def _check_directory(reader: Reader, head: bytes, max_pixels: int) -> None:
     """Check a TIFF's first directory: the bytes of its values, its strips or tiles, and the scans in them."""
     order = "<" if head[:2] == b"II" else ">"
-    tags = _read_directory(reader, head, order)
-    if sum(_TYPE_BYTES.get(kind, 1) * count for kind, count, _ in tags.values()) > 2 * reader.size + 2**16:
-        raise ImageError("the values of the TIFF's tags overlap")
+    entries = _read_directory(reader, head, order)
+    _check_overlap(entries, reader.size)
+    tags = {tag: (kind, count, value) for tag, kind, count, value in entries}
+    # Pillow takes the last of two, and libtiff the first.
+    if sum(entry[0] in _STRUCTURE for entry in entries) > len(_STRUCTURE & tags.keys()):
+        raise ImageError("a tag of the TIFF occurs twice")
     strips = max(_count(tags, _STRIP_OFFSETS), _count(tags, _TILE_OFFSETS))
     if strips > MAX_STRIPS:
         raise ImageError(f"more than {MAX_STRIPS} strips or tiles")
@@ -129,7 +186,14 @@ def _check_directory(reader: Reader, head: bytes, max_pixels: int) -> None:
             raise ImageError(f"{scans} JPEG scans in {strips} strips or tiles, too many for its size")
 
 
-def _check_tiles(tags: dict[int, tuple[int, int, bytes]], order: str, max_pixels: int) -> None:
+def _check_overlap(entries: list[tuple[int, int, int, bytes]], size: int) -> None:
+    """Check the values that lie within a file of `size` bytes; Pillow ignores others."""
+    lengths = (_TYPE_BYTES.get(kind, 1) * count for _, kind, count, _ in entries)
+    if sum(length for length in lengths if length <= size) > 2 * size + 2**16:
+        raise ImageError("the values of the tags overlap")
+
+
+def _check_tiles(tags: Tags, order: str, max_pixels: int) -> None:
     """Check the pixels of a TIFF's tiles, which are decoded whole even if they reach beyond the image."""
     width, height = (max(1, _value(tags, tag, order)) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
     check_pixels((width, height), max_pixels)
@@ -139,10 +203,9 @@ def _check_tiles(tags: dict[int, tuple[int, int, bytes]], order: str, max_pixels
         raise ImageError(f"{columns * rows} tiles of {width} x {height} pixels, far more than the image")
 
 
-def _read_directory(reader: Reader, head: bytes, order: str) -> dict[int, tuple[int, int, bytes]]:
-    """Return the type, count and value, or the value's offset, of each tag in the first directory."""
-    big = b"+" in head[2:4]
-    if big:
+def _read_directory(reader: Reader, head: bytes, order: str) -> list[tuple[int, int, int, bytes]]:
+    """Return the entries of the first directory: tag, type, count, and value or the value's offset."""
+    if head[2:3] == b"+":
         start, count_format, entry_format = struct.unpack(f"{order}Q", head[8:16])[0], "Q", "HHQ8s"
     else:
         start, count_format, entry_format = struct.unpack(f"{order}I", head[4:8])[0], "H", "HHI4s"
@@ -151,23 +214,20 @@ def _read_directory(reader: Reader, head: bytes, order: str) -> dict[int, tuple[
     size = struct.calcsize(order + entry_format)
     entries = reader.read(min(count, 2**16) * size)
     whole = entries[: len(entries) // size * size]
-    return {
-        tag: (kind, values, value)
-        for tag, kind, values, value in struct.iter_unpack(order + entry_format, whole)
-    }
+    return list(struct.iter_unpack(order + entry_format, whole))
 
 
-def _count(tags: dict[int, tuple[int, int, bytes]], tag: int) -> int:
+def _count(tags: Tags, tag: int) -> int:
     return tags[tag][1] if tag in tags else 0
 
 
-def _value(tags: dict[int, tuple[int, int, bytes]], tag: int, order: str) -> int:
+def _value(tags: Tags, tag: int, order: str) -> int:
     """Return the first value of a tag with few values; 0 if the tag is missing."""
     kind, _, value = tags.get(tag, (0, 0, b""))
     return int(struct.unpack_from(order + _CODES[kind], value)[0]) if kind in _CODES else 0
 
 
-def _values(reader: Reader, tags: dict[int, tuple[int, int, bytes]], tag: int, order: str) -> tuple[int, ...]:
+def _values(reader: Reader, tags: Tags, tag: int, order: str) -> tuple[int, ...]:
     """Return all values of a tag."""
     kind, count, value = tags.get(tag, (0, 0, b""))
     values = f"{order}{count}{_CODES.get(kind, 'B')}"

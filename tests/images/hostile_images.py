@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from PIL import Image, PngImagePlugin
 
-from tests.images.tiffs import tiff
+from tests.images.tiffs import huge_tile, many_strips, overlapping_tags, thin_tiles, tiff
 
 MAX_PIXELS = 10_000
 """The limit that the files of `REFUSED` break, where they break one."""
@@ -99,9 +99,16 @@ def exif(directory: bytes) -> bytes:
     return encoded(kind="JPEG", exif=b"Exif\0\0" + directory)
 
 
-def scans(count: int) -> bytes:
-    """A progressive JPEG of 10,000 pixels whose last scan is repeated."""
-    whole = encoded((100, 100), "JPEG", progressive=True)
+def commented(comments: bytes) -> bytes:
+    """A GIF with more in front of its frame."""
+    whole = encoded(kind="GIF")
+    at = whole.index(b",\0\0\0\0\x10\0\x10\0")
+    return whole[:at] + comments + whole[at:]
+
+
+def scans(count: int, size: tuple[int, int] = (100, 100)) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    whole = encoded(size, "JPEG", progressive=True)
     at = whole.rindex(b"\xff\xda")
     return whole[:-2] + whole[at:-2] * count + whole[-2:]
 
@@ -114,60 +121,21 @@ def sequential_scans(count: int) -> bytes:
     return whole[:at] + b"".join(one % (1 + i % 3) for i in range(count)) + b"\xff\xd9"
 
 
-def scans_in_tiff(strips: int, shared: bool) -> bytes:
-    """A JPEG of 40 scans as the only strip of a TIFF, or as each of several."""
-    jpeg = scans(30)
+def scans_in_tiff(strips: int) -> bytes:
+    """A TIFF of 96 x 96 pixels, whose strips are all the same JPEG of 40 scans."""
+    rows = 96 // strips
     return tiff(
         {
-            256: ("I", [100]), 257: ("I", [100 * strips]), 258: ("H", [8, 8, 8]), 259: ("H", [7]),
-            262: ("H", [6]), 277: ("H", [3]), 278: ("I", [100]),
+            256: ("I", [96]), 257: ("I", [96]), 258: ("H", [8, 8, 8]), 259: ("H", [7]),
+            262: ("H", [6]), 277: ("H", [3]), 278: ("I", [rows]),
         },
-        jpeg if shared else jpeg * strips, strips=strips,
+        scans(30, (96, rows)), strips=strips,
     )  # fmt: skip
 
 
 def before_pixels(data: bytes, extra: bytes) -> bytes:
     """The JPEG with something more behind its first marker."""
     return data[:2] + extra + data[2:]
-
-
-def many_strips(count: int) -> bytes:
-    return tiff(
-        {
-            256: ("I", [4]), 257: ("I", [4]), 258: ("H", [8]), 259: ("H", [1]), 262: ("H", [1]),
-            277: ("H", [1]), 278: ("I", [1]),
-        },
-        bytes(16), strips=count,
-    )  # fmt: skip
-
-
-def huge_tile(side: int) -> bytes:
-    pixels = zlib.compress(bytes(side * side), 9)
-    return tiff(
-        {
-            256: ("I", [10]), 257: ("I", [10]), 258: ("H", [8]), 259: ("H", [8]), 262: ("H", [1]),
-            277: ("H", [1]), 322: ("I", [side]), 323: ("I", [side]),
-        },
-        pixels, offsets=324,
-    )  # fmt: skip
-
-
-def thin_tiles() -> bytes:
-    """A row of a hundred pixels in tiles of 16 x 624: each is within the limits, all together are not."""
-    pixels = zlib.compress(bytes(16 * 624), 9)
-    return tiff(
-        {
-            256: ("I", [100]), 257: ("I", [1]), 258: ("H", [8]), 259: ("H", [8]), 262: ("H", [1]),
-            277: ("H", [1]), 322: ("I", [16]), 323: ("I", [624]),
-        },
-        pixels, offsets=324, strips=7,
-    )  # fmt: skip
-
-
-def overlapping_tags(count: int) -> bytes:
-    """Every tag's value is the whole file."""
-    entries = b"".join(struct.pack("<HHII", 300 + i, 1, 12 * count, 0) for i in range(count))
-    return b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(4)
 
 
 def profiles(count: int) -> bytes:
@@ -221,15 +189,16 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "JPEG of 300,000 fill bytes": lambda: before_pixels(encoded(kind="JPEG"), b"\xff" * 300_000),
     "PNG of 300 colour profiles": lambda: profiles(300),
     "PNG of 100,000 empty chunks": lambda: png(1, 1, zlib.compress(bytes(4)), chunk(b"prVt", b"") * 100_000),
-    "GIF with 100,000 comments": lambda: (
-        (plain := encoded(kind="GIF"))[: (at := plain.index(b","))] + b"!\xfe\1a\0" * 100_000 + plain[at:]
-    ),
+    "GIF with 100,000 comments": lambda: commented(b"!\xfe\1a\0" * 100_000),
+    "GIF with a comment of 100,000 bytes": lambda: commented(b"!\xfe" + (b"\xff" + bytes(255)) * 400 + b"\0"),
+    "TIFF half in the wrong byte order": lambda: b"II\0*" + many_strips(60_000)[4:],
+    "BigTIFF, big-endian": lambda: b"MM\0+\0\x08\0\0" + bytes(600_000),
     "TIFF of 60,000 strips for four rows": lambda: many_strips(60_000),
     "TIFF tile of 40 megapixels for a hundred": lambda: huge_tile(6_400),
     "TIFF of tiles that reach far beyond the image": thin_tiles,
     "TIFF whose tags are all of it": lambda: overlapping_tags(20_000),
-    "TIFF of a JPEG of 40 scans": lambda: scans_in_tiff(1, shared=True),
-    "TIFF of strips that share a JPEG of 40 scans": lambda: scans_in_tiff(10, shared=True),
+    "TIFF of a JPEG of 40 scans": lambda: scans_in_tiff(1),
+    "TIFF of strips that share a JPEG of 40 scans": lambda: scans_in_tiff(6),
     "SVG": lambda: b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
     "SVG of entities": lambda: b"<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]><svg>&b;</svg>",
     "PostScript": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n",
@@ -291,7 +260,7 @@ SHOWN: dict[str, Callable[[], bytes]] = {
     "PNG with an EXIF orientation in hexadecimal": lambda: encoded(pnginfo=_raw_exif()),
     "JPEG of 20 scans": lambda: scans(10),
     "TIFF of strips with a JPEG of a scan each": lambda: encoded(
-        (64, 64), "TIFF", compression="jpeg", strip_size=64 * 3 * 8
+        (16, 608), "TIFF", compression="jpeg", strip_size=16 * 3 * 16
     ),
     "16-bit grey": lambda: encoded(mode="I;16"),
 }

@@ -9,6 +9,7 @@ import pytest
 from coserve_images.decode import decode
 from coserve_images.errors import ImageError
 from tests.images.hostile_images import MAX_PIXELS, REFUSED, SHOWN, before_pixels, encoded
+from tests.images.tiffs import huge_tile
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
 
@@ -22,8 +23,16 @@ def test_is_refused_in_one_line(name: str) -> None:
 
 def test_a_jpeg_with_many_segments_of_exif_is_refused() -> None:
     segments = (b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)) * 40
-    with pytest.raises(ImageError, match="more than 32 segments of EXIF"):
+    with pytest.raises(ImageError, match="too many segments of EXIF"):
         decode(before_pixels(encoded(kind="JPEG"), segments), MAX_PIXELS)
+
+
+def test_a_tiff_that_says_two_things_is_refused() -> None:
+    """Pillow would take one width of the tiles, and libtiff the other."""
+    whole = huge_tile(64)
+    twice = struct.pack("<HHHII", struct.unpack("<H", whole[8:10])[0] + 1, 322, 4, 1, 2**20)
+    with pytest.raises(ImageError, match="occurs twice"):
+        decode(whole[:8] + twice + whole[10:], MAX_PIXELS)
 
 
 def test_damaged_metadata_gives_no_warnings() -> None:

@@ -7,12 +7,13 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from coserve_images.decode import decode, open_image
+from tests.images.tiffs import YCBCR
 
 MODES = {
     "JPEG": ("L", "RGB", "CMYK"),
     "PNG": ("1", "L", "I;16", "LA", "P", "RGB", "RGBA"),
     "WEBP": ("RGB", "RGBA"),
-    "TIFF": ("1", "L", "I;16", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"),
+    "TIFF": ("1", "L", "I;16", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", *["YCbCr"] * YCBCR),
     "AVIF": ("RGB", "RGBA"),
 }
 CASES = [(kind, mode) for kind, modes in MODES.items() for mode in modes]
@@ -74,6 +75,15 @@ def test_compressed_tiff_is_turned_once(compression: str, orientation: int) -> N
     stored(orientation, "RGB").save(file, "TIFF", compression=compression, exif=exif)
     shown = np.asarray(decode(file.getvalue(), 10_000).convert("L")).astype(int)
     assert np.abs(shown - scene()).mean() < 8
+
+
+def test_orientation_in_a_tiffs_xmp_too_is_applied_once() -> None:
+    file = io.BytesIO()
+    xmp = b'<x tiff:Orientation="6"/>'
+    stored(6, "RGB").save(file, "TIFF", tiffinfo={0x0112: 6, 700: xmp})
+    with open_image(file.getvalue()) as opened:
+        assert opened.size == (48, 32)
+        np.testing.assert_array_equal(np.asarray(opened.decode().convert("L")), scene())
 
 
 def test_exif_as_text_in_a_png_is_applied() -> None:

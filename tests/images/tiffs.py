@@ -1,9 +1,13 @@
-"""Write TIFFs that Pillow does not write."""
+"""Write TIFFs that Pillow does not write, and know which it reads."""
 
 import struct
+import zlib
 
 import numpy as np
+import PIL
 
+YCBCR = int(PIL.__version__.split(".")[0]) >= 13
+"""Whether Pillow reads uncompressed YCbCr TIFFs; older ones refuse them as truncated."""
 TYPES = {"H": 3, "I": 4}
 
 
@@ -63,3 +67,42 @@ def pack(pixels: np.ndarray, bits: int, order: str) -> bytes:
         return (pixels.astype(np.int64) % 2**bits).astype(f"{order}u{bits // 8}").tobytes()
     digits = (pixels[..., None] >> np.arange(bits)[::-1] & 1).reshape(len(pixels), -1).astype(np.uint8)
     return np.packbits(digits, axis=1).tobytes()
+
+
+def many_strips(count: int) -> bytes:
+    return tiff(
+        {
+            256: ("I", [4]), 257: ("I", [4]), 258: ("H", [8]), 259: ("H", [1]), 262: ("H", [1]),
+            277: ("H", [1]), 278: ("I", [1]),
+        },
+        bytes(16), strips=count,
+    )  # fmt: skip
+
+
+def huge_tile(side: int) -> bytes:
+    pixels = zlib.compress(bytes(side * side), 9)
+    return tiff(
+        {
+            256: ("I", [10]), 257: ("I", [10]), 258: ("H", [8]), 259: ("H", [8]), 262: ("H", [1]),
+            277: ("H", [1]), 322: ("I", [side]), 323: ("I", [side]),
+        },
+        pixels, offsets=324,
+    )  # fmt: skip
+
+
+def thin_tiles() -> bytes:
+    """A row of a hundred pixels in tiles of 16 x 624: each is within the limits, all together are not."""
+    pixels = zlib.compress(bytes(16 * 624), 9)
+    return tiff(
+        {
+            256: ("I", [100]), 257: ("I", [1]), 258: ("H", [8]), 259: ("H", [8]), 262: ("H", [1]),
+            277: ("H", [1]), 322: ("I", [16]), 323: ("I", [624]),
+        },
+        pixels, offsets=324, strips=7,
+    )  # fmt: skip
+
+
+def overlapping_tags(count: int) -> bytes:
+    """Every tag's value is the whole file."""
+    entries = b"".join(struct.pack("<HHII", 300 + i, 1, 12 * count, 0) for i in range(count))
+    return b"II*\0" + struct.pack("<IH", 8, count) + entries + bytes(4)

@@ -16,6 +16,7 @@ from coserve_server.pipeline.preparation import EncodedImage, _prepare
 from coserve_training.data.files import StoredFile
 from coserve_training.data.lazy import LazyImages
 from tests.images import profiles
+from tests.images.tiffs import YCBCR
 
 SIZE = 24
 PLAIN = {
@@ -28,7 +29,7 @@ MODES = {
     "GIF": ("1", "L", "LA", "P", "RGB", "RGBA"),
     "WEBP": ("L", "LA", "RGB", "RGBA"),
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
-    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"),
+    "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16", "I", "F", *["YCbCr"] * YCBCR),
     "AVIF": ("L", "LA", "RGB", "RGBA"),
 }
 SIZES = {"exact": (24, 24), "wide": (101, 67), "tall": (67, 101), "small": (10, 13), "long": (31, 24)}

@@ -5,54 +5,25 @@ import gc
 import os
 import shutil
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pytest
 from prometheus_client import generate_latest
 
 from coserve_server.api.exposition import create_registry
-from coserve_server.catalogue import reload
-from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.files import read_stamps
 from coserve_server.ensembles.repository import check_unchanged, read_versions
-from coserve_server.errors import RepositoryError, StartupError, UnknownModelError
-from coserve_server.machine.cores import Cores
-from coserve_server.outcomes import MemberRun
+from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
+from tests.server.catalogue.reloading import lanes, run, with_reloader
 from tests.server.onnx_repository import add_version, read_config, write_config, write_repository
-
-T = TypeVar("T")
-IMAGE = np.ones((1, 3, 8, 8), np.float32)
-
-
-def with_reloader(folder: Path, use: Callable[[OnnxRuntimeEngine, Reloader], Awaitable[T]]) -> T:
-    async def go() -> T:
-        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
-        reloader = Reloader(folder, engine, Catalogue(engine, load_settings(repository=folder)))
-        await reloader.refresh()
-        try:
-            return await use(engine, reloader)
-        finally:
-            await engine.close()
-
-    return asyncio.run(go())
-
-
-def lanes() -> set[str]:
-    return {thread.name for thread in threading.enumerate() if thread.name.startswith("pair-")}
-
-
-async def run(engine: OnnxRuntimeEngine, ensemble: object) -> list[MemberRun]:
-    return list(await asyncio.gather(*engine.start(ensemble, IMAGE)))  # type: ignore[arg-type]
 
 
 def test_what_is_held_runs_on_until_it_is_let_go(tmp_path: Path) -> None:
@@ -190,57 +161,6 @@ def test_what_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
     with_reloader(tmp_path, use)
 
 
-def test_what_does_not_fit_into_memory_is_not_even_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_repository(tmp_path)
-    available = [100.0]
-    monkeypatch.setattr(reload, "available_bytes", lambda: available[0])
-
-    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
-        assert engine.ensembles == {}
-        available[0] = 2**40
-        await reloader.refresh()
-        before = engine.ensembles["pair"]
-        available[0] = 40 * 2**20
-        await reloader.refresh()
-        assert caplog.records[1:] == [], "a version that is already served needs no memory"
-        add_version(tmp_path, "pair", 2)
-        await reloader.refresh()
-        (record,) = caplog.records[1:]
-        assert record.getMessage() == (
-            "pair cannot be loaded; the old version stays: loading it takes about 64 MiB, "
-            "but only 40 MiB are available"
-        )
-        assert engine.ensembles["pair"] is before
-        assert "40 MiB are available" in reloader.catalogue.rejected["pair"]
-        with pytest.raises(RepositoryError, match="40 MiB are available"):
-            await reloader.load("pair")
-        available[0] = 2**40
-        await reloader.load("pair")
-        assert engine.ensembles["pair"].version == "2"
-        assert reloader.outcomes == {("pair", "out-of-memory"): 3, ("pair", "served"): 2}
-
-    with_reloader(tmp_path, use)
-
-
-def test_what_is_served_with_smaller_batches_needs_no_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_repository(tmp_path)
-
-    async def use() -> None:
-        engine = OnnxRuntimeEngine(EngineOptions(max_batch_size=1), Cores(2, None), {})
-        reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
-        await reloader.refresh()
-        monkeypatch.setattr(reload, "available_bytes", lambda: 0)
-        await reloader.refresh()
-        assert reloader.outcomes == {("pair", "served"): 1}
-        await engine.close()
-
-    asyncio.run(use())
-
-
 def test_what_the_system_refuses_is_that_ensemble_s_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,96 +207,6 @@ def test_a_bug_in_one_reload_is_that_ensemble_s_alone(
         assert any(record.exc_info for record in caplog.records), "a bug has a traceback"
 
     with_reloader(tmp_path, use)
-
-
-BROKEN: dict[str, Callable[[Path], object]] = {
-    "no such field": lambda folder: (folder / "rotten/config.pbtxt").write_text("colour: 1"),
-    "no version folder": lambda folder: (folder / "rotten/1").rmdir(),
-    "no network": lambda folder: (folder / "rotten_member1/1/model.onnx").write_bytes(b"no"),
-}
-
-
-def start(folder: Path, strict: bool = False) -> tuple[dict[str, str], set[str]]:
-    """Return what is not served, and what is after its repair."""
-
-    async def go() -> tuple[dict[str, str], set[str]]:
-        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
-        reloader = Reloader(folder, engine, Catalogue(engine, load_settings(repository=folder)))
-        try:
-            await reloader.start(strict)
-            assert list(engine.ensembles) == ["pair"]
-            refused = dict(reloader.catalogue.not_served)
-            for name in ("rotten", "rotten_member0", "rotten_member1", "rotten_mean"):
-                shutil.rmtree(folder / name)
-            write_repository(folder, "rotten")
-            await reloader.refresh()
-            assert reloader.outcomes == {("rotten", "served"): 1}
-            return refused, set(engine.ensembles)
-        finally:
-            await engine.close()
-
-    return asyncio.run(go())
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_broken_at_the_start_does_not_keep_the_rest_from_being_served(
-    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "notes").mkdir()
-    write_repository(write_repository(tmp_path, "pair"), "rotten")
-    BROKEN[kind](tmp_path)
-    with pytest.raises(StartupError) as strict:
-        start(tmp_path, strict=True)
-    caplog.set_level("INFO")
-    refused, served = start(tmp_path)
-    assert refused == {"rotten": str(strict.value)}
-    assert served == {"pair", "rotten"}
-    assert f"rotten is not served: {strict.value}" in caplog.messages
-    assert f"{tmp_path}: folders that are not models: notes (no config.pbtxt)" in caplog.messages
-
-
-def test_what_the_start_has_read_is_not_read_again_until_it_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_repository(tmp_path)
-
-    async def go() -> None:
-        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
-        reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
-        await reloader.start(strict=False)
-        looks, refreshes = 0, 0
-        look = reloader._look
-
-        def count() -> object:
-            nonlocal looks
-            looks += 1
-            return look()
-
-        async def refresh() -> None:
-            nonlocal refreshes
-            refreshes += 1
-
-        monkeypatch.setattr(reloader, "_look", count)
-        monkeypatch.setattr(reloader, "refresh", refresh)
-        watching = asyncio.create_task(reloader.watch(0))
-        while looks < 5:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        assert refreshes == 0
-        os.utime(tmp_path / "pair/config.pbtxt", ns=(1, 1))
-        while refreshes == 0:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
-        watching.cancel()
-        await engine.close()
-
-    asyncio.run(go())
-
-
-def test_a_start_with_nothing_to_serve_fails_with_every_reason(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_repository(tmp_path, name)
-        (tmp_path / f"{name}_member0/1/model.onnx").write_bytes(b"no")
-    with pytest.raises(RepositoryError, match=r"^ensemble one: .*cannot be loaded.*; ensemble two: .*"):
-        start(tmp_path)
 
 
 def test_outcomes_are_counted(tmp_path: Path) -> None:

@@ -83,7 +83,8 @@ def test_a_server_that_was_stopped_leaves_nothing_behind(tmp_path: Path) -> None
         after = process_state()
         # asyncio keeps its own pool.
         names = {name for name in after.pop("threads") if not name.startswith("asyncio")}
-        assert names == set(before.pop("threads"))
+        # Those of earlier tests may have ended meanwhile.
+        assert names <= set(before.pop("threads"))
         assert after == before
 
     asyncio.run(go())

@@ -122,7 +122,12 @@ def test_health_and_documentation_need_nothing_from_elsewhere(server: Server) ->
 def test_the_openapi_description_is_complete(server: Server) -> None:
     with server.http() as http:
         operation = http.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]
-    assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
+    assert set(operation["requestBody"]["content"]) == {
+        "multipart/form-data",
+        "image/*",
+        "application/octet-stream",
+        "application/json",
+    }
     assert set(operation["responses"]) == {
         "200",
         "400",

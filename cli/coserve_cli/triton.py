@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from coserve_triton.server import TritonServer
+
+POLL_S = 0.1
 
 
 def triton(
@@ -54,8 +57,15 @@ def triton(
                 arguments=options or (),
             ) as server,
         ):
-            typer.echo(_json(server) if as_json else _text(server, repository))
-            server.process.wait()
+            text = _json(server) if as_json else _text(server, repository)
+            # From here on a signal is noted: raised anywhere, it could be lost in an object's finaliser.
+            stop = threading.Event()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+            typer.echo(text)
+            while server.process.poll() is None:
+                if stop.wait(POLL_S):
+                    raise KeyboardInterrupt
             raise TritonError(f"Triton {describe_end(server.process)}")
     except KeyboardInterrupt:
         return

@@ -17,7 +17,7 @@ from coserve_server.errors import (
     StartupError,
     UnknownModelError,
 )
-from coserve_server.machine.files import describe, printable
+from coserve_server.files import describe, printable
 from coserve_server.machine.memory import available_bytes
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.files import exists, find_special_file, list_folders, stamp_files
 from coserve_server.ensembles.triton_config import read_ensemble
 from coserve_server.errors import RepositoryError
-from coserve_server.machine.files import check_regular, describe, printable, read_text
+from coserve_server.files import check_regular, describe, printable, read_text
 
 CONFIG = "config.pbtxt"
 MAX_CONFIG_BYTES = 8 * 2**20

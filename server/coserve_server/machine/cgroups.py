@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from coserve_server.machine.files import read_bytes
+from coserve_server.files import read_bytes
 
 MAX_BYTES = 2**24
 MAX_DIGITS = 25

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from coserve_server.errors import KeysError
-from coserve_server.machine.files import describe, read_text
+from coserve_server.files import describe, read_text
 
 Role = Literal["infer", "admin"]
 ROLES: tuple[str, ...] = get_args(Role)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from pydantic import SecretStr
 
 from coserve_server.errors import TlsError
-from coserve_server.machine.files import check_regular, describe, read_bytes
+from coserve_server.files import check_regular, describe, read_bytes
 from coserve_server.security.file_stamp import CHECK_INTERVAL_S, FileStamp, read_stamp
 from coserve_server.settings import Settings
 

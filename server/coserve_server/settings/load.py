@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from coserve_server.errors import SettingsError
-from coserve_server.machine.files import describe, read_text
+from coserve_server.files import describe, read_text
 from coserve_server.settings.environment import find_notes
 from coserve_server.settings.settings import Settings
 

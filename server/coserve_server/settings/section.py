@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from coserve_server.machine.files import check_regular, describe
+from coserve_server.files import check_regular, describe
 
 
 def _check_file(path: Path) -> Path:

@@ -11,7 +11,7 @@ from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.machine.files import printable
+from coserve_server.files import printable
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.engines.base import Images
 from coserve_server.errors import SettingsError
-from coserve_server.machine.files import describe
+from coserve_server.files import describe
 
 ALIGNMENT = 64
 FOLDER = Path("/dev/shm")  # noqa: S108  # where regions live

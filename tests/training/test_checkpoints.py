@@ -94,6 +94,29 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(config: TrainConfig, tmp
     assert not list((tmp_path / "run").iterdir())
 
 
+def test_a_run_with_weight_decay_on_all_parameters_is_not_resumed(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+
+    def crash(_: str) -> None:
+        raise MemoryError("as if killed")
+
+    with pytest.raises(MemoryError):
+        train(config, run, report=crash)
+    saved = torch.load(run / "last.ckpt", weights_only=True)
+    (optimizer,) = saved["optimizer_states"]
+    decayed, exempt = (group["params"] for group in optimizer["param_groups"])
+    optimizer["param_groups"] = [optimizer["param_groups"][0] | {"params": decayed + exempt}]
+    torch.save(saved, run / "last.ckpt")
+    resumed = CliRunner().invoke(app, ["train", "--output", str(run), "--resume", "--workers", "0"])
+    assert resumed.exit_code == 1
+    assert resumed.stderr == (
+        f"error: {run}/last.ckpt: written by an earlier version, whose weight decay was on all parameters, "
+        "so the run cannot be resumed; start another run from its weights with --initial\n"
+    )
+
+
 def test_a_useless_checkpoint_is_named(image_folder: Path, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", image_folder)
     config = Description.read(run).config

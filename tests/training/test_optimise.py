@@ -1,11 +1,13 @@
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
 from coserve_training.config import TrainConfig
-from coserve_training.optimise import learning_rate_factor, make_optimizer
+from coserve_training.module import CoTraining
+from coserve_training.optimise import learning_rate_factor, make_optimizer, split_by_decay
 
 
 @pytest.fixture
@@ -38,11 +40,51 @@ def test_no_warm_up_starts_at_the_full_rate(config: TrainConfig) -> None:
 
 
 def test_optimizers_take_the_recipes_values(config: TrainConfig) -> None:
-    decayed = replace(config, weight_decay=1e-3, divide_weight_decay=True)
-    sgd = make_optimizer(decayed, [nn.Parameter(torch.zeros(1))])
+    sgd = make_optimizer(config, nn.Linear(1, 1))
     assert isinstance(sgd, torch.optim.SGD)
-    assert sgd.defaults["nesterov"] is True
-    assert sgd.defaults["weight_decay"] == pytest.approx(6.0653e-4, rel=1e-4)
-    rmsprop = make_optimizer(replace(config, optimizer="rmsprop"), [nn.Parameter(torch.zeros(1))])
+    assert [group["nesterov"] for group in sgd.param_groups] == [True, True]
+    rmsprop = make_optimizer(replace(config, optimizer="rmsprop"), nn.Linear(1, 1))
     assert isinstance(rmsprop, torch.optim.RMSprop)
-    assert (rmsprop.defaults["momentum"], rmsprop.defaults["alpha"]) == (0.9, 0.9)
+    for group in rmsprop.param_groups:
+        assert (group["lr"], group["momentum"], group["alpha"], group["eps"]) == (0.1, 0.9, 0.9, 1e-3)
+
+
+class Odd(nn.Module):
+    """Layers whose names mislead, and parameters that no layer of torch holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm_bias = nn.Conv2d(3, 4, 1)
+        self.conv = nn.GroupNorm(2, 4)
+        self.weight = nn.LayerNorm([4, 5])
+        self.tied = self.norm_bias
+        self.offset = nn.Parameter(torch.zeros(4))
+        self.kernel = nn.Parameter(torch.zeros(2, 2))
+        self.plain = nn.BatchNorm2d(4, affine=False)
+
+
+def test_weights_and_scales_of_norms_decay_alone() -> None:
+    module = Odd()
+    decayed, exempt = split_by_decay(module)
+    named = {id(parameter): name for name, parameter in module.named_parameters()}
+    assert [named[id(p)] for p in decayed] == ["kernel", "norm_bias.weight", "conv.weight", "weight.weight"]
+    assert [named[id(p)] for p in exempt] == ["offset", "norm_bias.bias", "conv.bias", "weight.bias"]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+def test_one_update_decays_only_what_should(
+    config: TrainConfig, optimizer: Literal["sgd", "rmsprop"]
+) -> None:
+    """With gradients of 0, an update changes exactly the parameters that decay."""
+    decaying = replace(config, optimizer=optimizer, weight_decay=1e-3, divide_weight_decay=True)
+    members = CoTraining(decaying, 10, [0.5] * 3, [0.2] * 3).members
+    with torch.no_grad():
+        for parameter in members.parameters():
+            parameter.fill_(1).grad = torch.zeros_like(parameter)
+    made = make_optimizer(decaying, members)
+    made.step()
+    changed = {name for name, parameter in members.named_parameters() if (parameter != 1).any()}
+    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    layers = {name for name, layer in members.named_modules() if isinstance(layer, kinds)}
+    assert changed == {f"{name}.weight" for name in layers}
+    assert made.param_groups[0]["weight_decay"] == pytest.approx(6.0653e-4, rel=1e-4)

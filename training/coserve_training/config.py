@@ -118,9 +118,10 @@ class TrainConfig:
     sync_batch_norm: Annotated[bool, Help(OPTIMISATION, "Share batch-norm statistics among devices.")] = False
     precision: Annotated[Precision, Help(OPTIMISATION, "auto: bf16 where the hardware has it.")] = "auto"
 
-    weight_decay: Annotated[NotNegative, Help(REGULARISATION, "Weight decay of the undivided network.")] = (
-        5e-4
-    )
+    weight_decay: Annotated[
+        NotNegative,
+        Help(REGULARISATION, "Weight decay of the undivided network; biases and norm shifts do not decay."),
+    ] = 5e-4
     divide_weight_decay: Annotated[
         bool, Help(REGULARISATION, "Multiply weight_decay by exp(1/S − 1) (the paper's Eq. 6).")
     ] = False

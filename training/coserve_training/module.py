@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -15,7 +16,7 @@ from coserve_training.data import to_pixels
 from coserve_training.distributed.placement import gather_logits
 from coserve_training.errors import RunError
 from coserve_training.loss import co_training_loss, warm_up_weight
-from coserve_training.optimise import learning_rate_factor, make_optimizer
+from coserve_training.optimise import learning_rate_factor, make_optimizer, split_by_decay
 from coserve_training.views import Views
 from coserve_training.views.mixup import mix_up
 
@@ -164,9 +165,23 @@ class CoTraining(L.LightningModule):
                     "try a lower learning_rate"
                 )
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume a run of a version whose weight decay was on other parameters.
+
+        Raises:
+            RunError: if the optimizer's state is grouped in another way.
+        """
+        (optimizer,) = checkpoint["optimizer_states"]
+        saved = [len(group["params"]) for group in optimizer["param_groups"]]
+        if saved != [len(group) for group in split_by_decay(self)]:
+            raise RunError(
+                f"{self.trainer.ckpt_path}: written by an earlier version, whose weight decay was on all "
+                "parameters, so the run cannot be resumed; start another run from its weights with --initial"
+            )
+
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         """Return the recipe's optimizer and its schedule, by step."""
-        optimizer = make_optimizer(self.config, self.parameters())
+        optimizer = make_optimizer(self.config, self)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

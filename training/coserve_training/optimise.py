@@ -1,10 +1,10 @@
 """Optimizers and learning-rate schedules of the recipes."""
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from coserve_training.config import TrainConfig
 
@@ -12,17 +12,36 @@ from coserve_training.config import TrainConfig
 RMSPROP_ALPHA = 0.9
 RMSPROP_EPS = 1e-3
 
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
-def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+
+def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
     """Make the recipe's optimizer: SGD with Nesterov momentum, or RMSprop with momentum."""
+    decayed, exempt = split_by_decay(module)
+    groups = [
+        {"params": decayed, "weight_decay": config.member_weight_decay},
+        {"params": exempt, "weight_decay": 0.0},
+    ]
     rate = config.learning_rate
     momentum = config.momentum
-    decay = config.member_weight_decay
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum, weight_decay=decay
-        )
-    return torch.optim.SGD(parameters, rate, momentum=momentum, nesterov=momentum > 0, weight_decay=decay)
+        return torch.optim.RMSprop(groups, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum)
+    return torch.optim.SGD(groups, rate, momentum=momentum, nesterov=momentum > 0)
+
+
+def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split the parameters into those that decay and the rest, each in the order of `module.parameters()`.
+
+    As in the paper's code, weights and the scales of norms decay; biases and the shifts of norms do not.
+    """
+    decays: dict[nn.Parameter, bool] = {}  # a parameter may belong to several modules
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            # A bias has one dimension, whatever the layer. So has a norm's scale, unlike all other weights.
+            scale = isinstance(layer, NORMS) and parameter is layer.weight
+            shift = isinstance(layer, NORMS) and parameter is layer.bias
+            decays.setdefault(parameter, scale or (parameter.ndim > 1 and not shift))
+    return [p for p in decays if decays[p]], [p for p in decays if not decays[p]]
 
 
 def learning_rate_factor(config: TrainConfig, epoch: float, steps_per_epoch: float) -> float:

@@ -4,6 +4,7 @@ Every process sees the same batches and computes the whole loss, with the other 
 The gradient for its own member is then the same as in one process that holds all members.
 """
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -66,16 +67,16 @@ def join_states(parts: list[State]) -> State:
         if key in parts[0]
     }
     states = [optimizer for part in parts for optimizer in part["optimizer_states"]]
-    (group,) = states[0]["param_groups"]
-    size = len(group["params"])
-    optimizer = {
-        "state": {
-            member * size + index: value
-            for member, state in enumerate(states)
-            for index, value in state["state"].items()
-        },
-        "param_groups": [group | {"params": list(range(size * len(states)))}],
+    groups = states[0]["param_groups"]
+    sizes = [len(group["params"]) for group in groups]
+    moved = {
+        position: state["state"][index]
+        for member, state in enumerate(states)
+        for index, position in enumerate(_positions(sizes, member, len(states)))
+        if index in state["state"]
     }
+    whole_groups = _renumber(groups, [size * len(states) for size in sizes])
+    optimizer = {"state": dict(sorted(moved.items())), "param_groups": whole_groups}
     return whole | {"optimizer_states": [optimizer]}
 
 
@@ -87,13 +88,36 @@ def take_state(whole: State, member: int, members: int) -> State:
         if key in whole
     }
     (state,) = whole["optimizer_states"]
-    (group,) = state["param_groups"]
-    size = len(group["params"]) // members
-    first = member * size
-    optimizer = {
-        "state": {
-            index - first: value for index, value in state["state"].items() if first <= index < first + size
-        },
-        "param_groups": [group | {"params": list(range(size))}],
+    groups = state["param_groups"]
+    sizes = [len(group["params"]) // members for group in groups]
+    moved = {
+        index: state["state"][position]
+        for index, position in enumerate(_positions(sizes, member, members))
+        if position in state["state"]
     }
-    return own | {"optimizer_states": [optimizer]}
+    return own | {"optimizer_states": [{"state": moved, "param_groups": _renumber(groups, sizes)}]}
+
+
+def _positions(sizes: list[int], member: int, members: int) -> list[int]:
+    """Return the positions of one member's parameters among all members', by their index within the member.
+
+    Args:
+        sizes: parameters per member in each of the optimizer's groups. Each group holds one member after
+            the other.
+        member: the member.
+        members: S.
+    """
+    positions: list[int] = []
+    first = 0
+    for size in sizes:
+        positions += range(first + member * size, first + (member + 1) * size)
+        first += members * size
+    return positions
+
+
+def _renumber(groups: list[State], sizes: list[int]) -> list[State]:
+    """Return the groups with consecutive parameters, as many as `sizes` says."""
+    numbers = iter(range(sum(sizes)))
+    return [
+        group | {"params": list(islice(numbers, size))} for group, size in zip(groups, sizes, strict=True)
+    ]

@@ -35,7 +35,7 @@ def config() -> TrainConfig:
         ({"cutout": 33}, "cutout must be at most image_size (32), not 33"),
         ({"precision": "int4"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', not int4"),
         ({"policy": "autoaugment"}, "policy must be 'none', 'autoaugment-cifar10'"),
-        ({"policy_magnitude": 30}, "policy_magnitude must be less than 30, not 30"),
+        ({"policy_magnitude": 11}, "policy_magnitude must be at most 10, not 11"),
         ({"data": ()}, "data: at least one folder"),
         ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, not -1"),
         ({"decay_rate": 0}, "decay_rate must be greater than 0, not 0"),

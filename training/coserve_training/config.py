@@ -83,7 +83,10 @@ class TrainConfig:
     flip: Annotated[bool, Help(VIEWS, "Flip half of the images horizontally.")] = True
     policy: Annotated[Policy, Help(VIEWS, "AutoAugment with a data set's policy, or RandAugment.")] = "none"
     policy_operations: Annotated[Count, Le(15), Help(VIEWS, "RandAugment's operations per image.")] = 2
-    policy_magnitude: Annotated[int, Gt(0), Lt(30), Help(VIEWS, "RandAugment's magnitude, out of 30.")] = 9
+    policy_magnitude: Annotated[int, Ge(0), Le(10), Help(VIEWS, "RandAugment's magnitude, out of 10.")] = 9
+    policy_magnitude_std: Annotated[
+        NotNegative, Help(VIEWS, "Standard deviation of RandAugment's magnitude.")
+    ] = 0.5
     erasing: Annotated[Probability, Help(VIEWS, "Probability of erasing a random rectangle.")] = 0.0
     cutout: Annotated[int, Ge(0), Help(VIEWS, "Side in pixels of a square erased from each image.")] = 0
     mixup: Annotated[NotNegative, Help(VIEWS, "Mixup's alpha; all members share the pairs.")] = 0.0

@@ -1,7 +1,10 @@
 """Views: what each member sees of the same batch of images.
 
 crop.py      crop and flip
-policies.py  AutoAugment and RandAugment
+policies.py  the recipe's policy
+autoaugment.py  AutoAugment
+randaugment.py  RandAugment
+operations.py   what both are made of
 erasing.py   random erasing and cutout
 mixup.py     blends of two images, with the same pairs for all members
 """
@@ -24,7 +27,7 @@ class Views:
     def __init__(self, config: TrainConfig, size: int, device: torch.device) -> None:
         """Prepare views of `size` × `size` pixels. Cutout's square shrinks in proportion to the image."""
         self.crop = make_crop(config, size, device)
-        self.policy = make_policy(config, device)
+        self.policy = make_policy(config, (128, 128, 128))
         self.erasing = make_erasing(config)
         self.cutout = round(config.cutout * size / config.image_size)
 

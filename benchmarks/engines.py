@@ -60,6 +60,8 @@ def quantised(
             weights=[member.weight for member in ensemble.members],
             int8=how,
         )
+        for note in report.notes:
+            print(note)
         losses[ensemble.name] = report.to_json()["ensemble"]
         print(f"{ensemble.name} in int8: {losses[ensemble.name]}")
     return losses
@@ -115,6 +117,8 @@ def main() -> None:
         candidates = variants(ensembles, installed_engines())
         if evaluation:
             images = read_evaluation(evaluation, ensembles[0])
+            for note in images.notes:
+                print(note)
             candidates = measure_top1(candidates, cores, images, progress)
         every = pinned_and_not(candidates, cores)
         measured = measure(every, cores, BATCH_SIZES, arguments.rounds, arguments.seconds, progress)

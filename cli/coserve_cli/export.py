@@ -219,6 +219,8 @@ def _print(report: "Report", as_json: bool) -> None:
     for member in report.members:
         for note in member.notes:
             typer.echo(f"{member.name} {note}")
+    for note in report.notes:
+        typer.echo(note)
     if (loss := report.accuracy_loss) is not None:
         typer.echo(
             f"top-1 accuracy {loss.int8:.2%} of {loss.images} images, fp32 {loss.fp32:.2%}: "

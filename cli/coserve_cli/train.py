@@ -62,10 +62,11 @@ def train(
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_scores
-    from coserve_training.errors import TrainingError
+    from coserve_training.errors import CorruptImagesError, TrainingError
 
+    hints = {CorruptImagesError: ", or leave them out with --skip-corrupt"}
     try:
-        with one_line(TrainingError), progress_bars() as progress:
+        with one_line(TrainingError, hints=hints), progress_bars() as progress:
             config = _config(output, recipe, resume, given)
             # Imported after the checks, because it takes seconds.
             from coserve_training.training_run import train as train_run

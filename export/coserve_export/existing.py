@@ -135,6 +135,7 @@ def export_onnx(
     parities = None
     parity = None
     accuracy_loss = None
+    image_notes: Sequence[str] = ()
     if int8 is not None:
         from coserve_export.int8 import quantise
 
@@ -143,6 +144,7 @@ def export_onnx(
         parity = quantised.parity
         accuracy_loss = quantised.accuracy_loss
         parities = quantised.parities
+        image_notes = quantised.notes
         provenance = quantised.provenance(provenance, max(network.opset for network in networks))
 
     progress(f"writing {name}")
@@ -151,7 +153,8 @@ def export_onnx(
     else:
         written = write_ensemble(repository, description, members, provenance, overwrite)
     reports = report_members(description.member_names, members, parities, notes)
-    return Report(name, written, repository, reports, len(description.labels), parity, accuracy_loss)
+    classes = len(description.labels)
+    return Report(name, written, repository, reports, classes, parity, accuracy_loss, image_notes)
 
 
 def _read_networks(files: Sequence[Path | str], output: str | None, progress: Progress) -> list[OnnxFile]:

@@ -16,7 +16,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from coserve_export.compatibility import get_opset, lower_ir_version
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import AccuracyError, DescriptionError, NetworkError, ParityError, on_one_line
-from coserve_export.labelled import LabelledImages, read_labelled
+from coserve_export.labelled import LabelledImages, read_calibration, read_evaluation
 from coserve_export.parity import Images, Logits, Parity, compare_logits, weighted_mean
 from coserve_export.report import AccuracyLoss, Progress, export_record
 from coserve_export.session import Session
@@ -34,9 +34,9 @@ class Int8:
     Attributes:
         calibration_data: files or folders with images like those to be served, in any format that
             `coserve train --data` reads. They set the ranges of the activations. The train split is used if
-            there is one.
+            there is one. Images that a run was tested on, and those of `evaluation_data`, are left out.
         evaluation_data: images in the same formats, whose test split measures the accuracy lost; if empty, it
-            is not measured.
+            is not measured. Without a test split, the images that a run held out are used.
         calibration_images: the number of images to calibrate on, fewer if there are not enough; as many
             others serve to compare int8 with fp32.
         max_accuracy_loss: the loss of the ensemble's top-1 accuracy that is allowed, in percentage points.
@@ -68,6 +68,7 @@ class Quantised:
         accuracy_loss: the accuracy lost; None if it was not measured.
         export: the provenance's `export`, without `opset`.
         measured: the provenance's `accuracy` and `calibration` of the int8 ensemble, as far as measured.
+        notes: what to report about the images, in lines.
     """
 
     members: list[Member]
@@ -76,6 +77,7 @@ class Quantised:
     accuracy_loss: AccuracyLoss | None
     export: dict[str, object]
     measured: dict[str, object]
+    notes: Sequence[str]
 
     def provenance(self, fp32: Mapping[str, object], opset: int) -> dict[str, object]:
         """Return the fp32 ensemble's provenance with its measurements replaced by those of int8."""
@@ -84,11 +86,22 @@ class Quantised:
 
 
 def quantise(
-    members: Sequence[Member], description: Description, options: Int8, progress: Progress
+    members: Sequence[Member],
+    description: Description,
+    options: Int8,
+    progress: Progress,
+    run: Path | None = None,
 ) -> Quantised:
     """Quantise every member's weights and activations to 8 bits, with a scale per channel.
 
     Weights use 7 of their 8 bits: processors without VNNI add products in 16 bits, which could overflow.
+
+    Args:
+        members: the networks in fp32.
+        description: the ensemble.
+        options: how to quantise.
+        progress: called with a short description of each step.
+        run: the run folder of the networks, if any. Its test images stay out of calibration.
 
     Raises:
         DescriptionError: the images cannot be used.
@@ -97,8 +110,10 @@ def quantise(
         AccuracyError: more accuracy is lost than the options allow.
     """
     progress("reading images")
-    calibration, comparison = _draw_calibration(options, description)
-    evaluation = _read_evaluation(options, description)
+    evaluation = _read_evaluation(options, description, run)
+    calibration, comparison = _draw_calibration(options, description, evaluation, run)
+    # Both may have the same note.
+    notes = list(dict.fromkeys([*calibration.notes, *(() if evaluation is None else evaluation.notes)]))
     images = np.concatenate(list(calibration.batches()))
     quantised = []
     for index, member in enumerate(members):
@@ -117,7 +132,7 @@ def quantise(
     _require_agreement(parity, "the ensemble's mean")
     export = export_record("int8", parity, parities) | {"calibration_images": len(calibration)}
     if evaluation is None:
-        return Quantised(quantised, parities, parity, None, export, {})
+        return Quantised(quantised, parities, parity, None, export, {}, notes)
     progress("measuring accuracy")
     loss, measured = _measure_accuracy(members, quantised, evaluation, description)
     if loss.points > options.max_accuracy_loss:
@@ -126,26 +141,33 @@ def quantise(
             f"{loss.points:.2f} points lost, but --max-accuracy-loss is {options.max_accuracy_loss:g}; "
             "nothing was written"
         )
-    return Quantised(quantised, parities, parity, loss, export | {"accuracy_loss": asdict(loss)}, measured)
+    export |= {"accuracy_loss": asdict(loss)}
+    return Quantised(quantised, parities, parity, loss, export, measured, notes)
 
 
-def _draw_calibration(options: Int8, description: Description) -> tuple[LabelledImages, LabelledImages]:
-    """Draw images to calibrate on, and others to compare on."""
+def _draw_calibration(
+    options: Int8, description: Description, evaluation: LabelledImages | None, run: Path | None
+) -> tuple[LabelledImages, LabelledImages]:
+    """Draw images to calibrate on, and others to compare on. No image of the evaluation is among them."""
     paths = _to_paths(options.calibration_data)
-    images = read_labelled(paths, ["train", "test"], description.labels, description.preprocessing)
+    images = read_calibration(paths, description.labels, description.preprocessing, run)
+    if evaluation is not None:
+        images = images.without(evaluation)
     if len(images) < 2:
-        raise DescriptionError(f"int8 needs at least two calibration images, not {len(images)}")
+        raise DescriptionError(
+            f"int8 needs at least two calibration images that are not test images, not {len(images)}"
+        )
     count = min(options.calibration_images, len(images) // 2)
     order = np.random.default_rng(0).permutation(len(images))
     return images.choose(order[:count]), images.choose(order[count : 2 * count])
 
 
-def _read_evaluation(options: Int8, description: Description) -> LabelledImages | None:
+def _read_evaluation(options: Int8, description: Description, run: Path | None) -> LabelledImages | None:
     """Read the images to measure accuracy on; return None if there is no evaluation data."""
     paths = _to_paths(options.evaluation_data)
     if not paths:
         return None
-    return read_labelled(paths, ["test"], description.labels, description.preprocessing)
+    return read_evaluation(paths, description.labels, description.preprocessing, run)
 
 
 def _to_paths(data: Path | str | Sequence[Path | str]) -> list[Path]:

@@ -1,10 +1,11 @@
 """Reading labelled images from training's data formats, preprocessed as the server does."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,10 @@ import numpy.typing as npt
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
 from coserve_images.preprocess import resize, shorter_side
+
+if TYPE_CHECKING:
+    from coserve_training.data import Dataset, Split
+    from coserve_training.runs.images import ImageRecord
 
 BATCH_SIZE = 32
 
@@ -24,18 +29,30 @@ class LabelledImages:
         sources: encoded or decoded images `[N]`.
         targets: the ensemble's class indices `[N]`.
         preprocessing: how images are prepared for the networks.
+        notes: what to report about the data, in lines.
     """
 
     sources: npt.NDArray[Any]
     targets: npt.NDArray[np.int64]
     preprocessing: Preprocessing
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def choose(self, indices: npt.NDArray[np.int64]) -> "LabelledImages":
         """Return the images at these indices."""
-        return LabelledImages(self.sources[indices], self.targets[indices], self.preprocessing)
+        return replace(self, sources=self.sources[indices], targets=self.targets[indices])
+
+    def without(self, others: "LabelledImages") -> "LabelledImages":
+        """Leave out the images that are among others, and note how many; their content tells."""
+        from coserve_training.data import identify
+
+        among = identify(others.sources).matches(identify(self.sources))
+        if not among.any():
+            return self
+        note = f"{among.sum()} of {len(self)} images are evaluation images; nothing is calibrated on them"
+        return replace(self.choose(np.flatnonzero(~among)), notes=[*self.notes, note])
 
     def batches(self) -> Iterator[npt.NDArray[np.float32]]:
         """Yield batches of up to 32 preprocessed images, float32 `[N, 3, H, W]`.
@@ -62,34 +79,74 @@ class LabelledImages:
             ) from error
 
 
-def read_labelled(
-    paths: Sequence[Path], splits: Sequence[str], labels: Sequence[str], preprocessing: Preprocessing
+def read_evaluation(
+    paths: Sequence[Path], labels: Sequence[str], preprocessing: Preprocessing, run: Path | None = None
 ) -> LabelledImages:
-    """Read the first of the given splits that the data has.
+    """Read the test split of some data, to measure accuracy on.
 
     Args:
         paths: files or folders in any format that `coserve train --data` reads.
-        splits: `"train"` and `"test"`, in order of preference.
         labels: the ensemble's labels, in order of class index.
         preprocessing: how images are prepared for the networks.
+        run: the run folder of the networks, if any. Without a test split, the images that training held out
+            are read; images that it trained on are refused.
 
     Raises:
-        DescriptionError: the data cannot be read, has none of the splits, or has other classes.
+        DescriptionError: the data cannot be read, has no test images, or has other classes.
+        TrainingError: the run folder cannot be read.
     """
-    from coserve_training.data import load_dataset
-    from coserve_training.errors import TrainingError
+    from coserve_training.errors import DataError
 
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        raise DescriptionError(
+            f"accuracy cannot be measured: several classes have the same label {repeated}, so the classes of "
+            "images are not known; give every class a label of its own"
+        )
+    record = _read_record(run)
     try:
-        size = max(preprocessing.height, preprocessing.width)
-        dataset = load_dataset(paths, size, cache_bytes=0, workers=0)
-    except TrainingError as error:
-        # The message suggests an option of `coserve train`; measurements need all images.
-        raise DescriptionError(str(error).removesuffix(", or leave them out with --skip-corrupt")) from error
+        split = record.load_test(paths, _size(preprocessing), workers=0, cache_bytes=0)
+    except DataError as error:
+        raise DescriptionError(str(error)) from error
+    return _match_classes(*split, paths, labels, preprocessing)
+
+
+def read_calibration(
+    paths: Sequence[Path], labels: Sequence[str], preprocessing: Preprocessing, run: Path | None = None
+) -> LabelledImages:
+    """Read the training split of some data, or without one the test split, to calibrate on.
+
+    The images that the run of the networks was tested on are left out. Arguments and errors are those of
+    `read_evaluation`.
+    """
+    from coserve_training.errors import DataError
+
+    record = _read_record(run)
+    try:
+        split = record.load_calibration(paths, _size(preprocessing))
+    except DataError as error:
+        raise DescriptionError(str(error)) from error
+    return _match_classes(*split, paths, labels, preprocessing)
+
+
+def _read_record(run: Path | None) -> "ImageRecord":
+    from coserve_training.runs.images import ImageRecord
+
+    return ImageRecord() if run is None else ImageRecord.read(run)
+
+
+def _size(preprocessing: Preprocessing) -> int:
+    return max(preprocessing.height, preprocessing.width)
+
+
+def _match_classes(
+    dataset: "Dataset",
+    split: "Split",
+    paths: Sequence[Path],
+    labels: Sequence[str],
+    preprocessing: Preprocessing,
+) -> LabelledImages:
+    """Number the images' classes as the ensemble does."""
     location = ", ".join(map(str, paths))
-    available = [getattr(dataset, name) for name in splits if getattr(dataset, name) is not None]
-    if not available:
-        raise DescriptionError(f"{location}: no {' or '.join(splits)} split")
-    split = available[0]
     if set(dataset.labels) != set(labels):
         missing = sorted(set(labels) - set(dataset.labels))
         unknown = sorted(set(dataset.labels) - set(labels))
@@ -97,5 +154,5 @@ def read_labelled(
             f"{location}: classes differ from the ensemble's: missing {missing}, unknown {unknown}"
         )
     order = np.array([list(labels).index(label) for label in dataset.labels])
-    sources = getattr(split.images, "sources", split.images)
-    return LabelledImages(sources, order[split.targets], preprocessing)
+    sources: npt.NDArray[Any] = getattr(split.images, "sources", split.images)
+    return LabelledImages(sources, order[split.targets], preprocessing, dataset.notes)

@@ -63,6 +63,7 @@ class Report:
         classes: the number of classes.
         parity: the comparison of the ensemble's mean; None for ONNX files that were kept as they are.
         accuracy_loss: the accuracy that int8 costs; None if it was not measured.
+        notes: what a user should know of the images that int8 was calibrated and measured on.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Report:
     classes: int
     parity: Parity | None = None
     accuracy_loss: AccuracyLoss | None = None
+    notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, object]:
         """Return the report as a JSON object."""
@@ -93,6 +95,7 @@ class Report:
                 **_parity_json(self.parity),
                 **_accuracy_loss_json(self.accuracy_loss),
             },
+            "notes": list(self.notes),
         }
 
 

@@ -1,5 +1,6 @@
 """Exporting the networks of a training run."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
@@ -153,13 +154,15 @@ def export_networks(
         "coserve_version": version("coserve"),
     }
     accuracy_loss = None
+    notes: Sequence[str] = ()
     if int8 is not None:
-        quantised = quantise(members, description, int8, progress)
+        quantised = quantise(members, description, int8, progress, run.folder)
         members = quantised.members
         ensemble_parity = quantised.parity
         accuracy_loss = quantised.accuracy_loss
         parities = quantised.parities
         provenance = quantised.provenance(provenance, OPSET)
+        notes = quantised.notes
 
     progress(f"writing {description.name}")
     if new_version:
@@ -168,7 +171,7 @@ def export_networks(
         written = write_ensemble(repository, description, members, provenance, overwrite)
     reports = report_members(description.member_names, members, parities)
     return Report(
-        description.name, written, repository, reports, len(run.labels), ensemble_parity, accuracy_loss
+        description.name, written, repository, reports, len(run.labels), ensemble_parity, accuracy_loss, notes
     )
 
 

@@ -13,6 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from coserve_cli.main import app
+from tests.training.untrained_run import write_run
 
 COSERVE = str(Path(sys.executable).with_name("coserve"))
 
@@ -116,6 +117,20 @@ def damaged(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     data = Path(shutil.copytree(image_folder, tmp_path_factory.mktemp("data") / "damaged"))
     (data / "train/red/000.png").write_text("broken")
     return data
+
+
+def test_images_that_cannot_be_decoded_suggest_an_option_of_this_command_alone(
+    damaged: Path, tmp_path: Path
+) -> None:
+    hint = ", or leave them out with --skip-corrupt"
+    arguments = ["--data", damaged, "--network", "wide_resnet10_1", "--output", tmp_path / "new"]
+    result = coserve("train", *arguments)
+    assert result.stderr.endswith(f"; replace them{hint}\n")
+    data = Path(shutil.copytree(damaged, tmp_path / "data"))
+    (data / "test/red/000.png").write_text("broken")
+    run = write_run(tmp_path / "run", data)
+    result = coserve("evaluate", run)
+    assert result.stderr.endswith("; replace them\n"), result.output
 
 
 def test_a_run_needs_data_and_a_network(tmp_path: Path) -> None:

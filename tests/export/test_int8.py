@@ -16,7 +16,7 @@ from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import AccuracyError, DescriptionError, ExportError, NetworkError, ParityError
 from coserve_export.existing import export_onnx
 from coserve_export.int8 import Int8
-from coserve_export.labelled import read_labelled
+from coserve_export.labelled import read_evaluation
 from coserve_export.report import Report
 from coserve_export.trained import export_networks
 from coserve_training.runs.folder import Run
@@ -163,7 +163,7 @@ def test_a_network_that_8_bits_cannot_represent_is_refused(
         ("none", "none: no such file or folder"),
         ("renamed", r"classes differ from the ensemble's: missing \['naïve plane'\], unknown \['jet'\]"),
         ("train only", "no test split"),
-        ("damaged", "40 of 400 images cannot be decoded: .*; replace them$"),
+        ("damaged", "40 of 200 images cannot be decoded: .*; replace them$"),
     ],
 )
 def test_unusable_images(
@@ -195,7 +195,7 @@ def test_int8_needs_calibration_data() -> None:
 def test_classes_follow_the_order_of_the_ensemble(photos: Path) -> None:
     preprocessing = Preprocessing(6, 6, 8, "bilinear", [0.5] * 3, [0.25] * 3)
     backwards = sorted(LABELS, reverse=True)
-    images = read_labelled([photos], ["test"], backwards, preprocessing)
+    images = read_evaluation([photos], backwards, preprocessing)
     for source, target in zip(images.sources, images.targets, strict=True):
         assert Path(source.name).parent.name == backwards[target]
     first, *_ = images.batches()

@@ -3,6 +3,7 @@
 TrainingError
 ├── NetworkError     an unknown network, or an impossible depth or split
 ├── DataError        missing, unreadable or inconsistent images
+│   └── CorruptImagesError   images that cannot be decoded
 ├── ConfigError      a configuration value out of range
 └── RunError         a run folder that is missing, damaged, in use or of another configuration
 """
@@ -18,6 +19,10 @@ class NetworkError(TrainingError):
 
 class DataError(TrainingError):
     """Images or labels that cannot be used."""
+
+
+class CorruptImagesError(DataError):
+    """Images that cannot be decoded, which `skip_corrupt` would leave out."""
 
 
 class ConfigError(TrainingError):

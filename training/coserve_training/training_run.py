@@ -161,8 +161,6 @@ def _load(
     )
     for note in dataset.notes:
         report(note)
-    if skipped := dataset.skipped:
-        report(f"{len(skipped)} images cannot be decoded and are left out: {name_some(skipped)}")
     return dataset
 
 

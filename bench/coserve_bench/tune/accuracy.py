@@ -13,7 +13,7 @@ from coserve_bench.engine import LoadedNetworks
 from coserve_bench.progress import Progress
 from coserve_bench.tune.candidates import Candidate, load_all
 from coserve_export.ensemble import Preprocessing
-from coserve_export.labelled import read_labelled
+from coserve_export.labelled import read_evaluation as read_labelled
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cores import Cores
@@ -27,10 +27,12 @@ class Evaluation:
     Attributes:
         batches: images, FP32 `[n, 3, H, W]` each.
         targets: class indices of all N images, `[N]`.
+        notes: what to report about the data, in lines.
     """
 
     batches: Iterable[Images]
     targets: NDArray[np.int64]
+    notes: Sequence[str] = ()
 
 
 def read_evaluation(paths: Sequence[Path], ensemble: Ensemble) -> Evaluation:
@@ -41,8 +43,8 @@ def read_evaluation(paths: Sequence[Path], ensemble: Ensemble) -> Evaluation:
             ensemble's; also later, if an image of a batch cannot be decoded.
     """
     preprocessing = Preprocessing.from_json(ensemble.preprocessing.model_dump())
-    images = read_labelled(list(paths), ["test"], ensemble.labels, preprocessing)
-    return Evaluation(images.batches(), images.targets)
+    images = read_labelled(list(paths), ensemble.labels, preprocessing)
+    return Evaluation(images.batches(), images.targets, images.notes)
 
 
 def measure_top1(

@@ -44,6 +44,7 @@ class Report:
     Attributes:
         chosen: the best measurement; None if Ctrl-C stopped the measuring.
         left_out: why candidates were not measured, by name.
+        notes: what to report about the evaluation data, in lines.
     """
 
     repository: Path
@@ -51,6 +52,7 @@ class Report:
     measured: Sequence[Measured]
     chosen: Measured | None
     left_out: Mapping[str, str]
+    notes: Sequence[str]
 
     @property
     def settings(self) -> dict[str, Any] | None:
@@ -85,6 +87,7 @@ class Report:
             "choice": self.settings,
             "measured": [_row(one) for one in self.measured],
             "left_out": dict(self.left_out),
+            "notes": list(self.notes),
         }
 
 
@@ -104,8 +107,10 @@ def choose(request: Request, progress: Progress | None) -> Report:
     ensembles = [served[name] for name in dict.fromkeys(request.models)]
     candidates = variants(ensembles, list(dict.fromkeys(request.engines or installed_engines())))
     candidates, unloadable = loadable(candidates, cores)
+    notes: Sequence[str] = ()
     if request.evaluation_data:
         evaluation = read_evaluation(request.evaluation_data, ensembles[0])
+        notes = evaluation.notes
         candidates = measure_top1(candidates, cores, evaluation, progress)
     candidates, inaccurate = comparable(candidates, request.max_accuracy_loss)
     chosen = None
@@ -114,7 +119,7 @@ def choose(request: Request, progress: Progress | None) -> Report:
         chosen = best(measured, request.goal)
     except Interrupted as interrupted:
         (measured,) = interrupted.args
-    return Report(request.repository, request.goal, measured, chosen, unloadable | inaccurate)
+    return Report(request.repository, request.goal, measured, chosen, unloadable | inaccurate, notes)
 
 
 def _row(one: Measured) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def table(report: Report) -> Iterator[str]:
         )
     for name, reason in report.left_out.items():
         yield f"left out: {name}, {reason}"
+    yield from report.notes
     if report.chosen is None:
         yield "interrupted: nothing is chosen"
     else:

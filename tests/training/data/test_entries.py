@@ -93,7 +93,8 @@ def test_links_that_lead_nowhere_are_named_and_skipped_if_asked(folder: Path) ->
     dataset = load(folder, skip_corrupt=True)
     assert count(dataset) == (9, 9)
     assert len(dataset.skipped) == 2
-    assert len(dataset.notes) == 1
+    assert len(dataset.notes) == 2
+    assert dataset.notes[1].startswith("2 images cannot be decoded and are left out: ")
     for other in (
         "1 links to a folder above them",
         "1 pipes, sockets or devices",

@@ -23,7 +23,7 @@ batches.py   batches as tensors
 
 from coserve_training.data.batches import Batches, to_pixels
 from coserve_training.data.dataset import load_dataset
-from coserve_training.data.identity import Identities, Known
+from coserve_training.data.identity import Identities, Known, identify
 from coserve_training.data.lazy import LazyImages, RandomCrops
 from coserve_training.data.membership import HOLD_OUT, Membership
 from coserve_training.data.naming import name_some
@@ -41,6 +41,7 @@ __all__ = [
     "Progress",
     "RandomCrops",
     "Split",
+    "identify",
     "index_batches",
     "load_dataset",
     "name_some",

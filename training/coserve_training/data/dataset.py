@@ -20,7 +20,7 @@ from coserve_training.data.naming import name_some
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
 from coserve_training.data.svhn import read_svhn
 from coserve_training.data.workers import ParallelMap, index_batches, usable_cores
-from coserve_training.errors import DataError
+from coserve_training.errors import CorruptImagesError, DataError
 
 CACHE_BYTES = 4 << 30
 """Splits with more decoded bytes, or more than a quarter of the memory, are decoded anew in every epoch."""
@@ -56,7 +56,8 @@ def load_dataset(
         cache_bytes: keep a split in memory if its decoded images take no more than this.
 
     Raises:
-        DataError: for a path without images, a class missing from a split, or images that cannot be decoded.
+        DataError: for a path without images, or a class missing from a split.
+        CorruptImagesError: for images that cannot be decoded.
     """
     files = Files()
     labels, sources = _sources(paths, files, progress)
@@ -79,11 +80,11 @@ def load_dataset(
         corrupt += bad
     if corrupt and not skip_corrupt:
         total = sum(len(targets) for _, targets in sources.values()) + len(unreadable)
-        raise DataError(
+        raise CorruptImagesError(
             f"{len(corrupt)} of {total} images cannot be decoded: {name_some(corrupt)}; replace them"
-            + ("" if test_only else ", or leave them out with --skip-corrupt")
         )
     if corrupt:
+        notes.append(f"{len(corrupt)} images cannot be decoded and are left out: {name_some(corrupt)}")
         _check_classes(labels, {name: split.targets for name, split in splits.items()})
     return Dataset(labels, splits.get("train"), splits.get("test"), corrupt, notes)
 

@@ -119,6 +119,28 @@ class Membership:
             notes.append(f"{gone} of the images that training held out are gone")
         return {"test": (files[held_out], targets[held_out])}, notes
 
+    def for_calibration(
+        self, labels: Sequence[str], sources: Sources, identify: Identify
+    ) -> tuple[Sources, list[str]]:
+        """Keep the training images, or without any, the test images. Leave out those that were tested on.
+
+        They are returned as the test split.
+        """
+        for split in ("train", "test"):
+            if split not in sources:
+                continue
+            files, targets = sources[split]
+            _, tested = self.known.find(identify(files), self.same_place)
+            notes = []
+            if tested.any():
+                notes.append(
+                    f"{tested.sum()} of {len(files)} images in {split}/ are test images; nothing is "
+                    "calibrated on them"
+                )
+            # A training split would need images of every class.
+            return ({} if tested.all() else {"test": (files[~tested], targets[~tested])}), notes
+        return {}, []
+
     def _refuse_trained(self, files: npt.NDArray[Any], images: Identities) -> None:
         trained, tested = self.known.find(images, self.same_place)
         if (wrong := np.flatnonzero(trained & ~tested)).size:

@@ -88,7 +88,7 @@ class Dataset:
         train: training split, if there is one.
         test: test split, if there is one.
         skipped: images that were left out because they cannot be decoded, each with its reason.
-        notes: what else to report about the data, in lines.
+        notes: what to report about the data, in lines.
     """
 
     labels: list[str]

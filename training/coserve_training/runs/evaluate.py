@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Batches, Membership, Progress, Split, index_batches, load_dataset, to_pixels
+from coserve_training.data import Batches, Progress, Split, index_batches, to_pixels
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
-from coserve_training.runs.images import FILE, read_known
+from coserve_training.runs.images import ImageRecord
 
 BATCH = 256
 CALIBRATION_BINS = 15
@@ -160,38 +160,11 @@ def held_out_logits(
     """
     description = Description.read(folder)
     run = load_run(folder, checkpoint)
-    config = description.config
-    own = [Path(path) for path in config.data]
     given = [data] if isinstance(data, Path | str) else data
-    paths = own if given is None else [Path(path) for path in given]
-    is_own = [path.resolve() for path in paths] == [path.resolve() for path in own]
-    known = read_known(folder)
-    membership = Membership(known, resumed=True, same_place=is_own)
-    dataset = load_dataset(
-        paths,
-        config.image_size,
-        progress,
-        skip_corrupt=config.skip_corrupt,
-        test_only=True,
-        assign=membership.for_testing,
-    )
+    paths = [Path(path) for path in (description.config.data if given is None else given)]
+    dataset, test = ImageRecord.read(folder).load_test(paths, description.config.image_size, progress)
     for note in dataset.notes:
         report(note)
-    test = dataset.test
-    if test is None:
-        raise DataError(
-            f"{', '.join(map(str, paths))}: no test split (test/<class>/<image> or val/) to evaluate on, and "
-            + (
-                f"no record of what training held out ({FILE}): an earlier version began this run"
-                if known is None
-                else "none of the images that training held out"
-            )
-        )
-    if known is None:
-        report(
-            f"{folder} has no record of its images ({FILE}): an earlier version began it, so nothing shows "
-            "whether test images were trained on"
-        )
     if dataset.labels != run.labels:
         extra = set(dataset.labels) - set(run.labels)
         missing = set(run.labels) - set(dataset.labels)

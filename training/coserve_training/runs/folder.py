@@ -93,6 +93,7 @@ class Run:
         preprocessing: the preprocessing that members expect, as defined in docs/model-repository.md.
         provenance: how the ensemble was made, as defined in docs/model-repository.md, without `export`.
         samples: held-out images `[N, H, W, 3]`.
+        folder: the run folder; None for networks that come from elsewhere.
     """
 
     members: list[nn.Module]
@@ -100,6 +101,7 @@ class Run:
     preprocessing: dict[str, object]
     provenance: dict[str, object]
     samples: npt.NDArray[np.uint8]
+    folder: Path | None = None
 
 
 def load_run(folder: Path | str, checkpoint: Checkpoint = "last") -> Run:
@@ -137,6 +139,7 @@ def load_run(folder: Path | str, checkpoint: Checkpoint = "last") -> Run:
         provenance=_describe_provenance(description, checkpoint, epochs)
         | read_records(folder, checkpoint, epochs, members),
         samples=_read_samples(folder),
+        folder=folder,
     )
 
 

@@ -1,15 +1,128 @@
 """The record of a run's images: hashes of those it was trained on, and of those it was tested on."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from coserve_training.data import Identities, Known
-from coserve_training.errors import RunError
-from coserve_training.runs.folder import write_atomically
+from coserve_training.data import Dataset, Identities, Known, Membership, Progress, Split, load_dataset
+from coserve_training.data.dataset import CACHE_BYTES
+from coserve_training.errors import DataError, RunError
+from coserve_training.runs.folder import Description, write_atomically
 
 FILE = "images.npz"
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What is known of the images of some networks; nothing for networks without a run folder.
+
+    Attributes:
+        folder: the run folder.
+        known: the images that it was trained on and tested on; None if an earlier version began the run.
+        data: the paths of the run's own data.
+        skip_corrupt: leave out images that cannot be decoded.
+    """
+
+    folder: Path | None = None
+    known: Known | None = None
+    data: Sequence[str] = ()
+    skip_corrupt: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> "ImageRecord":
+        """Read the record of a run.
+
+        Raises:
+            RunError: if the folder is not a run folder, or one of its files is damaged.
+        """
+        config = Description.read(folder).config
+        return cls(folder, read_known(folder), config.data, config.skip_corrupt)
+
+    def load_test(
+        self,
+        paths: Sequence[Path],
+        image_size: int,
+        progress: Progress | None = None,
+        *,
+        workers: int | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> tuple[Dataset, Split]:
+        """Load the test split. Without one, load the images that training held out.
+
+        Args:
+            paths: the paths of a data set.
+            image_size: height and width in pixels to decode to.
+            progress: called with the progress of checking and decoding.
+            workers, cache_bytes: see `load_dataset`.
+
+        Returns:
+            The data set, and its test split.
+
+        Raises:
+            DataError: if the images cannot be read, were trained on, or are not there.
+        """
+        membership = self._membership(paths)
+        dataset = load_dataset(
+            paths,
+            image_size,
+            progress,
+            skip_corrupt=self.skip_corrupt,
+            test_only=True,
+            assign=membership.for_testing,
+            workers=workers,
+            cache_bytes=cache_bytes,
+        )
+        if dataset.test is None:
+            raise DataError(
+                f"{_join(paths)}: no test split (test/<class>/<image> or val/) to evaluate on"
+                + self._why_none_was_held_out()
+            )
+        self._note_missing_record(dataset)
+        return dataset, dataset.test
+
+    def load_calibration(self, paths: Sequence[Path], image_size: int) -> tuple[Dataset, Split]:
+        """Load the training images, or without any, the test images. Leave out those that were tested on.
+
+        The images are decoded when they are read. Arguments and results are those of `load_test`.
+        """
+        membership = self._membership(paths)
+        dataset = load_dataset(
+            paths,
+            image_size,
+            skip_corrupt=self.skip_corrupt,
+            assign=membership.for_calibration,
+            workers=0,
+            cache_bytes=0,
+        )
+        if dataset.test is None:
+            raise DataError(f"{_join(paths)}: all images are test images; calibrate on others")
+        self._note_missing_record(dataset)
+        return dataset, dataset.test
+
+    def _membership(self, paths: Sequence[Path]) -> Membership:
+        own = [Path(path).resolve() for path in self.data]
+        return Membership(self.known, resumed=True, same_place=[path.resolve() for path in paths] == own)
+
+    def _why_none_was_held_out(self) -> str:
+        if self.folder is None:
+            return ""
+        if self.known is None:
+            return f", and no record of what training held out ({FILE}): an earlier version began this run"
+        return ", and none of the images that training held out"
+
+    def _note_missing_record(self, dataset: Dataset) -> None:
+        if self.folder is not None and self.known is None:
+            dataset.notes.append(
+                f"{self.folder} has no record of its images ({FILE}): an earlier version began it, so "
+                "nothing shows whether test images were trained on"
+            )
+
+
+def _join(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
 
 
 def write_known(folder: Path, known: Known) -> None:

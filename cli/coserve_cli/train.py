@@ -4,7 +4,7 @@ import inspect
 import shlex
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -126,6 +126,8 @@ def _options() -> list[inspect.Parameter]:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return str(value)
 
 
@@ -134,6 +136,8 @@ def _plain(hint: Any) -> Any:
     while hasattr(hint, "__metadata__"):
         hint = hint.__origin__
     alternatives = [_plain(part) for part in get_args(hint) if part is not type(None)]
+    if get_origin(hint) is tuple:
+        return tuple[tuple(alternatives)]  # type: ignore[misc]
     return alternatives[0] if type(None) in get_args(hint) else hint
 
 

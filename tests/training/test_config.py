@@ -36,6 +36,11 @@ def config() -> TrainConfig:
         ({"precision": "int4"}, "precision must be 'auto', 'fp32', 'bf16' or 'fp16', not int4"),
         ({"policy": "autoaugment"}, "policy must be 'none', 'autoaugment-cifar10'"),
         ({"policy_magnitude": 11}, "policy_magnitude must be at most 10, not 11"),
+        ({"erasing_area": (0.2, 1.5)}, "erasing_area must be at most 1, not 1.5"),
+        ({"erasing_area": (0.2, 0.1)}, "erasing_area must have the smaller number first, not 0.2 0.1"),
+        ({"erasing_area": (0.2,)}, "erasing_area"),
+        ({"erasing_ratio": (0, 1)}, "erasing_ratio must be greater than 0, not 0"),
+        ({"erasing_ratio": (2, 1)}, "erasing_ratio must have the smaller number first, not 2 1"),
         ({"data": ()}, "data: at least one folder"),
         ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, not -1"),
         ({"decay_rate": 0}, "decay_rate must be greater than 0, not 0"),
@@ -81,6 +86,14 @@ def test_the_recipe_hash_tells_recipes_apart_and_ignores_what_was_divided(config
     dense = replace(config, network="densenet100_12")
     assert replace(dense, memory_efficient=True).recipe_hash == dense.recipe_hash
     assert replace(config, seed=1).recipe_hash != config.recipe_hash
+    erasing = replace(config, erasing=0.5)
+    for options, used in (
+        ({"erasing_area": (0.1, 0.2)}, erasing),
+        ({"erasing_ratio": (0.9, 1.1)}, erasing),
+        ({"policy_magnitude_std": 1.0}, replace(config, policy="randaugment")),
+    ):
+        assert replace(used, **options).recipe_hash != used.recipe_hash  # type: ignore[arg-type]
+        assert replace(config, **options).recipe_hash == config.recipe_hash  # type: ignore[arg-type]
 
 
 def test_weight_decay_is_divided_by_equation_6_on_request(config: TrainConfig) -> None:

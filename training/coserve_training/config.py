@@ -36,6 +36,7 @@ Probability = Annotated[float, Ge(0), Lt(1)]
 NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Gt(0), Le(1)]
 
 DATA = "Data and network"
 VIEWS = "Augmentation"
@@ -88,6 +89,13 @@ class TrainConfig:
         NotNegative, Help(VIEWS, "Standard deviation of RandAugment's magnitude.")
     ] = 0.5
     erasing: Annotated[Probability, Help(VIEWS, "Probability of erasing a random rectangle.")] = 0.0
+    erasing_area: Annotated[
+        tuple[Share, Share], Help(VIEWS, "Smallest and largest share of an image that random erasing covers.")
+    ] = (0.02, 0.33)
+    erasing_ratio: Annotated[
+        tuple[Positive, Positive],
+        Help(VIEWS, "Smallest and largest height / width of what random erasing covers."),
+    ] = (0.3, 3.3)
     cutout: Annotated[int, Ge(0), Help(VIEWS, "Side in pixels of a square erased from each image.")] = 0
     mixup: Annotated[NotNegative, Help(VIEWS, "Mixup's alpha; all members share the pairs.")] = 0.0
 
@@ -174,6 +182,9 @@ class TrainConfig:
             raise ConfigError(
                 f"start_size must be at most image_size ({self.image_size}), not {self.start_size}"
             )
+        for name, (low, high) in {"area": self.erasing_area, "ratio": self.erasing_ratio}.items():
+            if low > high:
+                raise ConfigError(f"erasing_{name} must have the smaller number first, not {low:g} {high:g}")
         if self.cutout > self.image_size:
             raise ConfigError(f"cutout must be at most image_size ({self.image_size}), not {self.cutout}")
 
@@ -228,6 +239,10 @@ class TrainConfig:
         excluded = {"data", "initial", "network", "split", "memory_efficient"}
         # Options of later versions count only if they are used: earlier runs keep their hash.
         later = {"sampling": "shuffled", "class_weights": "none"}
+        if self.policy == "none":
+            excluded |= {"policy_magnitude_std"}
+        if not self.erasing:
+            excluded |= {"erasing_area", "erasing_ratio"}
         recipe = {k: v for k, v in asdict(self).items() if k not in excluded and later.get(k) != v}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -1,29 +1,52 @@
-from dataclasses import replace
-
 import pytest
 import torch
+from torch import Tensor
 
-from coserve_training.config import TrainConfig
-from coserve_training.views.erasing import cut_out, make_erasing
+from coserve_training.views.erasing import cut_out, erase
 
 
-def test_erasing_takes_a_rectangle_out_of_its_share_of_images(config: TrainConfig) -> None:
+def holes(erased: Tensor) -> Tensor:
+    """Return the holes `[M, H, W]` of the images that have one, after checking that they are rectangles."""
+    hole = erased[:, 0] == 0
+    assert torch.equal(hole, erased[:, 1] == 0)
+    found = hole[hole.any((1, 2))]
+    assert torch.equal(found.any(2).sum(1) * found.any(1).sum(1), found.sum((1, 2)))
+    return found
+
+
+@pytest.mark.parametrize(("area", "ratio"), [
+    ((0.125, 0.2), (0.99, 1.0)), ((0.0625, 0.1), (0.99, 1.0)), ((0.125, 0.25), (0.9, 1.1)),
+    ((0.05, 0.12), (0.5, 1.5)), ((0.02, 0.33), (0.3, 3.3)),
+])  # fmt: skip
+def test_erasing_takes_rectangles_of_the_recipes_shape_out_of_its_share_of_images(
+    area: tuple[float, float], ratio: tuple[float, float]
+) -> None:
     torch.manual_seed(4)
-    erasing = make_erasing(replace(config, erasing=0.5))
-    assert erasing is not None
-    hole = erasing(torch.ones(4000, 1, 64, 64))[:, 0] == 0
-    erased = hole[hole.any((1, 2))]
-    assert len(erased) / 4000 == pytest.approx(0.5, abs=0.03)
-    areas = erased.float().mean((1, 2))
-    heights = erased.any(2).sum(1)
-    widths = erased.any(1).sum(1)
-    assert torch.equal(heights * widths, erased.sum((1, 2)))
-    assert 0.015 < areas.min() < 0.03
-    assert 0.31 < areas.max() < 0.35
-    # Small rectangles fit into the image whatever their shape.
-    ratios = (widths / heights)[areas < 0.1]
-    assert 0.25 < ratios.min() < 0.35
-    assert 2.8 < ratios.max() < 4
+    found = holes(erase(torch.ones(1000, 2, 128, 128), 0.5, area, ratio))
+    assert len(found) / 1000 == pytest.approx(0.5, abs=0.05)
+    areas = found.float().mean((1, 2))
+    # Sides are whole pixels.
+    assert areas.min().item() == pytest.approx(area[0], rel=0.1)
+    assert areas.max().item() == pytest.approx(area[1], rel=0.1)
+    assert areas.mean().item() == pytest.approx(sum(area) / 2, rel=0.07)
+    shapes = found.any(2).sum(1) / found.any(1).sum(1)
+    assert shapes.log().mean().item() == pytest.approx(torch.tensor(ratio).log().mean().item(), abs=0.05)
+    assert shapes.min().item() == pytest.approx(ratio[0], rel=0.1)
+    assert shapes.max().item() == pytest.approx(ratio[1], rel=0.1)
+
+
+def test_rectangles_lie_anywhere() -> None:
+    torch.manual_seed(5)
+    found = holes(erase(torch.ones(2000, 2, 8, 12), 0.99, (0.125, 0.125), (0.75, 0.75)))
+    assert found.any(2).sum(1).unique().tolist() == [3]
+    assert found.any(1).sum(1).unique().tolist() == [4]
+    for first, places in ((found.any(2).int().argmax(1), 6), (found.any(1).int().argmax(1), 9)):
+        shares = torch.bincount(first, minlength=places) / len(found)
+        assert shares.tolist() == pytest.approx([1 / places] * places, abs=0.03)
+
+
+def test_nothing_is_erased_where_no_rectangle_fits() -> None:
+    assert (erase(torch.ones(50, 1, 8, 8), 0.99, (1, 1), (1, 1)) == 1).all()
 
 
 def test_cutout_zeroes_one_square_per_image_clipped_at_the_border() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from coserve_training.config import TrainConfig
 from coserve_training.views.crop import make_crop
-from coserve_training.views.erasing import cut_out, make_erasing
+from coserve_training.views.erasing import cut_out, erase
 from coserve_training.views.policies import apply_policy, make_policy
 
 
@@ -28,7 +28,7 @@ class Views:
         """Prepare views of `size` × `size` pixels. Cutout's square shrinks in proportion to the image."""
         self.crop = make_crop(config, size, device)
         self.policy = make_policy(config, (128, 128, 128))
-        self.erasing = make_erasing(config)
+        self.config = config
         self.cutout = round(config.cutout * size / config.image_size)
 
     @torch.no_grad()
@@ -40,6 +40,7 @@ class Views:
     @torch.no_grad()
     def erase(self, images: Tensor) -> Tensor:
         """Erase and cut out parts of normalised images `[N, 3, H, W]`, leaving 0, the mean colour."""
-        if self.erasing is not None:
-            images = self.erasing(images)
+        config = self.config
+        if config.erasing:
+            images = erase(images, config.erasing, config.erasing_area, config.erasing_ratio)
         return cut_out(images, self.cutout) if self.cutout else images

@@ -1,23 +1,37 @@
 """Random erasing (arXiv 1708.04896) and cutout (arXiv 1708.04552)."""
 
-import kornia.augmentation as K
+import math
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from coserve_training.config import TrainConfig
-
-AREA = (0.02, 1 / 3)
-"""Share of the image's area that a rectangle covers."""
-RATIO = (0.3, 1 / 0.3)
-"""Aspect ratio of a rectangle."""
+ATTEMPTS = 10
+"""Rectangles to draw for an image until one fits into it. If none does, nothing is erased."""
 
 
-def make_erasing(config: TrainConfig) -> nn.Module | None:
-    """Return the recipe's random erasing; None if it has none."""
-    if not config.erasing:
-        return None
-    erasing: nn.Module = K.RandomErasing(scale=AREA, ratio=RATIO, p=config.erasing)
-    return erasing
+def erase(
+    images: Tensor, probability: float, area: tuple[float, float], ratio: tuple[float, float]
+) -> Tensor:
+    """Zero a random rectangle in some of the images.
+
+    Args:
+        images: `[N, C, H, W]`.
+        probability: share of the images to change.
+        area: smallest and largest share of the image that a rectangle covers.
+        ratio: smallest and largest height / width of a rectangle.
+    """
+    count, _, height, width = images.shape
+    shape = (count, ATTEMPTS)
+    areas = torch.empty(shape, device=images.device).uniform_(*area) * height * width
+    ratios = torch.empty(shape, device=images.device).uniform_(*map(math.log, ratio)).exp()
+    heights = (areas * ratios).sqrt().round()
+    widths = (areas / ratios).sqrt().round()
+    fits = (heights < height) & (widths < width)
+    first = fits.int().argmax(1, keepdim=True)
+    erased = fits.any(1, keepdim=True) & (torch.rand(count, 1, device=images.device) < probability)
+    rows = _choose_span(heights.gather(1, first), height)
+    columns = _choose_span(widths.gather(1, first), width)
+    return _fill(images, rows & erased, columns)
 
 
 def cut_out(images: Tensor, side: int) -> Tensor:
@@ -27,11 +41,21 @@ def cut_out(images: Tensor, side: int) -> Tensor:
         images: `[N, C, H, W]`.
         side: side of the square, in pixels.
     """
-    count, _, height, width = images.shape
     spans = []
-    for length in (height, width):
-        first = torch.randint(length, (count, 1), device=images.device) - side // 2
+    for length in images.shape[2:]:
+        first = torch.randint(length, (len(images), 1), device=images.device) - side // 2
         position = torch.arange(length, device=images.device)
         spans.append((position >= first) & (position < first + side))
-    hole = spans[0][:, None, :, None] & spans[1][:, None, None, :]
-    return images.masked_fill(hole, 0)
+    return _fill(images, *spans)
+
+
+def _choose_span(lengths: Tensor, side: int) -> Tensor:
+    """Mark a random span of each length `[N, 1]` within the side, as `[N, side]`."""
+    first = (torch.rand(lengths.shape, device=lengths.device) * (side - lengths + 1)).floor()
+    position = torch.arange(side, device=lengths.device)
+    return (position >= first) & (position < first + lengths)
+
+
+def _fill(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Zero the pixels in marked rows `[N, H]` and columns `[N, W]`."""
+    return images.masked_fill(rows[:, None, :, None] & columns[:, None, None, :], 0)

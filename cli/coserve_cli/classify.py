@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -203,8 +204,13 @@ class _Report:
             raise typer.Exit(1)
 
 
-def _percentages(predictions: "Iterable[Prediction]") -> str:
-    return "  ".join(f"{prediction.label} {prediction.probability:.1%}" for prediction in predictions)
+def _percentages(predictions: "Collection[Prediction]") -> str:
+    """List predictions. Labels that several of them have are followed by the class index."""
+    count = Counter(prediction.label for prediction in predictions)
+    return "  ".join(
+        f"{one.label}{f' (class {one.class_id})' if count[one.label] > 1 else ''} {one.probability:.1%}"
+        for one in predictions
+    )
 
 
 def _json(name: str, result: "Result", reply: "Reply") -> str:

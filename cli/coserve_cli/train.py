@@ -64,7 +64,7 @@ def train(
     from coserve_cli.scores import print_scores
     from coserve_training.errors import CorruptImagesError, TrainingError
 
-    hints = {CorruptImagesError: ", or leave them out with --skip-corrupt"}
+    hints: dict[type[Exception], str] = {CorruptImagesError: ", or leave them out with --skip-corrupt"}
     try:
         with one_line(TrainingError, hints=hints), progress_bars() as progress:
             config = _config(output, recipe, resume, given)

@@ -83,7 +83,7 @@ class Description:
     Attributes:
         name: the ensemble's name; its members are named `<name>_member0` and so on, its mean `<name>_mean`.
         num_members: the number of members, S.
-        labels: distinct names, in order of class index.
+        labels: names, in order of class index. Classes of the same name stay different classes.
         preprocessing: how images are prepared for every member.
         max_batch_size: the largest batch of every model, at least 1.
         weights: one positive number per member; None weights all members equally.
@@ -163,7 +163,7 @@ def check_name(name: str) -> None:
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raise DescriptionError unless the labels are two or more distinct, non-blank lines of text."""
+    """Raise DescriptionError unless the labels are two or more non-blank lines of text."""
     if not labels:
         raise DescriptionError("there are no labels")
     if len(labels) == 1:
@@ -171,15 +171,22 @@ def check_labels(labels: Sequence[str]) -> None:
             f"{labels[0]!r} is the only label, so its probability would always be 1; a network that gives "
             "one logit for two classes needs both labels, first that of the class without a logit"
         )
-    first: dict[str, int] = {}
     for number, label in enumerate(labels, start=1):
         if not label.strip() or label != label.strip() or len(label.splitlines()) != 1:
             raise DescriptionError(f"label {number} is blank, padded or has several lines: {label!r}")
         # Python turns a folder name's bytes that are not UTF-8 into surrogates.
         if re.search("[\ud800-\udfff]", label):
             raise DescriptionError(f"label {number} cannot be written as UTF-8: {label!r}")
-        if label in first:
-            raise DescriptionError(
-                f"labels {first[label]} and {number} are both {label!r}; make them distinct"
-            )
-        first[label] = number
+
+
+def note_repeated_labels(labels: Sequence[str]) -> list[str]:
+    """Return a note for each label that several classes have, as two of ImageNet's have "crane"."""
+    indices: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        indices.setdefault(label, []).append(index)
+    return [
+        f"classes {', '.join(map(str, same))} have the same label {label!r}; they stay different classes, "
+        "with predictions of their own, which class_id tells apart"
+        for label, same in indices.items()
+        if len(same) > 1
+    ]

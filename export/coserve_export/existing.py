@@ -12,7 +12,7 @@ import onnx
 
 from coserve_export.compatibility import get_opset, lower_opset
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
-from coserve_export.ensemble import Description, Member, Preprocessing
+from coserve_export.ensemble import Description, Member, Preprocessing, note_repeated_labels
 from coserve_export.errors import DescriptionError, NetworkError
 from coserve_export.labels import read_labels
 from coserve_export.logits import run_network
@@ -135,7 +135,7 @@ def export_onnx(
     parities = None
     parity = None
     accuracy_loss = None
-    image_notes: Sequence[str] = ()
+    notes_on_all = note_repeated_labels(description.labels)
     if int8 is not None:
         from coserve_export.int8 import quantise
 
@@ -144,7 +144,7 @@ def export_onnx(
         parity = quantised.parity
         accuracy_loss = quantised.accuracy_loss
         parities = quantised.parities
-        image_notes = quantised.notes
+        notes_on_all += quantised.notes
         provenance = quantised.provenance(provenance, max(network.opset for network in networks))
 
     progress(f"writing {name}")
@@ -154,7 +154,7 @@ def export_onnx(
         written = write_ensemble(repository, description, members, provenance, overwrite)
     reports = report_members(description.member_names, members, parities, notes)
     classes = len(description.labels)
-    return Report(name, written, repository, reports, classes, parity, accuracy_loss, image_notes)
+    return Report(name, written, repository, reports, classes, parity, accuracy_loss, notes_on_all)
 
 
 def _read_networks(files: Sequence[Path | str], output: str | None, progress: Progress) -> list[OnnxFile]:

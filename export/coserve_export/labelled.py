@@ -154,5 +154,6 @@ def _match_classes(
             f"{location}: classes differ from the ensemble's: missing {missing}, unknown {unknown}"
         )
     order = np.array([list(labels).index(label) for label in dataset.labels])
-    sources: npt.NDArray[Any] = getattr(split.images, "sources", split.images)
+    images: Any = split.images
+    sources: npt.NDArray[Any] = getattr(images, "sources", images)
     return LabelledImages(sources, order[split.targets], preprocessing, dataset.notes)

@@ -63,7 +63,8 @@ class Report:
         classes: the number of classes.
         parity: the comparison of the ensemble's mean; None for ONNX files that were kept as they are.
         accuracy_loss: the accuracy that int8 costs; None if it was not measured.
-        notes: what a user should know of the images that int8 was calibrated and measured on.
+        notes: what a user should know of the labels, and of the images that int8 was calibrated and
+            measured on; usually nothing.
     """
 
     name: str

@@ -1,137 +1,13 @@
+"""What `coserve classify` prints, and what it sends."""
+
 import json
 import os
-import pty
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from email import message_from_bytes
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import pytest
 from typer.testing import CliRunner, Result
 
 from coserve_cli.main import app
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Rejects images that are empty or whose bytes are `bad`, and requests of more than `limit` images."""
-
-    server: "Server"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        parts: Any = message_from_bytes(
-            f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + body
-        )
-        files = [(part.get_filename(), part.get_payload(decode=True)) for part in parts.get_payload()]
-        self.server.requests.append([name for name, _ in files])
-        query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        self.server.queries.append(query)
-        self.server.arrived.set()
-        self.server.may_answer.wait(20)
-        if bad := [name for name, data in files if data in (b"", b"bad")]:
-            return self.problem(400, f"{bad[0]} is not an image")
-        if len(files) > self.server.limit:
-            return self.problem(413, "the request is larger than 1 MB")
-        return self.answer(
-            200, "application/json", reply([name for name, _ in files], query, self.server.lost)
-        )
-
-    def problem(self, status: int, detail: str) -> None:
-        self.answer(
-            status, "application/problem+json", {"title": "Rejected", "status": status, "detail": detail}
-        )
-
-    def answer(self, status: int, kind: str, document: object) -> None:
-        content = json.dumps(document).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-        self.requests: list[list[str]] = []
-        self.queries: list[dict[str, str]] = []
-        self.limit = 1000
-        self.lost = False
-        self.arrived = threading.Event()
-        self.may_answer = threading.Event()
-        self.may_answer.set()
-
-    def handle_error(self, *args: object) -> None:
-        """Ignore errors: an interrupted command has closed its connection."""
-
-
-def reply(names: list[str], query: dict[str, str], lost: bool) -> dict[str, Any]:
-    predictions = [
-        {"label": "cat", "class_id": 3, "probability": 0.931, "logit": 7.1},
-        {"label": "dog", "class_id": 5, "probability": 0.05, "logit": 2.5},
-    ][: int(query["top_k"])]
-    of_members = {"E_member0": predictions[:1]} if query["member_predictions"] == "true" else None
-    member = {"used": True, "device": "cpu:0", "start_ms": 0, "end_ms": 9.5, "error": None}
-    return {
-        "model": "E",
-        "version": "1",
-        "degraded": lost,
-        "measured_top1": None if lost else 0.93,
-        "overlap": 1.93,
-        "members": [
-            member | {"name": "E_member0"},
-            member | {"name": "E_member1", "used": not lost, "error": "deadline" if lost else None},
-        ],
-        "timings_ms": {
-            "decode": 1.0,
-            "preprocess": 0.5,
-            "queue": 0,
-            "inference": 17.4,
-            "combine": 0.1,
-            "total": 20,
-        },
-        "results": [
-            {
-                "filename": name,
-                "predictions": predictions,
-                "uncertainty": {"entropy": 0.3, "disagreement": 0.1},
-                "member_predictions": of_members,
-            }
-            for name in names
-        ],
-    }
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server() as loopback:
-        monkeypatch.setenv("COSERVE_URL", loopback.url)
-        threading.Thread(target=loopback.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        yield loopback
-        loopback.shutdown()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    images = tmp_path / "photos"
-    (images / "deep").mkdir(parents=True)
-    for name in ("b.JPG", "a.png", "deep/c.webp", "notes.txt"):
-        (images / name).write_bytes(name.encode())
-    (images / "folder.jpg").mkdir()
-    return images
+from tests.cli.classify_server import Server
 
 
 def run(*arguments: object) -> Result:
@@ -149,6 +25,13 @@ def test_prints_a_line_per_image_and_a_summary(server: Server, folder: Path) -> 
     ]
     assert result.stderr == ""
     assert server.queries == [{"top_k": "2", "member_predictions": "false", "model": "E"}]
+
+
+def test_tells_classes_of_the_same_name_apart(server: Server, folder: Path) -> None:
+    server.labels = ("crane", "crane")
+    lines = run(folder / "a.png", "--member-predictions").stdout.splitlines()
+    assert lines[0] == f"{folder}/a.png  crane (class 3) 93.1%  crane (class 5) 5.0%"
+    assert lines[1].endswith("E_member0  " + " " * (len(str(folder / "a.png")) - 11) + "crane 93.1%")
 
 
 def test_searches_folders_and_batches(server: Server, folder: Path) -> None:
@@ -260,61 +143,3 @@ def test_reports_an_absent_server(folder: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("error: no server answers at http://127.0.0.1:9")
     assert len(result.stderr.splitlines()) == 1
-
-
-def command(*arguments: object) -> list[str]:
-    return [str(Path(sys.executable).with_name("coserve")), "classify", *map(str, arguments)]
-
-
-def on_a_terminal(*arguments: object) -> SimpleNamespace:
-    """Run the command with only stderr on a terminal."""
-    leader, follower = pty.openpty()
-    done = subprocess.run(
-        command(*arguments),
-        stderr=follower,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"TERM": "xterm"},
-    )
-    os.close(follower)
-    shown = b""
-    try:
-        while chunk := os.read(leader, 65536):
-            shown += chunk
-    except OSError:  # Linux reports the end of a terminal so
-        pass
-    os.close(leader)
-    return SimpleNamespace(returncode=done.returncode, stdout=done.stdout, terminal=shown.decode())
-
-
-def test_shows_progress_on_a_terminal_only_and_keeps_results_clean(server: Server, folder: Path) -> None:
-    shown = on_a_terminal(folder, "--batch-size", 1)
-    assert shown.returncode == 0
-    assert "classifying" in shown.terminal
-    assert "100%" in shown.terminal
-    assert "\x1b" not in shown.stdout
-    assert len(shown.stdout.splitlines()) == 4
-
-    assert on_a_terminal(folder).terminal == ""
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-8"])
-def test_escapes_what_the_output_cannot_show(server: Server, folder: Path, encoding: str) -> None:
-    image = (folder / "a.png").rename(folder / "ü图.png")
-    done = subprocess.run(
-        command(image), env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(str(image).encode(encoding, "backslashreplace"))
-
-
-def test_stops_quietly_when_interrupted(server: Server, folder: Path) -> None:
-    server.may_answer.clear()
-    process = subprocess.Popen(
-        command(folder, "--batch-size", 1), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert server.arrived.wait(20)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=20)
-    server.may_answer.set()
-    assert (process.returncode, stdout, stderr.strip()) == (130, "", "")

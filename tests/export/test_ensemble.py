@@ -34,7 +34,6 @@ def test_invalid_names(describe: Describe, name: str) -> None:
     [
         ({"labels": []}, "no labels"),
         ({"labels": ["defect"]}, "'defect' is the only label, so its probability would always be 1"),
-        ({"labels": ["a", "b", "a"]}, "labels 1 and 3 are both 'a'"),
         ({"labels": ["a", " "]}, "label 2 is blank"),
         ({"labels": ["a", "b\nc"]}, "label 2 is blank, padded or has several lines"),
         ({"labels": ["a", "caf\udce9"]}, r"label 2 cannot be written as UTF-8: 'caf\\udce9'"),

@@ -221,3 +221,18 @@ def test_invalid_label_files(tmp_path: Path, content: bytes, message: str) -> No
         read_labels(tmp_path / "l")
     with pytest.raises(DescriptionError, match="cannot be read"):
         read_labels(tmp_path / "none")
+
+
+def test_classes_of_the_same_name_stay_different_classes(make_onnx: MakeOnnx, tmp_path: Path) -> None:
+    labels = ["crane", "dog", "crane", "maillot", "maillot"]
+    values = {"mean": [0.5] * 3, "std": [0.25] * 3, "name": "own"}
+    report = export_onnx([make_onnx()], tmp_path / "repository", labels=labels, **values)
+    assert [note.split(";")[0] for note in report.notes] == [
+        "classes 0, 2 have the same label 'crane'",
+        "classes 3, 4 have the same label 'maillot'",
+    ]
+    assert report.to_json()["notes"] == report.notes
+    folder = tmp_path / "repository/own"
+    assert (folder / "labels.txt").read_text("utf-8").splitlines() == labels
+    config = text_format.Parse((folder / "config.pbtxt").read_text("utf-8"), ModelConfig())
+    assert json.loads(config.parameters["labels"].string_value) == labels

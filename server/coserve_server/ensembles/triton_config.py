@@ -52,6 +52,12 @@ class _Reader:
             raise self.error("max_batch_size must be at least 1")
         preprocessing: Preprocessing = self.read_parameter("preprocessing", Preprocessing)
         labels: list[str] = self.read_parameter("labels", list[str])
+        if len(labels) < 2:
+            raise self.error(
+                f"parameter labels: an ensemble needs at least two classes, not {len(labels)}, since the "
+                "probability of a single one is always 1; for a network with one logit, coserve export adds "
+                "the logit of the other class"
+            )
         image = self.check_tensor("input", config.input, list(preprocessing.shape))
         logits = self.check_tensor("output", config.output, [len(labels)])
         provenance: _Provenance = self.read_parameter("provenance", _Provenance, default=_Provenance())

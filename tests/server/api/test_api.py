@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -51,6 +52,32 @@ def test_classes_are_ordered_by_logit_even_if_probabilities_round_to_0() -> None
     response = ask(engine, "POST", "/v1/classify", files={"files": ("a.png", png())})
     (result,) = response.json()["results"]
     assert [one["label"] for one in result["predictions"]] == list(labels)
+
+
+def test_classes_of_the_same_name_stay_two_classes() -> None:
+    """Two of ImageNet's classes are "crane", and two are "maillot"."""
+    cranes = replace(ensemble(), labels=("crane", "crane"))
+    engine = FakeEngine(cranes, scripts=[[run(0, 1, [1, 2]), run(0, 1, [2, 1.5])]] * 2)
+    files = {"files": ("a.png", png())}
+    query = {"member_predictions": True, "top_k": 5}
+    (result,) = ask(engine, "POST", "/v1/classify", files=files, params=query).json()["results"]
+
+    def summary(predictions: list[dict[str, Any]]) -> list[tuple[str, int, float]]:
+        return [(one["label"], one["class_id"], one["logit"]) for one in predictions]
+
+    assert summary(result["predictions"]) == [("crane", 1, 1.75), ("crane", 0, 1.5)]
+    assert [one["probability"] for one in result["predictions"]] == pytest.approx([0.5622, 0.4378], abs=1e-4)
+    assert {name: summary(top) for name, top in result["member_predictions"].items()} == {
+        "m0": [("crane", 1, 2), ("crane", 0, 1)],
+        "m1": [("crane", 0, 2), ("crane", 1, 1.5)],
+    }
+    assert ask(engine, "GET", "/v1/models/pair").json()["labels"] == ["crane", "crane"]
+    document = {
+        "inputs": [{"name": "images", "shape": [1, 3, 4, 4], "datatype": "FP32", "data": [0.0] * 48}],
+        "outputs": [{"name": "logits", "parameters": {"classification": 2}}],
+    }
+    (output,) = ask(engine, "POST", "/v2/models/pair/infer", json=document).json()["outputs"]
+    assert output["data"] == ["1.750000:1:crane", "1.500000:0:crane"]
 
 
 def test_members_times_count_from_the_first_start() -> None:

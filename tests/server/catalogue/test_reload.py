@@ -53,6 +53,21 @@ def test_what_is_held_runs_on_until_it_is_let_go(tmp_path: Path) -> None:
     assert lanes() == set()
 
 
+def test_an_ensemble_of_one_class_does_not_replace_one_that_is_served(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        config = read_config(tmp_path / "pair")
+        config.parameters["labels"].string_value = '["defect"]'
+        config.output[0].dims[0] = 1
+        write_config(tmp_path / "pair", config)
+        await reloader.refresh()
+        assert "needs at least two classes, not 1" in reloader.catalogue.rejected["pair"]
+        assert len(engine.ensembles["pair"].labels) == 4
+
+    with_reloader(tmp_path, use)
+
+
 def test_threads_of_an_unused_ensemble_end(tmp_path: Path) -> None:
     write_repository(tmp_path)
 

@@ -44,6 +44,11 @@ def preprocessing(**changes: object) -> Break:
     return parameter("preprocessing", writer.PREPROCESSING | changes)
 
 
+def one_class(folder: Path) -> None:
+    parameter("labels", ["defect"])(folder)
+    edited("pair", lambda c: c.output[0].dims.__setitem__(0, 1))(folder)
+
+
 def test_everything_is_read(tmp_path: Path) -> None:
     write_repository(tmp_path, weights=[1, 3], provenance={"network": "resnet", "unknown": [1]})
     ensemble = read(tmp_path)
@@ -167,6 +172,11 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "labels missing": (edited("pair", lambda c: c.parameters.pop("labels")), "parameter labels is missing"),
     "too few labels": (parameter("labels", ["a", "b"]), "'logits' must be TYPE_FP32 with dims [2]"),
+    "one class": (one_class, "parameter labels: an ensemble needs at least two classes, not 1"),
+    "no classes": (
+        parameter("labels", []),
+        "parameter labels: an ensemble needs at least two classes, not 0",
+    ),
     "weights too few": (parameter("weights", [1]), "weights has 1 numbers for 2 members"),
     "weights negative": (
         parameter("weights", [1, -1]),

@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +57,7 @@ class RecordingNetwork(nn.Module):
         self.norm = nn.BatchNorm2d(8)
         self.classifier = nn.Linear(8, num_classes)
         for name, parameter in self.named_parameters():
-            parameter.register_hook(lambda gradient, name=name: self._note(name, gradient))
+            parameter.register_hook(partial(self._note, name))  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `[N, 3, H, W]` to `[N, C]`, and record both."""
@@ -65,7 +66,7 @@ class RecordingNetwork(nn.Module):
             weights = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
             calls.append(Call(self, self.training, images.detach().clone(), logits.detach().clone(), weights))
             if logits.requires_grad:
-                logits.register_hook(lambda gradient: self._note("logits", gradient))
+                logits.register_hook(partial(self._note, "logits"))  # type: ignore[no-untyped-call]
         return logits
 
     def _note(self, name: str, gradient: Tensor) -> None:
@@ -154,10 +155,12 @@ def record(config: TrainConfig, folder: Path) -> Recorded:
     """Train, and return what the members recorded."""
     calls.clear()
     train(config, folder, workers=0, report=lambda _: None)
-    steps = [
-        _steps([call for call in calls if call.training == mode], config.split) for mode in (True, False)
-    ]
-    return Recorded(*steps, Description.read(folder), folder)
+    return Recorded(
+        _steps([call for call in calls if call.training], config.split),
+        _steps([call for call in calls if not call.training], config.split),
+        Description.read(folder),
+        folder,
+    )
 
 
 def _steps(found: list[Call], members: int) -> list[Step]:

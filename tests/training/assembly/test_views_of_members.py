@@ -95,13 +95,12 @@ def test_members_draw_views_of_their_own_which_a_seed_repeats(config: TrainConfi
         place for members in seen(record(replace(changed, seed=1), tmp_path / "other")) for place in members
     }
     by_member = seen(first)
-    for one, two in zip(*by_member, strict=True):
-        assert one.image == two.image
+    assert [place.image for place in by_member[0]] == [place.image for place in by_member[1]]
     epochs = [
         places[start : start + TRAINING_IMAGES] for places in by_member for start in (0, TRAINING_IMAGES)
     ]
-    for one, two in combinations(map(set, [*epochs, other]), 2):
-        assert len(one & two) < 0.2 * len(one)
+    for some, others in combinations(map(set, [*epochs, other]), 2):
+        assert len(some & others) < 0.2 * len(some)
     for batches in by_member:
         drawn = [tuple(place[1:] for place in batches[i : i + 16]) for i in range(0, len(batches), 16)]
         assert len(set(drawn)) == len(drawn)
@@ -170,7 +169,7 @@ def test_policies_change_most_images_for_each_member_differently(
 
 def test_the_resolution_grows_as_configured(config: TrainConfig, tmp_path: Path) -> None:
     for crop in ("none", "padded"):
-        growing = replace(config, start_size=16, epochs=6, crop=crop)  # type: ignore[arg-type]
+        growing = replace(config, start_size=16, epochs=6, crop=crop)
         recorded = record(growing, tmp_path / crop)
         sizes = [tuple(step.views.shape[-2:]) for step in recorded.steps[::3]]
         assert sizes == [(side, side) for side in (16, 20, 24, 32, 32, 32)]

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from coserve_images.bounds import MAX_PIXELS
-from coserve_server.settings.section import Section
+from coserve_server.settings.section import Milliseconds, Section
 
 
 class RequestSettings(Section):
@@ -13,15 +13,15 @@ class RequestSettings(Section):
     """Ensemble for requests that name none; if only one ensemble is served, it is the default."""
     min_members: int | None = Field(None, ge=1)
     """Quorum: the number of members that must answer a request; by default, and in smaller ensembles, all."""
-    deadline_ms: float = Field(10_000, gt=0)
+    deadline_ms: Milliseconds = Field(10_000, gt=0)
     """Time limit for decoding, queueing and inference of a request; the request's header can shorten it."""
-    upload_timeout_ms: float = Field(60_000, gt=0)
+    upload_timeout_ms: Milliseconds = Field(60_000, gt=0)
     """Time limit for receiving a request's body."""
     min_upload_rate: int = Field(1000, ge=0)
     """Minimum average rate of an upload, in bytes/s, after a grace period of 5 s; 0 for no minimum."""
-    head_timeout_ms: float = Field(10_000, gt=0)
+    head_timeout_ms: Milliseconds = Field(10_000, gt=0)
     """Time limit for receiving a request's headers, and for the first bytes of a new connection."""
-    idle_timeout_ms: float = Field(75_000, gt=0)
+    idle_timeout_ms: Milliseconds = Field(75_000, gt=0)
     """Time after which a connection without requests is closed; more than a proxy's or load balancer's, which
     is often 60 s."""
     max_connections: int = Field(1000, ge=1)

@@ -1,6 +1,6 @@
 """How requests are answered, and their limits."""
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from coserve_images.bounds import MAX_PIXELS
 from coserve_server.settings.section import Milliseconds, Section
@@ -34,6 +34,9 @@ class RequestSettings(Section):
     """Limit on the images in a request."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
     """Limit on the pixels of an image, checked in its header before decoding and again before resizing."""
+    max_request_pixels: int = Field(250_000_000, ge=1)
+    """Limit on the pixels of all images in a request, checked in their headers before any is decoded; at
+    least `max_pixels`."""
     max_magnitude: float = Field(10_000, ge=0)
     """Limit on the magnitude of values in tensors over `/v2` and gRPC; 0 for none. They must be finite."""
     announce_files: bool = False
@@ -41,3 +44,12 @@ class RequestSettings(Section):
     they take both in any case."""
     serve_members: bool = False
     """Whether requests may also name a single member, to run it alone."""
+
+    @model_validator(mode="after")
+    def _check_pixels(self) -> "RequestSettings":
+        if self.max_request_pixels < self.max_pixels:
+            raise ValueError(
+                f"max_request_pixels: {self.max_request_pixels} is less than the {self.max_pixels} that "
+                "max_pixels allows for one image"
+            )
+        return self

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.errors import DescriptionError
+from coserve_images.preprocess import normalise
 
 IMAGES = "images"
 """The input's name in ensembles, and in networks exported from torch."""
@@ -70,10 +71,7 @@ class Preprocessing:
 
     def normalise(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Normalise uint8 images `[N, H, W, 3]` to network input, float32 `[N, 3, H, W]`."""
-        mean = np.asarray(self.mean, np.float32)
-        std = np.asarray(self.std, np.float32)
-        normalised = (images.astype(np.float32) / 255 - mean) / std
-        return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2), dtype=np.float32)
+        return normalise(images, self.mean, self.std)
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,17 @@ def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int = MAX_PIX
     Raises:
         ImageError: see `resize`.
     """
-    factor, shift = _normalisation(tuple(how.mean), tuple(how.std))
-    tensor = np.asarray(resize(image, how, max_pixels)).transpose(2, 0, 1).astype(np.float32, order="C")
+    return normalise(np.asarray(resize(image, how, max_pixels)), how.mean, how.std)
+
+
+def normalise(pixels: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Normalise images `[..., H, W, 3]`, by `mean` and `std` per channel in units of pixel / 255.
+
+    Returns:
+        `(pixel / 255 - mean) / std`, FP32 `[..., 3, H, W]`.
+    """
+    factor, shift = _normalisation(tuple(mean), tuple(std))
+    tensor = np.moveaxis(pixels, -1, -3).astype(np.float32, order="C")
     tensor *= factor
     tensor += shift
     return tensor

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from PIL import Image
 from coserve_export.ensemble import Preprocessing as ExportPreprocessing
 from coserve_export.labelled import LabelledImages
 from coserve_export.samples import read_samples
+from coserve_images.preprocess import normalise
 from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.errors import BadImageError
-from coserve_server.pipeline.preparation import EncodedImage, _Job
+from coserve_server.pipeline.preparation import EncodedImage, _prepare
 from coserve_training.data.files import StoredFile
 from coserve_training.data.lazy import LazyImages
 from tests.images import profiles
@@ -22,6 +24,10 @@ SIZE = 24
 PLAIN = {
     "height": SIZE, "width": SIZE, "resize_size": SIZE, "interpolation": "bilinear",
     "mean": (0, 0, 0), "std": (1, 1, 1),
+}  # fmt: skip
+CENTRAL = {
+    "height": SIZE, "width": SIZE, "resize_size": 27, "interpolation": "bicubic",
+    "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225),
 }  # fmt: skip
 MODES = {
     "JPEG": ("1", "L", "RGB", "CMYK", "YCbCr"),
@@ -58,25 +64,27 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return file.getvalue()
 
 
-def see(data: bytes, folder: Path) -> list[np.ndarray]:
-    """Return the image as serving, training, labelled and unlabelled calibration see it."""
+def see(data: bytes, folder: Path, how: dict[str, Any]) -> list[np.ndarray]:
+    """Return the image's tensor in serving, evaluation, labelled and unlabelled calibration."""
     file = folder / "image.png"
     file.write_bytes(data)
     (folder / "other.png").write_bytes(data)
-    served, _ = _Job(EncodedImage(data), 0, Preprocessing(**PLAIN), 10**6, 2**62).prepare()
+    served, _ = _prepare(EncodedImage(data), 0, Preprocessing(**how), 10**6, 2**62)
     sources = np.array([StoredFile(str(file))], object)
-    how = ExportPreprocessing(**PLAIN)
-    (labelled,) = LabelledImages(sources, np.zeros(1, np.int64), how).batches()
+    images = LazyImages(sources, SIZE, resize_size=how["resize_size"], interpolation=how["interpolation"])
+    exported = ExportPreprocessing(**how)
+    (labelled,) = LabelledImages(sources, np.zeros(1, np.int64), exported).batches()
     return [
-        np.rint(served * 255).astype(np.uint8).transpose(1, 2, 0),
-        LazyImages(sources, SIZE)[0:1][0],
-        np.rint(labelled[0] * 255).astype(np.uint8).transpose(1, 2, 0),
-        read_samples(folder, how)[0],
+        served,
+        normalise(images[0:1], how["mean"], how["std"])[0],
+        labelled[0],
+        exported.normalise(read_samples(folder, exported))[0],
     ]
 
 
-def assert_same(data: bytes, folder: Path) -> None:
-    first, *others = see(data, folder)
+def assert_same(data: bytes, folder: Path, how: dict[str, Any] = PLAIN) -> None:
+    first, *others = see(data, folder, how)
+    assert first.shape == (3, SIZE, SIZE)
     for other in others:
         np.testing.assert_array_equal(first, other)
 
@@ -93,8 +101,9 @@ def test_every_format_and_mode(kind: str, mode: str, orientation: int, tmp_path:
 
 @pytest.mark.parametrize("shape", SIZES)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_every_shape(kind: str, shape: str, tmp_path: Path) -> None:
-    assert_same(encode(photograph(*SIZES[shape]), kind), tmp_path)
+@pytest.mark.parametrize("how", [PLAIN, CENTRAL], ids=["plain", "central"])
+def test_every_shape(kind: str, shape: str, how: dict[str, Any], tmp_path: Path) -> None:
+    assert_same(encode(photograph(*SIZES[shape]), kind), tmp_path, how)
 
 
 @pytest.mark.parametrize(("mode", "profile"), [
@@ -116,7 +125,7 @@ def test_photographs_beyond_50_megapixels(tmp_path: Path) -> None:
     """Both decode them at a fraction of their size."""
     how = Preprocessing(**PLAIN)
     data = encode(photograph(100, 100).resize((8000, 6400)), "JPEG", quality=50)
-    served, _ = _Job(EncodedImage(data), 0, how, 60_000_000, 2**62).prepare()
+    served, _ = _prepare(EncodedImage(data), 0, how, 60_000_000, 2**62)
     file = tmp_path / "large.jpg"
     file.write_bytes(data)
     trained = LazyImages(np.array([StoredFile(str(file))], object), SIZE)[0:1][0]
@@ -131,4 +140,4 @@ def test_all_refuse_the_same(tmp_path: Path) -> None:
     assert isinstance(found, str)
     assert "floating-point samples" in found
     with pytest.raises(BadImageError, match="image 0: floating-point samples"):
-        _Job(EncodedImage(data), 0, Preprocessing(**PLAIN), 10**6, 2**62).prepare()
+        _prepare(EncodedImage(data), 0, Preprocessing(**PLAIN), 10**6, 2**62)

@@ -14,10 +14,11 @@ LABELS = ["blue", "green", "red"]
 """The classes of `image_folder`."""
 
 
-def write_run(folder: Path, data: Path, split: int = 2) -> Path:
+def write_run(folder: Path, data: Path, split: int = 2, **options: object) -> Path:
     """Write a run of `split` members with the checkpoints `last`, after 4 epochs, and `best`, after 2."""
     folder.mkdir(parents=True)
-    config = TrainConfig(data=(str(data),), network="wide_resnet10_1", split=split, epochs=4)
+    values = {"data": (str(data),), "network": "wide_resnet10_1", "split": split, "epochs": 4}
+    config = TrainConfig.from_json(values | options)
     Description(config, LABELS, [0.4, 0.5, 0.4], [0.3, 0.3, 0.3], "images").write(folder)
     samples = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     np.savez(folder / "samples.npz", images=samples)

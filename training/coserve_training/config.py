@@ -37,6 +37,8 @@ NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Le(1)]
+Channels = tuple[NotNegative, NotNegative, NotNegative]
+Deviations = tuple[Positive, Positive, Positive]
 
 DATA = "Data and network"
 VIEWS = "Augmentation"
@@ -59,6 +61,20 @@ class TrainConfig:
     image_size: Annotated[
         int, Ge(8), Help(DATA, "Height and width of images in pixels, in training and serving.")
     ] = 32
+    evaluation_scale: Annotated[
+        float,
+        Ge(1),
+        Le(2),
+        Help(DATA, "Shorter side in evaluation and serving, × image_size; its centre is cut out."),
+    ] = 1.0
+    interpolation: Annotated[
+        Literal["bilinear", "bicubic"], Help(DATA, "How photographs are resized, in training and serving.")
+    ] = "bilinear"
+    mean: Annotated[
+        Channels | None,
+        Help(DATA, "Channels' means, of pixels in [0, 1]; by default those of the training images."),
+    ] = None
+    std: Annotated[Deviations | None, Help(DATA, "Channels' standard deviations, likewise.")] = None
     start_size: Annotated[
         Annotated[int, Ge(8)] | None,
         Help(DATA, "Pixels in the first epoch; they grow to image_size over the first half of the epochs."),
@@ -104,19 +120,15 @@ class TrainConfig:
     accumulate: Annotated[Count, Help(OPTIMISATION, "Steps whose gradients make one update.")] = 1
     learning_rate: Annotated[NotNegative, Help(OPTIMISATION, "Learning rate after warm-up.")] = 0.1
     final_learning_rate: Annotated[
-        NotNegative, Help(OPTIMISATION, "Learning rate at the end of a cosine or linear schedule.")
+        NotNegative, Help(OPTIMISATION, "Learning rate at the end of a cosine.")
     ] = 1e-4
     momentum: Annotated[Probability, Help(OPTIMISATION, "Momentum of the optimizer.")] = 0.9
     warmup_epochs: Annotated[
         NotNegative | None,
         Help(OPTIMISATION, "Warm-up of the learning rate; 20/300 of the epochs by default."),
     ] = None
-    bias_learning_rate: Annotated[
-        NotNegative, Help(OPTIMISATION, "Factor of the learning rate of biases and norm shifts.")
-    ] = 1.0
     schedule: Annotated[
-        Literal["cosine", "linear", "exponential", "step"],
-        Help(OPTIMISATION, "Learning-rate schedule after warm-up."),
+        Literal["cosine", "exponential", "step"], Help(OPTIMISATION, "Learning-rate schedule after warm-up.")
     ] = "cosine"
     decay_rate: Annotated[
         float,
@@ -189,6 +201,8 @@ class TrainConfig:
         for name, (low, high) in {"area": self.erasing_area, "ratio": self.erasing_ratio}.items():
             if low > high:
                 raise ConfigError(f"erasing_{name} must have the smaller number first, not {low:g} {high:g}")
+        if (self.mean is None) != (self.std is None):
+            raise ConfigError("mean and std must be given together")
         if self.cutout > self.image_size:
             raise ConfigError(f"cutout must be at most image_size ({self.image_size}), not {self.cutout}")
 
@@ -205,6 +219,11 @@ class TrainConfig:
             drop_path=self.drop_path,
             memory_efficient=self.memory_efficient,
         )
+
+    @property
+    def resize_size(self) -> int:
+        """Length in pixels that the shorter side is resized to in evaluation and serving."""
+        return int(self.image_size * self.evaluation_scale)
 
     @property
     def resolved_warmup_epochs(self) -> float:
@@ -242,7 +261,7 @@ class TrainConfig:
         """
         excluded = {"data", "initial", "network", "split", "memory_efficient"}
         # Options of later versions count only if they are used: earlier runs keep their hash.
-        later = {"sampling": "shuffled", "class_weights": "none", "bias_learning_rate": 1.0}
+        later = {"sampling": "shuffled", "class_weights": "none"}
         if self.policy == "none":
             excluded |= {"policy_magnitude_std"}
         if not self.erasing:

@@ -154,6 +154,8 @@ def _load(
         [Path(path) for path in config.data],
         config.image_size,
         progress,
+        resize_size=config.resize_size,
+        interpolation=config.interpolation,
         random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
         skip_corrupt=config.skip_corrupt,
         assign=membership.for_training,
@@ -208,7 +210,11 @@ def _discard(line: str) -> None:
 
 
 def _describe(config: TrainConfig, dataset: Dataset, training: Split, initial: Run | None) -> Description:
-    mean, std = channel_statistics(training)
+    if config.mean is None or config.std is None:
+        mean, std = channel_statistics(training)
+    else:
+        mean = list(config.mean)
+        std = list(config.std)
     name = "+".join(dict.fromkeys(_dataset_name(Path(path)) for path in config.data))
     history = None if initial is None else dict(initial.provenance["training"])  # type: ignore[call-overload]
     return Description(config, dataset.labels, mean, std, name, history)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from coserve_images.decode import OpenedImage, open_image
 from coserve_images.errors import ImageError
-from coserve_training.data.decode import centre, random_box, random_crops
+from coserve_training.data.decode import Square, centre, random_box, random_crops
 from tests.training.data.photographs import photograph
 
 
@@ -81,7 +81,7 @@ def test_damaged_metadata_does_not_spoil_a_photograph() -> None:
         file, "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\xff\xff" + b"\xff" * 8
     )
     with open_image(file) as opened:
-        pixels = centre(opened, 64)
+        pixels = centre(opened, Square(64, 64, "bilinear"))
     with Image.open(file) as expected:
         assert (pixels == np.asarray(expected)).all()
 
@@ -93,5 +93,6 @@ def test_a_png_whose_pixels_are_damaged_is_refused(crops: bool) -> None:
     damaged = bytearray(file.getvalue())
     middle = len(damaged) // 2
     damaged[middle : middle + 50] = bytes(byte ^ 0xFF for byte in damaged[middle : middle + 50])
+    square = Square(32, 32, "bilinear")
     with open_image(bytes(damaged)) as opened, pytest.raises(ImageError, match="broken data stream"):
-        random_crops(opened, 32, np.random.default_rng(0), 2) if crops else centre(opened, 32)
+        random_crops(opened, 32, np.random.default_rng(0), 2) if crops else centre(opened, square)

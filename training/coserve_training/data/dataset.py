@@ -33,6 +33,8 @@ def load_dataset(
     image_size: int,
     progress: Progress | None = None,
     *,
+    resize_size: int | None = None,
+    interpolation: str = "bilinear",
     random_crops: RandomCrops | None = None,
     skip_corrupt: bool = False,
     test_only: bool = False,
@@ -47,6 +49,9 @@ def load_dataset(
             published, the official CIFAR-10/100 and SVHN files, or names in `download.KNOWN`.
         image_size: height and width in pixels to decode to.
         progress: called with the progress of downloading, checking and decoding.
+        resize_size: length that the shorter side is resized to before the centre is cut out; by default
+            `image_size`.
+        interpolation: `"bilinear"` or `"bicubic"`.
         random_crops: how to crop training images at random. None takes their centre, and leaves cropping to
             the training step.
         skip_corrupt: leave out images that cannot be decoded instead of raising.
@@ -75,7 +80,7 @@ def load_dataset(
     corrupt = [name for _, name in unreadable]
     for name, (found, targets) in sources.items():
         crops = random_crops if name == "train" else None
-        images = LazyImages(found, image_size, crops, workers, skip_corrupt)
+        images = LazyImages(found, image_size, crops, workers, skip_corrupt, resize_size, interpolation)
         splits[name], bad = _prepare(images, targets, cache_bytes, progress)
         corrupt += bad
     if corrupt and not skip_corrupt:
@@ -152,7 +157,8 @@ def _prepare(
         The split, and the names of corrupt images with reasons.
     """
     decoded_already = images.sources.dtype == np.uint8
-    if decoded_already and images.crops is None and images.sources.shape[1] == images.size:
+    ready = images.square.resize_size == images.size == images.sources.shape[1] if decoded_already else False
+    if ready and images.crops is None:
         return Split(images.sources, targets), []
     wanted = len(images) * images.size**2 * 3
     cached = images.crops is None and wanted <= min(cache_bytes, _memory() // 4)
@@ -188,7 +194,7 @@ def _decode(images: LazyImages, indices: Indices) -> tuple[Pixels, Indices, list
 
 def _check(images: LazyImages, indices: Indices) -> tuple[None, Indices, list[str]]:
     """Return None, the indices of the images whose files look complete, and the names of the others."""
-    faults = [find_fault(file, images.size) for file in images.sources[indices]]
+    faults = [find_fault(file, images.square.resize_size) for file in images.sources[indices]]
     good = np.array([fault is None for fault in faults])
     named = [f"{images.sources[i].name} ({fault})" for i, fault in zip(indices, faults, strict=True) if fault]
     return None, indices[good], named

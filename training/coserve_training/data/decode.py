@@ -8,7 +8,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from coserve_images.decode import EXACT_PIXELS, OpenedImage
-from coserve_images.preprocess import resize
+from coserve_images.preprocess import resize, shorter_side
 
 # A random crop's share of the image's area, and its width / height (Inception, arXiv 1409.4842, section 6).
 CROP_AREA = (0.08, 1.0)
@@ -19,34 +19,43 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Square:
-    """Resizing of the shorter side to `resize_size`, before the central square is cut out."""
+    """A square from the centre of an image, whose shorter side is resized first.
 
+    Attributes:
+        side: height and width of the square, in pixels.
+        resize_size: length that the shorter side is resized to.
+        interpolation: `"bilinear"` or `"bicubic"`.
+    """
+
+    side: int
     resize_size: int
-    interpolation: str = "bilinear"
+    interpolation: str
 
     @property
     def height(self) -> int:
         """Return the height of the square."""
-        return self.resize_size
+        return self.side
 
     @property
     def width(self) -> int:
         """Return the width of the square."""
-        return self.resize_size
+        return self.side
 
 
-def centre(image: OpenedImage, size: int) -> Pixels:
-    """Resize an opened image's shorter side to `size` and cut out the centre: `[size, size, 3]` RGB.
+def centre(image: OpenedImage, square: Square) -> Pixels:
+    """Cut a square out of an opened image as serving does: `[side, side, 3]` RGB.
 
     Raises:
         ImageError: the image cannot be decoded.
         ValueError: it is so long and thin that resizing it would take gigabytes.
     """
-    check_shape(image.stored_size, size)
-    return np.asarray(resize(image.decode(size), Square(size)))
+    check_shape(image.stored_size, square.resize_size)
+    return np.asarray(resize(image.decode(shorter_side(square)), square))
 
 
-def random_crops(image: OpenedImage, size: int, random: np.random.Generator, views: int) -> Pixels:
+def random_crops(
+    image: OpenedImage, size: int, random: np.random.Generator, views: int, interpolation: str = "bilinear"
+) -> Pixels:
     """Draw several crops of an opened image, and resize them: `[views, size, size, 3]` RGB.
 
     A JPEG is decoded once, at the fraction of its size that the smallest crop needs.
@@ -60,7 +69,8 @@ def random_crops(image: OpenedImage, size: int, random: np.random.Generator, vie
     whole = image.decode()
     bounds = np.array([*whole.size, *whole.size])
     boxes = np.minimum(boxes * bounds / (width, height, width, height), bounds)
-    crops = [whole.resize((size, size), Image.Resampling.BILINEAR, box=tuple(box)) for box in boxes.tolist()]
+    kernel = Image.Resampling[interpolation.upper()]
+    crops = [whole.resize((size, size), kernel, box=tuple(box)) for box in boxes.tolist()]
     return np.stack([np.asarray(crop) for crop in crops])
 
 

@@ -13,7 +13,7 @@ from coserve_images import decode
 from coserve_images.decode import OpenedImage
 from coserve_images.errors import UnknownFormatError
 from coserve_images.formats import OWN_FORMATS
-from coserve_training.data.decode import Pixels, centre, random_crops
+from coserve_training.data.decode import Pixels, Square, centre, random_crops
 from coserve_training.data.files import StoredFile
 from coserve_training.errors import DataError
 
@@ -47,6 +47,9 @@ class LazyImages:
         crops: random crops; None cuts out the centre, as serving does.
         workers: number of processes that decode batches ahead of time.
         skip_corrupt: replace images that become unreadable by others of their class.
+        resize_size: length that the shorter side is resized to before the centre is cut out; by default
+            `size`.
+        interpolation: `"bilinear"` or `"bicubic"`, for crops and centres.
         replaced: images that were replaced, each with its reason.
     """
 
@@ -55,10 +58,17 @@ class LazyImages:
     crops: RandomCrops | None = None
     workers: int = 0
     skip_corrupt: bool = False
+    resize_size: int | None = None
+    interpolation: str = "bilinear"
     replaced: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def square(self) -> Square:
+        """The centre that is cut out of an image if it is not cropped at random."""
+        return Square(self.size, self.resize_size or self.size, self.interpolation)
 
     def __getitem__(self, indices: Any) -> Pixels:
         return self.read(np.arange(len(self))[indices])[0]
@@ -115,9 +125,9 @@ class LazyImages:
     def _decode(self, index: int, epoch: int) -> Pixels:
         with open_image(self.sources[index]) as image:
             if self.crops is None:
-                return centre(image, self.size)
+                return centre(image, self.square)
             random = np.random.default_rng([self.crops.seed, epoch, index])
-            return random_crops(image, self.size, random, self.crops.views)
+            return random_crops(image, self.size, random, self.crops.views, self.interpolation)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from coserve_training.data import Batches, Progress, Split, index_batches, to_pixels
+from coserve_images.preprocess import normalise
+from coserve_training.data import Batches, Progress, Split, index_batches
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
 from coserve_training.runs.images import ImageRecord
@@ -106,10 +107,9 @@ def member_logits(
         RunError: if a member's logits are not finite.
     """
     device = next(members[0].parameters()).device
-    shift, scale = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
     batches = []
     for pixels, _ in Batches(split, index_batches(len(split), BATCH)):
-        images = (to_pixels(pixels.to(device)) - shift) / scale
+        images = torch.from_numpy(normalise(pixels.numpy(), mean, std)).to(device)
         batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
             progress("evaluating", min(BATCH * len(batches), len(split)), len(split))
@@ -161,8 +161,15 @@ def held_out_logits(
     description = Description.read(folder)
     run = load_run(folder, checkpoint)
     given = [data] if isinstance(data, Path | str) else data
-    paths = [Path(path) for path in (description.config.data if given is None else given)]
-    dataset, test = ImageRecord.read(folder).load_test(paths, description.config.image_size, progress)
+    config = description.config
+    paths = [Path(path) for path in (config.data if given is None else given)]
+    dataset, test = ImageRecord.read(folder).load_test(
+        paths,
+        config.image_size,
+        progress,
+        resize_size=config.resize_size,
+        interpolation=config.interpolation,
+    )
     for note in dataset.notes:
         report(note)
     if dataset.labels != run.labels:

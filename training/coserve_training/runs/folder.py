@@ -52,12 +52,12 @@ class Description:
     @property
     def preprocessing(self) -> dict[str, object]:
         """The preprocessing that members expect, as defined in docs/model-repository.md."""
-        size = self.config.image_size
+        config = self.config
         return {
-            "height": size,
-            "width": size,
-            "resize_size": size,
-            "interpolation": "bilinear",
+            "height": config.image_size,
+            "width": config.image_size,
+            "resize_size": config.resize_size,
+            "interpolation": config.interpolation,
             "mean": self.mean,
             "std": self.std,
         }

@@ -47,6 +47,8 @@ class ImageRecord:
         image_size: int,
         progress: Progress | None = None,
         *,
+        resize_size: int | None = None,
+        interpolation: str = "bilinear",
         workers: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> tuple[Dataset, Split]:
@@ -56,7 +58,7 @@ class ImageRecord:
             paths: the paths of a data set.
             image_size: height and width in pixels to decode to.
             progress: called with the progress of checking and decoding.
-            workers, cache_bytes: see `load_dataset`.
+            resize_size, interpolation, workers, cache_bytes: see `load_dataset`.
 
         Returns:
             The data set, and its test split.
@@ -69,6 +71,8 @@ class ImageRecord:
             paths,
             image_size,
             progress,
+            resize_size=resize_size,
+            interpolation=interpolation,
             skip_corrupt=self.skip_corrupt,
             test_only=True,
             assign=membership.for_testing,

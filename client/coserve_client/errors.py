@@ -7,7 +7,8 @@ CoserveError
     ProtocolError           the response is not from a Coserve server
     ProblemError            the server reports an error (RFC 9457)
         RejectedError       the images or the request body are not acceptable
-            BadImageError, BadBodyError, BodyTooLargeError, TooManyImagesError, UnsupportedTypeError
+            BadImageError, BadBodyError, BodyTooLargeError, TooManyImagesError, TooManyPixelsError,
+            UnsupportedTypeError
         UnauthenticatedError, ForbiddenError, UnknownModelError, InvalidParametersError
         UploadTimeoutError, DeadlineError, InternalError
         UnavailableError    the server cannot answer at the moment; retried
@@ -85,6 +86,10 @@ class TooManyImagesError(RejectedError):
     """The request has more images than the server allows."""
 
 
+class TooManyPixelsError(RejectedError):
+    """The request's images have more pixels in total than the server allows."""
+
+
 class UnsupportedTypeError(RejectedError):
     """The server does not accept bodies of this content type."""
 
@@ -134,6 +139,7 @@ _BY_TYPE: Mapping[str, type[ProblemError]] = {
     "/problems/bad-body": BadBodyError,
     "/problems/body-too-large": BodyTooLargeError,
     "/problems/too-many-images": TooManyImagesError,
+    "/problems/too-many-pixels": TooManyPixelsError,
     "/problems/unsupported-type": UnsupportedTypeError,
     "/problems/unauthenticated": UnauthenticatedError,
     "/problems/forbidden": ForbiddenError,

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import IO, cast
 
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
@@ -82,6 +82,14 @@ class OpenedImage:
         self._max_pixels = max_pixels
         self.stored_size = image.size
 
+    def __enter__(self) -> "OpenedImage":
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file."""
+        self._image.__exit__(*exception)
+
     @property
     def format(self) -> str | None:
         """Return Pillow's name of the format."""
@@ -117,14 +125,13 @@ class OpenedImage:
             return to_rgb(turn_upright(self._image))
 
 
-@contextmanager
 def open_image(
     source: bytes | IO[bytes],
     max_pixels: int = MAX_PIXELS,
     *,
     formats: tuple[str, ...] = FORMATS,
     deadline_ns: int | None = None,
-) -> Iterator[OpenedImage]:
+) -> OpenedImage:
     """Open an image without decoding it yet; see `decode` for arguments and errors."""
     with _translated(max_pixels):
         reader = Reader(source, deadline_ns)
@@ -135,8 +142,9 @@ def open_image(
             formats = (*formats, "HEIF")
         reader.seek(0)
         image = _identify(reader, formats)
-    with image:
-        with _translated(max_pixels):
+        opened = OpenedImage(image, reader, max_pixels)
+        with ExitStack() as stack:
+            stack.enter_context(opened)
             check_opened(image, max_pixels)
             # Others are checked when they are decoded, since the whole file has to be read.
             if image.info.get("progressive"):
@@ -144,7 +152,8 @@ def open_image(
             scale_transparency(image)
             if image.format == "HEIF" and turns_itself(reader.getvalue()):
                 del image.info["original_orientation"]
-        yield OpenedImage(image, reader, max_pixels)
+            stack.pop_all()
+    return opened
 
 
 def _identify(reader: Reader, formats: tuple[str, ...]) -> ImageFile.ImageFile:

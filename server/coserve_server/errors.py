@@ -20,6 +20,7 @@ ServerError
     + UnknownModelError
     + BodyTooLargeError
     + TooManyImagesError
+    + TooManyPixelsError    all images of a request together
     + UnsupportedTypeError
     + UploadTimeoutError    the body did not arrive in time
     + OverloadedError       too many requests at once
@@ -119,6 +120,10 @@ class BodyTooLargeError(RequestError):
 
 class TooManyImagesError(RequestError):
     """The request has more images than allowed."""
+
+
+class TooManyPixelsError(RequestError):
+    """The request's images have more pixels in total than allowed."""
 
 
 class UnsupportedTypeError(RequestError):

@@ -25,6 +25,11 @@ def test_cosine_follows_a_linear_warm_up(config: TrainConfig) -> None:
     assert factors(config, [5, 17.5, 30, 31]) == pytest.approx([1, 0.5 + end / 2, end, end])
 
 
+def test_a_linear_schedule_falls_from_the_warm_up_to_the_end(config: TrainConfig) -> None:
+    straight = replace(config, schedule="linear", final_learning_rate=0.01)
+    assert factors(straight, [2.4, 4.9, 5, 17.5, 30, 31]) == pytest.approx([0.5, 1, 1, 0.55, 0.1, 0.1])
+
+
 def test_exponential_decay_by_the_epoch(config: TrainConfig) -> None:
     falling = replace(config, schedule="exponential", decay_rate=0.97, decay_epochs=2.4)
     assert factors(falling, [7.2, 24]) == pytest.approx([0.97**3, 0.97**10])
@@ -47,6 +52,15 @@ def test_optimizers_take_the_recipes_values(config: TrainConfig) -> None:
     assert isinstance(rmsprop, torch.optim.RMSprop)
     for group in rmsprop.param_groups:
         assert (group["lr"], group["momentum"], group["alpha"], group["eps"]) == (0.1, 0.9, 0.9, 1e-3)
+
+
+def test_biases_have_a_learning_rate_of_their_own(config: TrainConfig) -> None:
+    fast = replace(config, bias_learning_rate=4.0, weight_decay=0.0)
+    layer = nn.Linear(1, 1)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter).grad = torch.ones_like(parameter)
+    make_optimizer(replace(fast, momentum=0.0), layer).step()
+    assert layer.bias.item() == pytest.approx(4 * layer.weight.item())
 
 
 class Odd(nn.Module):

@@ -120,15 +120,19 @@ class TrainConfig:
     accumulate: Annotated[Count, Help(OPTIMISATION, "Steps whose gradients make one update.")] = 1
     learning_rate: Annotated[NotNegative, Help(OPTIMISATION, "Learning rate after warm-up.")] = 0.1
     final_learning_rate: Annotated[
-        NotNegative, Help(OPTIMISATION, "Learning rate at the end of a cosine.")
+        NotNegative, Help(OPTIMISATION, "Learning rate at the end of a cosine or linear schedule.")
     ] = 1e-4
     momentum: Annotated[Probability, Help(OPTIMISATION, "Momentum of the optimizer.")] = 0.9
     warmup_epochs: Annotated[
         NotNegative | None,
         Help(OPTIMISATION, "Warm-up of the learning rate; 20/300 of the epochs by default."),
     ] = None
+    bias_learning_rate: Annotated[
+        NotNegative, Help(OPTIMISATION, "Factor of the learning rate of biases and norm shifts.")
+    ] = 1.0
     schedule: Annotated[
-        Literal["cosine", "exponential", "step"], Help(OPTIMISATION, "Learning-rate schedule after warm-up.")
+        Literal["cosine", "linear", "exponential", "step"],
+        Help(OPTIMISATION, "Learning-rate schedule after warm-up."),
     ] = "cosine"
     decay_rate: Annotated[
         float,
@@ -261,7 +265,7 @@ class TrainConfig:
         """
         excluded = {"data", "initial", "network", "split", "memory_efficient"}
         # Options of later versions count only if they are used: earlier runs keep their hash.
-        later = {"sampling": "shuffled", "class_weights": "none"}
+        later = {"sampling": "shuffled", "class_weights": "none", "bias_learning_rate": 1.0}
         if self.policy == "none":
             excluded |= {"policy_magnitude_std"}
         if not self.erasing:

@@ -17,12 +17,12 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
     """Make the recipe's optimizer: SGD with Nesterov momentum, or RMSprop with momentum."""
+    rate = config.learning_rate
     decayed, exempt = split_by_decay(module)
     groups = [
         {"params": decayed, "weight_decay": config.member_weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
+        {"params": exempt, "weight_decay": 0.0, "lr": rate * config.bias_learning_rate},
     ]
-    rate = config.learning_rate
     momentum = config.momentum
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(groups, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum)
@@ -55,9 +55,10 @@ def learning_rate_factor(config: TrainConfig, epoch: float, steps_per_epoch: flo
     warmup = config.resolved_warmup_epochs
     if epoch < warmup:
         return min(1.0, (epoch + 1 / steps_per_epoch) / warmup)
-    if config.schedule == "cosine":
+    if config.schedule in ("cosine", "linear"):
         done = min(1.0, (epoch - warmup) / max(config.epochs - warmup, 1 / steps_per_epoch))
         floor = config.final_learning_rate / config.learning_rate if config.learning_rate else 0.0
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+        left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return floor + (1 - floor) * left
     decays = epoch / (config.decay_epochs or config.epochs / 3)
     return float(config.decay_rate ** (math.floor(decays + 1e-6) if config.schedule == "step" else decays))

@@ -54,6 +54,7 @@ KINDS: Mapping[type[errors.RequestError], Kind] = {
     errors.UploadTimeoutError: Kind(408, "upload-timeout"),
     errors.BodyTooLargeError: Kind(413, "body-too-large"),
     errors.TooManyImagesError: Kind(413, "too-many-images"),
+    errors.TooManyPixelsError: Kind(413, "too-many-pixels"),
     errors.UnsupportedTypeError: Kind(415, "unsupported-type"),
     errors.InvalidParametersError: Kind(422, "invalid-parameters"),
     errors.NotEnabledError: Kind(501, "not-enabled"),

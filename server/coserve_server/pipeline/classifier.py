@@ -74,7 +74,7 @@ class Classifier:
         self.metrics = Metrics()
         self.catalogue = Catalogue(engine, settings)
         self._batcher = Batcher(engine, self._count_batch)
-        self._preparation = Preparation(cores, settings.max_pixels)
+        self._preparation = Preparation(cores, settings.max_pixels, settings.max_request_pixels)
         self._admission = Admission(settings.max_requests, settings.deadline_ms / 1000)
 
     @contextmanager
@@ -104,6 +104,7 @@ class Classifier:
         Raises:
             InvalidParametersError, TooManyImagesError: there is no image, or too many.
             BadImageError: an image cannot be decoded; the text says which. No image is classified then.
+            TooManyPixelsError: the images have too many pixels in total.
             DeadlineError, NoQuorumError: too few members answered.
         """
         with self._count_failures(record, ensemble):

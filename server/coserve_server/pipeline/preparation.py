@@ -1,22 +1,27 @@
 """Turns a request's encoded images into the tensor that the members take."""
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from coserve_images.decode import decode
+from coserve_images.decode import OpenedImage, open_image
 from coserve_images.errors import ImageError, LateError
 from coserve_images.preprocess import preprocess, shorter_side
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.preprocessing import Preprocessing
-from coserve_server.errors import BadImageError, DeadlineError
+from coserve_server.errors import BadImageError, DeadlineError, TooManyPixelsError
 from coserve_server.observability.record import ImageTimes, Record
 
+T = TypeVar("T")
+LATE = "the images were not decoded before the deadline"
 SMALL_BYTES = 2**14
 SMALL_PIXELS = 2**14
 """A single image within both limits, before and after resizing, is prepared on the event loop."""
@@ -33,9 +38,12 @@ class EncodedImage:
 class Preparation:
     """Decodes and preprocesses images on its own threads, at most `cores` at once."""
 
-    def __init__(self, cores: int, max_pixels: int) -> None:
+    def __init__(self, cores: int, max_pixels: int, max_request_pixels: int) -> None:
+        """Limit the pixels of each image, and of all images of a request."""
         self._threads = ThreadPoolExecutor(cores, "prepare")
+        self._cores = cores
         self._max_pixels = max_pixels
+        self._max_request_pixels = max_request_pixels
 
     async def prepare(
         self, record: Record, images: Sequence[EncodedImage], how: Preprocessing, deadline_ns: int
@@ -50,29 +58,45 @@ class Preparation:
 
         Raises:
             BadImageError: an image cannot be decoded; the text says which.
+            TooManyPixelsError: the images have too many pixels in total; none has been decoded.
             DeadlineError: it took too long.
         """
         if len(images) == 1 and _is_cheap(images[0].data):
             # Changing threads costs more than such an image. If this fails, a thread reports why.
             with suppress(BadImageError):
-                tensor, times = _prepare(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels), deadline_ns)
+                job = _Job(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels), deadline_ns)
+                tensor, times = job.prepare()
                 record.prepared = (times,)
                 return tensor[np.newaxis]
-        loop = asyncio.get_running_loop()
-        jobs = [
-            loop.run_in_executor(self._threads, _prepare, image, index, how, self._max_pixels, deadline_ns)
-            for index, image in enumerate(images)
-        ]
-        left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
-        try:
-            prepared = await asyncio.wait_for(asyncio.gather(*jobs), left_s)
-        except asyncio.TimeoutError as error:
-            raise DeadlineError("the images were not decoded before the deadline") from error
-        finally:
-            for job in jobs:
-                job.cancel()
+        jobs = [_Job(image, index, how, self._max_pixels, deadline_ns) for index, image in enumerate(images)]
+        if len(jobs) * self._max_pixels > self._max_request_pixels:
+            await self._check_pixels(jobs, deadline_ns)
+        prepared = await self._run([job.prepare for job in jobs], deadline_ns)
         tensors, record.prepared = zip(*prepared, strict=True)
         return np.stack(tensors)
+
+    async def _check_pixels(self, jobs: Sequence["_Job"], deadline_ns: int) -> None:
+        """Add up the pixels that the images' headers announce."""
+        chunks = [jobs[start :: self._cores] for start in range(min(self._cores, len(jobs)))]
+        counts = await self._run([partial(_count_pixels, chunk) for chunk in chunks], deadline_ns)
+        if (pixels := sum(counts)) > self._max_request_pixels:
+            raise TooManyPixelsError(
+                f"{len(jobs)} images of {pixels} pixels in total, more than the {self._max_request_pixels} "
+                "allowed in a request; send fewer at once"
+            )
+
+    async def _run(self, steps: Sequence[Callable[[], T]], deadline_ns: int) -> list[T]:
+        """Run steps on the threads, and return their results."""
+        loop = asyncio.get_running_loop()
+        running = [loop.run_in_executor(self._threads, step) for step in steps]
+        left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
+        try:
+            return await asyncio.wait_for(asyncio.gather(*running), left_s)
+        except asyncio.TimeoutError as error:
+            raise DeadlineError(LATE) from error
+        finally:
+            for future in running:
+                future.cancel()
 
     def close(self) -> None:
         """End the threads; drop waiting images."""
@@ -84,18 +108,53 @@ def _is_cheap(data: bytes) -> bool:
     return len(data) <= SMALL_BYTES and b"acsp" not in data and b"iCCP" not in data
 
 
-def _prepare(
-    image: EncodedImage, index: int, how: Preprocessing, max_pixels: int, deadline_ns: int
-) -> tuple[Images, ImageTimes]:
-    """Return one image's tensor `[3, H, W]` and its times."""
-    began = time.perf_counter_ns()
-    try:
-        decoded = decode(image.data, max_pixels, shorter_side=shorter_side(how), deadline_ns=deadline_ns)
-        halfway = time.perf_counter_ns()
-        tensor = preprocess(decoded, how, max_pixels)
-    except ImageError as error:
-        name = f"image {index}" + (f" ({image.filename})" if image.filename else "")
-        raise BadImageError(f"{name}: {error}") from error
-    except LateError as error:
-        raise DeadlineError("the images were not decoded before the deadline") from error
-    return tensor, ImageTimes(began, halfway, time.perf_counter_ns())
+class _Job:
+    """One image on its way to a tensor."""
+
+    def __init__(
+        self, image: EncodedImage, index: int, how: Preprocessing, max_pixels: int, deadline_ns: int
+    ) -> None:
+        self._image = image
+        self._index = index
+        self._how = how
+        self._max_pixels = max_pixels
+        self._deadline_ns = deadline_ns
+        self._opened: OpenedImage | None = None
+        self._opening_ns = 0
+
+    def open(self) -> OpenedImage:
+        """Read the image's header, once."""
+        if self._opened is None:
+            began = time.perf_counter_ns()
+            with self._translated():
+                self._opened = open_image(self._image.data, self._max_pixels, deadline_ns=self._deadline_ns)
+            self._opening_ns = time.perf_counter_ns() - began
+        return self._opened
+
+    def prepare(self) -> tuple[Images, ImageTimes]:
+        """Return the image's tensor `[3, H, W]` and its times."""
+        opened = self.open()
+        # Without a reference, the decoded pixels do not outlive this step.
+        self._opened = None
+        began = time.perf_counter_ns() - self._opening_ns
+        with self._translated():
+            with opened:
+                decoded = opened.decode(shorter_side(self._how))
+            halfway = time.perf_counter_ns()
+            tensor = preprocess(decoded, self._how, self._max_pixels)
+        return tensor, ImageTimes(began, halfway, time.perf_counter_ns())
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn errors of decoding into errors that name the image."""
+        try:
+            yield
+        except ImageError as error:
+            name = f"image {self._index}" + (f" ({self._image.filename})" if self._image.filename else "")
+            raise BadImageError(f"{name}: {error}") from error
+        except LateError as error:
+            raise DeadlineError(LATE) from error
+
+
+def _count_pixels(jobs: Sequence[_Job]) -> int:
+    return sum(math.prod(job.open().stored_size) for job in jobs)

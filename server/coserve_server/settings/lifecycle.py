@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from coserve_server.settings.section import Section
+from coserve_server.settings.section import Milliseconds, Section
 
 
 class LifecycleSettings(Section):
@@ -10,9 +10,9 @@ class LifecycleSettings(Section):
 
     strict_start: bool = False
     """Whether one broken ensemble of `repository` stops the start; by default the sound ones are served."""
-    repository_poll_ms: float = Field(1000, ge=0)
+    repository_poll_ms: Milliseconds = Field(1000, ge=0)
     """Time between checks of `repository` for changes to serve without a restart; 0 for no checks."""
     repository_control: bool = False
     """Whether clients may load and unload ensembles of `repository` over `/v2`."""
-    drain_delay_ms: float = Field(0, ge=0)
+    drain_delay_ms: Milliseconds = Field(0, ge=0)
     """Time after SIGTERM during which `/readyz` reports not ready but new requests are still served."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from coserve_server.files import check_regular, describe
@@ -19,6 +19,11 @@ def _check_file(path: Path) -> Path:
 
 File = Annotated[Path, AfterValidator(_check_file)]
 """A file that exists."""
+
+LONGEST_MS = 2**31 - 1
+"""Limit on times in milliseconds, some 25 days: what gRPC's options hold, and nanoseconds in 64 bits."""
+Milliseconds = Annotated[float, Field(le=LONGEST_MS)]
+"""A time in a setting."""
 
 
 class Section(BaseSettings):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from coserve_server.settings.section import File, Section
+from coserve_server.settings.section import File, Milliseconds, Section
 
 
 def _check_addresses(text: str) -> str:
@@ -30,7 +30,7 @@ class TritonSettings(Section):
 
     triton_url: Annotated[str, AfterValidator(_check_addresses)] | None = None
     """`HOST:PORT` of each Triton server's gRPC service, separated by commas."""
-    triton_refresh_ms: float = Field(500, ge=10)
+    triton_refresh_ms: Milliseconds = Field(500, ge=10)
     """Time between checks of what each Triton server has loaded."""
     triton_shared_memory_mib: int = Field(0, ge=0)
     """Shared memory for sending images to Triton servers on this machine, in MiB; 0 for none."""

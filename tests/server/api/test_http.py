@@ -138,7 +138,8 @@ def test_two_schemas_of_one_name_are_an_error() -> None:
 
 
 def test_the_document_says_what_is_taken(server: Server) -> None:
-    paths = server.get("/openapi.json")["paths"]
+    described = server.get("/openapi.json")
+    paths = described["paths"]
     classify = paths["/v1/classify"]["post"]
     infer = paths["/v2/models/{name}/infer"]["post"]
     for operation in (classify, infer):
@@ -151,6 +152,9 @@ def test_the_document_says_what_is_taken(server: Server) -> None:
     assert (
         content["application/json"]["schema"]["properties"]["images"]["items"]["contentEncoding"] == "base64"
     )
+    inputs = infer["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]
+    assert (inputs["minItems"], inputs["maxItems"]) == (1, 1)
+    assert described["components"]["schemas"]["Input"]["properties"]["datatype"]["enum"] == ["FP32", "BYTES"]
 
 
 @pytest.mark.parametrize("path", ["/a", "/a/", "/a/b", "/ab", "/ab/c", "/", "/b/a", "/a/a/b"])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coserve_server.observability.record import Record
+from coserve_server.settings.section import LONGEST_MS
 from tests.server.api.test_v2_requests import spoilt_requests
 from tests.server.api.v2 import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble, run
@@ -120,13 +121,22 @@ def test_below_the_quorum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "parameters"), [({"Request-Timeout-Ms": "0.001"}, {}), ({}, {"timeout": 1})]
+    ("headers", "parameters"),
+    [({"Request-Timeout-Ms": "0.001"}, {}), ({"Request-Timeout-Ms": "5e-324"}, {}), ({}, {"timeout": 1})],
 )
 def test_a_request_may_shorten_the_deadline(headers: dict[str, str], parameters: dict[str, int]) -> None:
     engine = FakeEngine(ensemble())
     content = document(binary=False, parameters=parameters)
     response = Server(engine).ask("POST", INFER, json=content, headers=headers)
     assert "did not get its turn before the deadline" in error(response, 504)
+
+
+@pytest.mark.parametrize(
+    ("headers", "parameters"), [({"Request-Timeout-Ms": "1.7e308"}, {}), ({}, {"timeout": 2**63 - 1})]
+)
+def test_no_timeout_is_too_long(headers: dict[str, str], parameters: dict[str, int]) -> None:
+    server = Server(ReadingEngine(ensemble()), deadline_ms=LONGEST_MS)
+    server.infer(json=document(binary=False, parameters=parameters), headers=headers)
 
 
 def test_a_timeout_of_zero_means_no_timeout(server: Server) -> None:
@@ -207,7 +217,7 @@ fuzzed = Server(ReadingEngine(ensemble()))
     body=spoilt_requests() | st.binary(max_size=99),
     length=st.none() | st.integers(-1, 300).map(str) | st.text("0123456789abc -", max_size=5),
     encoding=st.none() | st.sampled_from(["gzip", "deflate", "identity", "x"]),
-    timeout=st.none() | st.text("0123456789.-naif", max_size=4),
+    timeout=st.none() | st.text("0123456789.-naif", max_size=4) | st.floats().map(str),
 )
 def test_no_request_is_the_server_s_fault(
     body: bytes, length: str | None, encoding: str | None, timeout: str | None

@@ -173,15 +173,9 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "labels missing": (edited("pair", lambda c: c.parameters.pop("labels")), "parameter labels is missing"),
     "too few labels": (parameter("labels", ["a", "b"]), "'logits' must be TYPE_FP32 with dims [2]"),
     "one class": (one_class, "parameter labels: an ensemble needs at least two classes, not 1"),
-    "no classes": (
-        parameter("labels", []),
-        "parameter labels: an ensemble needs at least two classes, not 0",
-    ),
+    "no classes": (parameter("labels", []), "needs at least two classes, not 0"),
     "weights too few": (parameter("weights", [1]), "weights has 1 numbers for 2 members"),
-    "weights negative": (
-        parameter("weights", [1, -1]),
-        "parameter weights.1: Input should be greater than 0",
-    ),
+    "weights negative": (parameter("weights", [1, -1]), "weights.1: Input should be greater than 0"),
     "weights not finite": (parameter("weights", "[1, NaN]"), "parameter weights.1: Input should be"),
     "two inputs": (edited("pair", lambda c: c.input.append(c.input[0])), "there must be one input, not 2"),
     "wrong type": (

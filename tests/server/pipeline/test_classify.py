@@ -45,6 +45,12 @@ def classify(core: Classifier, *images: EncodedImage) -> Classification:
     return asyncio.run(go())
 
 
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((40, 30), 90).save(file, "JPEG")
+    return file.getvalue()
+
+
 def test_a_request_goes_all_the_way() -> None:
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3], [0, 0]), run(0, 1, [3, 1], [0, 8])]])
     answer = classify(classifier(engine), EncodedImage(png("red")), EncodedImage(png("lime")))
@@ -97,7 +103,44 @@ def test_decoding_ends_at_the_deadline() -> None:
 def test_a_decoding_that_has_begun_is_told_its_deadline() -> None:
     """A late image frees its thread, rather than being decoded for nobody."""
     with pytest.raises(errors.DeadlineError, match="not decoded before the deadline"):
-        preparation._prepare(EncodedImage(png()), 0, ensemble().preprocessing, 10_000, time.perf_counter_ns())
+        preparation._Job(
+            EncodedImage(png()), 0, ensemble().preprocessing, 10_000, time.perf_counter_ns()
+        ).prepare()
+
+
+def test_pixels_of_a_request_are_counted_before_any_is_decoded() -> None:
+    truncated = [EncodedImage(jpeg()[:-40])] * 4
+    core = classifier(FakeEngine(ensemble()), max_pixels=2000, max_request_pixels=4 * 40 * 30 - 1)
+    text = "4 images of 4800 pixels in total, more than the 4799 allowed in a request; send fewer at once"
+    with pytest.raises(errors.TooManyPixelsError, match=text):
+        classify(core, *truncated)
+    core = classifier(FakeEngine(ensemble()), max_pixels=2000, max_request_pixels=4 * 40 * 30)
+    with pytest.raises(errors.BadImageError, match=r"image \d: broken or truncated"):
+        classify(core, *truncated)
+    core = classifier(FakeEngine(ensemble()), max_pixels=2000, max_request_pixels=2000)
+    with pytest.raises(errors.BadImageError, match="image 3: not an image"):
+        classify(core, *truncated[:3], EncodedImage(b"x"))
+
+
+def test_images_whose_pixels_were_counted_are_classified() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 3], [0, 0])] * 2] * 2)
+    core = classifier(engine, max_pixels=16, max_request_pixels=47)
+    colours = [EncodedImage(png(colour)) for colour in ("red", "lime")]
+    first = classify(core, *colours)
+    core = classifier(engine, max_pixels=16, max_request_pixels=16)
+    with pytest.raises(errors.TooManyPixelsError):
+        classify(core, *colours)
+    core = classifier(engine, max_pixels=17, max_request_pixels=32)
+    second = classify(core, *colours)
+    np.testing.assert_array_equal(*engine.given)
+    assert first.timings.decode > 0
+    assert second.timings.decode > 0
+
+
+def test_an_image_within_its_limit_is_always_within_the_request_s() -> None:
+    message = "max_request_pixels: 15 is less than the 16 that max_pixels allows for one image"
+    with pytest.raises(errors.SettingsError, match=message):
+        classifier(FakeEngine(ensemble()), max_pixels=16, max_request_pixels=15)
 
 
 def test_heic_without_its_extra_says_which(monkeypatch: pytest.MonkeyPatch) -> None:

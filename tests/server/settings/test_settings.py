@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from coserve_server.errors import SettingsError
-from coserve_server.settings import load_settings
+from coserve_server.settings import Settings, load_settings
+from coserve_server.settings.section import LONGEST_MS
 
 
 def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -11,6 +12,13 @@ def test_settings_come_from_arguments_then_the_environment(monkeypatch: pytest.M
     monkeypatch.setenv("COSERVE_DEADLINE_MS", "50")
     read = load_settings(repository="models", port=9000, deadline_ms=None)
     assert (read.port, read.deadline_ms) == (9000, 50)
+
+
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name.endswith("_ms")])
+def test_times_have_a_limit(name: str) -> None:
+    load_settings(repository="r", **{name: LONGEST_MS})
+    with pytest.raises(SettingsError, match=f"{name}: Input should be less than or equal to {LONGEST_MS}"):
+        load_settings(repository="r", **{name: 1e308})
 
 
 TRITON = {"engine": "triton", "triton_url": "a:1"}

@@ -47,15 +47,16 @@ def test_growing_images_have_no_more_epochs() -> None:
         extend(growing, replace(growing, epochs=3), Path("run"))
 
 
-def test_a_finished_run_goes_on(image_folder: Path, tmp_path: Path) -> None:
-    config = replace(PLAIN, data=(str(image_folder),))
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_finished_run_goes_on(schedule: str, image_folder: Path, tmp_path: Path) -> None:
+    config = replace(PLAIN, data=(str(image_folder),), schedule=schedule)  # type: ignore[arg-type]
     run = tmp_path / "run"
     train(config, run, report=lambda _: None)
     lines: list[str] = []
     train(replace(config, epochs=4), run, resume=True, report=lines.append)
     assert lines[0] == (
-        "epochs raised from 2 to 4: the learning rate continues on one cosine over all 4 epochs, so it rises "
-        "once; warm-ups stay as they were"
+        f"epochs raised from 2 to 4: the learning rate continues on one {schedule} schedule over all 4 "
+        "epochs, so it rises once; warm-ups stay as they were"
     )
     assert [line[:9] for line in lines[1:3]] == ["epoch 3/4", "epoch 4/4"]
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))

@@ -15,8 +15,8 @@ FREE = ("data", "memory_efficient")
 def extend(stored: TrainConfig, given: TrainConfig, folder: Path) -> tuple[TrainConfig, list[str]]:
     """Check that a run can be resumed with a configuration.
 
-    Warm-ups and the decay keep their lengths if there are more epochs. A cosine is stretched: the learning
-    rate goes on where the schedule of all epochs has it.
+    Warm-ups and the decay keep their lengths if there are more epochs. A cosine or linear schedule is
+    stretched: the learning rate goes on where the schedule of all epochs has it.
 
     Args:
         stored: the configuration of the run.
@@ -53,8 +53,9 @@ def extend(stored: TrainConfig, given: TrainConfig, folder: Path) -> tuple[Train
         )
     extended = replace(given, **kept)  # type: ignore[arg-type]
     schedule = (
-        f"the learning rate continues on one cosine over all {given.epochs} epochs, so it rises once"
-        if stored.schedule == "cosine"
+        f"the learning rate continues on one {stored.schedule} schedule over all {given.epochs} epochs, "
+        "so it rises once"
+        if stored.schedule in ("cosine", "linear")
         else f"the {stored.schedule} schedule of the learning rate goes on"
     )
     return extended, [

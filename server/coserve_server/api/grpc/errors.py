@@ -20,6 +20,7 @@ CODES: Mapping[type[errors.RequestError], StatusCode] = {
     # gRPC itself uses this status for a message above its own limit.
     errors.BodyTooLargeError: StatusCode.RESOURCE_EXHAUSTED,
     errors.TooManyImagesError: StatusCode.INVALID_ARGUMENT,
+    errors.TooManyPixelsError: StatusCode.INVALID_ARGUMENT,
     errors.UnsupportedTypeError: StatusCode.INVALID_ARGUMENT,
     errors.InvalidParametersError: StatusCode.INVALID_ARGUMENT,
     errors.NotEnabledError: StatusCode.UNIMPLEMENTED,

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from coserve_server.errors import InvalidParametersError
+from coserve_server.settings.section import LONGEST_MS
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -49,7 +50,8 @@ def read_timeout_ns(request: Request) -> int | None:
         value = math.nan
     if not 0 < value < math.inf:
         raise InvalidParametersError(f"{TIMEOUT}: {text!r} is not a positive number of milliseconds")
-    return round(value * 1e6)
+    # Neither end of the range may overflow, nor round to 0, which would mean no timeout.
+    return max(1, round(min(value, LONGEST_MS) * 1e6))
 
 
 def describe_parameters(

@@ -1,4 +1,7 @@
-"""Inference requests as JSON has them."""
+"""Inference requests as JSON has them.
+
+What `json_schema_extra` adds is checked against the model, for a better message.
+"""
 
 from typing import Annotated, Any
 
@@ -39,7 +42,9 @@ class RequestParameters(BaseModel):
     """Parameters of a request."""
 
     binary_data_output: StrictBool = False
-    priority: Int64 = Field(default=0, description="Only 0; there are no priorities.")
+    priority: Int64 = Field(
+        default=0, description="Only 0; there are no priorities.", json_schema_extra={"enum": [0]}
+    )
     timeout: Annotated[Int64, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
 
 
@@ -47,8 +52,8 @@ class Input(BaseModel):
     """A tensor, with its elements in `data` or after the JSON."""
 
     name: str
-    shape: list[Int64] = Field(fail_fast=True)
-    datatype: str
+    shape: list[Int64] = Field(fail_fast=True, json_schema_extra={"minItems": 1})
+    datatype: str = Field(json_schema_extra={"enum": ["FP32", "BYTES"]})
     parameters: Annotated[InputParameters, BeforeValidator(_or_empty)] = InputParameters()
     data: list[Any] | None = None
 
@@ -65,6 +70,6 @@ class InferRequest(BaseModel):
 
     id: str | None = None
     # Stop at the first fault: a report of all could be many times as large as the body.
-    inputs: list[Input] = Field(fail_fast=True)
+    inputs: list[Input] = Field(fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": 1})
     outputs: list[Output] | None = Field(default=None, fail_fast=True)
     parameters: Annotated[RequestParameters, BeforeValidator(_or_empty)] = RequestParameters()

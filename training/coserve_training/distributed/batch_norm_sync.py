@@ -32,13 +32,14 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and dist.is_initialized()):
             return super().forward(x)
         processes = dist.get_world_size()
-        sums = torch.stack([x.float().mean((0, 2, 3)), x.float().square().mean((0, 2, 3))])
-        mean, square = _Sum.apply(sums) / processes  # type: ignore[no-untyped-call]
-        variance = (square - mean.square()).clamp_min(0)  # rounding can make it negative
+        values = x if x.dtype == torch.float64 else x.float()
+        mean = _Sum.apply(values.mean((0, 2, 3))) / processes  # type: ignore[no-untyped-call]
+        # Two passes, because rounding in E[x²] − E[x]² exceeds the variance if the mean is much larger.
+        centred = values - mean[:, None, None]
+        variance = _Sum.apply(centred.square().mean((0, 2, 3))) / processes  # type: ignore[no-untyped-call]
         self._update_running(mean.detach(), variance.detach(), processes * x.numel() // x.shape[1])
         scale = self.weight / (variance + self.eps).sqrt()
-        shift = self.bias - mean * scale
-        normalised: Tensor = x * scale[:, None, None] + shift[:, None, None]
+        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
         return normalised.to(x.dtype)
 
     def _update_running(self, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -13,7 +13,9 @@ views/           augmentation: what each member sees of an image
 loss.py          the co-training loss
 optimise.py      optimizers and learning-rate schedules
 module.py        the training step, as a Lightning module
-trainer.py       Lightning's trainer: checkpoints, history, precision, devices
+trainer.py       Lightning's trainer: checkpoints, precision, devices
+callbacks.py     averaged weights and the history
+device.py        the device to compute on
 distributed/     batch norm across processes, and one member per process
 runs/            run folders: writing, loading (`load_run`), evaluating (`evaluate_run`) and
                  calibrating (`calibrate_run`) them

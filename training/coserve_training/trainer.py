@@ -1,10 +1,8 @@
 """Lightning's trainer for a recipe, which writes checkpoints and the history into the run folder."""
 
-import csv
 import io
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +13,12 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.callbacks import (
-    Callback,
-    Checkpoint,
-    EMAWeightAveraging,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from coserve_training.callbacks import History, WarmedUpAverage
 from coserve_training.config import Precision, TrainConfig
+from coserve_training.device import choose_device
 from coserve_training.distributed.batch_norm_sync import SharedBatchNorm
 from coserve_training.distributed.launch import find_launcher
 from coserve_training.distributed.placement import MemberPerProcess
@@ -48,7 +42,7 @@ def make_trainer(
             precision or logger that is not available, or another number of processes than was started.
     """
     processes = devices * nodes
-    gpu = torch.cuda.is_available()
+    gpu = choose_device().type == "cuda"
     if place_members:
         _check_placement(config, processes)
     elif config.batch_size % processes:
@@ -63,10 +57,10 @@ def make_trainer(
     callbacks: list[Callback] = [
         ModelCheckpoint(filename="best", monitor="test_top1", mode="max", **every_epoch),  # type: ignore[arg-type]
         ModelCheckpoint(filename="last", **every_epoch),  # type: ignore[arg-type]
-        _History(folder / "metrics.csv", report),
+        History(folder / "metrics.csv", report),
     ]
     if config.ema:
-        callbacks.append(EMAWeightAveraging(decay=config.ema))
+        callbacks.append(WarmedUpAverage(config.ema))
     bar = sys.stderr.isatty()
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -151,47 +145,3 @@ class _AtomicCheckpoints(TorchCheckpointIO):
         content = io.BytesIO()
         torch.save(checkpoint, content)
         write_atomically(Path(path), content.getbuffer())
-
-
-class _History(Checkpoint):
-    """Writes `metrics.csv` and reports one line per epoch, once the epoch's checkpoints are on disk.
-
-    The base class is `Checkpoint` because Lightning calls such callbacks last, in the given order.
-    """
-
-    def __init__(self, file: Path, report: Callable[[str], None]) -> None:
-        self.file = file
-        self.report = report
-        self.started = time.monotonic()
-        self.rows: list[dict[str, object]] = []
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.file.exists():
-            rows = csv.DictReader(io.StringIO(self.file.read_text()))
-            self.rows = [dict(row) for row in rows if int(row["epoch"]) <= trainer.current_epoch]
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        measured = {
-            name: round(float(value), 5) for name, value in trainer.callback_metrics.items() if name != "loss"
-        }
-        epoch = trainer.current_epoch + 1
-        seconds = time.monotonic() - self.started
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rows.append(
-            {"epoch": epoch, **measured, "learning_rate": f"{rate:.6g}", "seconds": round(seconds, 1)}
-        )
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[-1]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.file, text.getvalue().encode())
-        self.report(
-            f"epoch {epoch}/{trainer.max_epochs}  loss {measured['train_loss']:.4f}  "
-            f"train top-1 {measured['train_top1']:.2%}  test top-1 {measured['test_top1']:.2%}  "
-            f"{seconds:.0f} s"
-        )

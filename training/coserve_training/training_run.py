@@ -124,7 +124,8 @@ def train(
     if not first:
         return None
     run = load_run(folder, "last")
-    evaluation = evaluate(run.members, test, description.mean, description.std, progress)
+    device = trainer.strategy.root_device
+    evaluation = evaluate(run.members, test, description.mean, description.std, progress, device)
     write_evaluation(folder, evaluation, "last", config.epochs)
     if replaced := training.replaced + test.replaced:
         report(f"{len(replaced)} images became unreadable, others were used instead: {name_some(replaced)}")

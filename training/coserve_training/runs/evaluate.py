@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from coserve_images.preprocess import normalise
 from coserve_training.data import Batches, Progress, Split, index_batches
+from coserve_training.device import choose_device
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
 from coserve_training.runs.images import ImageRecord
@@ -93,24 +94,31 @@ def member_logits(
     mean: Sequence[float],
     std: Sequence[float],
     progress: Progress | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Run every member on a split, and return logits `[S, N, C]` float32, in main memory.
 
     Args:
-        members: networks in evaluation mode, which map normalised `[N, 3, H, W]` to logits `[N, C]`.
+        members: networks in evaluation mode, which map normalised `[N, 3, H, W]` to logits `[N, C]`. They are
+            moved to the device, and stay there.
         split: images and classes.
         mean: mean of each channel, of pixels in [0, 1].
         std: standard deviation of each channel, likewise.
         progress: called after every batch.
+        device: the device to run on; the GPU if there is one, by default.
 
     Raises:
         RunError: if a member's logits are not finite.
     """
-    device = next(members[0].parameters()).device
+    device = choose_device() if device is None else device
+    for member in members:
+        member.to(device)
     batches = []
     for pixels, _ in Batches(split, index_batches(len(split), BATCH)):
         images = torch.from_numpy(normalise(pixels.numpy(), mean, std)).to(device)
-        batches.append(torch.stack([member(images).float() for member in members]).cpu())
+        # By default, convolutions on a GPU round float32 to TF32.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            batches.append(torch.stack([member(images).float() for member in members]).cpu())
         if progress is not None:
             progress("evaluating", min(BATCH * len(batches), len(split)), len(split))
     logits = torch.cat(batches, dim=1)
@@ -126,9 +134,10 @@ def evaluate(
     mean: Sequence[float],
     std: Sequence[float],
     progress: Progress | None = None,
+    device: torch.device | None = None,
 ) -> Evaluation:
     """Score the members and the mean of their logits on a split; `member_logits` describes the arguments."""
-    logits = member_logits(members, split, mean, std, progress)
+    logits = member_logits(members, split, mean, std, progress, device)
     return score_members(logits, torch.from_numpy(split.targets))
 
 

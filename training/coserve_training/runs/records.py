@@ -49,7 +49,7 @@ def weights_digest(members: Sequence[nn.Module]) -> str:
     digest = hashlib.sha256()
     for member in members:
         for tensor in member.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
+            digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 

@@ -45,6 +45,7 @@ def config() -> TrainConfig:
         ({"warmup_epochs": -1}, "warmup_epochs must be at least 0, not -1"),
         ({"decay_rate": 0}, "decay_rate must be greater than 0, not 0"),
         ({"drop_path": 1}, "drop_path must be less than 1, not 1"),
+        ({"crop_area": (0.5, 0.1)}, "crop_area must have the smaller number first, not 0.5 0.1"),
         ({"evaluation_scale": 0.9}, "evaluation_scale must be at least 1, not 0.9"),
         ({"interpolation": "nearest"}, "interpolation must be 'bilinear' or 'bicubic', not nearest"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std must be given together"),

@@ -95,8 +95,11 @@ class TrainConfig:
 
     crop: Annotated[
         Literal["padded", "resized", "none"],
-        Help(VIEWS, "padded: shift by up to an eighth of the size; resized: crop 8 to 100 % of the area."),
+        Help(VIEWS, "padded: shift by up to an eighth of the size; resized: resize a crop of crop_area."),
     ] = "padded"
+    crop_area: Annotated[
+        tuple[Share, Share], Help(VIEWS, "Smallest and largest share of an image that a resized crop covers.")
+    ] = (0.08, 1.0)
     flip: Annotated[bool, Help(VIEWS, "Flip half of the images horizontally.")] = True
     policy: Annotated[Policy, Help(VIEWS, "AutoAugment with a data set's policy, or RandAugment.")] = "none"
     policy_operations: Annotated[Count, Le(15), Help(VIEWS, "RandAugment's operations per image.")] = 2
@@ -202,9 +205,10 @@ class TrainConfig:
             raise ConfigError(
                 f"start_size must be at most image_size ({self.image_size}), not {self.start_size}"
             )
-        for name, (low, high) in {"area": self.erasing_area, "ratio": self.erasing_ratio}.items():
+        for name in ("crop_area", "erasing_area", "erasing_ratio"):
+            low, high = getattr(self, name)
             if low > high:
-                raise ConfigError(f"erasing_{name} must have the smaller number first, not {low:g} {high:g}")
+                raise ConfigError(f"{name} must have the smaller number first, not {low:g} {high:g}")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("mean and std must be given together")
         if self.cutout > self.image_size:

@@ -157,7 +157,9 @@ def _load(
         progress,
         resize_size=config.resize_size,
         interpolation=config.interpolation,
-        random_crops=RandomCrops(config.split, config.seed) if config.crop == "resized" else None,
+        random_crops=RandomCrops(config.split, config.seed, config.crop_area)
+        if config.crop == "resized"
+        else None,
         skip_corrupt=config.skip_corrupt,
         assign=membership.for_training,
         workers=workers,

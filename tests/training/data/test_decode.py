@@ -12,16 +12,17 @@ from coserve_training.data.decode import Square, centre, random_box, random_crop
 from tests.training.data.photographs import photograph
 
 
-def test_crops_have_the_area_and_proportions_of_inception() -> None:
+@pytest.mark.parametrize("share", [(0.08, 1.0), (0.1, 1.0)])
+def test_crops_have_the_area_and_proportions_of_inception(share: tuple[float, float]) -> None:
     random = np.random.default_rng(0)
-    boxes = np.array([random_box(random, 640, 480) for _ in range(4000)])
+    boxes = np.array([random_box(random, 640, 480, share) for _ in range(4000)])
     widths = boxes[:, 2] - boxes[:, 0]
     heights = boxes[:, 3] - boxes[:, 1]
     areas = widths * heights / (640 * 480)
     ratios = widths / heights
     assert (boxes >= 0).all()
     assert (boxes <= (640, 480, 640, 480)).all()
-    assert 0.079 < areas.min() < 0.1
+    assert areas.min() == pytest.approx(share[0], rel=0.1)
     assert 0.9 < areas.max() <= 1
     assert 0.74 < ratios.min() < 0.76
     assert 1.31 < ratios.max() < 1.35

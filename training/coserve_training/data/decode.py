@@ -54,7 +54,12 @@ def centre(image: OpenedImage, square: Square) -> Pixels:
 
 
 def random_crops(
-    image: OpenedImage, size: int, random: np.random.Generator, views: int, interpolation: str = "bilinear"
+    image: OpenedImage,
+    size: int,
+    random: np.random.Generator,
+    views: int,
+    interpolation: str = "bilinear",
+    area: tuple[float, float] = CROP_AREA,
 ) -> Pixels:
     """Draw several crops of an opened image, and resize them: `[views, size, size, 3]` RGB.
 
@@ -64,7 +69,7 @@ def random_crops(
         ImageError: the image cannot be decoded.
     """
     width, height = image.size
-    boxes = np.array([random_box(random, width, height) for _ in range(views)], float)
+    boxes = np.array([random_box(random, width, height, area) for _ in range(views)], float)
     image.reduce(float((boxes[:, 2:] - boxes[:, :2]).min()) / size)
     whole = image.decode()
     bounds = np.array([*whole.size, *whole.size])
@@ -74,10 +79,12 @@ def random_crops(
     return np.stack([np.asarray(crop) for crop in crops])
 
 
-def random_box(random: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
+def random_box(
+    random: np.random.Generator, width: int, height: int, share: tuple[float, float] = CROP_AREA
+) -> tuple[int, int, int, int]:
     """Draw a crop of random area, aspect ratio and position: left, top, right and bottom in pixels."""
     for _ in range(10):
-        area = width * height * random.uniform(*CROP_AREA)
+        area = width * height * random.uniform(*share)
         ratio = math.exp(random.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
         w = round(math.sqrt(area * ratio))
         h = round(math.sqrt(area / ratio))

@@ -13,7 +13,7 @@ from coserve_images import decode
 from coserve_images.decode import OpenedImage
 from coserve_images.errors import UnknownFormatError
 from coserve_images.formats import OWN_FORMATS
-from coserve_training.data.decode import Pixels, Square, centre, random_crops
+from coserve_training.data.decode import CROP_AREA, Pixels, Square, centre, random_crops
 from coserve_training.data.files import StoredFile
 from coserve_training.errors import DataError
 
@@ -31,10 +31,12 @@ class RandomCrops:
     Attributes:
         views: number of crops of each image, one per member.
         seed: seed of the random numbers.
+        area: smallest and largest share of the photograph that a crop covers.
     """
 
     views: int
     seed: int = 0
+    area: tuple[float, float] = CROP_AREA
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,9 @@ class LazyImages:
             if self.crops is None:
                 return centre(image, self.square)
             random = np.random.default_rng([self.crops.seed, epoch, index])
-            return random_crops(image, self.size, random, self.crops.views, self.interpolation)
+            return random_crops(
+                image, self.size, random, self.crops.views, self.interpolation, self.crops.area
+            )
 
 
 @contextmanager

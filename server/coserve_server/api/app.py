@@ -55,9 +55,9 @@ def build_app(
         summary="Image classification by ensembles whose members run concurrently.",
         redirect_slashes=False,
     )
-    openapi.install(app)
     problems.install(app, {"/v2": error_response})
     security.install(app, classifier.settings, keys)
+    openapi.install(app)
     app.add_middleware(Compressing)
     app.add_middleware(LingeringClose)
     app.add_middleware(Equivalents, prefix=classifier.settings.root_path)

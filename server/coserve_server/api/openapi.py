@@ -9,13 +9,14 @@ _SHARED = "#/components/schemas/"
 
 
 def install(app: FastAPI) -> None:
-    """Make the application's document whole."""
+    """Make the application's document whole; call this after everything that adds to it."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            hoist_definitions(generate())
-        return generate()
+            app.openapi_schema = generate()
+            hoist_definitions(app.openapi_schema)
+        return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does
 

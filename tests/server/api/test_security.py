@@ -18,6 +18,7 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import Role, create_key
 from coserve_server.settings import load_settings
+from tests.server.api.openapi import find_references
 from tests.server.api.v2 import ask_app, error
 from tests.server.fake_engine import FakeEngine, ensemble
 
@@ -188,3 +189,6 @@ def test_the_api_s_description_says_how_keys_are_sent(file: Path) -> None:
     answers = described["paths"]["/v1/classify"]["post"]["responses"]
     assert "401" in answers
     assert "403" not in answers, "every key allows it"
+    for path in ("/v1/models", "/metrics"):
+        assert "401" in described["paths"][path]["get"]["responses"]
+    assert "#/components/schemas/Problem" in find_references(described)

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from coserve_triton.server import TritonServer
+    from coserve_triton.server import Model, TritonServer
 
 POLL_S = 0.1
 
@@ -36,7 +37,9 @@ def triton(
 ) -> None:
     """Run NVIDIA's Triton server from the nvidia-pytriton wheel, until Ctrl-C or SIGTERM.
 
-    Triton's log goes to standard error. Its addresses go to standard output once every model is loaded.
+    Triton's log goes to standard error. Its addresses go to standard output once every model is loaded or has
+    failed to. Models that failed are named there, and the others are served; if none could be loaded, the
+    command ends.
     """
     from coserve_cli.errors import one_line
     from coserve_triton.errors import TritonError
@@ -54,10 +57,14 @@ def triton(
                 host=host,
                 ports=ports,
                 start_timeout_s=start_timeout,
-                arguments=options or (),
+                # The last of several counts.
+                arguments=["--exit-on-error=false", *(options or ())],
             ) as server,
         ):
-            text = _json(server) if as_json else _text(server, repository)
+            models = server.list_models()
+            if models and not any(model.ready for model in models):
+                raise TritonError(f"Triton could not load any model: {'; '.join(map(_fault, models))}")
+            text = _json(server, models) if as_json else _text(server, models, repository)
             # From here on a signal is noted: raised anywhere, it could be lost in an object's finaliser.
             stop = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -71,25 +78,29 @@ def triton(
         return
 
 
-def _json(server: "TritonServer") -> str:
+def _json(server: "TritonServer", models: "Sequence[Model]") -> str:
     return json.dumps(
         {
             "http": f"{server.host}:{server.ports.http}",
             "grpc": f"{server.host}:{server.ports.grpc}",
             "metrics": f"{server.host}:{server.ports.metrics}",
             "pid": server.process.pid,
-            "models": [asdict(model) for model in server.list_models()],
+            "models": [asdict(model) for model in models],
         }
     )
 
 
-def _text(server: "TritonServer", repository: Path) -> str:
-    models = server.list_models()
+def _text(server: "TritonServer", models: "Sequence[Model]", repository: Path) -> str:
     lines = [
         f"Triton serves {sum(model.ready for model in models)} models of {repository}",
         f"  HTTP     http://{server.host}:{server.ports.http}",
         f"  gRPC     {server.host}:{server.ports.grpc}",
         f"  metrics  http://{server.host}:{server.ports.metrics}/metrics",
     ]
-    lines += [f"  {m.name} version {m.version} is not ready: {m.reason}" for m in models if not m.ready]
+    lines += [f"  {_fault(model)}" for model in models if not model.ready]
     return "\n".join(lines)
+
+
+def _fault(model: "Model") -> str:
+    version = f" version {model.version}" if model.version else ""
+    return f"{model.name}{version} is not ready: {model.reason}"

@@ -3,24 +3,22 @@
 import http.client
 import json
 import os
-import re
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coserve_triton.errors import TritonError
 from coserve_triton.installation import Installation, find_installation
+from coserve_triton.output import Output, first_lines
 from coserve_triton.staging import EXIT_TIMEOUT_S, Staging
 
 POLL_S = 0.05
 STARTS = 3
 """Attempts to start Triton in all, if each ends with `_LockLostError`."""
-LOCK_LOST = "boost::interprocess::lock_exception"
 
 
 class _LockLostError(TritonError):
@@ -41,7 +39,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Model:
-    """A version of a model; `reason` tells why it is not ready."""
+    """A version of a model; `reason` tells why it is not ready. One that was never tried has no version."""
 
     name: str
     version: str
@@ -57,14 +55,16 @@ class TritonServer:
         host: the address it listens on.
         ports: the ports in use; none is 0.
         process: the server; it leads the process group of the models' processes.
+        failures: why models were not even tried when the server started, by name.
     """
 
     host: str
     ports: Ports
     process: "subprocess.Popen[str]"
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     def list_models(self) -> list[Model]:
-        """List the versions that Triton was to load, sorted by name.
+        """List the versions of the models that Triton was to load, sorted by name.
 
         Raises:
             TritonError: the server does not answer.
@@ -75,11 +75,16 @@ class TritonServer:
             raise TritonError(f"Triton does not answer: {error}") from error
         if status != 200:
             raise TritonError(f"Triton answers {status}: {body}")
-        # Models that nobody asked to load have no state.
+        # Models without a state were not to be loaded, or failed before that.
         models = [
-            Model(m["name"], m.get("version", ""), m["state"] == "READY", _on_one_line(m.get("reason", "")))
+            Model(
+                m["name"],
+                m.get("version", ""),
+                m.get("state") == "READY",
+                first_lines(m.get("reason") or self.failures.get(m["name"], "")),
+            )
             for m in json.loads(body)
-            if "state" in m
+            if "state" in m or m["name"] in self.failures
         ]
         return sorted(models, key=lambda model: (model.name, model.version))
 
@@ -159,23 +164,18 @@ def _run(
         except OSError as error:
             raise TritonError(f"Triton cannot be started: {error}") from error
         staging.entrust(process.pid)
-        output = stack.enter_context(_Output(process, log))
+        output = stack.enter_context(Output(process, log))
         stack.callback(process.wait)
         stack.callback(staging.release)
         server = TritonServer(host, ports, process)
         _wait_until_it_serves(server, output, start_timeout_s)
-        yield server
+        yield replace(server, failures=output.failures())
 
 
 def describe_end(process: "subprocess.Popen[str]") -> str:
     """Say how a process ended."""
     status = process.returncode
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-
-
-def _on_one_line(reason: str) -> str:
-    """Return Triton's reason why a model failed, without the Python backend's traceback."""
-    return " ".join(reason.split("\n\nAt:")[0].split())
 
 
 def _choose_ports(host: str, ports: Ports) -> Ports:
@@ -228,7 +228,7 @@ def _start(command: Sequence[str], installation: Installation) -> "subprocess.Po
     )
 
 
-def _wait_until_it_serves(server: TritonServer, output: "_Output", timeout_s: float) -> None:
+def _wait_until_it_serves(server: TritonServer, output: "Output", timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not server.serves():
         if server.process.poll() is not None:
@@ -237,47 +237,3 @@ def _wait_until_it_serves(server: TritonServer, output: "_Output", timeout_s: fl
         if time.monotonic() > deadline:
             raise TritonError(f"Triton did not load its models within {timeout_s:g} seconds")
         time.sleep(POLL_S)
-
-
-class _Output:
-    """A context manager that passes on what a server prints, and remembers the errors."""
-
-    # `E1124 13:04:08.315170 26135 model_lifecycle.cc:642] "text"`, and the server's last line `error: text`.
-    ERROR = re.compile(r'(?:E\d{4} \S+ \d+ model_\w+\.cc:\d+\] "(?P<model>.*)"|error: (?P<last>.*))$')
-
-    def __init__(self, process: "subprocess.Popen[str]", log: Callable[[str], None]) -> None:
-        self._process = process
-        self._log = log
-        self._models: list[str] = []
-        self._last = "its log says why"
-        self.lock_lost = False
-        self._thread = threading.Thread(target=self._read, daemon=True)
-
-    def __enter__(self) -> "_Output":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.join()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def reason(self) -> str:
-        """Return why the server ended: the models that failed, or else its last error."""
-        self._thread.join(EXIT_TIMEOUT_S)
-        # An ensemble repeats its members' errors.
-        models = [text for text in self._models if "which has no loaded version" not in text]
-        return "; ".join(dict.fromkeys(models)) or self._last
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            # Keep reading when nobody reads the log any more: a full pipe would stop Triton.
-            with suppress(OSError):
-                self._log(line.rstrip("\n"))
-            self.lock_lost |= LOCK_LOST in line
-            found = self.ERROR.match(line.rstrip())
-            if found and found["model"]:
-                self._models.append(_on_one_line(found["model"].replace(r"\n", "\n")))
-            elif found:
-                self._last = found["last"]

@@ -58,8 +58,7 @@ def write_identity(folder: Path, kind: str, element: int, outputs: list[str]) ->
 
 @pytest.fixture(scope="module")
 def server(triton: StartTriton, repository: Path) -> Triton:
-    """One model cannot be loaded, which by default would end Triton."""
-    return triton(repository, "--", "--exit-on-error=false")
+    return triton(repository)
 
 
 def member_logits(repository: Path, name: str, images: np.ndarray) -> np.ndarray:

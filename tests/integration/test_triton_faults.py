@@ -204,7 +204,7 @@ def test_a_model_that_cannot_be_loaded(triton: StartTriton, serve: Serve, tmp_pa
     write_repository(tmp_path, "sound")
     write_repository(tmp_path, "broken")
     (tmp_path / "broken_member1/1/model.onnx").write_bytes(b"no model")
-    server = triton(light(tmp_path), "--", "--exit-on-error=false")
+    server = triton(light(tmp_path))
     gateway = serve(None, "--triton-url", server.grpc)
     with gateway.http() as http:
         detail = problem(http.get("/readyz"), 503, "no-quorum")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.integration.conftest import COSERVE, StartTriton, Triton
@@ -143,37 +144,51 @@ def test_a_model_that_cannot_be_loaded(
     broken = write_repository(tmp_path / "repository", "one", members=1)
     model = broken / "one_member0/1/model.onnx"
     model.write_bytes(b"no network")
-    message = refused("--repository", broken)
+    message = refused("--repository", broken, "--", "--exit-on-error=true")
     assert "failed to load 'one_member0' version 1" in message
     assert f"{model} cannot be loaded" in message
     assert "Protobuf parsing failed" in message
     assert traces() == []
 
 
-def test_a_configuration_that_does_not_fit_its_network(tmp_path: Path) -> None:
+def test_a_repository_without_a_sound_model(tmp_path: Path, traces: Callable[[], list[Path]]) -> None:
     broken = write_repository(tmp_path / "repository", "one", members=1)
     config = read_config(broken / "one_member0")
     config.output.add(name="extra", data_type="TYPE_FP32", dims=[4])
     write_config(broken / "one_member0", config)
+    (broken / "one_mean/config.pbtxt").write_text("max_batch_size: many")
     message = refused("--repository", broken)
+    assert message.startswith("error: Triton could not load any model: ")
     assert "one_member0/1/model.onnx has no output extra, only logits" in message
+    assert "one_mean is not ready: failed to read text proto" in message
+    assert traces() == []
 
 
-def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
-    broken = write_repository(tmp_path / "repository", "one", members=1)
-    (broken / "one_member0/config.pbtxt").write_text("max_batch_size: many")
-    message = refused("--repository", broken)
-    assert "one_member0" in message
-    assert "ended with status 1" in message
-
-
-def test_a_broken_model_need_not_stop_the_others(triton: StartTriton, tmp_path: Path) -> None:
+def test_models_that_fail_are_named_and_the_others_served(triton: StartTriton, tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository", "pair")
+    write_repository(repository, "odd", members=1)
+    for name in ("pair_member0", "pair_member1", "pair_mean", "odd_mean"):
+        config = read_config(repository / name)
+        config.instance_group.add(count=1)
+        write_config(repository / name, config)
     (repository / "pair_member1/1/model.onnx").write_bytes(b"no network")
-    server = triton(repository, "--", "--exit-on-error=false")
-    ready = {model["name"]: model["ready"] for model in server.models}
-    assert ready["pair_member0"]
-    assert not ready["pair_member1"]
+    (repository / "odd_member0/config.pbtxt").write_text("max_batch_size: many")
+    (repository / "lost+found").mkdir()
+    server = triton(repository)
+    assert {model["name"] for model in server.models if model["ready"]} == {
+        "pair_member0",
+        "pair_mean",
+        "odd_mean",
+    }
+    faults = {model["name"]: model["reason"] for model in server.models if not model["ready"]}
+    assert "Protobuf parsing failed" in faults.pop("pair_member1")
+    assert faults.pop("lost+found").startswith("failed to open text file for read")
+    assert faults == {
+        "pair": "depends on 'pair_member1' which has no loaded version",
+        "odd": "contains models that are not available or ambiguous: odd_member0",
+        "odd_member0": f"failed to read text proto from {repository}/odd_member0/config.pbtxt",
+    }
+    assert httpx.get(f"http://{server.http}/v2/health/ready").status_code == 400
     assert server.stop() == 0
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from coserve_triton import server
 from coserve_triton.errors import TritonError
-from coserve_triton.server import LOCK_LOST, STARTS, Ports, run_triton
+from coserve_triton.output import LOCK_LOST
+from coserve_triton.server import STARTS, Ports, run_triton
 
 pytest.importorskip("pytriton", reason="nvidia-pytriton is not installed")
 
@@ -18,6 +19,7 @@ GIVES_UP = f"import os; print('  what():  {LOCK_LOST}', flush=True); os.abort()"
 FAILS = "print('error: no models')"
 SERVES = """
 import http.server, sys, threading
+print('"Started HTTPService at 127.0.0.1:0"', flush=True)
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)

@@ -8,8 +8,17 @@ from collections.abc import Iterable, Mapping
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 PREFIX = "COSERVE_"
-OTHERS = frozenset({"COSERVE_CONFIG", "COSERVE_URL", "COSERVE_API_KEY", "COSERVE_DATA"})
-"""Variables that commands read besides the settings."""
+OTHERS = frozenset(
+    {
+        "COSERVE_CONFIG",
+        "COSERVE_URL",
+        "COSERVE_API_KEY",
+        "COSERVE_DATA",
+        "COSERVE_HEALTHCHECK_CERTIFICATE",
+        "COSERVE_HEALTHCHECK_KEY",
+    }
+)
+"""Variables that commands and the container's health check read besides the settings."""
 
 # Kubernetes describes every Service to every container in this way, and Docker every linked container.
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables

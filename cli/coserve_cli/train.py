@@ -27,7 +27,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="cifar, cifar-long, imagenet, efficientnet, quick, or a .toml file; the options below "
+            help="cifar, cifar-long, svhn, imagenet, efficientnet, quick, or a .toml file; the options below "
             "override it.",
         ),
     ] = None,

@@ -1,5 +1,7 @@
 """Recipes: TOML files of options, which users can copy and change (docs/train.md)."""
 
+import re
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
@@ -11,6 +13,15 @@ from coserve_training.config import validate
 from coserve_training.errors import ConfigError
 
 FOLDER = resources.files("coserve_training") / "recipes"
+CONDITIONS = ("network", "dataset", "split")
+"""Keys of a `[[where]]` table that say where it applies. Each lists values; networks may be patterns."""
+KNOWN = {
+    "cifar10": re.compile("cifar.?10(?!0)"),
+    "cifar100": re.compile("cifar.?100"),
+    "svhn": re.compile("svhn|_32x32"),
+    "imagenet": re.compile("^(imagenet|ilsvrc)"),
+}
+"""Data sets by the names of their published files, and of folders and zips that are named after them."""
 COUNTED_IN_EPOCHS = ("warmup_epochs", "co_training_warmup_epochs", "decay_epochs")
 
 
@@ -26,7 +37,7 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         recipe: one of `recipe_names`, or a path that ends in `.toml`.
-        options: the user's options; `network` selects among the recipe's `[[where]]` tables.
+        options: the user's options; `network`, `data` and `split` choose among its `[[where]]` tables.
 
     Raises:
         ConfigError: for an unknown name, or a file that is not a recipe.
@@ -34,18 +45,52 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
     values = _read(recipe)
     tables = values.pop("where", [])
     _check(recipe, values)
+    facts = {
+        "network": options.get("network"),
+        "dataset": recognise_dataset(options.get("data", ())),
+        "split": options.get("split", 1),
+    }
     for table in tables:
-        patterns = table.pop("network", None)
+        conditions = {name: table.pop(name) for name in CONDITIONS if name in table}
         _check(recipe, table)
-        if not isinstance(patterns, list):
-            raise ConfigError(f'recipe {recipe}: a [[where]] table needs network = ["<name or pattern>", …]')
-        if any(fnmatch(str(options.get("network")), str(pattern)) for pattern in patterns):
+        if not conditions or not all(isinstance(allowed, list) for allowed in conditions.values()):
+            raise ConfigError(
+                f"recipe {recipe}: a [[where]] table needs network, dataset or split, each with a list, such "
+                'as network = ["resnet*", "densenet190"]'
+            )
+        if unknown := [name for name in conditions.get("dataset", []) if name not in KNOWN]:
+            raise ConfigError(
+                f"recipe {recipe}: a [[where]] table cannot apply to dataset {unknown[0]!r}, only to "
+                f"{', '.join(KNOWN)}"
+            )
+        if all(_matches(facts[name], allowed) for name, allowed in conditions.items()):
             values |= table
     if "epochs" in options and "epochs" in values:
         for name in COUNTED_IN_EPOCHS:
             if name in values:
                 values[name] *= options["epochs"] / values["epochs"]
     return {**values, **options}
+
+
+def recognise_dataset(sources: Sequence[str | Path]) -> str | None:
+    """Return which of the `KNOWN` data sets all the sources are, by their names; None for others.
+
+    A file or folder may carry the name, or else the folder that it is in.
+    """
+    found = {_recognise(Path(source)) for source in sources}
+    return found.pop() if len(found) == 1 else None
+
+
+def _recognise(source: Path) -> str | None:
+    for part in (source.name.lower(), source.parent.name.lower()):
+        for name, pattern in KNOWN.items():
+            if pattern.search(part):
+                return name
+    return None
+
+
+def _matches(fact: object, allowed: list[object]) -> bool:
+    return any(fnmatch(str(fact), str(pattern)) for pattern in allowed)
 
 
 def _check(recipe: str, values: dict[str, Any]) -> None:

@@ -1,0 +1,103 @@
+"""Recipes that come with Coserve, against the paper's values.
+
+`recipes.csv` was transcribed from the paper and the authors' code, not from the recipes. Unused fields are
+empty.
+"""
+
+import csv
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from coserve_training.config import TrainConfig
+from coserve_training.errors import ConfigError
+from coserve_training.recipes import FOLDER, recipe_names, recognise_dataset, with_recipe
+
+ROWS = list(csv.DictReader(Path(__file__).with_name("recipes.csv").read_text().splitlines()))
+SELECTED_BY = ("recipe", "data", "network", "splits")
+UNUSED = {
+    "start_size": None, "sampling": "shuffled", "initial": None, "cutout": 0, "accumulate": 1,
+    "bias_learning_rate": 1, "ema": 0, "sync_batch_norm": False, "class_weights": "none", "dropout": None,
+}  # fmt: skip
+
+
+def read(text: str, value: object) -> object:
+    """Return a field of the table, in the type of the value to compare with."""
+    if text == "own":
+        return None
+    if isinstance(value, bool):
+        return text == "yes"
+    if isinstance(value, tuple):
+        return tuple(map(float, text.split()))
+    return text if isinstance(value, str) else float(text)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=["-".join(row[name] for name in SELECTED_BY) for row in ROWS])
+def test_every_value_is_the_papers(row: dict[str, str]) -> None:
+    for split in map(int, row["splits"].split()):
+        options = {"data": (row["data"],), "network": row["network"], "split": split}
+        config = TrainConfig.from_json(with_recipe(row["recipe"], options))
+        used = {name: text for name, text in row.items() if name not in SELECTED_BY and text}
+        for name, text in used.items():
+            value = getattr(config, name)
+            assert value == read(text, value), name
+        for field in fields(TrainConfig):
+            if field.name not in {*row, "data", "network", "split"}:
+                expected = UNUSED.get(field.name, field.default)
+                assert getattr(config, field.name) == expected, field.name
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_header_says_whose_recipe_it_is(recipe: str) -> None:
+    header = (FOLDER / f"{recipe}.toml").read_text().splitlines()[0]
+    papers = recipe in {row["recipe"] for row in ROWS}
+    assert header.startswith("# The paper's recipe for " if papers else "# Coserve's own recipe for ")
+
+
+@pytest.mark.parametrize(("sources", "name"), [
+    (["cifar10"], "cifar10"), (["cifar100"], "cifar100"), (["/d/cifar-10-python.tar.gz"], "cifar10"),
+    (["/d/cifar-100-python"], "cifar100"), (["/d/cifar10-train.zip", "/d/cifar10-test.zip"], "cifar10"),
+    (["cifar10.zip", "cifar100.zip"], None), (["/d/CIFAR100/train.zip"], "cifar100"),
+    (["/cifar100/d/photos.zip"], None), (["svhn", "svhn_extra"], "svhn"), (["/d/train_32x32.mat"], "svhn"),
+    (["ILSVRC2012_img_train.tar"], "imagenet"), (["tiny-imagenet"], None), (["photos"], None), ([], None),
+    (["cifar10", "photos"], None),
+])  # fmt: skip
+def test_data_sets_are_recognised_by_name(sources: list[str], name: str | None) -> None:
+    assert recognise_dataset(sources) == name
+
+
+def test_other_data_keep_their_own_mean_and_deviation() -> None:
+    values = with_recipe("cifar", {"data": ("photos",), "network": "resnet110"})
+    assert "mean" not in values
+    assert values["erasing_area"] == [0.125, 0.2]
+
+
+def test_all_conditions_of_a_where_table_must_hold(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    conditions = 'network = ["resnet*", "densenet40"]\ndataset = ["svhn"]\nsplit = [2, 4]\n'
+    file.write_text(f"epochs = 1\n[[where]]\n{conditions}epochs = 3\n")
+
+    def epochs(**options: object) -> object:
+        return with_recipe(str(file), {"network": "resnet110", "data": ("svhn",), "split": 4} | options)[
+            "epochs"
+        ]
+
+    assert epochs() == epochs(network="densenet40", split=2) == 3
+    for other in ({"network": "densenet100"}, {"data": ("cifar10",)}, {"data": ("photos",)}, {"split": 1}):
+        assert epochs(**other) == 1
+
+
+@pytest.mark.parametrize(("table", "message"), [
+    ("epochs = 3", "a [[where]] table needs network, dataset or split, each with a list"),
+    ('network = "resnet110"', "a [[where]] table needs network, dataset or split, each with a list"),
+    ('dataset = ["cifar-10"]', "to dataset 'cifar-10', only to cifar10, cifar100, svhn, imagenet"),
+    ('networks = ["resnet110"]', "unknown configuration networks; the nearest is network"),
+])  # fmt: skip
+def test_a_where_table_that_says_nothing_is_refused(table: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(f"[[where]]\n{table}\n")
+    with pytest.raises(ConfigError) as refused:
+        with_recipe(str(file), {"network": "resnet110"})
+    assert str(refused.value).startswith(f"recipe {file}: ")
+    assert message in str(refused.value)

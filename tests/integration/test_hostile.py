@@ -207,6 +207,15 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
         assert statuses(receive_all(connection)) == [200, 200, 404] * 20 + [200]
 
 
+def test_white_space_after_a_header_s_value_does_not_count(server: Server) -> None:
+    tensor = bytes(4 * 3 * 8 * 8)
+    head = b"POST /v2/models/pair/infer HTTP/1.1\r\nHost: x \r\nContent-Length: %d \r\n" % len(tensor)
+    own = b"Inference-Header-Content-Length:\t0 \t\r\nContent-Encoding: identity \r\n"
+    with connect(server) as connection:
+        connection.sendall(head + own + b"Connection: close \r\n\r\n" + tensor)
+        assert statuses(receive_all(connection)) == [200]
+
+
 @pytest.mark.parametrize("pause", [0, 0.2])
 @pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
 def test_upgrades_are_ignored_and_bodies_read(server: Server, pause: float, protocol: bytes) -> None:

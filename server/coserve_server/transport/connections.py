@@ -109,6 +109,10 @@ class Connection(HttpToolsProtocol):
         if self._head_timer is None:
             self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; white space after its value is not part of it (RFC 9110, 5.5)."""
+        super().on_header(name, value.rstrip(b" \t"))
+
     def on_headers_complete(self) -> None:
         """Start the application, unless the head is too large or has no host (RFC 9112, 3.2)."""
         self._bytes_without_body = 0

@@ -64,6 +64,8 @@ def test_health(server: Server) -> None:
         assert (response.status_code, response.json()) == (503, {"ready": False} | name)
     assert "m0, m1" in server.ask("POST", "/v2/repository/index").json()[0]["reason"]
     assert server.ask("POST", "/v2/repository/index", json={"ready": True}).json() == []
+    wrong = server.ask("POST", "/v2/repository/index", json={"ready": "yes"})
+    assert "ready: Input should be a valid boolean" in error(wrong, 400)
 
 
 def test_the_repository_can_be_read(server: Server) -> None:

@@ -21,6 +21,7 @@ CONNECTION_METHODS = [
     "connection_made",
     "data_received",
     "on_message_begin",
+    "on_header",
     "on_headers_complete",
     "on_body",
     "on_message_complete",

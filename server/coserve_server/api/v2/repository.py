@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StrictBool
 
 from coserve_server.api.requests.admin import require_admin
 from coserve_server.api.requests.bodies import parse_json, read_body
@@ -29,7 +29,7 @@ T = TypeVar("T", bound=BaseModel)
 class IndexRequest(BaseModel):
     """The models to list."""
 
-    ready: bool = Field(False, description="Whether to list only models that are ready.")
+    ready: StrictBool = Field(False, description="Whether to list only models that are ready.")
 
 
 class RepositoryModel(BaseModel):

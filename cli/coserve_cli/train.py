@@ -27,8 +27,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="cifar, cifar-long, svhn, imagenet, efficientnet, quick, or a .toml file; the options below "
-            "override it.",
+            help="cifar, cifar-long, svhn, imagenet, efficientnet, cifar-fast, quick, or a .toml file; the "
+            "options below override it.",
         ),
     ] = None,
     resume: Annotated[

@@ -145,6 +145,6 @@ def test_a_copied_recipe_is_read_and_a_broken_one_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         with_recipe(str(tmp_path / "none.toml"), {})
     with pytest.raises(
-        ConfigError, match="unknown recipe 'cifra'; choose one of cifar, cifar-long, efficientnet"
+        ConfigError, match="unknown recipe 'cifra'; choose one of cifar, cifar-fast, cifar-long"
     ):
         with_recipe("cifra", {})

@@ -55,6 +55,15 @@ def test_a_header_says_whose_recipe_it_is(recipe: str) -> None:
     assert header.startswith("# The paper's recipe for " if papers else "# Coserve's own recipe for ")
 
 
+def test_the_fast_recipe_trains_at_full_size_with_a_linear_schedule() -> None:
+    given: dict[str, object] = {"data": ("cifar10",), "network": "wide_resnet16_4", "split": 2}
+    changed = {
+        "epochs": 24, "learning_rate": 0.2, "bias_learning_rate": 4, "warmup_epochs": 5.5,
+        "schedule": "linear", "final_learning_rate": 0, "label_smoothing": 0.1, "cutout": 8, "co_training_warmup_epochs": 3.2,
+    }  # fmt: skip
+    assert TrainConfig.from_json(with_recipe("cifar-fast", given)) == TrainConfig.from_json(given | changed)
+
+
 @pytest.mark.parametrize(("sources", "name"), [
     (["cifar10"], "cifar10"), (["cifar100"], "cifar100"), (["/d/cifar-10-python.tar.gz"], "cifar10"),
     (["/d/cifar-100-python"], "cifar100"), (["/d/cifar10-train.zip", "/d/cifar10-test.zip"], "cifar10"),

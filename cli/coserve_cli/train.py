@@ -8,7 +8,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from coserve_training.config import Help, TrainConfig
+from coserve_training.config import TrainConfig
+from coserve_training.options import Help
 
 
 def train(

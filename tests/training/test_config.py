@@ -83,22 +83,6 @@ def test_resolution_grows_to_the_full_size(config: TrainConfig) -> None:
     assert {replace(growing, start_size=None).size_at(epoch) for epoch in range(8)} == {32}
 
 
-def test_the_recipe_hash_tells_recipes_apart_and_ignores_what_was_divided(config: TrainConfig) -> None:
-    same = replace(config, data=("elsewhere",), network="resnet20", split=1)
-    assert same.recipe_hash == config.recipe_hash
-    dense = replace(config, network="densenet100_12")
-    assert replace(dense, memory_efficient=True).recipe_hash == dense.recipe_hash
-    assert replace(config, seed=1).recipe_hash != config.recipe_hash
-    erasing = replace(config, erasing=0.5)
-    for options, used in (
-        ({"erasing_area": (0.1, 0.2)}, erasing),
-        ({"erasing_ratio": (0.9, 1.1)}, erasing),
-        ({"policy_magnitude_std": 1.0}, replace(config, policy="randaugment")),
-    ):
-        assert replace(used, **options).recipe_hash != used.recipe_hash  # type: ignore[arg-type]
-        assert replace(config, **options).recipe_hash == config.recipe_hash  # type: ignore[arg-type]
-
-
 def test_weight_decay_is_divided_by_equation_6_on_request(config: TrainConfig) -> None:
     decays = [
         replace(config, split=split, weight_decay=1e-4, divide_weight_decay=True).member_weight_decay

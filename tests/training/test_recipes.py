@@ -5,14 +5,22 @@ empty.
 """
 
 import csv
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coserve_training.config import TrainConfig
 from coserve_training.errors import ConfigError
-from coserve_training.recipes import FOLDER, recipe_names, recognise_dataset, with_recipe
+from coserve_training.recipes import (
+    FOLDER,
+    recipe_hash,
+    recipe_names,
+    recognise_dataset,
+    with_recipe,
+)
 
 ROWS = list(csv.DictReader(Path(__file__).with_name("recipes.csv").read_text().splitlines()))
 SELECTED_BY = ("recipe", "data", "network", "splits")
@@ -111,3 +119,41 @@ def test_a_where_table_that_says_nothing_is_refused(table: str, message: str, tm
         with_recipe(str(file), {"network": "resnet110"})
     assert str(refused.value).startswith(f"recipe {file}: ")
     assert message in str(refused.value)
+
+
+@pytest.fixture
+def config() -> TrainConfig:
+    return TrainConfig(data=("photographs",), network="densenet100_12", split=2, epochs=30)
+
+
+@pytest.mark.parametrize("change", [
+    {"seed": 1}, {"data": ("elsewhere",)}, {"network": "resnet110"}, {"split": 4}, {"initial": "runs/other"},
+    {"memory_efficient": True}, {"skip_corrupt": True}, {"erasing_area": (0.1, 0.2)}, {"decay_rate": 0.5},
+    {"erasing_ratio": (0.9, 1.1)}, {"policy_magnitude": 3}, {"policy_magnitude_std": 1.0},
+    {"policy_operations": 1}, {"crop_area": (0.2, 1.0)}, {"decay_epochs": 3}, {"warmup_epochs": 2},
+    {"co_training_warmup_epochs": 4},
+])  # fmt: skip
+def test_a_hash_ignores_what_does_not_change_the_recipe(config: TrainConfig, change: dict[str, Any]) -> None:
+    assert recipe_hash(replace(config, **change)) == recipe_hash(config)
+
+
+@pytest.mark.parametrize(("used", "change"), [
+    ({}, {"epochs": 31}), ({}, {"learning_rate": 0.2}), ({}, {"flip": False}), ({}, {"image_size": 40}),
+    ({}, {"evaluation_scale": 1.15}), ({}, {"warmup_epochs": 3}), ({}, {"co_training_warmup_epochs": 3}),
+    ({}, {"final_learning_rate": 0.0}), ({}, {"co_training_term": "kl"}), ({}, {"ema": 0.9}),
+    ({"erasing": 0.5}, {"erasing_area": (0.1, 0.2)}), ({"erasing": 0.5}, {"erasing_ratio": (0.9, 1.1)}),
+    ({"policy": "randaugment"}, {"policy_magnitude": 3}), ({"crop": "resized"}, {"crop_area": (0.2, 1.0)}),
+    ({"policy": "randaugment"}, {"policy_magnitude_std": 1.0}), ({"schedule": "step"}, {"decay_epochs": 3}),
+    ({"policy": "randaugment"}, {"policy_operations": 1}), ({"schedule": "step"}, {"decay_rate": 0.5}),
+])  # fmt: skip
+def test_a_hash_tells_recipes_apart(
+    config: TrainConfig, used: dict[str, Any], change: dict[str, Any]
+) -> None:
+    recipe = replace(config, **used)
+    assert recipe_hash(replace(recipe, **change)) != recipe_hash(recipe)
+
+
+def test_a_hash_survives_json_and_other_versions(config: TrainConfig) -> None:
+    """Runs are compared by it, which other versions of Coserve may have written."""
+    read = TrainConfig.from_json(json.loads(json.dumps(asdict(replace(config, crop_area=(0.2, 1))))))
+    assert recipe_hash(read) == recipe_hash(config) == "7b4f1c8cb6e9"

@@ -7,6 +7,7 @@ networks/        architectures by name, and the rules that divide them: `member_
 counting.py      parameters and multiply-adds: `cost`
 paper.py         the paper's tables
 config.py        a training run's options: `TrainConfig`
+options.py       types and headings of options, and checks of their values
 recipes.py       options by recipe, from recipes/*.toml
 data/            labelled images: reading, decoding, batches and their order
 views/           augmentation: what each member sees of an image

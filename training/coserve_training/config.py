@@ -1,21 +1,30 @@
 """The configuration of a training run, which the run folder keeps."""
 
-import functools
-import hashlib
-import json
 import math
-import re
-from dataclasses import asdict, dataclass, fields
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le
 
 from coserve_training.errors import ConfigError
+from coserve_training.options import (
+    CO_TRAINING,
+    DATA,
+    OPTIMISATION,
+    REGULARISATION,
+    VIEWS,
+    Channels,
+    Count,
+    Deviations,
+    Help,
+    NotNegative,
+    Positive,
+    Probability,
+    Share,
+    check_options,
+)
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from coserve_training.networks.config import NetworkConfig
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -23,28 +32,6 @@ Policy = Literal["none", "autoaugment-cifar10", "autoaugment-svhn", "autoaugment
 
 PAPER_EPOCHS = 300
 """Epochs of the paper's CIFAR schedule. Warm-ups of runs of other lengths are scaled from it."""
-
-
-class Help(NamedTuple):
-    """An option's help text, and the heading it is listed under."""
-
-    group: str
-    text: str
-
-
-Probability = Annotated[float, Ge(0), Lt(1)]
-NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
-Positive = Annotated[float, Gt(0), Lt(math.inf)]
-Count = Annotated[int, Ge(1)]
-Share = Annotated[float, Gt(0), Le(1)]
-Channels = tuple[NotNegative, NotNegative, NotNegative]
-Deviations = tuple[Positive, Positive, Positive]
-
-DATA = "Data and network"
-VIEWS = "Augmentation"
-OPTIMISATION = "Optimisation"
-REGULARISATION = "Regularisation"
-CO_TRAINING = "Co-training"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,22 +248,6 @@ class TrainConfig:
         grown = (self.image_size - self.start_size) * 2 * epoch / self.epochs
         return max(self.start_size, int(self.start_size + grown) // 4 * 4)
 
-    @property
-    def recipe_hash(self) -> str:
-        """12 hex digits that identify the recipe.
-
-        They leave out the network and its split, paths, and options that change no result.
-        """
-        excluded = {"data", "initial", "network", "split", "memory_efficient"}
-        # Options of later versions count only if they are used: earlier runs keep their hash.
-        later = {"sampling": "shuffled", "class_weights": "none", "bias_learning_rate": 1.0}
-        if self.policy == "none":
-            excluded |= {"policy_magnitude_std"}
-        if not self.erasing:
-            excluded |= {"erasing_area", "erasing_ratio"}
-        recipe = {k: v for k, v in asdict(self).items() if k not in excluded and later.get(k) != v}
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
         """Make a configuration from options: read back from JSON, or put together from a recipe.
@@ -289,36 +260,9 @@ class TrainConfig:
 
 
 def validate(values: dict[str, Any]) -> dict[str, Any]:
-    """Check some options, and convert each to its field's type.
+    """Check some options of a run, and convert each to its field's type.
 
     Raises:
         ConfigError: for an unknown key, or a value out of range; the message names it.
     """
-    from pydantic import ValidationError
-
-    known = [field.name for field in fields(TrainConfig)]
-    for name in values:
-        if name not in known:
-            nearest = get_close_matches(name, known, 1)
-            raise ConfigError(
-                f"unknown configuration {name}" + "".join(f"; the nearest is {n}" for n in nearest)
-            )
-    try:
-        return _schema()(**values).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        # Drop pydantic's remark on how parsing failed.
-        allowed = re.sub(", (unable|got) .*", "", problem["msg"]).replace("Input should be", "must be")
-        for long, short in (("greater than or equal to", "at least"), ("less than or equal to", "at most")):
-            allowed = allowed.replace(long, short)
-        raise ConfigError(f"{problem['loc'][0]} {allowed}, not {problem['input']}") from error
-
-
-@functools.cache
-def _schema() -> "type[BaseModel]":
-    from pydantic import create_model  # late, like torch: `--help` must be quick
-
-    hints = get_type_hints(TrainConfig, include_extras=True)
-    definitions: Any = {name: (hint, None) for name, hint in hints.items()}
-    schema: type[BaseModel] = create_model("TrainConfig", **definitions)
-    return schema
+    return check_options(TrainConfig, values)

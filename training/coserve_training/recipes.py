@@ -1,7 +1,10 @@
 """Recipes: TOML files of options, which users can copy and change (docs/train.md)."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, fields
 from fnmatch import fnmatch
 from importlib import resources
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import tomli
 
-from coserve_training.config import validate
+from coserve_training.config import TrainConfig, validate
 from coserve_training.errors import ConfigError
 
 FOLDER = resources.files("coserve_training") / "recipes"
@@ -22,6 +25,7 @@ KNOWN = {
     "imagenet": re.compile("^(imagenet|ilsvrc)"),
 }
 """Data sets by the names of their published files, and of folders and zips that are named after them."""
+UNHASHED = ("data", "network", "split", "initial", "seed", "memory_efficient", "skip_corrupt")
 COUNTED_IN_EPOCHS = ("warmup_epochs", "co_training_warmup_epochs", "decay_epochs")
 
 
@@ -113,3 +117,37 @@ def _read(recipe: str) -> dict[str, Any]:
         raise ConfigError(f"recipe {recipe}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"recipe {recipe}: not valid TOML ({error})") from error
+
+
+def recipe_hash(config: TrainConfig) -> str:
+    """Return 12 hex digits that identify a recipe: what members are trained by, except for their network.
+
+    They leave out the network and its split, paths, the seed, and options without effect. An option with its
+    default counts only if that depends on the epochs, so that options of later versions change no hash.
+    """
+    defaults = {field.name: field.default for field in fields(config)}
+    recipe = {name: value for name, value in asdict(config).items() if value != defaults[name]}
+    recipe["warmup_epochs"] = config.resolved_warmup_epochs
+    recipe["co_training_warmup_epochs"] = config.resolved_co_training_warmup_epochs
+    for name in {*UNHASHED, *_without_effect(config)}:
+        recipe.pop(name, None)
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_effect(config: TrainConfig) -> set[str]:
+    """Return the options that other options leave without effect."""
+    decays = config.schedule in ("exponential", "step")
+    effective = {
+        "crop_area": config.crop == "resized",
+        "policy_operations": config.policy == "randaugment",
+        "policy_magnitude": config.policy == "randaugment",
+        "policy_magnitude_std": config.policy == "randaugment",
+        "erasing_area": config.erasing > 0,
+        "erasing_ratio": config.erasing > 0,
+        "decay_rate": decays,
+        "decay_epochs": decays,
+        "final_learning_rate": not decays,
+        "co_training_term": config.co_training_weight > 0,
+        "co_training_warmup_epochs": config.co_training_weight > 0,
+    }
+    return {name for name, has_effect in effective.items() if not has_effect}

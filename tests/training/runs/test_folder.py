@@ -12,6 +12,7 @@ import torch
 from coserve_training.config import TrainConfig
 from coserve_training.data import load_dataset
 from coserve_training.errors import DataError, RunError
+from coserve_training.recipes import recipe_hash
 from coserve_training.runs.calibrate import calibrate_run
 from coserve_training.runs.evaluate import channel_statistics, evaluate_run, score
 from coserve_training.runs.folder import Description, load_run
@@ -64,7 +65,8 @@ def test_a_loaded_run_describes_itself(run: Path) -> None:
     assert loaded.preprocessing["height"] == loaded.preprocessing["resize_size"] == 32
     assert loaded.provenance["member_networks"] == ["wide_resnet10_1"] * 2
     assert loaded.provenance["training"] == {
-        "recipe_hash": Description.read(run).config.recipe_hash,
+        "recipe_hash": recipe_hash(Description.read(run).config),
+        "seed": 0,
         "epochs": 4,
         "planned_epochs": 4,
         "checkpoint": "last",

@@ -23,6 +23,7 @@ from torch import nn
 from coserve_training.config import TrainConfig
 from coserve_training.counting import cost
 from coserve_training.errors import RunError
+from coserve_training.recipes import recipe_hash
 from coserve_training.runs.records import read_records
 
 Checkpoint = Literal["last", "best"]
@@ -179,7 +180,8 @@ def _describe_provenance(description: Description, checkpoint: Checkpoint, epoch
     config = description.config
     counted = cost(config.network, config.split, len(description.labels), config.image_size)
     training: dict[str, object] = {
-        "recipe_hash": config.recipe_hash,
+        "recipe_hash": recipe_hash(config),
+        "seed": config.seed,
         "epochs": epochs,
         "planned_epochs": config.epochs,
         "checkpoint": checkpoint,

@@ -87,7 +87,12 @@ def make_context() -> ssl.SSLContext:
     # With TLS 1.3, a refused client may learn of it after the handshake, as a lost connection.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     if certificate := VARIABLES.get("COSERVE_HEALTHCHECK_CERTIFICATE"):
-        context.load_cert_chain(certificate, VARIABLES.get("COSERVE_HEALTHCHECK_KEY") or None)
+        try:
+            context.load_cert_chain(certificate, VARIABLES.get("COSERVE_HEALTHCHECK_KEY") or None)
+        except OSError as error:
+            raise ValueError(
+                f"COSERVE_HEALTHCHECK_CERTIFICATE and _KEY cannot be used: {error.strerror or error}"
+            ) from error
     return context
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from coserve_bench.errors import BenchError
+from coserve_bench.stopping import check_stopped
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.factory import create_engine
@@ -97,6 +98,7 @@ async def time_runs(
     for done in itertools.count():
         if done >= discarded + at_least and time.perf_counter() >= ends:
             return
+        check_stopped()
         began = time.perf_counter()
         result = await run()
         ms = (time.perf_counter() - began) * 1000

@@ -45,8 +45,15 @@ def triton(
     from coserve_triton.errors import TritonError
     from coserve_triton.server import Ports, describe_end, run_triton
 
-    # Handle SIGTERM like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A signal is only noted: raised anywhere, it could be lost in an object's finaliser.
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def check() -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+
     ports = Ports(http_port, grpc_port, metrics_port)
     try:
         with (
@@ -59,20 +66,17 @@ def triton(
                 start_timeout_s=start_timeout,
                 # The last of several counts.
                 arguments=["--exit-on-error=false", *(options or ())],
+                check=check,
             ) as server,
         ):
             models = server.list_models()
             if models and not any(model.ready for model in models):
                 raise TritonError(f"Triton could not load any model: {'; '.join(map(_fault, models))}")
             text = _json(server, models) if as_json else _text(server, models, repository)
-            # From here on a signal is noted: raised anywhere, it could be lost in an object's finaliser.
-            stop = threading.Event()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: stop.set())
             typer.echo(text)
             while server.process.poll() is None:
-                if stop.wait(POLL_S):
-                    raise KeyboardInterrupt
+                stop.wait(POLL_S)
+                check()
             raise TritonError(f"Triton {describe_end(server.process)}")
     except KeyboardInterrupt:
         return

@@ -69,7 +69,7 @@ def tune(
 
     from coserve_bench.errors import BenchError
     from coserve_bench.output import OutputError, check_writable, write_whole
-    from coserve_bench.stopping import stop_once
+    from coserve_bench.stopping import noting_signals
     from coserve_bench.tune.choose import Request, choose
     from coserve_bench.tune.table import table
     from coserve_cli.errors import one_line
@@ -86,8 +86,7 @@ def tune(
         engines=engine or (),
         rounds=rounds,
     )
-    stop_once()
-    with one_line(BenchError, StartupError, ExportError, OutputError):
+    with noting_signals(), one_line(BenchError, StartupError, ExportError, OutputError):
         if output is not None:
             check_writable(output)
             if output.exists() and not overwrite:

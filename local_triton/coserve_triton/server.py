@@ -116,6 +116,7 @@ def run_triton(
     ports: Ports,
     start_timeout_s: float = 300,
     arguments: Sequence[str] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[TritonServer]:
     """Run Triton's server while the context lasts; it is stopped even if this process is killed.
 
@@ -124,6 +125,7 @@ def run_triton(
         log: called with every line that the server prints, in another thread.
         start_timeout_s: time for all models to load.
         arguments: more options for `tritonserver`.
+        check: called many times a second while the models load; it may raise to give up.
 
     Raises:
         TritonError: there is no such folder, a port is taken, the address is not this machine's, or Triton is
@@ -136,7 +138,7 @@ def run_triton(
     with ExitStack() as stack:
         for left in reversed(range(STARTS)):
             try:
-                running = _run(installation, repository, log, host, ports, start_timeout_s, arguments)
+                running = _run(installation, repository, log, host, ports, start_timeout_s, arguments, check)
                 server = stack.enter_context(running)
                 break
             except _LockLostError as error:
@@ -155,6 +157,7 @@ def _run(
     ports: Ports,
     start_timeout_s: float,
     arguments: Sequence[str],
+    check: Callable[[], None],
 ) -> Iterator[TritonServer]:
     with ExitStack() as stack:
         try:
@@ -168,7 +171,7 @@ def _run(
         stack.callback(process.wait)
         stack.callback(staging.release)
         server = TritonServer(host, ports, process)
-        _wait_until_it_serves(server, output, start_timeout_s)
+        _wait_until_it_serves(server, output, start_timeout_s, check)
         yield replace(server, failures=output.failures())
 
 
@@ -228,7 +231,9 @@ def _start(command: Sequence[str], installation: Installation) -> "subprocess.Po
     )
 
 
-def _wait_until_it_serves(server: TritonServer, output: "Output", timeout_s: float) -> None:
+def _wait_until_it_serves(
+    server: TritonServer, output: Output, timeout_s: float, check: Callable[[], None]
+) -> None:
     deadline = time.monotonic() + timeout_s
     while not server.serves():
         if server.process.poll() is not None:
@@ -236,4 +241,5 @@ def _wait_until_it_serves(server: TritonServer, output: "Output", timeout_s: flo
             raise _LockLostError(reason) if output.lock_lost else TritonError(reason)
         if time.monotonic() > deadline:
             raise TritonError(f"Triton did not load its models within {timeout_s:g} seconds")
+        check()
         time.sleep(POLL_S)

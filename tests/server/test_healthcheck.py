@@ -172,4 +172,6 @@ def test_tls(
     variables["HEALTHCHECK_CERTIFICATE"] = tmp_path / "client.pem"
     assert check(monkeypatch, capsys, "/healthz", **variables)[1].endswith('200 {"status": "alive"}')
     variables["HEALTHCHECK_CERTIFICATE"] = tmp_path / "missing.pem"
-    assert check(monkeypatch, capsys, "/healthz", **variables)[0] == 1
+    status, line = check(monkeypatch, capsys, "/healthz", **variables)
+    assert status == 1
+    assert line.endswith("COSERVE_HEALTHCHECK_CERTIFICATE and _KEY cannot be used: No such file or directory")

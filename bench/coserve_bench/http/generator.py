@@ -4,7 +4,6 @@ import asyncio
 import multiprocessing
 import os
 import resource
-import signal
 from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
 
@@ -14,7 +13,7 @@ from coserve_bench.errors import BenchError
 from coserve_bench.http.connection import Address, post
 from coserve_bench.http.loads import ClosedLoop, Interval, Load, Run, Target
 from coserve_bench.http.traffic import Traffic, clock, closed_loop, open_loop
-from coserve_bench.stopping import SIGNALS
+from coserve_bench.stopping import POLL_S, blocking_signals, is_stopped
 
 
 class Generator:
@@ -25,11 +24,8 @@ class Generator:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, target), daemon=True)
-        # Ctrl-C in a terminal and `timeout` signal both processes; only this one handles it.
-        before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
-        self._process.start()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        with blocking_signals():
+            self._process.start()
         theirs.close()
 
     def __enter__(self) -> "Generator":
@@ -41,7 +37,7 @@ class Generator:
         self._process.join()
 
     def run(self, load: Load, interval: Interval) -> Run:
-        """Apply a load and wait for its result; Ctrl-C stops it early, and the result says so.
+        """Apply a load and wait for its result; a signal to stop ends it early, and the result says so.
 
         Raises:
             BenchError: the process ended.
@@ -49,11 +45,10 @@ class Generator:
         stopped = False
         try:
             self._pipe.send((load, interval))
-            try:
-                self._pipe.poll(None)
-            except KeyboardInterrupt:
-                stopped = True
-                self._pipe.send(None)
+            while not self._pipe.poll(POLL_S) and not stopped:
+                if is_stopped():
+                    stopped = True
+                    self._pipe.send(None)
             run: Run = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join()

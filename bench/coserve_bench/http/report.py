@@ -1,6 +1,5 @@
 """Measures a server with several loads, and reports the results."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from coserve_bench.http.generator import Generator
 from coserve_bench.http.loads import ClosedLoop, Interval
 from coserve_bench.http.results import LoadResults
 from coserve_bench.progress import Progress
+from coserve_bench.stopping import check_stopped, run_until_stopped
 
 if TYPE_CHECKING:
     from coserve_bench.http.engine_alone import EngineAlone
@@ -51,11 +51,12 @@ class Report:
         """
         steps: Sequence[LoadResults | EngineAlone] = [*self.loads, *([self.engine] if self.engine else [])]
         for done in range(self.rounds * len(steps)):
+            check_stopped()
             step = steps[done % len(steps)]
             if isinstance(step, LoadResults):
                 self._apply(step, generator, done // len(steps) + 1)
             else:
-                asyncio.run(step.measure(self.interval.seconds))
+                run_until_stopped(step.measure(self.interval.seconds))
             if progress is not None:
                 progress("measuring", done + 1, self.rounds * len(steps))
         self.complete = True

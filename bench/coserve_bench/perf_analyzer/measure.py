@@ -12,6 +12,7 @@ from coserve_bench.perf_analyzer.results import ALONE, ENSEMBLE, GATEWAY, TOGETH
 from coserve_bench.perf_analyzer.run import Load, PerfAnalyzer, Target
 from coserve_bench.perf_analyzer.target import Times, TritonEnsemble
 from coserve_bench.progress import Progress
+from coserve_bench.stopping import check_stopped
 from coserve_triton.server import Ports, run_triton
 
 GATEWAY_TIMEOUT_S = 10
@@ -30,7 +31,12 @@ def running_triton(repository: Path | None, address: str | None, model: str | No
         return
     options = ["--model-control-mode=explicit", f"--load-model={model}"] if model else []
     with run_triton(
-        repository, lambda line: None, host="127.0.0.1", ports=Ports(), arguments=options
+        repository,
+        lambda line: None,
+        host="127.0.0.1",
+        ports=Ports(),
+        arguments=options,
+        check=check_stopped,
     ) as server:
         yield f"{server.host}:{server.ports.grpc}"
 

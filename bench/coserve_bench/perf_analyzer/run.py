@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from coserve_bench.errors import BenchError
+from coserve_bench.stopping import POLL_S, check_stopped
 
 WINDOWS = 3
 """Windows of a measurement, whose mean is reported."""
@@ -146,7 +147,7 @@ class PerfAnalyzer:
         )
 
     def _latencies(self, target: Target, process: "subprocess.Popen[str]") -> Latencies:
-        output, _ = process.communicate()
+        output = _read(process)
         result = self._result(target)
         if process.returncode or not result.exists():
             last = (output.strip().splitlines() or ["it printed nothing"])[-1].strip()
@@ -159,6 +160,16 @@ class PerfAnalyzer:
 
     def _result(self, target: Target) -> Path:
         return self._folder / f"{target.model}.csv"
+
+
+def _read(process: "subprocess.Popen[str]") -> str:
+    """Wait for a process and return its output."""
+    while True:
+        check_stopped()
+        try:
+            return process.communicate(timeout=POLL_S)[0]
+        except subprocess.TimeoutExpired:
+            pass
 
 
 def _random_image(shape: tuple[int, ...]) -> str:

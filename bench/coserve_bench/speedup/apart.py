@@ -1,15 +1,15 @@
 """Runs work in a separate process."""
 
 import multiprocessing
-import signal
 from collections.abc import Callable
 from contextlib import suppress
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
 from coserve_bench.errors import BenchError
 from coserve_bench.progress import Progress
+from coserve_bench.stopping import POLL_S, blocking_signals, check_stopped
 from coserve_export.errors import ExportError
 from coserve_server.errors import StartupError
 from coserve_training.errors import TrainingError
@@ -19,7 +19,7 @@ PRELOADED = "coserve_bench.speedup.loading"
 
 
 def run_apart(function: Callable[..., Any], *arguments: object, progress: Progress | None = None) -> Any:
-    """Call a function in a separate process and return its result; Ctrl-C here kills that process at once.
+    """Call a function in a separate process and return its result; a signal to stop kills that process.
 
     Args:
         function: called with the arguments, and then with a progress function.
@@ -30,16 +30,16 @@ def run_apart(function: Callable[..., Any], *arguments: object, progress: Progre
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
-    _start_server()
+    with blocking_signals():
+        forkserver.ensure_running()
     ours, theirs = context.Pipe()
     process = context.Process(target=_run, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
         with ours:
-            # Sent after the start, so that Ctrl-C before this line prevents the work.
             ours.send((function, arguments))
-            while isinstance(result := ours.recv(), _Step):
+            while isinstance(result := _receive(ours), _Step):
                 if progress is not None:
                     progress(*result)
     except (EOFError, ConnectionError) as error:
@@ -58,13 +58,11 @@ class _Step(tuple[str, int, int]):
     """Progress, sent over the pipe."""
 
 
-def _start_server() -> None:
-    """Start the fork server with signals blocked: Ctrl-C reaches every process, and this one handles it."""
-    # Start the tracker first: starting it unblocks signals.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    forkserver.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _receive(pipe: Pipe) -> Any:
+    check_stopped()
+    while not pipe.poll(POLL_S):
+        check_stopped()
+    return pipe.recv()
 
 
 def _run(pipe: Pipe) -> None:

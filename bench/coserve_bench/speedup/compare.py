@@ -19,6 +19,7 @@ from coserve_bench.speedup.other_work import OtherWork
 from coserve_bench.speedup.peak import measure_peak
 from coserve_bench.speedup.report import Report, describe_machine, make_report
 from coserve_bench.speedup.ways import GRAPHS, Plan, plans
+from coserve_bench.stopping import check_stopped
 from coserve_export.parity import Precision
 from coserve_server.engines.factory import precisions
 
@@ -82,6 +83,7 @@ def compare(request: Request, progress: Progress | None) -> Report:
             for plan in plans(division, engine, devices)
         ]
         memory = _memory(all_plans, request.batch_sizes, progress)
+        check_stopped()
         peak_before = measure_peak(devices)
         other_work = OtherWork()
         measured = measure(all_plans, request.batch_sizes, request.limits, progress)

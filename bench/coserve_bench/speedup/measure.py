@@ -1,6 +1,5 @@
 """Times all plans in turns, so that a disturbance of the machine affects all of them alike."""
 
-import asyncio
 import gc
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from coserve_bench.errors import BenchError
 from coserve_bench.progress import Progress
 from coserve_bench.speedup.loading import load
 from coserve_bench.speedup.ways import Plan
+from coserve_bench.stopping import check_stopped, run_until_stopped
 from coserve_server.engines.base import Images
 from coserve_server.errors import EngineError
 from coserve_server.outcomes import MemberRun, overlap
@@ -89,7 +89,7 @@ def measure(
     """
     measured = Measured()
     try:
-        asyncio.run(_measure(plans, batch_sizes, limits, progress, measured))
+        run_until_stopped(_measure(plans, batch_sizes, limits, progress, measured))
         measured.complete = True
     except KeyboardInterrupt:
         measured.samples = [one for one in measured.samples if one.overlaps]
@@ -108,6 +108,7 @@ async def _measure(
     async with AsyncExitStack() as stack:
         loaded = []
         for done, plan in enumerate(plans, start=1):
+            check_stopped()
             if plan.runner not in measured.failed:
                 try:
                     networks = load(plan)

@@ -1,6 +1,5 @@
 """Measures the accuracy of candidates."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from coserve_bench.engine import LoadedNetworks
 from coserve_bench.progress import Progress
+from coserve_bench.stopping import check_stopped, run_until_stopped
 from coserve_bench.tune.candidates import Candidate, load_all
 from coserve_export.ensemble import Preprocessing
 from coserve_export.labelled import read_evaluation as read_labelled
@@ -56,7 +56,7 @@ def measure_top1(
         EngineError: a candidate cannot be loaded.
         BenchError: a candidate cannot be run.
     """
-    return asyncio.run(_measure_top1(candidates, cores, evaluation, progress))
+    return run_until_stopped(_measure_top1(candidates, cores, evaluation, progress))
 
 
 async def _measure_top1(
@@ -68,6 +68,7 @@ async def _measure_top1(
         loaded = await load_all(candidates, cores, stack, progress)
         for batch in evaluation.batches:
             targets = evaluation.targets[done : done + len(batch)]
+            check_stopped()
             for index, (candidate, networks) in enumerate(zip(candidates, loaded, strict=True)):
                 classes = await _classify(networks, candidate.ensemble, batch)
                 correct[index] += int(np.sum(classes == targets))

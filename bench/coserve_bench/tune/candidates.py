@@ -1,6 +1,5 @@
 """Ways to serve: ensembles × engines × precisions × threads."""
 
-import asyncio
 import importlib.util
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -10,6 +9,7 @@ from itertools import product
 from coserve_bench.engine import ENGINES, LoadedNetworks, exported_precision, load_ensemble
 from coserve_bench.errors import BenchError
 from coserve_bench.progress import Progress
+from coserve_bench.stopping import check_stopped, run_until_stopped
 from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.factory import precisions
@@ -129,6 +129,7 @@ async def load_all(
     """
     loaded = []
     for done, candidate in enumerate(candidates, start=1):
+        check_stopped()
         networks = load_ensemble(candidate.ensemble, candidate.options, cores)
         stack.push_async_callback(networks.close)
         loaded.append(networks)
@@ -144,7 +145,7 @@ def _load_fault(candidate: Candidate, cores: Cores) -> str | None:
         await load_ensemble(candidate.ensemble, candidate.options, cores).close()
 
     try:
-        asyncio.run(load())
+        run_until_stopped(load())
     except EngineError as error:
         return str(error)
     return None

@@ -1,6 +1,5 @@
 """Times candidates, and finds the best one."""
 
-import asyncio
 import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -9,6 +8,7 @@ from typing import Literal
 
 from coserve_bench.engine import LoadedNetworks, random_images, time_runs
 from coserve_bench.progress import Progress
+from coserve_bench.stopping import run_until_stopped
 from coserve_bench.tune.candidates import Candidate, load_all
 from coserve_server.machine.cores import Cores
 
@@ -66,7 +66,7 @@ def measure(
     """
     times: Times = {}
     try:
-        asyncio.run(_measure(times, candidates, cores, batch_sizes, rounds, seconds, progress))
+        run_until_stopped(_measure(times, candidates, cores, batch_sizes, rounds, seconds, progress))
     except KeyboardInterrupt as interrupt:
         raise (Interrupted(_medians(times)) if times else interrupt) from None
     return _medians(times)

@@ -81,7 +81,7 @@ def http(
     from coserve_bench.http.results import LoadResults
     from coserve_bench.http.table import table
     from coserve_bench.output import OutputError, check_writable
-    from coserve_bench.stopping import stop_once
+    from coserve_bench.stopping import noting_signals
     from coserve_cli.errors import one_line
     from coserve_cli.output import print_results
     from coserve_cli.progress import progress_bars
@@ -112,9 +112,8 @@ def http(
             engine=engine,
         )
         target = classification(url, api_key, cacert, reply.model, images, timeout)
-        stop_once()
         try:
-            with Generator(target) as generator, progress_bars() as progress:
+            with noting_signals(), Generator(target) as generator, progress_bars() as progress:
                 report.measure(generator, progress)
         finally:
             print_results(report.to_json(), table(report), output, as_json)

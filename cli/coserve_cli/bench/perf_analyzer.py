@@ -60,7 +60,7 @@ def perf_analyzer(
     from coserve_bench.perf_analyzer.results import Results
     from coserve_bench.perf_analyzer.run import Target, find_program
     from coserve_bench.perf_analyzer.target import connect
-    from coserve_bench.stopping import stop_once
+    from coserve_bench.stopping import noting_signals
     from coserve_cli.errors import one_line
     from coserve_cli.output import print_results
     from coserve_cli.progress import progress_bars
@@ -71,8 +71,11 @@ def perf_analyzer(
         if output is not None:
             check_writable(output)
         program = find_program(binary)
-        stop_once()
-        with running_triton(repository, triton, model) as address, connect(address, model) as ensemble:
+        with (
+            noting_signals(),
+            running_triton(repository, triton, model) as address,
+            connect(address, model) as ensemble,
+        ):
             headers = (f"X-API-Key: {api_key}",) if api_key else ()
             target = Target(gateway, "http", ensemble.name, headers=headers) if gateway else None
             if target is not None:

@@ -88,7 +88,7 @@ def speedup(
     from coserve_bench.speedup.compare import Request, compare
     from coserve_bench.speedup.measure import Limits
     from coserve_bench.speedup.table import table
-    from coserve_bench.stopping import stop_once
+    from coserve_bench.stopping import noting_signals
     from coserve_cli.errors import one_line
     from coserve_cli.output import print_results
     from coserve_cli.progress import progress_bars
@@ -108,8 +108,10 @@ def speedup(
         cuda_graphs=cuda_graphs,
         limits=Limits(repeats, seconds),
     )
-    stop_once()
-    with one_line(BenchError, OutputError, StartupError, TrainingError, ExportError, OSError, MemoryError):
+    with (
+        noting_signals(),
+        one_line(BenchError, OutputError, StartupError, TrainingError, ExportError, OSError, MemoryError),
+    ):
         if output is not None:
             check_writable(output)
         if plots is not None:

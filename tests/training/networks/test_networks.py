@@ -74,7 +74,10 @@ def shallow_imagenet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Every type of block, stem and shortcut once. The other families have test files of their own.
-SMALLEST = [("se_resnet11", 16), ("resnext11_4x4d", 16), ("wide_resnet10_1", 16), ("wide_resnet50_2", 33)]
+SMALLEST = [
+    ("se_resnet11", 16), ("resnext11_4x4d", 16), ("wide_resnet10_1", 16), ("wide_resnet50_2", 33),
+    ("se_resnet50", 36), ("resnexst50_4x4d", 33),
+]  # fmt: skip
 
 
 class Together(nn.ModuleList):
@@ -128,8 +131,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "split", "size"), [
     ("resnet11", 4, 8), ("se_resnet11", 4, 8), ("resnext11_4x4d", 4, 8), ("wide_resnet10_1", 1, 8),
-    ("wide_resnet50_2", 4, 32), ("densenet16_12", 1, 8), ("pyramidnet11_16", 1, 8),
-    ("shake_resnet8_2x96d", 8, 8), ("efficientnet_b0", 4, 8),
+    ("wide_resnet50_2", 4, 32), ("resnexst50_4x16d", 4, 32), ("densenet16_12", 1, 8),
+    ("pyramidnet11_16", 1, 8), ("shake_resnet8_2x96d", 8, 8), ("efficientnet_b0", 4, 8),
 ])  # fmt: skip
 @pytest.mark.usefixtures("shallow_imagenet", "shallow_efficientnet", "one_thread")
 def test_every_family_learns_a_hundred_images_by_heart(name: str, split: int, size: int) -> None:

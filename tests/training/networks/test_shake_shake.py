@@ -71,7 +71,7 @@ def test_branches_are_averaged_in_evaluation() -> None:
     assert torch.allclose(ShakeShake().eval()(first, second), (first + second) / 2)
 
 
-def test_the_shortcut_s_second_half_sees_the_pixels_above_and_left() -> None:
+def test_the_shortcut_s_second_half_sees_the_pixels_below_and_right() -> None:
     shortcut = ShiftedShortcut(1, 2, stride=2).eval()
     nn.init.ones_(shortcut.straight.weight)
     nn.init.ones_(shortcut.shifted.weight)
@@ -79,7 +79,7 @@ def test_the_shortcut_s_second_half_sees_the_pixels_above_and_left() -> None:
     with torch.inference_mode():
         straight, shifted = shortcut(pixels)[0]
     assert straight.tolist() == [pytest.approx([1, 3], rel=1e-4), pytest.approx([9, 11], rel=1e-4)]
-    assert shifted.tolist() == [[0, 0], [0, pytest.approx(6, rel=1e-4)]]
+    assert shifted.tolist() == [pytest.approx([6, 8], rel=1e-4), pytest.approx([14, 16], rel=1e-4)]
 
 
 def test_members_drop_branches_and_features_by_the_root_of_their_number() -> None:

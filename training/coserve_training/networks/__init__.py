@@ -18,6 +18,7 @@ from coserve_training.networks.densenet import DenseNetConfig
 from coserve_training.networks.efficientnet import EfficientNetConfig
 from coserve_training.networks.pyramidnet import PyramidNetConfig
 from coserve_training.networks.resnet import ResNetConfig
+from coserve_training.networks.resnexst import ResNeXStConfig
 from coserve_training.networks.resnext import ResNeXtConfig
 from coserve_training.networks.shake_shake import ShakeShakeConfig
 from coserve_training.networks.wide_resnet import ImageNetWideResNetConfig, WideResNetConfig
@@ -25,6 +26,7 @@ from coserve_training.networks.wide_resnet import ImageNetWideResNetConfig, Wide
 FAMILIES: tuple[type[NetworkConfig], ...] = (
     ResNetConfig,
     ResNeXtConfig,
+    ResNeXStConfig,
     ImageNetWideResNetConfig,
     WideResNetConfig,
     DenseNetConfig,

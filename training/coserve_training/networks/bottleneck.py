@@ -90,7 +90,9 @@ class BottleneckNetwork(nn.Sequential):
     """A network of bottlenecks: images `[N, 3, H, W]` to logits `[N, num_classes]`."""
 
     def __init__(self, layout: Stages, num_classes: int) -> None:
-        stem = small_stem(*layout.stem) if len(layout.stem) == 1 else deep_stem(layout.stem)
+        # The paper's reference code pools its SE networks without padding.
+        padded_pool = layout.se_reduction is None
+        stem = small_stem(*layout.stem) if len(layout.stem) == 1 else deep_stem(layout.stem, padded_pool)
         channels = layout.stem[-1]
         bottlenecks = []
         drop_paths = iter(linear_in_depth(layout.drop_path, sum(layout.blocks)))

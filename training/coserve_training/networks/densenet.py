@@ -106,6 +106,8 @@ class DenseNet(nn.Sequential):
         depth = (config.depth - 4) // 6
         channels = 2 * config.growth
         layers: list[nn.Module] = [conv3x3(3, channels)]
+        if config.normed_stem:
+            layers += [nn.BatchNorm2d(channels), nn.ReLU()]
         for block in range(3):
             if block > 0:
                 layers.append(transition(channels, channels // 2))
@@ -125,8 +127,10 @@ class DenseNetConfig(NetworkConfig):
     growth: int
     memory_efficient: bool = False
     """Train in less memory, taking more time, with the same results."""
+    normed_stem: bool = False
+    """A norm and a ReLU follow the first convolution, as in the paper's published DenseNets."""
 
-    pattern = "densenet<depth>[_<growth>], depth = 6n + 4, growth 40 by default"
+    pattern = "densenet<depth>[_<growth>][_normed_stem], depth = 6n + 4, growth 40 by default"
     cifar_examples = ("densenet100_12", "densenet190")
 
     def __post_init__(self) -> None:
@@ -140,7 +144,7 @@ class DenseNetConfig(NetworkConfig):
         Raises:
             NetworkError: for a depth that is not 6n + 4, or a growth of 0.
         """
-        match = re.fullmatch(r"densenet(\d+)(?:_(\d+))?", name)
+        match = re.fullmatch(r"densenet(\d+)(?:_(\d+))?(_normed_stem)?", name)
         if match is None:
             return None
         depth = int(match[1])
@@ -149,7 +153,7 @@ class DenseNetConfig(NetworkConfig):
             raise NetworkError(f"{name}: depth must be 6n + 4 (10, 16, 22, …, 100, 190, …), not {depth}")
         if growth < 1:
             raise NetworkError(f"{name}: growth must be at least 1, not {growth}")
-        return cls(depth, growth)
+        return cls(depth, growth, normed_stem=match[3] is not None)
 
     def divide(self, split: int) -> "DenseNetConfig":
         """Return the architecture of one of `split` members (paper, section III: growth / √S, rounded down).
@@ -172,4 +176,4 @@ class DenseNetConfig(NetworkConfig):
 
     def __str__(self) -> str:
         suffix = "" if self.growth == DEFAULT_GROWTH else f"_{self.growth}"
-        return f"densenet{self.depth}{suffix}"
+        return f"densenet{self.depth}{suffix}{'_normed_stem' if self.normed_stem else ''}"

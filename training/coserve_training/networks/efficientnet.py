@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from coserve_training.errors import NetworkError
@@ -40,6 +41,7 @@ VARIANTS = (
     Variant(1.6, 2.2, 0.4),
     Variant(1.8, 2.6, 0.5),
     Variant(2.0, 3.1, 0.5),
+    Variant(2.2, 3.6, 0.5),
 )
 
 
@@ -80,12 +82,40 @@ CHANNELS_BY_SPLIT = {
 }
 
 
+class SamePadded(nn.Conv2d):
+    """A convolution that pads as TensorFlow does: as little as possible, and rather below and right.
+
+    Attributes:
+        side: height and width of the inputs that the padding is computed for; 0 for the inputs at hand.
+    """
+
+    side = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to `[N, out_channels, H / stride, W / stride]`, rounded up."""
+        padding: list[int] = []
+        for side, stride, kernel in zip(x.shape[:1:-1], self.stride, self.kernel_size, strict=True):
+            side = self.side or side
+            total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            padding += (total // 2, total - total // 2)
+        return F.conv2d(F.pad(x, padding), self.weight, None, self.stride, groups=self.groups)
+
+
 def convolution(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    same_padding: bool = False,
 ) -> list[nn.Module]:
-    """Make a padded convolution without bias, and a batch norm with EfficientNet's momentum and epsilon."""
+    """Make a padded convolution without bias, and a batch norm with EfficientNet's momentum and epsilon.
+
+    With `same_padding`, it pads as TensorFlow does, which differs if the stride is 2.
+    """
+    convolve = SamePadded if same_padding and stride > 1 else nn.Conv2d
     return [
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        convolve(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01),
     ]
 
@@ -94,14 +124,20 @@ class InvertedBottleneck(nn.Module):
     """MBConv: widens, filters each channel separately, scales the channels, and narrows."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stage: Stage, stride: int, drop_path: float
+        self,
+        in_channels: int,
+        out_channels: int,
+        stage: Stage,
+        stride: int,
+        drop_path: float,
+        same_padding: bool,
     ) -> None:
         super().__init__()
         inner = stage.expansion * in_channels
         widen = [] if stage.expansion == 1 else [*convolution(in_channels, inner, 1), nn.SiLU()]
         self.layers = nn.Sequential(
             *widen,
-            *convolution(inner, inner, stage.kernel, stride, groups=inner),
+            *convolution(inner, inner, stage.kernel, stride, inner, same_padding),
             nn.SiLU(),
             SqueezeExcitation(inner, max(1, in_channels // SQUEEZE), nn.SiLU),
             *convolution(inner, out_channels, 1),
@@ -121,24 +157,37 @@ class EfficientNet(nn.Sequential):
     def __init__(self, config: "EfficientNetConfig", num_classes: int) -> None:
         variant = VARIANTS[config.variant]
         table = CHANNELS_BY_SPLIT[config.channels_of_split]
-        depths = [math.ceil(variant.depth * stage.blocks) for stage in STAGES]
+        depths = block_counts(config.variant)
         drop_paths = iter(linear_in_depth(config.drop_path, sum(depths)))
         channels = widen(table.stem, variant.width, table.divisor)
-        stem = nn.Sequential(*convolution(3, channels, 3, 1 if config.small_images else 2), nn.SiLU())
+        same_padding = config.same_padding is not None
+        stem_stride = 1 if config.small_images else 2
+        stem = nn.Sequential(*convolution(3, channels, 3, stem_stride, 1, same_padding), nn.SiLU())
         blocks = []
         for stage, depth, base in zip(STAGES, depths, table.stages, strict=True):
             out_channels = widen(base, variant.width, table.divisor)
             stride = stage.small_stride if config.small_images else stage.stride
             for block in range(depth):
                 drop_path = next(drop_paths)
+                block_stride = 1 if block else stride
                 blocks.append(
-                    InvertedBottleneck(channels, out_channels, stage, 1 if block else stride, drop_path)
+                    InvertedBottleneck(channels, out_channels, stage, block_stride, drop_path, same_padding)
                 )
                 channels = out_channels
         wide = widen(table.head, variant.width, table.divisor)
         head = nn.Sequential(*convolution(channels, wide, 1), nn.SiLU())
         super().__init__(stem, nn.Sequential(*blocks), head, Classifier(wide, num_classes, config.dropout))
         initialise(self)
+        side = config.same_padding or 0
+        for layer in self.modules():
+            if isinstance(layer, SamePadded):
+                layer.side = side
+                side = math.ceil(side / layer.stride[0])
+
+
+def block_counts(variant: int) -> list[int]:
+    """Return the number of blocks of each stage."""
+    return [math.ceil(VARIANTS[variant].depth * stage.blocks) for stage in STAGES]
 
 
 def widen(channels: int, width: float, divisor: int) -> int:
@@ -150,7 +199,7 @@ def widen(channels: int, width: float, divisor: int) -> int:
 
 @dataclass(frozen=True)
 class EfficientNetConfig(NetworkConfig):
-    """The architecture of EfficientNet b0 to b7, with the channels for one of `channels_of_split` members.
+    """The architecture of EfficientNet b0 to b8, with the channels for one of `channels_of_split` members.
 
     The variant for images below 128 pixels halves the resolution twice instead of five times.
     """
@@ -158,9 +207,14 @@ class EfficientNetConfig(NetworkConfig):
     variant: int
     channels_of_split: int = 1
     small_images: bool = False
+    same_padding: int | None = None
+    """Pad as TensorFlow does, as in the paper's EfficientNets for ImageNet.
+
+    The number is the size in pixels that paddings are computed for; 0 stands for that of the images at hand.
+    """
     drop_path: float = field(default=0.2, kw_only=True)
 
-    pattern = "efficientnet_b<0 to 7>"
+    pattern = "efficientnet_b<0 to 8>[_same_padding[<pixels>]]"
     cifar_examples = ("efficientnet_b0", "efficientnet_b3")
     imagenet_examples = ("efficientnet_b0", "efficientnet_b3", "efficientnet_b7")
 
@@ -171,13 +225,14 @@ class EfficientNetConfig(NetworkConfig):
         Raises:
             NetworkError: for a variant that is not defined.
         """
-        match = re.fullmatch(r"efficientnet_b(\d+)", name)
+        match = re.fullmatch(r"efficientnet_b(\d+)(?:_same_padding(\d*))?", name)
         if match is None:
             return None
         variant = int(match[1])
         if variant >= len(VARIANTS):
             raise NetworkError(f"{name}: variants are b0 to b{len(VARIANTS) - 1}")
-        return cls(variant, dropout=VARIANTS[variant].dropout)
+        same_padding = None if match[2] is None else int(match[2] or 0)
+        return cls(variant, same_padding=same_padding, dropout=VARIANTS[variant].dropout)
 
     def divide(self, split: int) -> "EfficientNetConfig":
         """Return the architecture of one of `split` members (paper's reference code: a table of channels).
@@ -201,4 +256,6 @@ class EfficientNetConfig(NetworkConfig):
     def __str__(self) -> str:
         stem = CHANNELS_BY_SPLIT[self.channels_of_split].stem
         suffix = "" if self.channels_of_split == 1 else f"_width{stem}"
+        if self.same_padding is not None:
+            suffix += f"_same_padding{self.same_padding or ''}"
         return f"efficientnet_b{self.variant}{suffix}"

@@ -111,13 +111,17 @@ def small_stem(width: int) -> nn.Sequential:
     return nn.Sequential(conv3x3(3, width), nn.BatchNorm2d(width), nn.ReLU())
 
 
-def deep_stem(widths: Sequence[int]) -> nn.Sequential:
-    """Make a stem for photographs: 3×3 convolutions of the given widths and a pool, to 1/4 resolution."""
+def deep_stem(widths: Sequence[int], padded_pool: bool = True) -> nn.Sequential:
+    """Make a stem for photographs: 3×3 convolutions of the given widths and a pool, to 1/4 resolution.
+
+    The pool's windows start one pixel outside of the image or, without `padded_pool`, at its first pixel.
+    """
     layers: list[nn.Module] = []
     for in_channels, out_channels in pairwise((3, *widths)):
         stride = 1 if layers else 2
         layers += [conv3x3(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels), nn.ReLU()]
-    return nn.Sequential(*layers, nn.MaxPool2d(3, stride=2, padding=1))
+    pool = nn.MaxPool2d(3, stride=2, padding=1 if padded_pool else 0, ceil_mode=not padded_pool)
+    return nn.Sequential(*layers, pool)
 
 
 def initialise(network: nn.Module) -> None:

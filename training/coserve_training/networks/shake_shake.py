@@ -53,8 +53,8 @@ class ShiftedShortcut(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, in_channels, H, W]` to `[N, out_channels, H / stride, W / stride]`, rounded up."""
         x = torch.relu(x)
-        one_right_and_down = F.pad(x, (1, -1, 1, -1))
-        shortcut: Tensor = self.norm(torch.cat([self.straight(x), self.shifted(one_right_and_down)], 1))
+        one_left_and_up = F.pad(x, (-1, 1, -1, 1))
+        shortcut: Tensor = self.norm(torch.cat([self.straight(x), self.shifted(one_left_and_up)], 1))
         return shortcut
 
 

@@ -22,6 +22,7 @@ from coserve_training.networks.layers import (
 
 STEM_WIDTH = 16
 IMAGENET_WIDTH = 64
+WIDTH_BY_SPLIT = {1: IMAGENET_WIDTH, 2: 44, 4: 32}
 
 
 class BasicBlock(nn.Module):
@@ -135,20 +136,21 @@ class ImageNetWideResNetConfig(NetworkConfig):
     def divide(self, split: int) -> "ImageNetWideResNetConfig":
         """Return the architecture of one of `split` members (paper, section III).
 
-        Two members have a smaller factor (2 → 1, 3 → 2); four members have half the base width.
+        Two members of depth 50 have a smaller factor (2 → 1, 3 → 2), and deeper ones a smaller base width.
+        Four members have half the base width.
 
         Raises:
-            NetworkError: for a split other than 1, 2 and 4, or a split of 2 with another factor.
+            NetworkError: for a split other than 1, 2 and 4, or a split of 2 with another factor at depth 50.
         """
-        if split not in (1, 2, 4):
+        if split not in WIDTH_BY_SPLIT:
             raise NetworkError(f"{self}: split must be one of 1, 2, 4, not {split}")
-        if split == 2 and self.widen_factor not in (2, 3):
-            raise NetworkError(
-                f"{self}: two members are defined for factors 2 and 3, not {self.widen_factor}"
-            )
-        if split == 2:
+        if split == 2 and self.depth == 50:
+            if self.widen_factor not in (2, 3):
+                raise NetworkError(
+                    f"{self}: two members are defined for factors 2 and 3, not {self.widen_factor}"
+                )
             return replace(self, widen_factor=self.widen_factor - 1)
-        return replace(self, width=IMAGENET_WIDTH // 2) if split == 4 else self
+        return replace(self, width=WIDTH_BY_SPLIT[split])
 
     def build(self, num_classes: int) -> BottleneckNetwork:
         """Build a network with random weights."""

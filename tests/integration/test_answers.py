@@ -119,6 +119,15 @@ def test_health_and_documentation_need_nothing_from_elsewhere(server: Server) ->
             assert http.get(f"/static-offline-docs/{asset}").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/classify", "/v2/models/{name}/infer"])
+def test_the_openapi_description_s_examples_can_be_sent(server: Server, path: str) -> None:
+    with server.http() as http:
+        operation = http.get("/openapi.json").json()["paths"][path]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        response = http.post(path.format(name="pair"), json=example)
+    assert response.status_code == 200, response.text
+
+
 def test_the_openapi_description_is_complete(server: Server) -> None:
     with server.http() as http:
         operation = http.get("/openapi.json").json()["paths"]["/v1/classify"]["post"]

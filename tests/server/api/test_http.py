@@ -136,6 +136,7 @@ def test_the_document_says_what_is_taken(server: Server) -> None:
     )
     inputs = infer["requestBody"]["content"]["application/json"]["schema"]["properties"]["inputs"]
     assert (inputs["minItems"], inputs["maxItems"]) == (1, 1)
+    assert "default" not in described["components"]["schemas"]["Input"]["properties"]["parameters"]
     assert described["components"]["schemas"]["Input"]["properties"]["datatype"]["enum"] == ["FP32", "BYTES"]
 
 

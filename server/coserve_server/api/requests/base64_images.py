@@ -6,6 +6,9 @@ import re
 
 from coserve_server.errors import BadImageError
 
+EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR42mP4z8AAAAMBAQD3A0FDAAAAAElFTkSuQmCC"
+"""A PNG of one red pixel, for requests in the OpenAPI document that can be sent as they are."""
+
 _DATA_URI = re.compile(r"data:[^,]{0,200};base64,", re.IGNORECASE)
 _WHITE_SPACE = b" \t\r\n"
 

@@ -4,10 +4,11 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from coserve_server import errors
 from coserve_server.api.problems import KINDS, describe_responses
-from coserve_server.api.requests import parameters
+from coserve_server.api.requests import base64_images, parameters
 from coserve_server.api.requests.compression import CONTENT_ENCODING
 from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
@@ -39,7 +40,10 @@ _BODY: dict[str, Any] = {
         },
         "image/*": {"schema": {"type": "string", "format": "binary"}},
         "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        "application/json": {"schema": ClassifyRequest.model_json_schema()},
+        "application/json": {
+            "schema": ClassifyRequest.model_json_schema(),
+            "example": {"images": [base64_images.EXAMPLE]},
+        },
     },
 }
 
@@ -50,10 +54,12 @@ _ADMIN_ERRORS = (errors.ForbiddenError, errors.NotEnabledError)
 class ClassifyQuery(BaseModel, extra="forbid"):
     """Query parameters of `POST /v1/classify`."""
 
-    model: str | None = Field(
+    model: str | SkipJsonSchema[None] = Field(
         None, description="Ensemble to use; optional if there is a default or only one is served."
     )
-    version: str | None = Field(None, description="Version of the ensemble; the newest if omitted.")
+    version: str | SkipJsonSchema[None] = Field(
+        None, description="Version of the ensemble; the newest if omitted."
+    )
     top_k: int = Field(5, ge=1, description="Number of classes to return per image, at most all there are.")
     member_predictions: bool = Field(
         False, description="Whether to return each member's own predictions too."
@@ -105,6 +111,8 @@ async def list_models(core: Core) -> ModelList:
         errors.UnknownModelError, errors.InvalidParametersError, errors.NoQuorumError
     ),
 )
-async def get_model(request: Request, core: Core, name: str, version: str | None = None) -> Model:
+async def get_model(
+    request: Request, core: Core, name: str, version: str | SkipJsonSchema[None] = None
+) -> Model:
     """Describe an ensemble, in its newest version or the one named."""
     return describe_model(core, find_model(request, name, version))

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from coserve_server.api.requests import parameters
+from coserve_server.api.requests import base64_images, parameters
 from coserve_server.api.requests.bodies import read_body
 from coserve_server.api.requests.compression import CONTENT_ENCODING
 from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
@@ -48,7 +48,14 @@ INLINE_BINARY_BYTES = 2**20
 _BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/json": {"schema": InferRequest.model_json_schema()},
+        "application/json": {
+            "schema": InferRequest.model_json_schema(),
+            "example": {
+                "inputs": [
+                    {"name": "images", "shape": [1], "datatype": "BYTES", "data": [base64_images.EXAMPLE]}
+                ]
+            },
+        },
         "application/octet-stream": {
             "schema": {
                 "type": "string",

@@ -5,7 +5,7 @@ What `json_schema_extra` adds is checked against the model, for a better message
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 """The protocol's integers; JSON itself does not limit them."""
@@ -16,7 +16,18 @@ def _or_empty(value: object) -> object:
     return {} if value is None else value
 
 
-class InputParameters(BaseModel):
+def _omit_defaults(schema: dict[str, Any]) -> None:
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class _Part(BaseModel):
+    """A part of a request; its schema names no defaults, since openapi-typescript requires such fields."""
+
+    model_config = ConfigDict(json_schema_extra=_omit_defaults)
+
+
+class InputParameters(_Part):
     """Parameters of an input."""
 
     binary_data_size: (
@@ -28,7 +39,7 @@ class InputParameters(BaseModel):
     shared_memory_region: Any = None
 
 
-class OutputParameters(BaseModel):
+class OutputParameters(_Part):
     """Parameters of an output."""
 
     binary_data: StrictBool | None = None
@@ -38,17 +49,17 @@ class OutputParameters(BaseModel):
     shared_memory_region: Any = None
 
 
-class RequestParameters(BaseModel):
+class RequestParameters(_Part):
     """Parameters of a request."""
 
-    binary_data_output: StrictBool = False
+    binary_data_output: StrictBool = Field(default=False, description="Whether outputs are bytes, not JSON.")
     priority: Int64 = Field(
         default=0, description="Only 0; there are no priorities.", json_schema_extra={"enum": [0]}
     )
     timeout: Annotated[Int64, Field(ge=0)] = Field(default=0, description="Microseconds; 0 for no limit.")
 
 
-class Input(BaseModel):
+class Input(_Part):
     """A tensor, with its elements in `data` or after the JSON."""
 
     name: str
@@ -58,14 +69,14 @@ class Input(BaseModel):
     data: list[Any] | None = None
 
 
-class Output(BaseModel):
+class Output(_Part):
     """A requested tensor."""
 
     name: str
     parameters: Annotated[OutputParameters, BeforeValidator(_or_empty)] = OutputParameters()
 
 
-class InferRequest(BaseModel):
+class InferRequest(_Part):
     """An inference request."""
 
     id: str | None = None

@@ -70,13 +70,13 @@ def test_rmsprop_divides_by_the_gradients_size(config: TrainConfig, tmp_path: Pa
     recorded = record(changed, tmp_path / "run")
     values, gradients = trajectory(recorded, 1, "convolution.weight")
     value = values[0].clone()
-    squares = torch.zeros_like(value)
+    squares = torch.ones_like(value)
     velocity = torch.zeros_like(value)
     for step, gradient in enumerate(gradients):
         slope = gradient + 0.05 * value
         squares = 0.9 * squares + 0.1 * slope**2
-        velocity = 0.9 * velocity + slope / (squares.sqrt() + 1e-3)
-        value = value - 0.01 * 0.5 ** (step / 3) * velocity
+        velocity = 0.9 * velocity + 0.01 * 0.5 ** (step / 3) * slope / (squares + 1e-3).sqrt()
+        value = value - velocity
         torch.testing.assert_close(values[step + 1], value, atol=1e-5, rtol=1e-3)
 
 

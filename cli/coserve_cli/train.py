@@ -44,7 +44,8 @@ def train(
         ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode images.", show_default="one per core")
+        int | None,
+        typer.Option(min=0, help="Processes that read and augment images.", show_default="one per core"),
     ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write metrics for TensorBoard.")

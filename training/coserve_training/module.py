@@ -17,14 +17,13 @@ from coserve_training.distributed.placement import gather_logits
 from coserve_training.errors import RunError
 from coserve_training.loss import co_training_loss, warm_up_weight
 from coserve_training.optimise import learning_rate_factor, make_optimizer, split_by_decay
-from coserve_training.views import Views
-from coserve_training.views.mixup import mix_up
+from coserve_training.views import erase_parts, mix_up
 
-VIEW, MIXUP, FORWARD = range(3)
+ERASE, MIXUP, FORWARD = range(3)
 """Purposes that random numbers are drawn for. Each has random streams of its own."""
 
 Batch = tuple[Tensor, Tensor]
-"""Images `[N, H, W, 3]` uint8, or a crop of each for every member `[S, N, H, W, 3]`; classes `[N]` int64."""
+"""Images `[N, H, W, 3]` uint8, in training a view for each member here `[M, N, H, W, 3]`; classes `[N]`."""
 
 
 class CoTraining(L.LightningModule):
@@ -87,10 +86,6 @@ class CoTraining(L.LightningModule):
             logits.append(member(view))
         return torch.stack(logits) if self.placed is None else gather_logits(torch.stack(logits))
 
-    def on_train_epoch_start(self) -> None:
-        """Prepare views of this epoch's size."""
-        self.views = Views(self.config, self.config.size_at(self.current_epoch), self.device)
-
     def _seed(self, purpose: int, step: int, member: int = 0) -> None:
         """Seed the next draws by their purpose, so that resumed runs and placed members draw the same."""
         share = self.global_rank if self.placed is None else 0
@@ -101,12 +96,13 @@ class CoTraining(L.LightningModule):
         """Return the loss of one batch."""
         config = self.config
         images, targets = batch
-        # Half precision would shift the grid that views are sampled on by whole pixels.
-        with torch.autocast(self.device.type, enabled=False):
-            views = self._draw_views(images, step)
-            if config.mixup:
-                self._seed(MIXUP, step)
-                views, targets = mix_up(views, targets, self.num_classes, config.mixup)
+        views = []
+        for member, pixels in zip(self.members, images, strict=True):
+            self._seed(ERASE, step, int(member))
+            views.append(erase_parts(self.normalise(to_pixels(pixels)), config))
+        if config.mixup:
+            self._seed(MIXUP, step)
+            views, targets = mix_up(views, targets, self.num_classes, config.mixup)
         logits = self(views, step)
         weight = warm_up_weight(
             config.co_training_weight, self._epoch_now(), config.resolved_co_training_warmup_epochs
@@ -126,17 +122,6 @@ class CoTraining(L.LightningModule):
         self.log("train_loss", self.train_loss, on_step=False, on_epoch=True)
         self.log("train_top1", self.train_top1, on_step=False, on_epoch=True, prog_bar=True)
         return loss
-
-    def _draw_views(self, images: Tensor, step: int) -> list[Tensor]:
-        """Draw a view for each member here, from images `[N, H, W, 3]` or their crops `[S, N, H, W, 3]`."""
-        size = self.config.size_at(self.current_epoch)
-        views = []
-        shared = None if images.ndim == 5 else resize(to_pixels(images), size)
-        for member in map(int, self.members):
-            self._seed(VIEW, step, member)
-            crop = resize(to_pixels(images[member]), size) if shared is None else shared
-            views.append(self.views.erase(self.normalise(self.views.augment(crop))))
-        return views
 
     def validation_step(self, batch: Batch, _: int) -> None:
         """Measure cross-entropy and accuracy of the averaged logits; accuracy selects the best checkpoint.
@@ -199,10 +184,3 @@ class CoTraining(L.LightningModule):
 def mark_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Mark each image `[N]` with 1 if the largest of its logits `[N, C]` is its class's, else with 0."""
     return (logits.argmax(-1) == targets).float()
-
-
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """Resize `[N, 3, H, W]` to `[N, 3, size, size]`."""
-    if pixels.shape[-1] == size:
-        return pixels
-    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)

@@ -17,7 +17,6 @@ from coserve_training.data import (
     Dataset,
     Membership,
     Progress,
-    RandomCrops,
     Split,
     load_dataset,
     name_some,
@@ -32,6 +31,7 @@ from coserve_training.runs.folder import SAMPLES, Description, Run, load_run, wr
 from coserve_training.runs.images import FILE, read_known, write_known
 from coserve_training.runs.output import check_output
 from coserve_training.trainer import make_trainer, quiet_lightning
+from coserve_training.views import MemberViews
 
 
 def train(
@@ -58,7 +58,7 @@ def train(
         devices: GPUs per node, or processes on a machine without GPUs; they share each batch.
         nodes: number of machines. Start the program on each, by hand or by a cluster that Lightning supports.
         place_members: train each member in a process of its own, on whole batches. The results are the same.
-        workers: processes that decode images, per device; by default the devices share the cores.
+        workers: processes that decode and augment images, per device; by default the devices share the cores.
         tensorboard: also write the metrics for TensorBoard, to `tensorboard/` in the run folder.
         report: called with one line per epoch.
         progress: called with the progress of decoding and evaluating.
@@ -115,6 +115,8 @@ def train(
         write_known(folder, membership.known)
     L.seed_everything(config.seed, verbose=False)
     placed = trainer.global_rank if place_members else None
+    members = range(config.split) if placed is None else (placed,)
+    training = training.with_views(MemberViews(config, members, description.mean), workers)
     weights = _class_weights(training, len(dataset.labels)) if config.class_weights == "balanced" else None
     module = CoTraining(config, len(dataset.labels), description.mean, description.std, placed, weights)
     if initial is not None:
@@ -157,9 +159,7 @@ def _load(
         progress,
         resize_size=config.resize_size,
         interpolation=config.interpolation,
-        random_crops=RandomCrops(config.split, config.seed, config.crop_area)
-        if config.crop == "resized"
-        else None,
+        whole=config.crop == "resized",
         skip_corrupt=config.skip_corrupt,
         assign=membership.for_training,
         workers=workers,
@@ -247,12 +247,14 @@ def _fit(
     classes = training.targets if config.sampling == "balanced" else None
     in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing, classes)
     in_testing = BatchOrder(len(test), config.batch_size, None, sharing)
+    loaders = Batches(training, in_training), Batches(test, in_testing)
     with quiet_lightning():
         try:
-            trainer.fit(
-                module, Batches(training, in_training), Batches(test, in_testing), ckpt_path=checkpoint
-            )
+            trainer.fit(module, *loaders, ckpt_path=checkpoint)
         except SystemExit as interrupted:  # Lightning's reaction to Ctrl-C
             raise KeyboardInterrupt from interrupted
+        finally:
+            for loader in loaders:
+                loader.close()
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -187,7 +187,9 @@ MEASURED = """
 import resource, sys
 import numpy as np
 from coserve_training.data.files import StoredFile
-from coserve_training.data.lazy import LazyImages, RandomCrops
+from coserve_training.config import TrainConfig
+from coserve_training.data.lazy import LazyImages
+from coserve_training.views import MemberViews
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -195,7 +197,9 @@ def peak():
 sources = np.array([StoredFile(sys.argv[1])] * 2, object)
 before = peak()
 assert LazyImages(sources, 224)[:].shape == (2, 224, 224, 3)
-assert LazyImages(sources, 224, RandomCrops(2))[:].shape == (2, 2, 224, 224, 3)
+config = TrainConfig(data=("x",), network="resnet20", image_size=224, crop="resized")
+views = MemberViews(config, range(2), (0, 0, 0))
+assert LazyImages(sources, 224, views)[:].shape == (2, 2, 224, 224, 3)
 print(peak() - before)
 """
 

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from coserve_training.config import TrainConfig
-from coserve_training.data import Batches, LazyImages, RandomCrops, Split, index_batches, load_dataset
+from coserve_training.data import Batches, LazyImages, Split, index_batches, load_dataset
 from coserve_training.data.workers import ParallelMap
 from coserve_training.errors import DataError
 from coserve_training.training_run import train
+from coserve_training.views import MemberViews
 from tests.training.data.photographs import photograph
 
 VIEWS = 2
@@ -41,11 +42,14 @@ def folder(photographs: Path, tmp_path: Path) -> Path:
 
 
 def cropped(folder: Path, workers: int = 0, seed: int = 0, skip_corrupt: bool = False) -> Split:
-    dataset = load_dataset(
-        [folder], SIZE, random_crops=RandomCrops(VIEWS, seed), workers=workers, skip_corrupt=skip_corrupt
-    )
+    dataset = load_dataset([folder], SIZE, whole=True, workers=workers, skip_corrupt=skip_corrupt)
     assert dataset.train is not None
-    return dataset.train
+    return dataset.train.with_views(views(seed), workers)
+
+
+def views(seed: int = 0) -> MemberViews:
+    config = TrainConfig(data=("x",), network="resnet20", image_size=SIZE, crop="resized", seed=seed)
+    return MemberViews(config, range(VIEWS), (0.5, 0.5, 0.5))
 
 
 class Shuffled:
@@ -131,17 +135,13 @@ def test_reading_leaves_the_random_stream_alone(photographs: Path) -> None:
     assert drawn == torch.rand(1)
 
 
-def test_held_out_images_are_tested_without_random_crops(folder: Path) -> None:
-    whole = load_dataset([folder], SIZE).train
-    shutil.rmtree(folder / "test")
-    split = cropped(folder)
-    held_out = np.arange(24) % 12 == 5
-    test = split.select(held_out).uncropped()
-    assert whole is not None
-    assert (test[:][0] == whole.images[held_out]).all()
-    rest = split.select(~held_out)
-    assert len(rest) == 22
-    assert rest[:3][0].shape == (VIEWS, 3, SIZE, SIZE, 3)
+def test_a_repeated_image_has_another_view_each_time(photographs: Path) -> None:
+    split = cropped(photographs)
+    images, targets, _ = split.read((0, np.array([3, 3 + 24, 3 + 2 * 24, 3])))
+    assert targets.tolist() == [split.targets[3]] * 4
+    assert (images[:, 0] == images[:, 3]).all()
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (images[:, first] != images[:, second]).mean(axis=(1, 2, 3)).min() > 0.5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -192,13 +192,13 @@ def die(_: object) -> None:
 
 
 def test_a_killed_worker_is_a_helpful_error() -> None:
-    with pytest.raises(DataError, match=r"a process that decodes images was killed.*--shm-size"):
+    with pytest.raises(DataError, match=r"a process that reads images was killed.*--shm-size"):
         list(ParallelMap(die, [0, 1], 1))
 
 
 def test_progress_counts_every_image(photographs: Path) -> None:
     told: list[tuple[str, int, int]] = []
-    load_dataset([photographs], SIZE, lambda *step: told.append(step), random_crops=RandomCrops(VIEWS))
+    load_dataset([photographs], SIZE, lambda *step: told.append(step), whole=True)
     assert ("checking images", 24, 24) in told
     assert ("decoding images", 4, 4) in told
 

@@ -1,5 +1,6 @@
-"""Workers that hang when they are forked are replaced."""
+"""Workers are replaced if they hang when they are forked, and end when nobody needs them."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import pytest
 
 from coserve_training.data import workers
 from coserve_training.data.workers import ParallelMap
+from coserve_training.errors import DataError
 
 hang: Callable[[], bool] | None = None
 """Tells a forked process to hang before its first instruction."""
@@ -44,3 +46,27 @@ def test_a_worker_that_hangs_at_its_fork_is_replaced(
         assert [square for _, square in rows] == [item * item for item in range(8)]
         assert (os.getpid() not in {pid for pid, _ in rows}) == forked
     monkeypatch.setitem(globals(), "hang", None)
+
+
+@pytest.mark.parametrize("end", ["close", "abandon", "fail"])
+def test_workers_end_when_they_are_not_needed(end: str) -> None:
+    before = set(multiprocessing.active_children())
+    parallel = ParallelMap(pid_and_square if end != "fail" else fail, list(range(20)), 2)
+    if end == "close":
+        list(parallel)
+        assert len(set(multiprocessing.active_children()) - before) == 2
+        parallel.close()
+    elif end == "abandon":
+        iteration = iter(parallel)
+        next(iteration)
+        del iteration
+    else:
+        with pytest.raises(DataError, match="as told"):
+            list(parallel)
+    assert set(multiprocessing.active_children()) == before
+    if end != "fail":
+        assert [square for _, square in parallel] == [item * item for item in range(20)]
+
+
+def fail(item: int) -> int:
+    raise DataError("as told")

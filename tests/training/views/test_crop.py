@@ -1,38 +1,111 @@
-from dataclasses import replace
+import io
 
-import torch
-from torch import Tensor
+import numpy as np
+import pytest
+from PIL import Image
 
-from coserve_training.config import TrainConfig
-from coserve_training.views.crop import make_crop
+from coserve_images.decode import OpenedImage
+from coserve_training.views.crop import crop_photograph, draw_box, flip, shift
+from tests.training.data.photographs import photograph
 
-CPU = torch.device("cpu")
-
-
-def test_padded_crops_shift_images_by_up_to_an_eighth(config: TrainConfig) -> None:
-    torch.manual_seed(1)
-    crop = make_crop(replace(config, flip=False), 32, CPU)
-    assert crop is not None
-    dot = torch.zeros(500, 1, 32, 32)
-    dot[..., 10, 20] = 1
-    position = crop(dot)[:, 0].flatten(1).argmax(1)
-    rows = position // 32
-    columns = position % 32
-    assert set(rows.tolist()) == set(range(10 - 4, 10 + 5))
-    assert set(columns.tolist()) == set(range(20 - 4, 20 + 5))
+AREA = (0.1, 1.0)
+CUBIC = Image.Resampling.BICUBIC
 
 
-def test_half_of_the_images_are_flipped(config: TrainConfig, pixels: Tensor) -> None:
-    torch.manual_seed(2)
-    flip = make_crop(replace(config, crop="none"), 32, CPU)
-    assert flip is not None
-    images = pixels[:1].expand(600, -1, -1, -1)
-    flipped = flip(images)
-    mirrored = torch.tensor([torch.equal(image, pixels[0].flip(-1)) for image in flipped])
-    kept = torch.tensor([torch.equal(image, pixels[0]) for image in flipped])
-    assert (mirrored ^ kept).all()
-    assert 0.42 < mirrored.float().mean() < 0.58
+def generators(count: int, seed: int = 5) -> list[np.random.Generator]:
+    return [np.random.default_rng([seed, index]) for index in range(count)]
 
 
-def test_photographs_cropped_while_decoded_are_only_flipped(config: TrainConfig) -> None:
-    assert make_crop(replace(config, crop="resized", flip=False), 32, CPU) is None
+def stack(images: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def test_images_are_shifted_by_up_to_an_eighth_and_filled_with_black() -> None:
+    random = np.random.default_rng(1)
+    pixels = np.full((32, 32, 3), 255, np.uint8)
+    pixels[10, 20] = 100
+    seen = set()
+    for _ in range(1000):
+        shifted = np.asarray(shift(Image.fromarray(pixels), random))
+        ((row, column),) = np.argwhere(shifted[..., 0] == 100).tolist()
+        seen.add((row - 10, column - 20))
+        assert (shifted == 0).sum() == 3 * (32 * 32 - (32 - abs(row - 10)) * (32 - abs(column - 20)))
+    assert seen == {(down, right) for down in range(-4, 5) for right in range(-4, 5)}
+
+
+def test_half_of_the_images_are_flipped() -> None:
+    random = np.random.default_rng(2)
+    image = photograph(0, 16, 16)
+    mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    views = [flip(image, random) for _ in range(600)]
+    assert all(view in (image, mirrored) for view in views)
+    assert 0.42 < sum(view == mirrored for view in views) / 600 < 0.58
+
+
+@pytest.mark.parametrize("share", [(0.08, 1.0), (0.1, 1.0)])
+def test_crops_have_the_recipes_area_and_the_proportions_of_inception(share: tuple[float, float]) -> None:
+    random = np.random.default_rng(0)
+    boxes = np.array([draw_box(random, 640, 480, share) for _ in range(4000)])
+    widths = boxes[:, 2] - boxes[:, 0]
+    heights = boxes[:, 3] - boxes[:, 1]
+    areas = widths * heights / (640 * 480)
+    ratios = widths / heights
+    assert (boxes >= 0).all()
+    assert (boxes <= (640, 480, 640, 480)).all()
+    assert areas.min() == pytest.approx(share[0], rel=0.1)
+    assert 0.9 < areas.max() <= 1
+    assert 0.74 < ratios.min() < 0.76
+    assert 1.31 < ratios.max() < 1.35
+    # Left is as likely as right and, in crops small enough for both, wide as likely as tall.
+    assert abs((boxes[:, 0] + boxes[:, 2]).mean() / 2 - 320) < 6
+    assert abs(np.log(ratios[areas < 0.5]).mean()) < 0.02
+
+
+@pytest.mark.parametrize(("shape", "box"), [((1, 1), (0, 0, 1, 1)), ((1000, 10), (493, 0, 506, 10))])
+def test_a_shape_that_no_crop_fits_gives_its_middle(
+    shape: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    random = np.random.default_rng(0)
+    assert [draw_box(random, *shape, AREA) for _ in range(20)] == [box] * 20
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("side", [120, 1600])
+def test_a_reduced_jpeg_gives_the_crops_of_the_whole(side: int, orientation: int) -> None:
+    """Large photographs are decoded at a fraction of their size, and cropped upright."""
+    image = photograph(1, side, side * 3 // 4)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = image.transpose({
+        1: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270,
+    }[orientation]) if orientation > 1 else image  # fmt: skip
+    file = io.BytesIO()
+    stored.save(file, "JPEG", quality=95, exif=exif)
+    with Image.open(file) as opened:
+        crops = crop_photograph(OpenedImage(opened), 64, AREA, CUBIC, generators(4))
+        reduced = opened.size != stored.size
+    assert reduced == (side == 1600)
+    boxes = [draw_box(random, *image.size, AREA) for random in generators(4)]
+    whole = [image.resize((64, 64), CUBIC, box=box) for box in boxes]
+    difference = np.abs(stack(crops) - stack(whole))
+    assert difference.mean() < 2
+
+
+def test_a_crop_is_never_enlarged_for_want_of_decoded_pixels() -> None:
+    file = io.BytesIO()
+    photograph(2, 2000, 1500).save(file, "JPEG")
+    for seed in range(20):
+        with Image.open(file) as opened:
+            crop_photograph(OpenedImage(opened), 224, AREA, CUBIC, generators(2, seed))
+            scale = opened.width / 2000
+        boxes = np.array([draw_box(random, 2000, 1500, AREA) for random in generators(2, seed)])
+        assert ((boxes[:, 2:] - boxes[:, :2]) * scale >= 224 - 1).all()
+
+
+@pytest.mark.parametrize("resampling", [Image.Resampling.BILINEAR, CUBIC])
+def test_crops_are_resized_as_the_recipe_says(resampling: Image.Resampling) -> None:
+    image = photograph(1, 40, 30)
+    (crop,) = crop_photograph(OpenedImage(image), 64, AREA, resampling, generators(1))
+    box = draw_box(*generators(1), 40, 30, AREA)
+    assert (stack([crop]) == stack([image.resize((64, 64), resampling, box=box)])).all()

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from coserve_training.views.erasing import cut_out, erase
+from coserve_training.config import TrainConfig
+from coserve_training.views.erasing import cut_out, erase, erase_parts
 
 
 def holes(erased: Tensor) -> Tensor:
@@ -59,3 +62,17 @@ def test_cutout_zeroes_one_square_per_image_clipped_at_the_border() -> None:
     rows = cut[:, 0].any(2).sum(1)
     columns = cut[:, 0].any(1).sum(1)
     assert torch.equal(rows * columns, sizes)
+
+
+def test_the_recipe_erases_and_cuts_out(config: TrainConfig) -> None:
+    torch.manual_seed(6)
+    images = torch.ones(400, 3, 16, 16)
+    assert torch.equal(erase_parts(images, config), images)
+    found = holes(
+        erase_parts(images, replace(config, erasing=0.25, erasing_area=(0.25, 0.25), erasing_ratio=(1, 1)))
+    )
+    assert len(found) / 400 == pytest.approx(0.25, abs=0.08)
+    assert found.sum((1, 2)).unique().tolist() == [64]
+    # Images of 16 pixels have half the side of the recipe's 32.
+    cut = erase_parts(images, replace(config, cutout=16)) == 0
+    assert cut[:, 0].sum((1, 2)).max() == 8 * 8

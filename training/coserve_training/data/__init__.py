@@ -14,7 +14,7 @@ matlab.py    MATLAB files
 download.py  public data sets by name
 check.py     damaged files, without decoding all of them
 decode.py    from an opened image to RGB arrays
-lazy.py      images that are decoded when they are read
+lazy.py      images that are decoded, or augmented, when they are read
 split.py     the images and classes of a split
 workers.py   worker processes
 order.py     the order of the images in each epoch
@@ -23,8 +23,9 @@ batches.py   batches as tensors
 
 from coserve_training.data.batches import Batches, to_pixels
 from coserve_training.data.dataset import load_dataset
+from coserve_training.data.decode import Pixels, Square, make_square
 from coserve_training.data.identity import Identities, Known, identify
-from coserve_training.data.lazy import LazyImages, RandomCrops
+from coserve_training.data.lazy import LazyImages, Views
 from coserve_training.data.membership import HOLD_OUT, Membership
 from coserve_training.data.naming import name_some
 from coserve_training.data.split import Dataset, Progress, Split
@@ -39,11 +40,14 @@ __all__ = [
     "LazyImages",
     "Membership",
     "Progress",
-    "RandomCrops",
+    "Pixels",
     "Split",
+    "Square",
+    "Views",
     "identify",
     "index_batches",
     "load_dataset",
+    "make_square",
     "name_some",
     "to_pixels",
     "usable_cores",

@@ -1,4 +1,4 @@
-"""Batches of a split as tensors, gathered from memory or decoded ahead of time in worker processes."""
+"""Batches of a split as tensors, gathered from memory or read ahead of time by worker processes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,12 +13,12 @@ from coserve_training.data.workers import ParallelMap, SizedIterable
 
 
 class Batches:
-    """Batches of images `[N, H, W, 3]` uint8, or random crops `[views, N, H, W, 3]`, and classes `[N]` int64.
+    """Batches of images `[N, H, W, 3]` uint8, or views `[members, N, H, W, 3]`, and classes `[N]` int64.
 
     Args:
         split: the images and classes.
-        order: indices of each batch. Random crops are drawn for its `epoch`, if it has one. The epoch is read
-            with the first batch, so that Lightning can set it until then.
+        order: draws of each batch (`order.BatchOrder`). Views are drawn for its `epoch`, if it has one. The
+            epoch is read with the first batch, so that Lightning can set it until then.
 
     Raises:
         DataError: during iteration, for an image that cannot be decoded and must not be replaced.
@@ -42,9 +42,13 @@ class Batches:
             self.split.note(replaced)
             yield images, targets
 
+    def close(self) -> None:
+        """End the worker processes; the next iteration starts them anew."""
+        self._read.close()
+
 
 class _Requests:
-    """The epoch and a batch's indices, for workers, which do not know the epoch."""
+    """The epoch and a batch's draws, for workers, which do not know the epoch."""
 
     def __init__(self, order: SizedIterable[Any]) -> None:
         self.order = order

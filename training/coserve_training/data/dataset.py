@@ -14,7 +14,7 @@ from coserve_training.data.download import KNOWN, fetch
 from coserve_training.data.files import Files
 from coserve_training.data.identity import identify
 from coserve_training.data.imagenet import label_validation_images
-from coserve_training.data.lazy import Indices, LazyImages, RandomCrops
+from coserve_training.data.lazy import Indices, LazyImages
 from coserve_training.data.membership import Assign, Sources
 from coserve_training.data.naming import name_some
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
@@ -35,7 +35,7 @@ def load_dataset(
     *,
     resize_size: int | None = None,
     interpolation: str = "bilinear",
-    random_crops: RandomCrops | None = None,
+    whole: bool = False,
     skip_corrupt: bool = False,
     test_only: bool = False,
     assign: Assign | None = None,
@@ -52,8 +52,7 @@ def load_dataset(
         resize_size: length that the shorter side is resized to before the centre is cut out; by default
             `image_size`.
         interpolation: `"bilinear"` or `"bicubic"`.
-        random_crops: how to crop training images at random. None takes their centre, and leaves cropping to
-            the training step.
+        whole: leave training images as large as they are stored, for crops at random (`Split.with_views`).
         skip_corrupt: leave out images that cannot be decoded instead of raising.
         test_only: read no training images, unless there is no test split.
         assign: moves images between the splits before they are decoded (membership.py).
@@ -79,9 +78,8 @@ def load_dataset(
     splits = {}
     corrupt = [name for _, name in unreadable]
     for name, (found, targets) in sources.items():
-        crops = random_crops if name == "train" else None
-        images = LazyImages(found, image_size, crops, workers, skip_corrupt, resize_size, interpolation)
-        splits[name], bad = _prepare(images, targets, cache_bytes, progress)
+        images = LazyImages(found, image_size, None, workers, skip_corrupt, resize_size, interpolation)
+        splits[name], bad = _prepare(images, targets, whole and name == "train", cache_bytes, progress)
         corrupt += bad
     if corrupt and not skip_corrupt:
         total = sum(len(targets) for _, targets in sources.values()) + len(unreadable)
@@ -149,7 +147,7 @@ def _check_classes(labels: Sequence[str], targets: dict[str, Indices]) -> None:
 
 
 def _prepare(
-    images: LazyImages, targets: Indices, cache_bytes: int, progress: Progress | None
+    images: LazyImages, targets: Indices, whole: bool, cache_bytes: int, progress: Progress | None
 ) -> tuple[Split, list[str]]:
     """Decode a split into memory, or only check its files if it is too large. Leave out corrupt images.
 
@@ -157,11 +155,10 @@ def _prepare(
         The split, and the names of corrupt images with reasons.
     """
     decoded_already = images.sources.dtype == np.uint8
-    ready = images.square.resize_size == images.size == images.sources.shape[1] if decoded_already else False
-    if ready and images.crops is None:
+    if decoded_already and images.square.resize_size == images.size == images.sources.shape[1]:
         return Split(images.sources, targets), []
     wanted = len(images) * images.size**2 * 3
-    cached = images.crops is None and wanted <= min(cache_bytes, _memory() // 4)
+    cached = not whole and wanted <= min(cache_bytes, _memory() // 4)
     if decoded_already and not cached:
         return Split(images, targets), []
     array = np.empty((len(images) if cached else 0, images.size, images.size, 3), np.uint8)

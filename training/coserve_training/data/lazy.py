@@ -1,9 +1,9 @@
-"""Images that are decoded when they are read, for data sets of photographs too large for memory."""
+"""Images that are decoded, or augmented, when they are read."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,41 +13,40 @@ from coserve_images import decode
 from coserve_images.decode import OpenedImage
 from coserve_images.errors import UnknownFormatError
 from coserve_images.formats import OWN_FORMATS
-from coserve_training.data.decode import CROP_AREA, Pixels, Square, centre, random_crops
+from coserve_training.data.decode import Pixels, Square, make_square
 from coserve_training.data.files import StoredFile
 from coserve_training.errors import DataError
 
 Indices = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class RandomCrops:
-    """Crops of random area, aspect ratio and position, which depend only on seed, epoch and image index.
+class Views(Protocol):
+    """Draws the members' views of an image (the package `views`)."""
 
-    Each member learns from a crop of its own (the paper's views). All crops are cut from one decoded
-    photograph: decoding costs more than cutting, and crops from a photograph already reduced to the network's
-    size would be blurred.
+    def draw(self, image: OpenedImage, square: Square, epoch: int, index: int, repeat: int) -> Pixels:
+        """Return views `[members, size, size, 3]`.
 
-    Attributes:
-        views: number of crops of each image, one per member.
-        seed: seed of the random numbers.
-        area: smallest and largest share of the photograph that a crop covers.
-    """
-
-    views: int
-    seed: int = 0
-    area: tuple[float, float] = CROP_AREA
+        Args:
+            image: the image, not decoded yet.
+            square: the centre of the image, which views that are not cropped at random start from.
+            epoch: the epoch, from 0.
+            index: index of the image in the split.
+            repeat: how many times the image has been drawn before in this epoch.
+        """
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Images that are indexed like an array `[N, size, size, 3]`, or `[views, N, size, size, 3]` with crops.
+    """Images that are indexed like an array `[N, size, size, 3]`.
+
+    With views, batches are `[members, N, size, size, 3]`.
 
     Attributes:
-        sources: `StoredFile`s `[N]`, or images of another size `[N, H, W, 3]` uint8.
+        sources: `StoredFile`s `[N]`, or images `[N, H, W, 3]` uint8.
         size: height and width in pixels to decode to.
-        crops: random crops; None cuts out the centre, as serving does.
-        workers: number of processes that decode batches ahead of time.
+        views: draws the members' views; None cuts out the centre, as serving does.
+        workers: number of processes that read batches ahead of time.
         skip_corrupt: replace images that become unreadable by others of their class.
         resize_size: length that the shorter side is resized to before the centre is cut out; by default
             `size`.
@@ -57,7 +56,7 @@ class LazyImages:
 
     sources: npt.NDArray[Any]
     size: int
-    crops: RandomCrops | None = None
+    views: Views | None = None
     workers: int = 0
     skip_corrupt: bool = False
     resize_size: int | None = None
@@ -79,18 +78,19 @@ class LazyImages:
         """Select images by index or by a mask `[N]`."""
         return replace(self, sources=self.sources[indices], replaced=[])
 
-    def uncropped(self) -> "LazyImages":
-        """Return the same images without random crops."""
-        return replace(self, crops=None, replaced=[])
-
     def read(
-        self, indices: Indices, epoch: int = 0, substitutes: Callable[[int], Indices] | None = None
+        self,
+        indices: Indices,
+        epoch: int = 0,
+        repeats: Indices | None = None,
+        substitutes: Callable[[int], Indices] | None = None,
     ) -> tuple[Pixels, list[str]]:
-        """Decode images one by one.
+        """Read images one by one.
 
         Args:
             indices: indices of the images, `[N]`.
-            epoch: epoch to draw random crops for.
+            epoch: epoch to draw views for.
+            repeats: how many times each image has been drawn before in this epoch, `[N]`; None for never.
             substitutes: returns the indices of images that may replace an image that cannot be decoded.
 
         Returns:
@@ -99,39 +99,34 @@ class LazyImages:
         Raises:
             DataError: for images that cannot be decoded and have no substitute that can; it names them.
         """
+        repeats = np.zeros_like(indices) if repeats is None else repeats
         images = list[Pixels]()
         failures = list[str]()
-        for index in indices.tolist():
-            image = self.attempt(index, epoch)
+        for index, repeat in zip(indices.tolist(), repeats.tolist(), strict=True):
+            image = self.attempt(index, epoch, repeat)
             tried = list[str]()
             others = iter(substitutes(index) if substitutes and isinstance(image, str) else ())
             while isinstance(image, str):
                 tried.append(image)
                 if (other := next(others, None)) is None:
                     raise DataError(f"images became unreadable while they were used: {'; '.join(tried)}")
-                image = self.attempt(int(other), epoch)
+                image = self.attempt(int(other), epoch, repeat)
             images.append(image)
             failures += tried
         if not images:  # this process has no share of the last batch
             return np.empty((0, self.size, self.size, 3), np.uint8), failures
-        return np.stack(images, axis=0 if self.crops is None else 1), failures
+        return np.stack(images, axis=0 if self.views is None else 1), failures
 
-    def attempt(self, index: int, epoch: int = 0) -> Pixels | str:
-        """Decode an image `[size, size, 3]`, or crops `[views, size, size, 3]`; on failure return why."""
+    def attempt(self, index: int, epoch: int = 0, repeat: int = 0) -> Pixels | str:
+        """Read an image `[size, size, 3]`, or views `[members, size, size, 3]`; on failure return why."""
         try:
-            return self._decode(index, epoch)
+            with open_image(self.sources[index]) as image:
+                if self.views is None:
+                    return np.asarray(make_square(image, self.square))
+                return self.views.draw(image, self.square, epoch, index, repeat)
         # Opening a file or a member of a zip fails with errors of many types.
         except Exception as error:
             return f"{self.sources[index].name} ({describe_error(error)})"
-
-    def _decode(self, index: int, epoch: int) -> Pixels:
-        with open_image(self.sources[index]) as image:
-            if self.crops is None:
-                return centre(image, self.square)
-            random = np.random.default_rng([self.crops.seed, epoch, index])
-            return random_crops(
-                image, self.size, random, self.crops.views, self.interpolation, self.crops.area
-            )
 
 
 @contextmanager

@@ -10,7 +10,10 @@ from torch.utils.data import Sampler
 
 
 class BatchOrder(Sampler[torch.Tensor]):
-    """Image indices of this process's share of each batch.
+    """The draws of this process's share of each batch.
+
+    A draw is the index of an image plus, if the image was drawn before in the epoch, the number of images for
+    each time. So each draw has a view of its own.
 
     A shuffled order depends only on the seed and the epoch. So a resumed run continues with the same batches,
     and several processes together see the batches that one process would see. An incomplete last batch is
@@ -65,5 +68,10 @@ def _balance(order: torch.Tensor, classes: torch.Tensor, generator: torch.Genera
     """
     groups = [order[classes[order] == label] for label in sorted(set(classes.tolist()))]
     draws = -(-len(order) // len(groups))
-    drawn = torch.cat([group.repeat(-(-draws // len(group)))[:draws] for group in groups])
+    drawn = torch.cat([_repeat(group, draws, len(order)) for group in groups])
     return drawn[torch.randperm(len(drawn), generator=generator)][: len(order)]
+
+
+def _repeat(group: torch.Tensor, draws: int, images: int) -> torch.Tensor:
+    rounds = torch.arange(draws) // len(group)
+    return group.repeat(int(rounds[-1]) + 1)[:draws] + rounds * images

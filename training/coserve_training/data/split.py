@@ -1,14 +1,14 @@
 """A labelled data set: labels and splits, with images in memory or decoded when they are read."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from coserve_training.data.decode import Pixels
-from coserve_training.data.lazy import Indices, LazyImages
+from coserve_training.data.lazy import Indices, LazyImages, Views
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the activity, the steps done and the total number of steps."""
@@ -41,14 +41,18 @@ class Split:
             return Split(self.images.select(indices), self.targets[indices])
         return Split(self.images[indices], self.targets[indices])
 
-    def uncropped(self) -> "Split":
-        """Return the same images for testing: without the random crops of training."""
-        if isinstance(self.images, LazyImages):
-            return Split(self.images.uncropped(), self.targets)
-        return self
+    def with_views(self, views: Views, workers: int) -> "Split":
+        """Return the same images for training: as the members' views, drawn in worker processes."""
+        images = self.images
+        if not isinstance(images, LazyImages):
+            images = LazyImages(images, images.shape[1])
+        return Split(replace(images, views=views, workers=workers), self.targets)
 
-    def read(self, epoch_and_indices: tuple[int, Indices]) -> tuple[Pixels, npt.NDArray[np.int64], list[str]]:
+    def read(self, epoch_and_draws: tuple[int, Indices]) -> tuple[Pixels, npt.NDArray[np.int64], list[str]]:
         """Read a batch of an epoch.
+
+        Args:
+            epoch_and_draws: the epoch, and the batch's draws (`order.BatchOrder`).
 
         Returns:
             The images, their classes, and the names of replaced images with reasons.
@@ -56,10 +60,11 @@ class Split:
         Raises:
             DataError: for an image that cannot be decoded and must not be replaced.
         """
-        epoch, indices = epoch_and_indices
+        epoch, draws = epoch_and_draws
+        repeats, indices = np.divmod(draws, max(1, len(self)))
         if isinstance(self.images, LazyImages):
             substitutes = self._of_same_class if self.images.skip_corrupt else None
-            pixels, replaced = self.images.read(indices, epoch, substitutes)
+            pixels, replaced = self.images.read(indices, epoch, repeats, substitutes)
             return pixels, self.targets[indices], replaced
         return self.images[indices], self.targets[indices], []
 

@@ -226,7 +226,7 @@ def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
     A larger split is sampled evenly, at `STATISTICS_IMAGES` images.
     """
     chosen = np.linspace(0, len(split) - 1, min(len(split), STATISTICS_IMAGES)).round().astype(int)
-    sample = split.uncropped().select(chosen)
+    sample = split.select(chosen)
     sums = np.zeros(3)
     squares = np.zeros(3)
     count = 0

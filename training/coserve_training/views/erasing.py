@@ -5,8 +5,21 @@ import math
 import torch
 from torch import Tensor
 
+from coserve_training.config import TrainConfig
+
 ATTEMPTS = 10
 """Rectangles to draw for an image until one fits into it. If none does, nothing is erased."""
+
+
+def erase_parts(images: Tensor, config: TrainConfig) -> Tensor:
+    """Erase and cut out parts of normalised images `[N, 3, H, W]`, leaving 0, the mean colour.
+
+    Cutout's square shrinks in proportion to the image.
+    """
+    if config.erasing:
+        images = erase(images, config.erasing, config.erasing_area, config.erasing_ratio)
+    side = round(config.cutout * images.shape[-1] / config.image_size)
+    return cut_out(images, side) if side else images
 
 
 def erase(

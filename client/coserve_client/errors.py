@@ -174,6 +174,9 @@ def problem_error(status: int, document: Mapping[str, Any]) -> ProblemError:
     return kind(status, document)
 
 
+NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL")
+
+
 @dataclass(frozen=True)
 class Route:
     """The way to a server, as error messages describe it.
@@ -210,9 +213,11 @@ def translated_errors(route: Route) -> Iterator[None]:
     except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
         # A server that rejects a request before reading the whole body resets the connection, and asyncio
         # then discards its response. A server that requires a client certificate resets or closes it.
+        secure = route.url.startswith("https:")
+        hint = "the server may require a client certificate" if secure else "the server may only speak HTTPS"
         raise UnreachableError(
             f"the connection to {route} broke ({str(error) or type(error).__name__}); the request may be too "
-            "large, or the server may require a client certificate"
+            f"large, or {hint}"
         ) from error
     except httpx.TransportError as error:
         raise UnreachableError(f"the connection to {route} failed: {error}") from error
@@ -233,6 +238,10 @@ def _describe_connect_error(route: Route, error: httpx.TransportError) -> str:
             f"the certificate of {route} is not trusted ({reason}){source}; pass the certificate authorities "
             "to trust: verify in Python, --cacert on the command line"
         )
+    # OpenSSL's words for a response that is not TLS, in its versions from 1.1.
+    if any(text in reason.upper().replace(" ", "_") for text in NOT_TLS):
+        plain = route.url.replace("https:", "http:", 1)
+        return f"{route} does not speak HTTPS ({reason}); if it is a server without TLS, use {plain}"
     if route.proxy:
         return f"cannot connect to {route} ({reason}); to connect directly, add the host to NO_PROXY"
     return (

@@ -125,4 +125,6 @@ def _format_default(field: FieldInfo) -> str:
     default = field.default
     if default in (None, ()):
         return ""
+    if isinstance(default, tuple):
+        return ",".join(map(str, default))
     return str(default).lower() if isinstance(default, bool) else str(default)

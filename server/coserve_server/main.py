@@ -71,6 +71,8 @@ async def serve(
                 lifespan="off",
                 # Otherwise from the environment, where it need not be a number.
                 workers=1,
+                # Likewise, from FORWARDED_ALLOW_IPS.
+                forwarded_allow_ips=",".join(settings.trusted_proxies),
                 log_level=None,
                 log_config=None,
                 access_log=False,

@@ -144,9 +144,9 @@ def test_requires_one_result_per_image(ask: Ask, reply: Make) -> None:
         (
             httpx.RemoteProtocolError("Server disconnected"),
             UnreachableError,
-            "Server disconnected.; .* certificate",
+            "Server disconnected.; .* HTTPS",
         ),
-        (httpx.ReadError(""), UnreachableError, "broke .ReadError.; .* certificate"),
+        (httpx.ReadError(""), UnreachableError, "broke .ReadError.; .* HTTPS"),
         (httpx.DecodingError("bad gzip"), ProtocolError, "bad gzip"),
     ],
 )
@@ -164,6 +164,24 @@ def test_translates_transport_errors_once(
         ask(server, "classify", b"x")
     assert caught.value.__cause__ is cause
     assert calls == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "cause", "message"),
+    [
+        (
+            "https://a.b:8000/x",
+            httpx.ConnectError("[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1006)"),
+            r"https://a.b:8000/x does not speak HTTPS .*; if it is a server without TLS, use http://a.b:8000/x$",
+        ),
+        ("https://a.b", httpx.ConnectError("[SSL] record layer failure (_ssl.c:1000)"), "use http://a.b$"),
+        ("http://a.b", httpx.RemoteProtocolError("illegal status line"), "the server may only speak HTTPS$"),
+        ("https://a.b", httpx.ReadError(""), "the server may require a client certificate$"),
+    ],
+)
+def test_names_the_other_scheme(url: str, cause: Exception, message: str) -> None:
+    with pytest.raises(UnreachableError, match=message), translated_errors(Route(url)):
+        raise cause
 
 
 def test_translates_whatever_a_proxy_causes() -> None:

@@ -100,7 +100,8 @@ def test_the_settings_that_are_passed_on_exist_and_have_the_documented_defaults(
     examples = {"COSERVE_API_KEYS_FILE", "COSERVE_TLS_CERTIFICATE", "COSERVE_TLS_KEY"}
     for variable in passed_on() - examples - {"CUDA_VISIBLE_DEVICES"}:
         field = Settings.model_fields[variable.removeprefix("COSERVE_").lower()]
-        default = "" if field.default in (None, ()) else str(field.default).lower().removesuffix(".0")
+        value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        default = "" if value is None else str(value).lower().removesuffix(".0")
         assert known[variable] == default, variable
 
 

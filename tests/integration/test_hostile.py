@@ -270,7 +270,13 @@ def test_refused_connections_are_counted(server: Server) -> None:
     with server.http() as http:
         text = http.get("/metrics").text
     counted = dict(re.findall(r'coserve_connections_refused_total\{reason="(.*)"\} (.*)', text))
-    assert set(counted) == {"bad-request", "head-timeout", "head-too-large", "overloaded"}
+    assert set(counted) == {
+        "bad-request",
+        "head-timeout",
+        "head-too-large",
+        "method-not-allowed",
+        "overloaded",
+    }
     assert all(float(count) >= 1 for count in counted.values())
 
 

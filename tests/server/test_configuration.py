@@ -193,9 +193,11 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_variable_that_is_no_setting_is_named_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("COSERVE_MAX_IMAGE", "COSERVE_HOSTNAME", "COSERVE_API_KEY", "COSERVE_URL", "COSERVE_CONFIG")
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     for name in (*names, "COSERVE_MAX_IMAGES"):
         monkeypatch.setenv(name, "1")
     assert find_ignored_variables() == [
+        "FORWARDED_ALLOW_IPS is ignored; COSERVE_TRUSTED_PROXIES names the proxies to trust",
         "COSERVE_HOSTNAME: no setting has this name; the nearest is COSERVE_HOST",
         "COSERVE_MAX_IMAGE: no setting has this name; the nearest is COSERVE_MAX_IMAGES",
     ]
@@ -209,6 +211,14 @@ def test_a_public_address_needs_keys_or_a_word(host: str, tmp_path: Path) -> Non
     keys = tmp_path / "keys"
     keys.touch()
     assert load_settings(repository="r", host=host, api_keys_file=keys).public
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    proxies = ("10.0.0.7", "10.0.0.0/8", "fd00::/8", "*")
+    assert load_settings(repository="r", trusted_proxies=",".join(proxies)).trusted_proxies == proxies
+    for wrong in ("proxy.example", "10.0.0.1/8", "300.1.1.1"):
+        with pytest.raises(SettingsError, match=f"'{wrong}' is neither an address such as"):
+            load_settings(repository="r", trusted_proxies=wrong)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])

@@ -60,6 +60,8 @@ def find_notes(settings: Iterable[str], variables: Mapping[str, str] = os.enviro
             f"ignored, since Kubernetes or Docker sets them for a service: {', '.join(links)} "
             "(enableServiceLinks: false turns them off)"
         )
+    if variables.get("FORWARDED_ALLOW_IPS"):
+        notes.append("FORWARDED_ALLOW_IPS is ignored; COSERVE_TRUSTED_PROXIES names the proxies to trust")
     for name in sorted(own.keys() - known - OTHERS - set(links)):
         (nearest,) = difflib.get_close_matches(name[:100], known, 1, cutoff=0)
         notes.append(f"{name[:100]}: no setting has this name; the nearest is {nearest}")

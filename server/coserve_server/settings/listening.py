@@ -30,6 +30,17 @@ def _check_root_path(path: str) -> str:
     return path
 
 
+def _check_proxy(proxy: str) -> str:
+    if proxy == "*":
+        return proxy
+    try:
+        return str(ipaddress.ip_network(proxy)) if "/" in proxy else str(ipaddress.ip_address(proxy))
+    except ValueError as error:
+        raise ValueError(
+            f"{proxy!r} is neither an address such as 10.0.0.7, nor a network such as 10.0.0.0/8, nor *"
+        ) from error
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host is this machine's loopback; no name but localhost counts."""
     try:
@@ -52,6 +63,11 @@ class ListeningSettings(Section):
     root_path: Annotated[str, AfterValidator(_check_root_path)] = ""
     """Path prefix under which a proxy offers the server, such as `/images`, whether the proxy removes it from
     requests or not."""
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(split_list)
+    ] = ("127.0.0.1", "::1")
+    """Addresses or networks of proxies, separated by commas, whose `X-Forwarded-For` and `X-Forwarded-Proto`
+    logs and traces believe; `*` for all."""
     allow_public: bool = False
     """Whether to serve a public address without authentication."""
     api_keys_file: File | None = None

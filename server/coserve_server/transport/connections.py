@@ -12,7 +12,7 @@ from collections import Counter
 from http import HTTPStatus
 from uuid import uuid4
 
-from httptools import HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from coserve_server.api.problems import MEDIA_TYPE, Problem
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_HEAD_BYTES = 16 * 2**10
 """Limit on a request's target and headers together."""
 TOO_LARGE = (431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
+MAX_SHOWN_BYTES = 100
 UNREAD_RESPONSE_MS = 60_000
 """Time after which a connection is closed if the client reads nothing of its response."""
 
@@ -131,6 +132,14 @@ class Connection(HttpToolsProtocol):
             raise _HeadError(
                 400, "bad-request", f"invalid HTTP/1.1: there must be one Host header, not {hosts}"
             )
+        if self.parser.get_method() == b"CONNECT":
+            raise _HeadError(
+                405,
+                "method-not-allowed",
+                "CONNECT asks for a proxy, and this server is none; is it set as one?",
+            )
+        if not self.url.startswith(b"/"):
+            self.url = _read_target(self.url)
         super().on_headers_complete()
         if not self.pipeline:
             self._answering = self.cycle
@@ -230,6 +239,19 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+def _read_target(target: bytes) -> bytes:
+    """Return the path and query of a request's target that is a whole URL (RFC 9112, 3.2.2), or `*`."""
+    try:
+        url = parse_url(target)
+    except HttpParserInvalidURLError as error:
+        text = target[:MAX_SHOWN_BYTES].decode("latin-1")
+        raise _HeadError(
+            400, "bad-request", f"invalid HTTP/1.1: the target {text!r} is neither a path nor a URL"
+        ) from error
+    query = b"?" + url.query if url.query else b""
+    return (url.path or b"/") + query
+
+
 def _write_problem(status: int, slug: str, detail: str) -> bytes:
     """Write a problem document as an HTTP response that closes the connection."""
     title = slug.replace("-", " ").capitalize()
@@ -247,6 +269,8 @@ def _write_problem(status: int, slug: str, detail: str) -> bytes:
         f"{REQUEST_ID}: {request_id}",
         "Connection: close",
     ]
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        head.append("Allow: GET, HEAD, POST")
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         head.append("Retry-After: 1")
     return "\r\n".join([*head, "", ""]).encode() + body

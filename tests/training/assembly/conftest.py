@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from coserve_training import networks
 from coserve_training.config import TrainConfig
@@ -9,8 +10,9 @@ from tests.training.assembly.recording import Recording, write_coded_images
 
 @pytest.fixture(autouse=True)
 def recording_family(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `recording` name a network."""
-    monkeypatch.setattr(networks, "families", lambda: (Recording,))
+    """Let `recording` name a network. It stays on the CPU, where its tensors are compared."""
+    monkeypatch.setattr(networks, "families", lambda: (*networks.FAMILIES, Recording))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -70,13 +70,13 @@ def test_rmsprop_divides_by_the_gradients_size(config: TrainConfig, tmp_path: Pa
     recorded = record(changed, tmp_path / "run")
     values, gradients = trajectory(recorded, 1, "convolution.weight")
     value = values[0].clone()
-    squares = torch.ones_like(value)
+    squares = torch.zeros_like(value)
     velocity = torch.zeros_like(value)
     for step, gradient in enumerate(gradients):
         slope = gradient + 0.05 * value
         squares = 0.9 * squares + 0.1 * slope**2
-        velocity = 0.9 * velocity + 0.01 * 0.5 ** (step / 3) * slope / (squares + 1e-3).sqrt()
-        value = value - velocity
+        velocity = 0.9 * velocity + slope / (squares.sqrt() + 1e-3)
+        value = value - 0.01 * 0.5 ** (step / 3) * velocity
         torch.testing.assert_close(values[step + 1], value, atol=1e-5, rtol=1e-3)
 
 
@@ -87,6 +87,19 @@ def test_accumulated_batches_average_their_gradients(config: TrainConfig, tmp_pa
     torch.testing.assert_close(values[3], values[0] - 0.1 * sum(gradients[:3]))
     alone = record(replace(config, momentum=0.0, weight_decay=0), tmp_path / "alone")
     torch.testing.assert_close(gradients[0], trajectory(alone, 0, "classifier.weight")[1][0] / 3)
+
+
+def test_the_moving_average_is_tested_and_left(config: TrainConfig, tmp_path: Path) -> None:
+    recorded = record(replace(config, ema=0.25, weight_decay=0), tmp_path / "run")
+    rates = [1e-4 + 0.0999 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    for name in DECAYED | EXEMPT:
+        values, gradients = trajectory(recorded, 1, name)
+        values = descend(values[0], gradients, rates, 0)
+        average = values[1]
+        for value, decay in zip(values[2:], (2 / 11, 0.25, 0.25, 0.25, 0.25), strict=True):
+            average = decay * average + (1 - decay) * value
+        for batch in recorded.tests[2:]:
+            torch.testing.assert_close(batch.calls[1].weights[name], average, atol=1e-6, rtol=1e-4)
 
 
 def test_training_accuracy_is_that_of_the_mean_of_all_members(config: TrainConfig, tmp_path: Path) -> None:

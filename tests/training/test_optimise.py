@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -8,6 +9,7 @@ from torch import nn
 from coserve_training.config import TrainConfig
 from coserve_training.module import CoTraining
 from coserve_training.optimise import learning_rate_factor, make_optimizer, split_by_decay
+from coserve_training.rmsprop import RMSprop
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_optimizers_take_the_recipes_values(config: TrainConfig) -> None:
     assert isinstance(sgd, torch.optim.SGD)
     assert [group["nesterov"] for group in sgd.param_groups] == [True, True]
     rmsprop = make_optimizer(replace(config, optimizer="rmsprop"), nn.Linear(1, 1))
-    assert isinstance(rmsprop, torch.optim.RMSprop)
+    assert isinstance(rmsprop, RMSprop)
     for group in rmsprop.param_groups:
         assert (group["lr"], group["momentum"], group["alpha"], group["eps"]) == (0.1, 0.9, 0.9, 1e-3)
 
@@ -102,3 +104,22 @@ def test_one_update_decays_only_what_should(
     layers = {name for name, layer in members.named_modules() if isinstance(layer, kinds)}
     assert changed == {f"{name}.weight" for name in layers}
     assert made.param_groups[0]["weight_decay"] == pytest.approx(6.0653e-4, rel=1e-4)
+
+
+def test_rmsprop_follows_tensorflows_rules() -> None:
+    """The average starts at 1, epsilon is within the root, and earlier updates keep their learning rates."""
+    parameter = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    groups = [{"params": [parameter], "weight_decay": 0.1}]
+    optimizer = RMSprop(groups, 0.5, alpha=0.9, eps=1e-3, momentum=0.8)
+    value = 2.0
+    average = 1.0
+    update = 0.0
+    for gradient, rate in ((3.0, 0.5), (-1.0, 0.5), (2.0, 0.05)):
+        parameter.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        decayed = gradient + 0.1 * value
+        average = 0.9 * average + 0.1 * decayed**2
+        update = 0.8 * update + rate * decayed / math.sqrt(average + 1e-3)
+        value -= update
+        assert parameter.item() == pytest.approx(value, rel=1e-12)

@@ -13,6 +13,7 @@ data/            labelled images: reading, decoding, batches and their order
 views/           augmentation: what each member sees of an image
 loss.py          the co-training loss
 optimise.py      optimizers and learning-rate schedules
+rmsprop.py       RMSprop by TensorFlow's rules
 module.py        the training step, as a Lightning module
 trainer.py       Lightning's trainer: checkpoints, precision, devices
 callbacks.py     averaged weights and the history

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from coserve_training.config import TrainConfig
+from coserve_training.rmsprop import RMSprop
 
 # EfficientNet's values (arXiv 1905.11946).
 RMSPROP_ALPHA = 0.9
@@ -25,7 +26,7 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
     ]
     momentum = config.momentum
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(groups, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum)
+        return RMSprop(groups, rate, alpha=RMSPROP_ALPHA, eps=RMSPROP_EPS, momentum=momentum)
     return torch.optim.SGD(groups, rate, momentum=momentum, nesterov=momentum > 0)
 
 

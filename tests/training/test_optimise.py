@@ -32,9 +32,9 @@ def test_a_linear_schedule_falls_from_the_warm_up_to_the_end(config: TrainConfig
     assert factors(straight, [2.4, 4.9, 5, 17.5, 30, 31]) == pytest.approx([0.5, 1, 1, 0.55, 0.1, 0.1])
 
 
-def test_exponential_decay_by_the_epoch(config: TrainConfig) -> None:
+def test_exponential_decay_begins_after_the_warm_up(config: TrainConfig) -> None:
     falling = replace(config, schedule="exponential", decay_rate=0.97, decay_epochs=2.4)
-    assert factors(falling, [7.2, 24]) == pytest.approx([0.97**3, 0.97**10])
+    assert factors(falling, [5, 7.4, 29]) == pytest.approx([1, 0.97, 0.97**10])
 
 
 def test_steps_come_at_whole_multiples(config: TrainConfig) -> None:

@@ -61,5 +61,7 @@ def learning_rate_factor(config: TrainConfig, epoch: float, steps_per_epoch: flo
         floor = config.final_learning_rate / config.learning_rate if config.learning_rate else 0.0
         left = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         return floor + (1 - floor) * left
-    decays = epoch / (config.decay_epochs or config.epochs / 3)
-    return float(config.decay_rate ** (math.floor(decays + 1e-6) if config.schedule == "step" else decays))
+    length = config.decay_epochs or config.epochs / 3
+    if config.schedule == "step":
+        return float(config.decay_rate ** math.floor(epoch / length + 1e-6))
+    return float(config.decay_rate ** ((epoch - warmup) / length))

@@ -58,6 +58,24 @@ def test_a_run_learns_and_leaves_everything_behind(run: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_run_tests_its_images_as_later_evaluations_do(image_folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=(str(image_folder),), network="wide_resnet10_1", epochs=1, batch_size=30, precision="fp32",
+        evaluation_scale=1.25, interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6),
+    )  # fmt: skip
+    train(config, tmp_path / "run", report=silent)
+    description = Description.read(tmp_path / "run")
+    assert (description.mean, description.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    now = evaluate_run(tmp_path / "run", report=silent).ensemble
+    (epoch,) = history(tmp_path / "run")
+    assert float(epoch["test_loss"]) == pytest.approx(now.nll, abs=1e-4)
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["ensemble"]["nll"] == now.nll
+    samples = load_run(tmp_path / "run").samples
+    centres = load_dataset([image_folder], 32, resize_size=40, interpolation="bicubic").test
+    assert centres is not None
+    assert np.array_equal(samples, centres.images[:])
+
+
 def test_a_loaded_run_describes_itself(run: Path) -> None:
     loaded = load_run(run)
     assert loaded.labels == ["blue", "green", "red"]

@@ -47,7 +47,7 @@ TEST_TOOLS = (
     "pytest-xdist",
     "hypothesis",
     "psutil",
-    "tomli",
+    "tomli; python_version < '3.11'",
     "trustme",
     "onnx",
 )

@@ -7,12 +7,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tomli
 
 from coserve_export.compatibility import OLDEST
+from tests.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
-PROJECT = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ from typing import Any
 
 import promql_parser
 import pytest
-import tomli
 import yaml
 
 from coserve_server.settings import Settings
+from tests.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -119,7 +119,7 @@ def test_everything_that_stays_up_has_a_health_check_and_no_privileges() -> None
 
 
 def test_the_extras_of_images_are_the_package_s() -> None:
-    extras = set(tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    extras = set(PROJECT["optional-dependencies"])
     arguments = [
         service.get("build", {}).get("args", {})
         for file in COMPOSE.values()

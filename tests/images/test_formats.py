@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli
 from PIL import Image
 
 import coserve_images.formats as formats
@@ -15,6 +14,7 @@ from coserve_images.decode import decode
 from coserve_images.errors import ImageError
 from tests.images.profiles import DISPLAY_P3, rgb_profile
 from tests.images.test_orientation import STORED, scene, stored
+from tests.project import PROJECT
 
 ROOT = Path(__file__).parents[2]
 # The first box of a photograph from a phone.
@@ -57,7 +57,7 @@ def test_without_the_extra_heic_says_which(monkeypatch: pytest.MonkeyPatch) -> N
     formats.register_heic.cache_clear()
     with pytest.raises(ImageError, match=r"HEIC needs the extra heic: pip install 'coserve\[heic\]'"):
         decode(PHONE)
-    extras = tomli.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = PROJECT["optional-dependencies"]
     assert "heic" in extras
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from fnmatch import fnmatch
@@ -10,10 +11,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import tomli
-
 from coserve_training.config import TrainConfig, validate
 from coserve_training.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 FOLDER = resources.files("coserve_training") / "recipes"
 CONDITIONS = ("network", "dataset", "split")
@@ -112,7 +116,7 @@ def _read(recipe: str) -> dict[str, Any]:
         )
     file = FOLDER / f"{recipe}.toml" if recipe in known else Path(recipe)
     try:
-        return tomli.loads(file.read_text())
+        return tomllib.loads(file.read_text())
     except OSError as error:
         raise ConfigError(f"recipe {recipe}: {error.strerror}") from error
     except ValueError as error:

@@ -59,10 +59,11 @@ def _development_kit(truth: StoredFile, classes: StoredFile) -> Callable[[str], 
     """Read one class number per line for the images 1, 2, …, and each number's WordNet name in `synsets`."""
     synsets = read_matlab(classes, "synsets")["synsets"]
     try:
-        names = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist(), strict=True))
+        numbers = [int(number.item()) for number in synsets["ILSVRC2012_ID"]]
+        names = dict(zip(numbers, synsets["WNID"], strict=True))
         with truth.open() as stream:
             labels = [str(names[int(line)]) for line in stream.read().split()]
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DataError(f"{truth.name} and {classes.name} do not belong together, or are damaged") from error
 
     def label_of(stem: str) -> str | None:

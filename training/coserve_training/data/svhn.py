@@ -34,6 +34,8 @@ def read_svhn(path: Path) -> Labelled | None:
         content = read_matlab(StoredFile(str(file)), "X", "y")
         images = content["X"]
         digits = content["y"]
+        if not isinstance(images, np.ndarray) or not isinstance(digits, np.ndarray):
+            raise DataError(f"{file}: X and y must be arrays of numbers")
         if images.dtype != np.uint8 or images.shape != (32, 32, 3, digits.size):
             raise DataError(
                 f"{file}: X is {images.dtype} {list(images.shape)} for {digits.size} labels, "
@@ -42,6 +44,6 @@ def read_svhn(path: Path) -> Labelled | None:
         if not np.isin(digits, range(1, 11)).all():
             raise DataError(f"{file}: y must hold labels from 1 to 10")
         # The label of digit 0 is 10.
-        classes = np.atleast_1d(digits).astype(np.int64) % 10
+        classes = digits.ravel().astype(np.int64) % 10
         splits[SPLITS[file.name]] = (np.ascontiguousarray(images.transpose(3, 0, 1, 2)), classes)
     return [str(digit) for digit in range(10)], splits

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from coserve_client import AsyncClient, Client
+from tests.client.variables import CERTIFICATES, PROXIES
 
 
 def member(index: int, used: bool = True) -> dict[str, Any]:
@@ -136,3 +137,11 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
 def _target(server: Any) -> dict[str, Any]:
     return {"url": server} if isinstance(server, str) else {"transport": httpx.MockTransport(server)}
+
+
+@pytest.fixture
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset the shell's variables for proxies and certificates."""
+    for name in (*PROXIES, *CERTIFICATES):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)

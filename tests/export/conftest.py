@@ -186,3 +186,9 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return read
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Return a repository that does not exist yet, nor its parent."""
+    return tmp_path / "parent" / "repository"

@@ -40,23 +40,24 @@ def test_label_smoothing_spreads_its_probability(config: TrainConfig, tmp_path: 
 
 
 def test_mixup_blends_classes_as_it_blends_images(config: TrainConfig, tmp_path: Path) -> None:
-    recorded = record(replace(config, mixup=1.0), tmp_path / "run")
-    plain = record(config, tmp_path / "plain")
     weights = []
-    for step, original in zip(recorded.steps, plain.steps, strict=True):
-        images = original.images(plain.description)
-        blends = step.images(recorded.description)
-        first, second = learned_targets(step)
-        torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
-        # Find the weight and the pairs that explain the images; they must explain the classes too.
-        own = F.one_hot(original.classes(plain.description), 3).float()
-        weight = min(first[own.bool()].tolist())
-        weights.append(weight)
-        partners = (blends - weight * images) / (1 - weight)
-        assert sorted(partners.round().tolist()) == sorted(images.round().tolist()), "pairs within the batch"
-        of_partners = F.one_hot(torch.tensor([label(round(p)) for p in partners.tolist()]), 3)
-        torch.testing.assert_close(first, weight * own + (1 - weight) * of_partners, atol=1e-4, rtol=0)
-    assert len({round(weight, 3) for weight in weights}) == len(weights), "a weight per step"
+    for seed in range(2):
+        plain = record(replace(config, seed=seed), tmp_path / f"plain{seed}")
+        recorded = record(replace(config, mixup=1.0, seed=seed), tmp_path / f"run{seed}")
+        for step, original in zip(recorded.steps, plain.steps, strict=True):
+            images = original.images(plain.description)
+            blends = step.images(recorded.description)
+            first, second = learned_targets(step)
+            torch.testing.assert_close(first, second, atol=1e-5, rtol=0)
+            # Find the weight and the pairs that explain the images; they must explain the classes too.
+            own = F.one_hot(original.classes(plain.description), 3).float()
+            weight = min(first[own.bool()].tolist())
+            weights.append(weight)
+            partners = ((blends - weight * images) / (1 - weight)).round()
+            assert sorted(partners.tolist()) == sorted(images.round().tolist()), "pairs within the batch"
+            of_partners = F.one_hot(torch.tensor([label(int(p)) for p in partners.tolist()]), 3)
+            torch.testing.assert_close(first, weight * own + (1 - weight) * of_partners, atol=1e-4, rtol=0)
+    assert len({round(weight, 3) for weight in weights}) == 12, "each step of each seed draws a weight"
 
 
 @pytest.mark.parametrize("term", ["js", "kl"])

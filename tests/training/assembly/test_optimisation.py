@@ -44,6 +44,7 @@ def test_every_update_has_its_rate_momentum_and_weight_decay(config: TrainConfig
         final_learning_rate=0.01,
         weight_decay=0.05,
         divide_weight_decay=True,
+        bias_learning_rate=0.5,
     )
     recorded = record(changed, tmp_path / "run")
     cosine = [0.01 + 0.19 * (1 + math.cos(math.pi * done / 9)) / 2 for done in range(9)]
@@ -51,13 +52,15 @@ def test_every_update_has_its_rate_momentum_and_weight_decay(config: TrainConfig
     for member in range(2):
         for name in DECAYED | EXEMPT:
             values, gradients = trajectory(recorded, member, name)
-            decay = 0.05 * math.exp(1 / 2 - 1) if name in DECAYED else 0
-            expected = descend(values[0], gradients, rates, decay)
+            decay, factor = (0.05 * math.exp(1 / 2 - 1), 1) if name in DECAYED else (0, 0.5)
+            expected = descend(values[0], gradients, [factor * rate for rate in rates], decay)
             for value, wanted in zip(values, expected, strict=True):
                 torch.testing.assert_close(value, wanted, atol=1e-6, rtol=1e-4)
 
 
-def test_rmsprop_divides_by_the_gradients_size(config: TrainConfig, tmp_path: Path) -> None:
+def test_rmsprop_divides_each_gradient_by_its_size_and_gathers_updates(
+    config: TrainConfig, tmp_path: Path
+) -> None:
     changed = replace(
         config,
         optimizer="rmsprop",
@@ -70,13 +73,13 @@ def test_rmsprop_divides_by_the_gradients_size(config: TrainConfig, tmp_path: Pa
     recorded = record(changed, tmp_path / "run")
     values, gradients = trajectory(recorded, 1, "convolution.weight")
     value = values[0].clone()
-    squares = torch.zeros_like(value)
-    velocity = torch.zeros_like(value)
+    squares = torch.ones_like(value)
+    update = torch.zeros_like(value)
     for step, gradient in enumerate(gradients):
         slope = gradient + 0.05 * value
         squares = 0.9 * squares + 0.1 * slope**2
-        velocity = 0.9 * velocity + slope / (squares.sqrt() + 1e-3)
-        value = value - 0.01 * 0.5 ** (step / 3) * velocity
+        update = 0.9 * update + 0.01 * 0.5 ** (step / 3) * slope / (squares + 1e-3).sqrt()
+        value = value - update
         torch.testing.assert_close(values[step + 1], value, atol=1e-5, rtol=1e-3)
 
 

@@ -152,6 +152,19 @@ def test_holes_hold_the_mean_colour_and_are_each_members_own(
         assert np.mean(alike) < 0.2
 
 
+def test_each_step_and_seed_erases_other_parts(config: TrainConfig, tmp_path: Path) -> None:
+    changed = replace(config, erasing=0.9)
+    first, again, other = (
+        record(replace(changed, seed=seed), tmp_path / name).steps
+        for name, seed in (("first", 5), ("again", 5), ("other", 6))
+    )
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.views, two.views)
+    holes = [(step.views == 0).all(2) for step in (*first, *other)]
+    for some, others in combinations(holes, 2):
+        assert not torch.equal(some, others)
+
+
 @pytest.mark.parametrize("policy", [name for name in get_args(Policy) if name != "none"])
 def test_policies_change_most_images_for_each_member_differently(
     config: TrainConfig, tmp_path: Path, policy: Policy

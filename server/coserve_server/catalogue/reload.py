@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coserve_server.catalogue.reading import SilentError, read_patiently, read_soon
 from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.ensembles.ensemble import Ensemble, Stamp
 from coserve_server.ensembles.files import read_stamps
@@ -58,8 +59,8 @@ class Reloader:
             StartupError: nothing can be served, or, if `strict`, not everything.
         """
         # Before reading: what changes meanwhile is read again.
-        self._taken = await asyncio.to_thread(self._look)
-        contents = await asyncio.to_thread(read_contents, self._folder)
+        self._taken = await read_patiently(self._folder, self._look)
+        contents = await read_patiently(self._folder, self._read)
         errors: dict[str, StartupError] = {
             name: RepositoryError(error) for name, error in contents.errors.items()
         }
@@ -79,23 +80,33 @@ class Reloader:
         """Poll the files, and serve changes once the files have stopped changing; never returns."""
         before: object = None
         while True:
-            now = await asyncio.to_thread(self._look)
+            now = await read_patiently(self._folder, self._look)
             # A file that is still being written differs from one poll to the next.
             if now == before != self._taken:
                 try:
                     await self.refresh()
+                    self._taken = now
+                # Tried again when it answers.
+                except SilentError as error:
+                    logger.error("nothing is reloaded: %s", error)
                 # A bug must not stop the polling.
                 except Exception:
                     logger.exception("reloading %s failed", self._folder)
-                self._taken = now
+                    self._taken = now
             before = now
             await asyncio.sleep(interval_s)
 
     async def refresh(self) -> None:
-        """Serve all changes; log what is wrong, and note it in the catalogue."""
+        """Serve all changes; log what is wrong, and note it in the catalogue.
+
+        Raises:
+            SilentError: the file system does not answer.
+        """
         async with self._lock:
             try:
-                contents = await asyncio.to_thread(read_contents, self._folder)
+                contents = await read_soon(self._folder, self._read)
+            except SilentError:
+                raise
             except RepositoryError as error:
                 # More likely an unmounted volume than the wish to serve nothing.
                 logger.error("nothing is reloaded: %s", error)
@@ -114,7 +125,7 @@ class Reloader:
             RepositoryError: the ensemble is broken or cannot be loaded; the old version stays.
         """
         async with self._lock:
-            contents = await asyncio.to_thread(read_contents, self._folder)
+            contents = await read_soon(self._folder, self._read)
             if name not in contents.versions and name not in contents.errors:
                 raise UnknownModelError(f"{self._folder} has no ensemble {name!r}")
             self._unloaded.discard(name)
@@ -188,6 +199,9 @@ class Reloader:
             return read_stamps(self._folder)
         except OSError as error:
             return describe(error)
+
+    def _read(self) -> RepositoryContents:
+        return read_contents(self._folder)
 
     def _report_left_out(self, contents: RepositoryContents) -> None:
         """Log once which folders are not taken for models."""

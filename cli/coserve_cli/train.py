@@ -2,6 +2,7 @@
 
 import inspect
 import shlex
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -66,10 +67,13 @@ def train(
     from coserve_cli.scores import print_scores
     from coserve_training.errors import CorruptImagesError, TrainingError
 
+    def report(line: str) -> None:
+        typer.echo(line, err=as_json)
+
     hints: dict[type[Exception], str] = {CorruptImagesError: ", or leave them out with --skip-corrupt"}
     try:
         with one_line(TrainingError, hints=hints), progress_bars() as progress:
-            config = _config(output, recipe, resume, given)
+            config = _config(output, recipe, resume, given, report)
             # Imported after the checks, because it takes seconds.
             from coserve_training.training_run import train as train_run
 
@@ -82,7 +86,7 @@ def train(
                 place_members=place_members,
                 workers=workers,
                 tensorboard=tensorboard,
-                report=lambda line: typer.echo(line, err=as_json),
+                report=report,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -94,7 +98,9 @@ def train(
         print_scores(evaluation, as_json)
 
 
-def _config(output: Path, recipe: str | None, resume: bool, given: dict[str, Any]) -> TrainConfig:
+def _config(
+    output: Path, recipe: str | None, resume: bool, given: dict[str, Any], report: Callable[[str], None]
+) -> TrainConfig:
     from dataclasses import asdict
 
     from coserve_training.recipes import with_recipe
@@ -103,7 +109,7 @@ def _config(output: Path, recipe: str | None, resume: bool, given: dict[str, Any
     if resume:
         given = {**asdict(Description.read(output).config), **given}
     elif recipe is not None:
-        given = with_recipe(recipe, given)
+        given = with_recipe(recipe, given, report)
     return TrainConfig.from_json(given)
 
 

@@ -85,10 +85,21 @@ def test_data_sets_are_recognised_by_name(sources: list[str], name: str | None) 
     assert recognise_dataset(sources) == name
 
 
-def test_other_data_keep_their_own_mean_and_deviation() -> None:
-    values = with_recipe("cifar", {"data": ("photos",), "network": "resnet110"})
+def test_other_data_keep_their_own_mean_and_deviation_and_a_line_says_so() -> None:
+    lines: list[str] = []
+    values = with_recipe("cifar", {"data": ("photos",), "network": "resnet110"}, lines.append)
     assert "mean" not in values
     assert values["erasing_area"] == [0.125, 0.2]
+    assert lines == [
+        "recipe cifar: the data are not called cifar10 or cifar100, so its values for these are not used"
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "data"), [("cifar", "cifar100"), ("imagenet", "photos")])
+def test_no_line_where_nothing_is_left_out(recipe: str, data: str) -> None:
+    lines: list[str] = []
+    with_recipe(recipe, {"data": (data,), "network": "resnet110"}, lines.append)
+    assert lines == []
 
 
 def test_all_conditions_of_a_where_table_must_hold(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from fnmatch import fnmatch
 from importlib import resources
@@ -38,7 +38,9 @@ def recipe_names() -> list[str]:
     return sorted(file.name.removesuffix(".toml") for file in FOLDER.iterdir())
 
 
-def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
+def with_recipe(
+    recipe: str, options: dict[str, Any], report: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """Add options to a recipe's and override them.
 
     If the options change `epochs`, the recipe's warm-ups and decays are scaled in proportion.
@@ -46,6 +48,7 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
     Args:
         recipe: one of `recipe_names`, or a path that ends in `.toml`.
         options: the user's options; `network`, `data` and `split` choose among its `[[where]]` tables.
+        report: called with a line if the recipe has values for data sets, but the data are none of them.
 
     Raises:
         ConfigError: for an unknown name, or a file that is not a recipe.
@@ -59,8 +62,9 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
         "split": options.get("split", 1),
     }
     for table in tables:
-        conditions = {name: table.pop(name) for name in CONDITIONS if name in table}
-        _check(recipe, table)
+        conditions = {name: table[name] for name in CONDITIONS if name in table}
+        changes = {name: value for name, value in table.items() if name not in CONDITIONS}
+        _check(recipe, changes)
         if not conditions or not all(isinstance(allowed, list) for allowed in conditions.values()):
             raise ConfigError(
                 f"recipe {recipe}: a [[where]] table needs network, dataset or split, each with a list, such "
@@ -72,7 +76,11 @@ def with_recipe(recipe: str, options: dict[str, Any]) -> dict[str, Any]:
                 f"{', '.join(KNOWN)}"
             )
         if all(_matches(facts[name], allowed) for name, allowed in conditions.items()):
-            values |= table
+            values |= changes
+    named = dict.fromkeys(name for table in tables for name in table.get("dataset", []))
+    if report is not None and named and facts["dataset"] not in named:
+        names = " or ".join(named)
+        report(f"recipe {recipe}: the data are not called {names}, so its values for these are not used")
     if "epochs" in options and "epochs" in values:
         for name in COUNTED_IN_EPOCHS:
             if name in values:

@@ -15,7 +15,10 @@ def evaluate(
         typer.Option(help="Images with a test or val split; repeatable.", show_default="the data of the run"),
     ] = None,
     checkpoint: Annotated[
-        Checkpoint, typer.Option(help="Use the last epoch, or the one with the highest test accuracy.")
+        Checkpoint,
+        typer.Option(
+            help="Use the last epoch, or the one with the highest accuracy on val/ (without one, on test/)."
+        ),
     ] = Checkpoint.LAST,
     calibrate: Annotated[
         bool,
@@ -35,9 +38,9 @@ def evaluate(
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_calibration, print_scores
     from coserve_training.errors import TrainingError
-    from coserve_training.runs.calibrate import calibrate_logits
+    from coserve_training.runs.calibrate import calibrate_outputs
     from coserve_training.runs.classes import ConfusionMatrix, check_matrix_file
-    from coserve_training.runs.evaluate import held_out_logits, score_members
+    from coserve_training.runs.evaluate import held_out_logits
 
     def report(line: str) -> None:
         typer.echo(line, err=True)
@@ -45,14 +48,16 @@ def evaluate(
     with one_line(TrainingError), progress_bars() as progress:
         if confusion_matrix is not None:
             check_matrix_file(confusion_matrix)
-        loaded, logits, targets = held_out_logits(run, data, checkpoint.value, progress, report)
-        matrix = ConfusionMatrix.count(logits.mean(0), targets, loaded.labels)
+        loaded, test, val = held_out_logits(
+            run, data, checkpoint.value, progress, report, calibrating=calibrate
+        )
+        matrix = ConfusionMatrix.count(test.logits.mean(0), test.targets, loaded.labels)
         if calibrate:
-            evaluation, calibration, subsets = calibrate_logits(
-                run, loaded, logits, targets, checkpoint.value, progress
+            evaluation, calibration, subsets = calibrate_outputs(
+                run, loaded, test, val, checkpoint.value, progress
             )
         else:
-            evaluation = score_members(logits, targets)
+            evaluation = test.score()
         if confusion_matrix is not None:
             matrix.write(confusion_matrix)
     if calibrate:

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from coserve_training.runs.evaluate import Evaluation
 
 
+SPLITS = {
+    "test": "the test split",
+    "val": "the val split; there is no test split",
+    "held-out": "training images that were held out; there is no test split",
+}
 WORST = 5
 """Largest number of classes and of confusions in the summary."""
 
@@ -35,6 +40,8 @@ def print_scores(evaluation: "Evaluation", as_json: bool, matrix: "ConfusionMatr
             f"members disagree on {evaluation.disagreement:.2%} of the images, "
             f"two of them on {evaluation.pairwise_disagreement:.2%}"
         )
+    if evaluation.split is not None:
+        typer.echo(f"scores are of {SPLITS[evaluation.split]}")
     if matrix is not None:
         _print_worst(matrix)
 
@@ -92,7 +99,13 @@ def print_calibration(
             f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, "
             "not an optimum: calibrate on more images, or harder ones"
         )
-    typer.echo(
-        "Means over all choices of that many members. Each half of the images is scored (→) with a\n"
-        "temperature fitted on the other half; the temperature shown and recorded is fitted on both."
-    )
+    typer.echo("Means over all choices of that many members. " + _describe_fit(evaluation, calibration))
+
+
+def _describe_fit(evaluation: "Evaluation", calibration: "Calibration") -> str:
+    if calibration.split == evaluation.split:
+        return (
+            "Each half of the images is scored (→) with a\n"
+            "temperature fitted on the other half; the temperature shown and recorded is fitted on both."
+        )
+    return f"Temperatures are fitted on the\n{calibration.images} images of {calibration.split}/."

@@ -64,7 +64,10 @@ class TrainConfig:
     std: Annotated[Deviations | None, Help(DATA, "Channels' standard deviations, likewise.")] = None
     start_size: Annotated[
         Annotated[int, Ge(8)] | None,
-        Help(DATA, "Pixels in the first epoch; they grow to image_size over the first half of the epochs."),
+        Help(DATA, "Pixels in the first epoch; they grow to image_size."),
+    ] = None
+    growth_epochs: Annotated[
+        NotNegative | None, Help(DATA, "Epochs over which images grow; half of the epochs by default.")
     ] = None
     skip_corrupt: Annotated[bool, Help(DATA, "Leave out images that cannot be read instead of stopping.")] = (
         False
@@ -198,6 +201,11 @@ class TrainConfig:
                 raise ConfigError(f"{name} must have the smaller number first, not {low:g} {high:g}")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("mean and std must be given together")
+        if self.growth_epochs is not None and self.growth_epochs > self.epochs - 0.5:
+            raise ConfigError(
+                f"growth_epochs must be at most {self.epochs - 0.5:g}, so that the last epoch has images of "
+                f"full size, not {self.growth_epochs:g}"
+            )
         if self.cutout > self.image_size:
             raise ConfigError(f"cutout must be at most image_size ({self.image_size}), not {self.cutout}")
 
@@ -233,6 +241,11 @@ class TrainConfig:
         return self.co_training_warmup_epochs
 
     @property
+    def resolved_growth_epochs(self) -> float:
+        """Epochs over which images grow from `start_size`."""
+        return self.epochs / 2 if self.growth_epochs is None else self.growth_epochs
+
+    @property
     def member_weight_decay(self) -> float:
         """Weight decay of each member, by the paper's Eq. 6 if `divide_weight_decay`."""
         return self.weight_decay * (math.exp(1 / self.split - 1) if self.divide_weight_decay else 1)
@@ -243,9 +256,10 @@ class TrainConfig:
         While it grows ("progressive learning", arXiv 2104.00298), it is a multiple of 4, so that every stage
         can halve it.
         """
-        if self.start_size is None or 2 * epoch >= self.epochs - 1:
+        growth = self.resolved_growth_epochs
+        if self.start_size is None or epoch >= growth - 0.5:
             return self.image_size
-        grown = (self.image_size - self.start_size) * 2 * epoch / self.epochs
+        grown = (self.image_size - self.start_size) * epoch / growth
         return max(self.start_size, int(self.start_size + grown) // 4 * 4)
 
     @classmethod

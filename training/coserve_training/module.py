@@ -37,6 +37,8 @@ class CoTraining(L.LightningModule):
         placed: index of the member that this process trains, if each member has a process of its own
             (distributed/placement.py); None trains all members here.
         class_weights: factor of each class's cross-entropy, `[C]`; None for 1.
+        chooses: name of the split that is measured after each epoch, and chooses the best one: "val" if it is
+            another than the one that scores are of, else "test".
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class CoTraining(L.LightningModule):
         std: Sequence[float],
         placed: int | None = None,
         class_weights: Tensor | None = None,
+        chooses: str = "test",
     ) -> None:
         super().__init__()
         self.config = config
         self.num_classes = num_classes
         self.placed = placed
+        self.chooses = chooses
         member = config.member_network()
         self.members = nn.ModuleDict()
         for index in range(config.split):
@@ -65,8 +69,8 @@ class CoTraining(L.LightningModule):
         # By default, MeanMetric ignores NaN.
         self.train_loss = MeanMetric(nan_strategy=math.nan)
         self.train_top1 = MeanMetric(nan_strategy=math.nan)
-        self.test_loss = MeanMetric(nan_strategy=math.nan)
-        self.test_top1 = MeanMetric(nan_strategy=math.nan)
+        self.held_out_loss = MeanMetric(nan_strategy=math.nan)
+        self.held_out_top1 = MeanMetric(nan_strategy=math.nan)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise `[N, 3, H, W]` in [0, 1] to mean 0 and deviation 1 per channel, as channels-last."""
@@ -85,6 +89,14 @@ class CoTraining(L.LightningModule):
             self._seed(FORWARD, step, int(index))
             logits.append(member(view))
         return torch.stack(logits) if self.placed is None else gather_logits(torch.stack(logits))
+
+    def on_train_start(self) -> None:
+        """Set the learning rate by this run's schedule: the checkpoint's rate is by that of fewer epochs."""
+        schedule = self.lr_schedulers()
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
+        factor = self._learning_rate_factor(schedule.last_epoch)
+        for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+            group["lr"] = rate * factor
 
     def _seed(self, purpose: int, step: int, member: int = 0) -> None:
         """Seed the next draws by their purpose, so that resumed runs and placed members draw the same."""
@@ -124,17 +136,18 @@ class CoTraining(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        """Measure cross-entropy and accuracy of the averaged logits; accuracy selects the best checkpoint.
+        """Measure cross-entropy and accuracy of the averaged logits; accuracy chooses the best checkpoint.
 
+        While training images grow, these have the same size: batch norm's statistics are those of that size.
         With several processes, this one's share of the last batch may be empty.
         """
         images, targets = batch
-        views = [self.normalise(to_pixels(images))] * len(self.members)
-        logits = self(views).float().mean(0)
-        self.test_loss.update(F.cross_entropy(logits, targets, reduction="none"))
-        self.test_top1.update(mark_correct(logits, targets))
-        self.log("test_loss", self.test_loss)
-        self.log("test_top1", self.test_top1, prog_bar=True)
+        pixels = _shrink(to_pixels(images), self.config.size_at(self.current_epoch))
+        logits = self([self.normalise(pixels)] * len(self.members)).float().mean(0)
+        self.held_out_loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        self.held_out_top1.update(mark_correct(logits, targets))
+        self.log(f"{self.chooses}_loss", self.held_out_loss)
+        self.log(f"{self.chooses}_top1", self.held_out_top1, prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
         """End a diverged run in all processes, before its checkpoint is written.
@@ -143,7 +156,7 @@ class CoTraining(L.LightningModule):
             RunError: for a loss that is not finite.
         """
         measured = self.trainer.callback_metrics
-        for phase, name in (("training", "train_loss"), ("test", "test_loss")):
+        for phase, name in (("training", "train_loss"), (self.chooses, f"{self.chooses}_loss")):
             if not measured[name].isfinite():
                 raise RunError(
                     f"the {phase} loss of epoch {self.current_epoch + 1} is not finite: training diverged; "
@@ -184,3 +197,10 @@ class CoTraining(L.LightningModule):
 def mark_correct(logits: Tensor, targets: Tensor) -> Tensor:
     """Mark each image `[N]` with 1 if the largest of its logits `[N, C]` is its class's, else with 0."""
     return (logits.argmax(-1) == targets).float()
+
+
+def _shrink(pixels: Tensor, size: int) -> Tensor:
+    """Resize `[N, 3, H, W]` to `[N, 3, size, size]`, as training images are while they grow."""
+    if pixels.shape[-1] == size:
+        return pixels
+    return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)

@@ -30,7 +30,7 @@ KNOWN = {
 }
 """Data sets by the names of their published files, and of folders and zips that are named after them."""
 UNHASHED = ("data", "network", "split", "initial", "seed", "memory_efficient", "skip_corrupt")
-COUNTED_IN_EPOCHS = ("warmup_epochs", "co_training_warmup_epochs", "decay_epochs")
+COUNTED_IN_EPOCHS = ("warmup_epochs", "co_training_warmup_epochs", "decay_epochs", "growth_epochs")
 
 
 def recipe_names() -> list[str]:

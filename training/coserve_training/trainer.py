@@ -13,10 +13,10 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment, TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from coserve_training.callbacks import History, WarmedUpAverage
+from coserve_training.callbacks import Checkpoints, History, WarmedUpAverage
 from coserve_training.config import Precision, TrainConfig
 from coserve_training.device import choose_device
 from coserve_training.distributed.batch_norm_sync import SharedBatchNorm
@@ -53,12 +53,8 @@ def make_trainer(
         raise ConfigError(
             f"devices must be at most the {torch.cuda.device_count()} GPUs of this machine, not {devices}"
         )
-    every_epoch = {"dirpath": folder, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        ModelCheckpoint(filename="best", monitor="test_top1", mode="max", **every_epoch),  # type: ignore[arg-type]
-        ModelCheckpoint(filename="last", **every_epoch),  # type: ignore[arg-type]
-        History(folder / "metrics.csv", report),
-    ]
+    history = History(config)
+    callbacks: list[Callback] = [history, Checkpoints(folder, history, report)]
     if config.ema:
         callbacks.append(WarmedUpAverage(config.ema))
     bar = sys.stderr.isatty()

@@ -1,6 +1,5 @@
 """A whole training run: from a data set to a run folder, resumable after every epoch."""
 
-import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +24,12 @@ from coserve_training.data import (
 from coserve_training.data.order import BatchOrder
 from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
-from coserve_training.runs.evaluate import Evaluation, channel_statistics, evaluate, write_evaluation
+from coserve_training.runs.evaluate import Evaluation, evaluate, write_evaluation
 from coserve_training.runs.extend import extend
-from coserve_training.runs.folder import SAMPLES, Description, Run, load_run, write_atomically
+from coserve_training.runs.folder import Description, load_run
 from coserve_training.runs.images import FILE, read_known, write_known
 from coserve_training.runs.output import check_output
+from coserve_training.runs.start import begin, check_initial, describe, describe_resumed, load_initial
 from coserve_training.trainer import make_trainer, quiet_lightning
 from coserve_training.views import MemberViews
 
@@ -76,10 +76,10 @@ def train(
     """
     folder = Path(folder).absolute()  # a relative path such as "s3:x" could be taken for a URL
     last = folder / "last.ckpt"
-    if resume:
-        config, changes = extend(Description.read(folder).config, config, folder)
-    else:
-        changes = []
+    stored = Description.read(folder) if resume else None
+    changes: list[str] = []
+    if stored is not None:
+        config, changes = extend(stored.config, config, folder)
     trainer = make_trainer(config, folder, report, devices, nodes, place_members, tensorboard)
     first = trainer.is_global_zero
     if not first:
@@ -88,9 +88,10 @@ def train(
     resumed = last if resume and last.exists() else None
     for change in changes:
         report(change)
+    finished = 0
     if resume:
-        if resumed is not None:
-            load_run(folder)  # find a damaged checkpoint before reading the data
+        if resumed is not None:  # find a damaged checkpoint before reading the data
+            finished = int(load_run(folder).provenance["training"]["epochs"])  # type: ignore[index]
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
     if first:
@@ -99,37 +100,46 @@ def train(
     membership = _membership(config, folder, resume, report)
     dataset = _load(config, membership, workers, report, progress)
     training, test = _splits(dataset, config)
-    initial = None if resumed is not None or config.initial is None else _initial(config, dataset)
-    if resume:
-        description = Description.read(folder)
-        if description.labels != dataset.labels:
-            raise RunError(f"{folder} was trained on other classes: {', '.join(description.labels)}")
-        if first and changes:
-            description = replace(description, config=replace(config, data=description.config.data))
-            description.write(folder)
-    else:
-        description = _describe(config, dataset, training, initial)
+    initial = None if resumed is not None or config.initial is None else load_initial(config, dataset.labels)
+    if stored is None:
+        description = describe(config, dataset, training, initial)
         if first:
-            _start(folder, description, test)
-    if first:
-        write_known(folder, membership.known)
+            begin(folder, description, membership.known, test)
+    else:
+        if stored.labels != dataset.labels:
+            raise RunError(f"{folder} was trained on other classes: {', '.join(stored.labels)}")
+        if initial is not None:
+            check_initial(folder, stored, initial)
+        description, changes = describe_resumed(stored, config, dataset, membership.added, finished)
+        for change in changes:
+            report(change)
+        if first:
+            description.write(folder)
+            write_known(folder, membership.known)
     L.seed_everything(config.seed, verbose=False)
     placed = trainer.global_rank if place_members else None
     members = range(config.split) if placed is None else (placed,)
     training = training.with_views(MemberViews(config, members, description.mean), workers)
     weights = _class_weights(training, len(dataset.labels)) if config.class_weights == "balanced" else None
-    module = CoTraining(config, len(dataset.labels), description.mean, description.std, placed, weights)
+    choosing, chooses = (test, "test") if dataset.val is None else (dataset.val, "val")
+    module = CoTraining(
+        config, len(dataset.labels), description.mean, description.std, placed, weights, chooses
+    )
     if initial is not None:
         for index, member in module.members.items():
             member.load_state_dict(initial.members[int(index)].state_dict())
-    _fit(trainer, module, training, test, resumed)
+    _fit(trainer, module, training, choosing, resumed)
     if not first:
         return None
     run = load_run(folder, "last")
     device = trainer.strategy.root_device
-    evaluation = evaluate(run.members, test, description.mean, description.std, progress, device)
+    evaluation = replace(
+        evaluate(run.members, test, description.mean, description.std, progress, device),
+        split=dataset.test_name,
+    )
     write_evaluation(folder, evaluation, "last", config.epochs)
-    if replaced := training.replaced + test.replaced:
+    choosing_too = [] if dataset.val is None else dataset.val.replaced
+    if replaced := training.replaced + choosing_too + test.replaced:
         report(f"{len(replaced)} images became unreadable, others were used instead: {name_some(replaced)}")
     return evaluation
 
@@ -166,6 +176,11 @@ def _load(
     )
     for note in dataset.notes:
         report(note)
+    if dataset.val is not None and dataset.test is not None:
+        report(
+            f"{len(dataset.val)} val images choose the best epoch; "
+            f"scores are of {len(dataset.test)} test images"
+        )
     return dataset
 
 
@@ -196,58 +211,19 @@ def _checkpoint_bytes(config: TrainConfig) -> int:
     return 3 * copies * 4 * parameters
 
 
-def _initial(config: TrainConfig, dataset: Dataset) -> Run:
-    """Load the run that the members start from, and check that it fits."""
-    folder = Path(str(config.initial))
-    start = load_run(folder)
-    for name, wanted in (("network", config.network), ("split", config.split)):
-        if start.provenance[name] != wanted:
-            raise RunError(f"{folder} holds {name} {start.provenance[name]}, not {wanted}")
-    if start.labels != dataset.labels:
-        raise RunError(f"{folder} was trained on other classes: {', '.join(start.labels)}")
-    return start
-
-
 def _discard(line: str) -> None:
     """Discard a line that the first process reports."""
 
 
-def _describe(config: TrainConfig, dataset: Dataset, training: Split, initial: Run | None) -> Description:
-    if config.mean is None or config.std is None:
-        mean, std = channel_statistics(training)
-    else:
-        mean = list(config.mean)
-        std = list(config.std)
-    name = "+".join(dict.fromkeys(_dataset_name(Path(path)) for path in config.data))
-    history = None if initial is None else dict(initial.provenance["training"])  # type: ignore[call-overload]
-    return Description(config, dataset.labels, mean, std, name, history)
-
-
-def _start(folder: Path, description: Description, test: Split) -> None:
-    chosen = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).round().astype(int)
-    samples = io.BytesIO()
-    np.savez_compressed(samples, images=test.images[chosen])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
-    write_atomically(folder / "samples.npz", samples.getbuffer())
-    description.write(folder)
-
-
-def _dataset_name(path: Path) -> str:
-    return path.name.split(".")[0].removesuffix("-train").removesuffix("-test") or path.resolve().name
-
-
 def _fit(
-    trainer: L.Trainer, module: CoTraining, training: Split, test: Split, checkpoint: Path | None
+    trainer: L.Trainer, module: CoTraining, training: Split, choosing: Split, checkpoint: Path | None
 ) -> None:
     config = module.config
     sharing = trainer.world_size if module.placed is None else 1
     classes = training.targets if config.sampling == "balanced" else None
     in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing, classes)
-    in_testing = BatchOrder(len(test), config.batch_size, None, sharing)
-    loaders = Batches(training, in_training), Batches(test, in_testing)
+    in_choosing = BatchOrder(len(choosing), config.batch_size, None, sharing)
+    loaders = Batches(training, in_training), Batches(choosing, in_choosing)
     with quiet_lightning():
         try:
             trainer.fit(module, *loaders, ckpt_path=checkpoint)

@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_read_spares_its_neighbours(
     with pytest.raises(DataError, match=r"train/red/more \(permission denied\)"):
         load(folder)
     assert count(load(folder, skip_corrupt=True)) == (9, 9)
-    only_test = load_dataset([folder], 32, workers=0, test_only=True)
+    only_test = load_dataset([folder], 32, workers=0, only=("test",))
     assert only_test.test is not None
 
 

@@ -88,6 +88,7 @@ def test_a_loaded_run_describes_itself(run: Path) -> None:
         "epochs": 4,
         "planned_epochs": 4,
         "checkpoint": "last",
+        "chosen_on": "test",
     }
     assert loaded.provenance["accuracy"] == {
         key: value

@@ -1,7 +1,7 @@
 """Read a data set of labelled images from folders, zips and published files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from coserve_training.errors import CorruptImagesError, DataError
 
 CACHE_BYTES = 4 << 30
 """Splits with more decoded bytes, or more than a quarter of the memory, are decoded anew in every epoch."""
+SPLIT_NAMES = ("train", "val", "test")
 BATCH = 64
 """Images that a worker decodes or checks between two reports of progress."""
 
@@ -37,7 +38,7 @@ def load_dataset(
     interpolation: str = "bilinear",
     whole: bool = False,
     skip_corrupt: bool = False,
-    test_only: bool = False,
+    only: Collection[str] = SPLIT_NAMES,
     assign: Assign | None = None,
     workers: int | None = None,
     cache_bytes: int = CACHE_BYTES,
@@ -45,7 +46,7 @@ def load_dataset(
     """Read labelled images from one or several paths, and merge their splits.
 
     Args:
-        paths: image folders (`train/<class>/*`, `test|val/<class>/*`), zips of such folders, ImageNet as
+        paths: image folders (`train|val|test/<class>/*`), zips of such folders, ImageNet as
             published, the official CIFAR-10/100 and SVHN files, or names in `download.KNOWN`.
         image_size: height and width in pixels to decode to.
         progress: called with the progress of downloading, checking and decoding.
@@ -54,7 +55,7 @@ def load_dataset(
         interpolation: `"bilinear"` or `"bicubic"`.
         whole: leave training images as large as they are stored, for crops at random (`Split.with_views`).
         skip_corrupt: leave out images that cannot be decoded instead of raising.
-        test_only: read no training images, unless there is no test split.
+        only: splits to read. Training images are read, too, if there is nothing to test on.
         assign: moves images between the splits before they are decoded (membership.py).
         workers: processes that decode; by default one for each usable core. 0 decodes in this process.
         cache_bytes: keep a split in memory if its decoded images take no more than this.
@@ -67,9 +68,11 @@ def load_dataset(
     labels, sources = _sources(paths, files, progress)
     unreadable = files.unreadable
     notes = [line for passed_over in files.passed_over for line in passed_over.lines()]
-    if test_only and "test" in sources:
-        sources = {"test": sources["test"]}
-        unreadable = [(split, name) for split, name in unreadable if split != "train"]
+    test_name = _choose_test(sources)
+    if "test" in sources:
+        sources = {name: source for name, source in sources.items() if name in only}
+        left_out = {test_name if name == "test" else name for name in SPLIT_NAMES if name not in only}
+        unreadable = [(split, name) for split, name in unreadable if split not in left_out]
     workers = usable_cores() if workers is None else workers
     if assign is not None:
         sources, assigned = assign(labels, sources, partial(identify, workers=workers, progress=progress))
@@ -89,7 +92,9 @@ def load_dataset(
     if corrupt:
         notes.append(f"{len(corrupt)} images cannot be decoded and are left out: {name_some(corrupt)}")
         _check_classes(labels, {name: split.targets for name, split in splits.items()})
-    return Dataset(labels, splits.get("train"), splits.get("test"), corrupt, notes)
+    return Dataset(
+        labels, splits.get("train"), splits.get("test"), test_name, splits.get("val"), corrupt, notes
+    )
 
 
 def _sources(paths: Sequence[Path], files: Files, progress: Progress | None) -> tuple[list[str], Sources]:
@@ -106,6 +111,16 @@ def _sources(paths: Sequence[Path], files: Files, progress: Progress | None) -> 
     if arrays and (files.by_split or files.unlabelled):
         raise DataError("the official CIFAR and SVHN files cannot be combined with image folders")
     return _join_arrays(arrays) if arrays else _list_files(files)
+
+
+def _choose_test(sources: Sources) -> str:
+    """Make the validation split the test split if there is no other; return which images are tested on."""
+    if "test" in sources:
+        return "test"
+    if "val" in sources:
+        sources["test"] = sources.pop("val")
+        return "val"
+    return "held-out"
 
 
 def _join_arrays(arrays: Sequence[Labelled]) -> tuple[list[str], Sources]:

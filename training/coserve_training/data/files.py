@@ -14,8 +14,8 @@ from coserve_training.data.passed_over import PassedOver, is_litter
 from coserve_training.data.zips import Zip, is_zip
 from coserve_training.errors import DataError
 
-SPLITS = {"train": "train", "test": "test", "val": "test", "valid": "test", "validation": "test"}
-"""Splits by folder name. Validation images are test images too."""
+SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+"""Splits by folder name."""
 FLAT_SPLITS = SPLITS.keys() - {"train", "test"}
 """Folders that may hold images outside class folders, as in ImageNet, whose test images have no labels."""
 TRUTH_FILES = frozenset({"LOC_val_solution.csv", "ILSVRC2012_validation_ground_truth.txt", "meta.mat"})

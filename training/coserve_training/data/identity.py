@@ -45,6 +45,12 @@ class Identities:
         contents, names = np.unique(both, axis=0).T
         return Identities(contents, names)
 
+    def concatenate(self, other: "Identities") -> "Identities":
+        """Return these images, then those of `other`."""
+        return Identities(
+            np.concatenate([self.contents, other.contents]), np.concatenate([self.names, other.names])
+        )
+
     def matches(self, other: "Identities") -> Mask:
         """Mark the images of `other` that have a content of these, `[N]`."""
         known: Mask = np.isin(other.contents, self.contents) & (other.contents != 0)
@@ -61,13 +67,20 @@ NONE = Identities(np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 @dataclass(frozen=True)
 class Known:
-    """The images that a run was trained on, and those that it was tested on."""
+    """The images of a run.
+
+    Attributes:
+        trained: those that it was trained on.
+        tested: those that it was tested on, in every epoch or at its end.
+        chosen: those of `tested` that only chose the best epoch and calibrated: a validation split.
+    """
 
     trained: Identities = NONE
     tested: Identities = NONE
+    chosen: Identities = NONE
 
-    def find(self, images: Identities, by_name: bool = True) -> tuple[Mask, Mask]:
-        """Mark the images that were trained on and those that were tested on, `[N]` each.
+    def find(self, images: Identities, by_name: bool = True) -> tuple[Mask, Mask, Mask]:
+        """Mark the images that are in `trained`, `tested` and `chosen`, `[N]` each.
 
         Args:
             images: the images.
@@ -75,11 +88,13 @@ class Known:
         """
         trained = self.trained.matches(images)
         tested = self.tested.matches(images)
+        chosen = self.chosen.matches(images)
         if by_name:
             changed = ~trained & ~tested & (images.names != 0)
             trained |= changed & np.isin(images.names, self.trained.names)
             tested |= changed & np.isin(images.names, self.tested.names)
-        return trained, tested
+            chosen |= changed & np.isin(images.names, self.chosen.names)
+        return trained, tested, chosen
 
 
 def identify(sources: npt.NDArray[Any], workers: int = 0, progress: Progress | None = None) -> Identities:

@@ -36,7 +36,7 @@ def label_validation_images(files: Files) -> None:
             f"{where} holds {len(files.unlabelled)} images outside class folders, and no file with their "
             f"classes was found; for ImageNet, add {SOLUTION} (Kaggle) or the unpacked ILSVRC2012_devkit_t12"
         )
-    by_class = files.by_split.setdefault("test", {})
+    by_class = files.by_split.setdefault("val", {})
     for file in files.unlabelled:
         label = label_of(PurePath(file.path).stem)
         if label is None:

@@ -1,9 +1,11 @@
 """Decide which images are trained on and which are held out, and keep to it.
 
 What was trained on never becomes a test image, and what was held out never becomes a training image. Images
-that are added to `train/` are trained on; images that are added to `test/` are test images.
+that are added to `train/` are trained on; images that are added to `test/` are test images. Validation images
+are held out like test images.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,6 +41,8 @@ class Membership:
         self.known = known or Known()
         self.resumed = resumed
         self.same_place = same_place
+        self.added = 0
+        """Number of training images that the resumed run had not seen before."""
 
     def for_training(
         self, labels: Sequence[str], sources: Sources, identify: Identify
@@ -53,107 +57,121 @@ class Membership:
         notes = []
         files, targets = sources["train"]
         images = identify(files)
-        trained, tested = self.known.find(images, self.same_place)
-        to_test = tested & ~trained
-        test = sources.get("test")
-        test_images = NONE
-        if test is not None:
-            test_images = identify(test[0])
-            self._refuse_trained(test[0], test_images)
+        trained, tested, chosen = self.known.find(images, self.same_place)
+        to_hold = tested & ~trained
+        splits = {name: identify(sources[name][0]) for name in ("val", "test") if name in sources}
+        for name, split in splits.items():
+            self._refuse_trained(name, sources[name][0], split)
+        if "test" in splits:
             if not self.resumed or not self.recorded:
-                to_test[:] = False
-                notes += _note_copies(test[0], images.matches(test_images))
+                to_hold[:] = False
+                for name, split in splits.items():
+                    notes += _note_copies(name, sources[name][0], images.matches(split))
         elif self.resumed and not self.recorded:
             raise DataError(
                 "there is no test split, and this run has no record of what training held out: an earlier "
                 "version began it; train again, or add a test split with other images"
             )
         elif not self.resumed:
-            _hold_out(to_test, ~trained & ~tested, images, targets)
-            _check_held_out(labels, targets, to_test)
-        present = Identities(
-            np.concatenate([images.contents, test_images.contents]),
-            np.concatenate([images.names, test_images.names]),
-        )
+            _hold_out(to_hold, ~trained & ~tested, images, targets)
+            _check_held_out(labels, targets, to_hold)
+        held_out = functools.reduce(Identities.concatenate, splits.values(), NONE)
         if self.resumed and self.recorded:
-            notes += self._note_changes(present, ~(trained | tested))
-        # An image that was moved from the test split and back lies in both places.
-        moved = to_test & ~test_images.matches(images)
-        held_out = (files[moved], targets[moved])
-        result = {"train": (files[~to_test], targets[~to_test])}
-        if test is None and moved.any():
-            result["test"] = held_out
+            notes += self._note_changes(images.concatenate(held_out), ~(trained | tested))
+        # An image that was moved out of its split and back lies in both places.
+        moved = to_hold & ~held_out.matches(images)
+        result = sources | {"train": (files[~to_hold], targets[~to_hold])}
+        for name, part in (("val", moved & chosen), ("test", moved & ~chosen)):
+            if part.any():
+                found = (files[part], targets[part])
+                result[name] = _join(sources[name], found) if name in sources else found
+        if "test" not in sources and moved.any():
             notes.append(f"no test split: {moved.sum()} of {len(files)} training images are held out")
-        elif test is not None:
-            result["test"] = _join(test, held_out) if moved.any() else test
-            if to_test.any():
-                notes.append(f"{to_test.sum()} test images lie in train/ now; they are not trained on")
+        elif to_hold.any():
+            notes.append(f"{to_hold.sum()} test images lie in train/ now; they are not trained on")
+        if "val" in splits and "test" in splits:
+            notes += self._note_copies_of_val(sources["test"][0], splits["test"], splits["val"])
         self.known = Known(
-            self.known.trained.join(images.select(~to_test)),
-            self.known.tested.join(images.select(to_test)).join(test_images),
+            self.known.trained.join(images.select(~to_hold)),
+            self.known.tested.join(images.select(to_hold)).join(held_out),
+            self.known.chosen.join(splits.get("val", NONE)),
         )
         return result, notes
 
     def for_testing(
         self, labels: Sequence[str], sources: Sources, identify: Identify
     ) -> tuple[Sources, list[str]]:
-        """Keep the test images. Without a test split, these are the images that training held out.
+        """Keep the test and validation images. Without any, keep the images that training held out.
 
         Raises:
-            DataError: for a test image that was trained on.
+            DataError: for a test or validation image that was trained on.
         """
         if "test" in sources:
-            files, _ = sources["test"]
-            self._refuse_trained(files, identify(files))
-            return {"test": sources["test"]}, []
+            splits = {name: source for name, source in sources.items() if name != "train"}
+            images = {name: identify(files) for name, (files, _) in splits.items()}
+            for name, (files, _) in splits.items():
+                self._refuse_trained(name, files, images[name])
+            return splits, self._note_copies_of_val(
+                splits["test"][0], images["test"], images.get("val", NONE)
+            )
         files, targets = sources["train"]
-        images = identify(files)
-        trained, tested = self.known.find(images, self.same_place)
-        held_out = tested & ~trained
+        found = identify(files)
+        trained, tested, chosen = self.known.find(found, self.same_place)
+        held_out = tested & ~trained & ~chosen
         if not held_out.any():
             return {}, []
         notes = []
         if new := int((~trained & ~tested).sum()):
             notes.append(f"{new} images in train/ were added since training, and are not evaluated")
-        if gone := self.known.tested.count_missing(images):
+        if gone := self.known.tested.count_missing(found):
             notes.append(f"{gone} of the images that training held out are gone")
         return {"test": (files[held_out], targets[held_out])}, notes
 
     def for_calibration(
         self, labels: Sequence[str], sources: Sources, identify: Identify
     ) -> tuple[Sources, list[str]]:
-        """Keep the training images, or without any, the test images. Leave out those that were tested on.
+        """Keep the training images; without any, the validation images; without these, the test images.
 
-        They are returned as the test split.
+        Images that scores are of are left out. What is kept is returned as the test split.
         """
-        for split in ("train", "test"):
-            if split not in sources:
-                continue
-            files, targets = sources[split]
-            _, tested = self.known.find(identify(files), self.same_place)
-            notes = []
-            if tested.any():
-                notes.append(
-                    f"{tested.sum()} of {len(files)} images in {split}/ are test images; nothing is "
-                    "calibrated on them"
-                )
-            # A training split would need images of every class.
-            return ({} if tested.all() else {"test": (files[~tested], targets[~tested])}), notes
-        return {}, []
+        name = next(name for name in ("train", "val", "test") if name in sources)
+        files, targets = sources[name]
+        _, tested, chosen = self.known.find(identify(files), self.same_place)
+        scored = tested & ~chosen
+        notes = []
+        if scored.any():
+            notes.append(
+                f"{scored.sum()} of {len(files)} images in {name}/ are test images; nothing is "
+                "calibrated on them"
+            )
+        # A training split would need images of every class.
+        return ({} if scored.all() else {"test": (files[~scored], targets[~scored])}), notes
 
-    def _refuse_trained(self, files: npt.NDArray[Any], images: Identities) -> None:
-        trained, tested = self.known.find(images, self.same_place)
+    def _refuse_trained(self, split: str, files: npt.NDArray[Any], images: Identities) -> None:
+        trained, tested, _ = self.known.find(images, self.same_place)
         if (wrong := np.flatnonzero(trained & ~tested)).size:
             raise DataError(
-                f"{len(wrong)} of {len(files)} test images were trained on: "
+                f"{len(wrong)} of {len(files)} {split} images were trained on: "
                 f"{name_some([name_image(files, index) for index in wrong.tolist()])}; take them out of the "
-                "test split"
+                f"{split} split"
             )
+
+    def _note_copies_of_val(self, files: npt.NDArray[Any], test: Identities, val: Identities) -> list[str]:
+        """Name test images that choose the best epoch, or have chosen it, as validation images."""
+        copies = self.known.chosen.join(val).matches(test)
+        if not copies.any():
+            return []
+        names = name_some([name_image(files, index) for index in np.flatnonzero(copies).tolist()])
+        return [
+            f"{copies.sum()} test images are validation images too, so scores of the best epoch and of "
+            f"calibration are too good: {names}"
+        ]
 
     def _note_changes(self, present: Identities, new: Mask) -> list[str]:
         notes = []
-        if new.any():
-            notes.append(f"{new.sum()} images were added to train/, and are trained on from now on")
+        self.added = int(new.sum())
+        if self.added:
+            notes.append(f"{self.added} images were added to train/, and are trained on from now on")
         trained = self.known.trained.count_missing(present)
         tested = self.known.tested.count_missing(present)
         if trained or tested:
@@ -183,11 +201,13 @@ def _check_held_out(labels: Sequence[str], targets: Indices, held_out: Mask) -> 
         )
 
 
-def _note_copies(files: npt.NDArray[Any], copies: Mask) -> list[str]:
+def _note_copies(split: str, files: npt.NDArray[Any], copies: Mask) -> list[str]:
     if not copies.any():
         return []
     names = [name_image(files, index) for index in np.flatnonzero(copies).tolist()]
-    return [f"{len(names)} test images are training images too, so scores are too good: {name_some(names)}"]
+    return [
+        f"{len(names)} {split} images are training images too, so scores are too good: {name_some(names)}"
+    ]
 
 
 def _join(

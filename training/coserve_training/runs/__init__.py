@@ -6,6 +6,7 @@ images.py     the record of what was trained on, and what was held out
 output.py     a check that the folder can be written
 classes.py    recall by class, and the confusion matrix
 extend.py     the configuration of a resumed run
+start.py      the first files of a run, and what a resume changes in them
 evaluate.py   accuracy of an ensemble and its members on labelled images
 calibrate.py  temperatures that calibrate an ensemble's probabilities
 """

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import comb, sqrt
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from coserve_training.data import Progress
 from coserve_training.errors import DataError
-from coserve_training.runs.evaluate import Evaluation, held_out_logits, score, score_members
+from coserve_training.runs.evaluate import Evaluation, Outputs, held_out_logits, score
 from coserve_training.runs.folder import Checkpoint, Run, write_atomically
 from coserve_training.runs.records import calibration_file, weights_digest
 
@@ -49,16 +49,18 @@ class Subset:
 class Calibration:
     """Temperatures by number of members, and the whole ensemble's scores before and after calibration.
 
-    Calibrated scores, here and in `Subset`, come from images that their temperature was not fitted on: each
-    half of the images is scored with the temperature of the other half.
+    Calibrated scores, here and in `Subset`, come from images that their temperature was not fitted on. If
+    there is no validation split to fit on, each half of the images is scored with the temperature of the
+    other half.
 
     Attributes:
-        temperatures: temperatures by number of members, fitted on all images.
-        images: number of images.
+        temperatures: temperatures by number of members, fitted on all images of `split`.
+        images: number of images that the temperatures were fitted on.
         nll_before: mean negative log-likelihood of the whole ensemble, in nats.
         nll_after: the same after calibration.
         ece_before: expected calibration error of the whole ensemble, as a fraction.
         ece_after: the same after calibration.
+        split: which images the temperatures were fitted on, as in `Evaluation`.
     """
 
     temperatures: dict[int, float]
@@ -67,6 +69,7 @@ class Calibration:
     nll_after: float
     ece_before: float
     ece_after: float
+    split: str | None = None
 
     @property
     def bounded(self) -> list[int]:
@@ -110,7 +113,7 @@ def first_half(targets: Tensor) -> Tensor:
 
 
 def calibrate(
-    logits: Tensor, targets: Tensor, progress: Progress | None = None
+    logits: Tensor, targets: Tensor, progress: Progress | None = None, fit_on: Outputs | None = None
 ) -> tuple[Calibration, list[Subset]]:
     """Fit a temperature for every number of members, and score every subset before and after calibration.
 
@@ -118,8 +121,9 @@ def calibrate(
 
     Args:
         logits: logits of the members, `[S, N, C]`.
-        targets: classes `[N]`, with at least two images of each.
+        targets: classes `[N]`; with at least two images of each, unless there is `fit_on`.
         progress: called after every size of subsets.
+        fit_on: other images to fit on; by default, halves of these images.
     """
     sizes = member_subsets(len(logits))
     first = first_half(targets)
@@ -127,10 +131,14 @@ def calibrate(
     scored = []
     for size, subsets in sizes.items():
         means = _Means(logits, subsets)
-        temperatures[size] = fit_temperature(means, targets)
         divisors = torch.empty(len(targets), 1)
-        for half in (first, ~first):
-            divisors[~half] = fit_temperature(_Means(logits[:, half], subsets), targets[half])
+        if fit_on is not None:
+            temperatures[size] = fit_temperature(_Means(fit_on.logits, subsets), fit_on.targets)
+            divisors[:] = temperatures[size]
+        else:
+            temperatures[size] = fit_temperature(means, targets)
+            for half in (first, ~first):
+                divisors[~half] = fit_temperature(_Means(logits[:, half], subsets), targets[half])
         for subset, mean in zip(subsets, means, strict=True):
             before = score(mean, targets)
             after = score(mean / divisors, targets)
@@ -141,11 +149,12 @@ def calibrate(
     whole = scored[-1]
     return Calibration(
         temperatures=temperatures,
-        images=len(targets),
+        images=len(targets if fit_on is None else fit_on.targets),
         nll_before=whole.nll,
         nll_after=whole.calibrated_nll,
         ece_before=whole.ece,
         ece_after=whole.calibrated_ece,
+        split=None if fit_on is None else fit_on.split,
     ), scored
 
 
@@ -156,7 +165,9 @@ def calibrate_run(
     progress: Progress | None = None,
     report: Callable[[str], None] = print,
 ) -> tuple[Evaluation, Calibration, list[Subset]]:
-    """Evaluate and calibrate a run on the test split of a data set, and record both for export.
+    """Evaluate a run on the test split of a data set and calibrate it, and record both for export.
+
+    Temperatures are fitted on the validation split if there is one beside the test split.
 
     Args:
         folder: the run folder.
@@ -172,32 +183,34 @@ def calibrate_run(
         RunError: if the folder is not a run folder or cannot be written, or a member's logits are not finite.
         DataError: if the images cannot be used, or a class has fewer than two of them.
     """
-    run, logits, targets = held_out_logits(Path(folder), data, checkpoint, progress, report)
-    return calibrate_logits(Path(folder), run, logits, targets, checkpoint, progress)
+    run, test, val = held_out_logits(Path(folder), data, checkpoint, progress, report, calibrating=True)
+    return calibrate_outputs(Path(folder), run, test, val, checkpoint, progress)
 
 
-def calibrate_logits(
+def calibrate_outputs(
     folder: Path,
     run: Run,
-    logits: Tensor,
-    targets: Tensor,
+    test: Outputs,
+    val: Outputs | None,
     checkpoint: Checkpoint,
     progress: Progress | None = None,
 ) -> tuple[Evaluation, Calibration, list[Subset]]:
-    """Score and calibrate a run by its members' logits `[S, N, C]` on classes `[N]`, and record both.
+    """Score a run by its members' outputs, calibrate it, on validation images if there are any; record both.
 
     Raises:
         RunError: if the record cannot be written.
-        DataError: if a class has fewer than two images.
+        DataError: if a class has fewer than two test images, and there are no validation images.
     """
-    counts = torch.bincount(targets, minlength=len(run.labels)).tolist()
+    counts = torch.bincount(test.targets, minlength=len(run.labels)).tolist()
     for label, count in zip(run.labels, counts, strict=True):
-        if count < 2:
+        if count < 2 and val is None:
             raise DataError(
                 f"calibrating needs at least two test images of every class; {label} has {count or 'none'}"
             )
-    evaluation = score_members(logits, targets)
-    calibration, subsets = calibrate(logits, targets, progress)
+    evaluation = test.score()
+    calibration, subsets = calibrate(test.logits, test.targets, progress, val)
+    if val is None:
+        calibration = replace(calibration, split=test.split)
     content = {
         "weights": weights_digest(run.members),
         "accuracy": asdict(evaluation) | {"subsets": [asdict(subset) for subset in subsets]},

@@ -51,6 +51,8 @@ class Evaluation:
         members: scores of each member.
         disagreement: fraction of images on which at least two members predict different classes.
         pairwise_disagreement: fraction on which two members do, averaged over all pairs; 0 for one member.
+        split: which images these are: "test", "val" if there is no other split, or "held-out" of the training
+            images; None if that is not known.
     """
 
     images: int
@@ -58,6 +60,26 @@ class Evaluation:
     members: list[Scores]
     disagreement: float
     pairwise_disagreement: float
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Members' outputs on the images of a split.
+
+    Attributes:
+        logits: `[S, N, C]` float32, in main memory.
+        targets: classes `[N]`.
+        split: name of the split, as in `Evaluation`.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    split: str | None = None
+
+    def score(self) -> Evaluation:
+        """Score the members and the mean of their logits."""
+        return score_members(self.logits, self.targets, self.split)
 
 
 def score(logits: Tensor, targets: Tensor) -> Scores:
@@ -74,8 +96,8 @@ def score(logits: Tensor, targets: Tensor) -> Scores:
     return Scores(*(round(float(value), 6) for value in (top1, top5, nll, ece)))
 
 
-def score_members(logits: Tensor, targets: Tensor) -> Evaluation:
-    """Score members' logits `[S, N, C]` and their mean on classes `[N]`."""
+def score_members(logits: Tensor, targets: Tensor, split: str | None = None) -> Evaluation:
+    """Score members' logits `[S, N, C]` and their mean on classes `[N]` of a split."""
     votes = logits.argmax(-1)
     pairs = [float((a != b).float().mean()) for a, b in combinations(votes, 2)]
     return Evaluation(
@@ -84,6 +106,7 @@ def score_members(logits: Tensor, targets: Tensor) -> Evaluation:
         members=[score(member, targets) for member in logits],
         disagreement=round(float((votes != votes[0]).any(0).float().mean()), 6),
         pairwise_disagreement=round(sum(pairs) / max(1, len(pairs)), 6),
+        split=split,
     )
 
 
@@ -147,10 +170,13 @@ def held_out_logits(
     checkpoint: Checkpoint = "last",
     progress: Progress | None = None,
     report: Callable[[str], None] = print,
-) -> tuple[Run, Tensor, Tensor]:
+    *,
+    calibrating: bool = False,
+) -> tuple[Run, Outputs, Outputs | None]:
     """Load a run, and run its members on the test split of a data set.
 
-    Without a test split, the images that training held out take its place. They are recognised by content.
+    Without a test split, its validation split takes the place; without this, the images that training held
+    out, which are recognised by content.
 
     Args:
         folder: the run folder.
@@ -158,9 +184,10 @@ def held_out_logits(
         checkpoint: "last", or "best" for the epoch with the highest test accuracy.
         progress: called with the progress of decoding and evaluating.
         report: called with a line for each thing to note about the data.
+        calibrating: run the members on the validation split, too, if there is one beside the test split.
 
     Returns:
-        The run, its members' logits `[S, N, C]`, and the classes `[N]`.
+        The run, and its members' outputs on the test split and the validation split.
 
     Raises:
         RunError: if the folder is not a run folder, or a member's logits are not finite.
@@ -176,6 +203,7 @@ def held_out_logits(
         paths,
         config.image_size,
         progress,
+        with_val=calibrating,
         resize_size=config.resize_size,
         interpolation=config.interpolation,
     )
@@ -185,8 +213,22 @@ def held_out_logits(
         extra = set(dataset.labels) - set(run.labels)
         missing = set(run.labels) - set(dataset.labels)
         raise DataError(f"classes differ from the run's: missing {sorted(missing)}, unknown {sorted(extra)}")
-    logits = member_logits(run.members, test, description.mean, description.std, progress)
-    return run, logits, torch.from_numpy(test.targets)
+    chosen_here = given is None and description.chosen_on == dataset.test_name
+    if checkpoint == "best" and chosen_here:
+        report(
+            f"best.ckpt was chosen by its accuracy on these {dataset.test_name} images, so its scores are "
+            "too good; a val split beside a test split avoids this"
+        )
+    outputs = [
+        Outputs(
+            member_logits(run.members, split, description.mean, description.std, progress),
+            torch.from_numpy(split.targets),
+            name,
+        )
+        for split, name in ((test, dataset.test_name), (dataset.val, "val"))
+        if split is not None
+    ]
+    return run, outputs[0], outputs[1] if len(outputs) > 1 else None
 
 
 def evaluate_run(
@@ -210,8 +252,8 @@ def evaluate_run(
         DataError: if the images cannot be read, were trained on, have no test split, or have other classes
             than the run.
     """
-    _, logits, targets = held_out_logits(Path(folder), data, checkpoint, progress, report)
-    return score_members(logits, targets)
+    _, test, _ = held_out_logits(Path(folder), data, checkpoint, progress, report)
+    return test.score()
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, checkpoint: Checkpoint, epochs: int) -> None:

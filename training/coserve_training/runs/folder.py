@@ -3,7 +3,7 @@
 config.json      configuration, labels and preprocessing
 metrics.csv      one row per epoch
 last.ckpt        checkpoint of the last epoch
-best.ckpt        checkpoint of the epoch with the highest test accuracy
+best.ckpt        checkpoint of the epoch with the highest accuracy on the validation split, or the test split
 evaluation.json  accuracy of the last checkpoint on the test split (records.py)
 images.npz       hashes of the images that were trained on and tested on (images.py)
 samples.npz      up to 64 held-out images, for checks on real inputs
@@ -11,7 +11,7 @@ samples.npz      up to 64 held-out images, for checks on real inputs
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,21 @@ SAMPLES = 64
 
 
 @dataclass(frozen=True)
+class Extension:
+    """More epochs than a run was planned for.
+
+    Attributes:
+        after: number of epochs that were finished then.
+        planned: number of epochs until then.
+        epochs: number of epochs from then on.
+    """
+
+    after: int
+    planned: int
+    epochs: int
+
+
+@dataclass(frozen=True)
 class Description:
     """The content of `config.json`: a run's configuration, and what it found in its data.
 
@@ -41,6 +56,9 @@ class Description:
         std: standard deviation of each channel, likewise.
         dataset: name of the data set.
         initial: provenance (`training`) of the run that the members started from, if any.
+        initial_weights: digest of its weights.
+        chosen_on: name of the split that chooses the best epoch; None if an earlier version began the run.
+        extended: when the run was given more epochs.
     """
 
     config: TrainConfig
@@ -49,6 +67,9 @@ class Description:
     std: list[float]
     dataset: str
     initial: dict[str, object] | None = None
+    initial_weights: str | None = None
+    chosen_on: str | None = None
+    extended: list[Extension] = field(default_factory=list)
 
     @property
     def preprocessing(self) -> dict[str, object]:
@@ -77,7 +98,9 @@ class Description:
         file = folder / "config.json"
         try:
             values = json.loads(file.read_text())
-            return cls(**{**values, "config": TrainConfig.from_json(values["config"])})
+            extended = [Extension(**extension) for extension in values.get("extended", [])]
+            config = TrainConfig.from_json(values["config"])
+            return cls(**{**values, "config": config, "extended": extended})
         except FileNotFoundError as error:
             raise RunError(f"{folder}: not a run folder (it has no config.json)") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -149,7 +172,8 @@ def _read_checkpoint(folder: Path, name: Checkpoint) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise RunError(f"{file} is missing; has the first epoch finished?") from error
+        full = " at full size" if name == "best" else ""
+        raise RunError(f"{file} is missing; has an epoch{full} finished?") from error
     # Damaged pickles raise many types of errors: UnpicklingError, RuntimeError, EOFError and others.
     except Exception as error:
         reason = (str(error) or "empty").splitlines()[0].split(". ")[0]  # without torch's advice
@@ -186,6 +210,11 @@ def _describe_provenance(description: Description, checkpoint: Checkpoint, epoch
         "planned_epochs": config.epochs,
         "checkpoint": checkpoint,
     }
+    if description.chosen_on is not None:
+        training["chosen_on"] = description.chosen_on
+    extended = [asdict(extension) for extension in description.extended if extension.after < epochs]
+    if extended:
+        training["extended"] = extended
     if description.initial is not None:
         training["initial"] = description.initial
     return {

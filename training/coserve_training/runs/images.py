@@ -9,6 +9,7 @@ import numpy as np
 
 from coserve_training.data import Dataset, Identities, Known, Membership, Progress, Split, load_dataset
 from coserve_training.data.dataset import CACHE_BYTES
+from coserve_training.data.identity import NONE
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Description, write_atomically
 
@@ -47,17 +48,19 @@ class ImageRecord:
         image_size: int,
         progress: Progress | None = None,
         *,
+        with_val: bool = False,
         resize_size: int | None = None,
         interpolation: str = "bilinear",
         workers: int | None = None,
         cache_bytes: int = CACHE_BYTES,
     ) -> tuple[Dataset, Split]:
-        """Load the test split. Without one, load the images that training held out.
+        """Load the test split; without one, the validation split, or the images that training held out.
 
         Args:
             paths: the paths of a data set.
             image_size: height and width in pixels to decode to.
             progress: called with the progress of checking and decoding.
+            with_val: load the validation split, too, as `Dataset.val`, if there is one beside the test split.
             resize_size, interpolation, workers, cache_bytes: see `load_dataset`.
 
         Returns:
@@ -74,7 +77,7 @@ class ImageRecord:
             resize_size=resize_size,
             interpolation=interpolation,
             skip_corrupt=self.skip_corrupt,
-            test_only=True,
+            only=("val", "test") if with_val else ("test",),
             assign=membership.for_testing,
             workers=workers,
             cache_bytes=cache_bytes,
@@ -88,9 +91,10 @@ class ImageRecord:
         return dataset, dataset.test
 
     def load_calibration(self, paths: Sequence[Path], image_size: int) -> tuple[Dataset, Split]:
-        """Load the training images, or without any, the test images. Leave out those that were tested on.
+        """Load the training images; without any, the validation images, or the test images.
 
-        The images are decoded when they are read. Arguments and results are those of `load_test`.
+        The run's own test images are left out. The images are decoded when they are read. Arguments and
+        results are those of `load_test`.
         """
         membership = self._membership(paths)
         dataset = load_dataset(
@@ -142,6 +146,8 @@ def write_known(folder: Path, known: Known) -> None:
         trained_names=known.trained.names,
         tested_contents=known.tested.contents,
         tested_names=known.tested.names,
+        chosen_contents=known.chosen.contents,
+        chosen_names=known.chosen.names,
     )
     write_atomically(folder / FILE, content.getbuffer())
 
@@ -155,10 +161,10 @@ def read_known(folder: Path) -> Known | None:
     file = folder / FILE
     try:
         with np.load(file) as arrays:
-            return Known(
-                Identities(arrays["trained_contents"], arrays["trained_names"]),
-                Identities(arrays["tested_contents"], arrays["tested_names"]),
-            )
+            # Earlier versions knew no validation images.
+            parts = [part for part in ("trained", "tested", "chosen") if f"{part}_contents" in arrays]
+            found = {part: Identities(arrays[f"{part}_contents"], arrays[f"{part}_names"]) for part in parts}
+            return Known(found["trained"], found["tested"], found.get("chosen", NONE))
     except FileNotFoundError:
         return None
     # Damaged archives raise errors of zipfile, zlib and numpy.

@@ -4,7 +4,7 @@ from enum import Enum
 
 
 class Checkpoint(str, Enum):
-    """The checkpoint of the last epoch, or of the epoch with the highest test accuracy."""
+    """The checkpoint of the last epoch, or of the epoch with the highest accuracy on val/ or test/."""
 
     LAST = "last"
     BEST = "best"

@@ -111,7 +111,7 @@ MaxAccuracyLoss = Annotated[
 Checkpoint = Annotated[
     RunCheckpoint | None,
     typer.Option(
-        help="Export the last epoch, or the one with the highest test accuracy.",
+        help="Export the last epoch, or the one with the highest accuracy on val/ (without one, on test/).",
         show_default="last",
         rich_help_panel=FOR_RUNS,
     ),

@@ -18,9 +18,9 @@ def train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Images: a folder or zip with train/<class>/* and test/<class>/* (or val/), ImageNet, the "
-            "official CIFAR or SVHN files, or cifar10, cifar100 or svhn to download them. Repeat it to join "
-            "several sources.",
+            help="Images: a folder or zip with train/<class>/*, val/<class>/* and test/<class>/*, ImageNet, "
+            "the official CIFAR or SVHN files, or cifar10, cifar100 or svhn to download them. Repeat it to "
+            "join several sources.",
         ),
     ] = None,
     network: Annotated[
@@ -57,8 +57,10 @@ def train(
     """Divide a network, train its members together, and write a run folder."""
     if not resume and not (data and network):
         raise typer.BadParameter("give --data and --network, or --resume to resume a run")
-    # Make paths absolute, so that the run can be evaluated from any folder; names of data sets stay.
+    # Make paths absolute, so that the run can be resumed and evaluated anywhere; names of data sets stay.
     sources = tuple(str(Path(path).absolute()) if Path(path).exists() else path for path in data or ())
+    if options.get("initial") is not None:
+        options["initial"] = str(Path(options["initial"]).absolute())
     given = {"data": sources or None, "network": network, **options}
     given = {name: value for name, value in given.items() if value is not None}
 

@@ -179,3 +179,20 @@ def test_an_interrupt_suggests_to_resume_only_if_there_is_a_run(
     assert result.exit_code == 130
     hint = f"; resume with: coserve train --output '{output}' --resume"
     assert result.stderr == f"interrupted{hint if begun else ' before anything was written'}\n"
+
+
+def test_the_run_to_start_from_is_recorded_by_its_absolute_path(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed in its first epoch is resumed from any folder."""
+    write_run(tmp_path / "other", image_folder)
+    monkeypatch.chdir(tmp_path)
+    given: list[str | None] = []
+    monkeypatch.setattr(
+        "coserve_training.training_run.train", lambda config, *_, **__: given.append(config.initial)
+    )
+    result = coserve(
+        "train", "--data", image_folder, "--network", "resnet11", "--initial", "other", "--output", "run"
+    )
+    assert result.exit_code == 0, result.output
+    assert given == [str(tmp_path / "other")]

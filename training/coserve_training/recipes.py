@@ -154,6 +154,7 @@ def _without_effect(config: TrainConfig) -> set[str]:
         "policy_operations": config.policy == "randaugment",
         "policy_magnitude": config.policy == "randaugment",
         "policy_magnitude_std": config.policy == "randaugment",
+        "growth_epochs": config.start_size is not None,
         "erasing_area": config.erasing > 0,
         "erasing_ratio": config.erasing > 0,
         "decay_rate": decays,

@@ -133,7 +133,7 @@ def load_run(folder: Path | str, checkpoint: Checkpoint = "last") -> Run:
 
     Args:
         folder: the run folder.
-        checkpoint: "last", or "best" for the epoch with the highest test accuracy.
+        checkpoint: "last", or "best" for the best epoch (docs/data.md, Splits).
 
     Raises:
         RunError: if the folder is not a run folder, or one of its files is missing or damaged.

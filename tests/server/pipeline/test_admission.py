@@ -54,3 +54,26 @@ def test_a_stall_lengthens_the_estimate() -> None:
     clock.now += 20
     assert before == 1
     assert admission.estimate_retry_s() > 15
+
+
+def test_the_pace_is_that_of_the_latest_requests() -> None:
+    clock = Clock()
+    admission = Admission(10, 1000, clock)
+    for seconds in [10.0] * 200 + [0.1] * 64:
+        with admission.admitted():
+            clock.now += seconds
+    admission.in_progress = 100
+    assert admission.estimate_retry_s() == 10
+
+
+def test_one_ended_request_tells_a_pace() -> None:
+    admission, clock = busy(limit=2, ended=1, seconds_each=3)
+    clock.now += 3
+    assert admission.estimate_retry_s() == 6
+
+
+@pytest.mark.parametrize("longest_s", [0.2, 1, 2, 7])
+def test_no_estimate_is_longer_than_a_request_may_take(longest_s: float) -> None:
+    admission, clock = busy(limit=10, ended=1, seconds_each=1, longest_s=longest_s)
+    clock.now += 100
+    assert admission.estimate_retry_s() == max(1, longest_s)

@@ -74,6 +74,11 @@ def test_top_k_goes_from_most_probable_with_ties_by_class(k: int, expected: list
     assert top_k(np.array([0.2, 0.1, 0.5, 0.2]), k).tolist() == expected
 
 
+def test_many_ties_are_in_the_order_of_classes() -> None:
+    scores = np.tile([0.2, 0.1], 500)
+    assert top_k(scores, 1000).tolist() == [*range(0, 1000, 2), *range(1, 1000, 2)]
+
+
 def test_each_number_of_members_has_its_temperature() -> None:
     calibration = Calibration.model_validate({"temperatures": {"1": 0.5, "2": 4}})
     members = logits([1, 2, 3], [3, 2, 7])

@@ -7,9 +7,9 @@ import pytest
 
 from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import Failure, overlap
+from coserve_server.outcomes import BatchRun, Failure, Share, overlap
 from coserve_server.pipeline.batching import Batcher
-from coserve_server.pipeline.fan_out import fan_out
+from coserve_server.pipeline.fan_out import _queue_and_inference, fan_out
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 
@@ -95,6 +95,37 @@ def test_below_the_quorum_the_failures_are_named() -> None:
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), run(0, 1, error="no memory")]])
     with pytest.raises(NoQuorumError, match=r"pair: 1 of 2 members answered, 2 needed \(m1: no memory\)"):
         fan(engine)
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, error="one"), run(0, 1, error="two")]])
+    with pytest.raises(NoQuorumError, match=r"0 of 2 members answered, 1 needed \(m0: one; m1: two\)"):
+        fan(engine, quorum=1)
+
+
+def test_the_engine_gets_the_requests_record() -> None:
+    engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), run(0, 1, [2, 2])]])
+    assert fan(engine) in engine.records[0]
+
+
+@pytest.mark.parametrize(
+    ("batches", "queue", "inference"),
+    [
+        ([(100, 130)], 0, 30),
+        ([(110, 130)], 10, 20),
+        ([(110, 130), (150, 180)], 10 + 20, 20 + 30),
+        ([(110, 130), (125, 150)], 10, 20 + 20),
+        ([(110, 150), (120, 140), (145, 160)], 10, 40 + 10),
+        ([(90, 95), (105, 115)], 5, 10),
+    ],
+    ids=["at once", "after a wait", "two", "overlapping", "within another", "before the request waited"],
+)
+def test_time_with_no_batch_at_the_members_is_queueing(
+    batches: list[tuple[int, int]], queue: int, inference: int
+) -> None:
+    async def go() -> tuple[int, int]:
+        finished = asyncio.get_running_loop().create_future()
+        runs = [(BatchRun(1, began, [], [], finished), ended) for began, ended in batches]
+        return _queue_and_inference(100, [Share(run, slice(0, 1), (), ended) for run, ended in runs])
+
+    assert asyncio.run(go()) == (queue, inference)
 
 
 def test_a_late_member_is_left_out_and_told_to_stop() -> None:

@@ -12,6 +12,7 @@ from typing import IO, Any
 import psutil
 import pytest
 
+from coserve_server.transport.connections import MAX_PIPELINED
 from tests.images.hostile_images import REFUSED, SHOWN
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import RED, classify, problem
@@ -205,6 +206,15 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
     with connect(server) as connection:
         connection.sendall((ask + image + wrong) * 20 + ask[:-2] + b"Connection: close\r\n\r\n")
         assert statuses(receive_all(connection)) == [200, 200, 404] * 20 + [200]
+
+
+def test_too_many_pipelined_requests_are_left_unread(server: Server) -> None:
+    """Those that were read are answered, and the last answer says that the connection closes."""
+    with connect(server) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        answers = receive_all(connection)
+    assert statuses(answers) == [200] * (1 + MAX_PIPELINED)
+    assert answers.lower().count(b"connection: close") == 1
 
 
 def test_white_space_after_a_header_s_value_does_not_count(server: Server) -> None:

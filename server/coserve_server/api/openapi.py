@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.routing import Route
 
 _LOCAL = "#/$defs/"
 _SHARED = "#/components/schemas/"
@@ -19,6 +21,21 @@ def install(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's manual does
+    app.router.routes.insert(0, _route(app))
+
+
+def _route(app: FastAPI) -> Route:
+    """Return a route that writes the document once: this takes many times as long as other requests do."""
+    written: dict[str, bytes] = {}
+
+    async def openapi(request: Request) -> Response:
+        prefix = request.scope.get("root_path", "").rstrip("/")
+        if prefix not in written:
+            document = app.openapi() | ({"servers": [{"url": prefix}]} if prefix else {})
+            written[prefix] = bytes(JSONResponse(document).body)
+        return Response(written[prefix], media_type="application/json")
+
+    return Route(str(app.openapi_url), openapi, include_in_schema=False)
 
 
 def hoist_definitions(document: dict[str, Any]) -> None:

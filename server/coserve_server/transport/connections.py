@@ -26,6 +26,8 @@ MAX_HEAD_BYTES = 16 * 2**10
 """Limit on a request's target and headers together."""
 TOO_LARGE = (431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
 MAX_SHOWN_BYTES = 100
+MAX_PIPELINED = 64
+"""Requests that may wait on a connection for the answer to an earlier one; later ones are not read."""
 UNREAD_RESPONSE_MS = 60_000
 """Time after which a connection is closed if the client reads nothing of its response."""
 
@@ -49,6 +51,10 @@ class _HeadError(Exception):
     """A request's head is well-formed but refused; the arguments are `_refuse`'s."""
 
 
+class _PipelineFullError(Exception):
+    """Too many requests wait for the answer to an earlier one."""
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol, with timeouts for heads and unread responses, and problems for bad requests."""
 
@@ -63,6 +69,8 @@ class Connection(HttpToolsProtocol):
     _unparsed: bytes | None = None
     """The data after that head."""
     _received = b""
+    _is_full = False
+    """Whether requests were left unread, so that the connection closes after the answers to the others."""
     _answering: RequestResponseCycle | None = None
     """The request being answered. `cycle` is the request read last, and `pipeline` holds the ones between."""
 
@@ -82,7 +90,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take a part of a request; limit its head, chunk headers and trailers together."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_full:
             return
         self._bytes_without_body += len(data)
         self._unparsed = data
@@ -105,7 +113,10 @@ class Connection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_begin(self) -> None:
-        """Start the head's timeout at its first byte."""
+        """Start the head's timeout at its first byte, unless too many requests wait already."""
+        # Reading the heads in a single packet could otherwise take a second.
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise _PipelineFullError
         super().on_message_begin()
         if self._head_timer is None:
             self._await_head()
@@ -158,10 +169,14 @@ class Connection(HttpToolsProtocol):
         self._bytes_without_body = 0
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse a request that is not HTTP, and say why."""
+        """Refuse a request that is not HTTP, and say why; or stop reading requests, if too many wait."""
         error = sys.exc_info()[1]
-        if error is not None and isinstance(error.__context__, _HeadError):
-            self._refuse(*error.__context__.args)
+        cause = error.__context__ if error is not None else None
+        if isinstance(cause, _PipelineFullError):
+            self._is_full = True
+            self.close_after_answer()
+        elif isinstance(cause, _HeadError):
+            self._refuse(*cause.args)
         else:
             self._refuse(400, "bad-request", f"invalid HTTP/1.1: {error or msg}")
 

@@ -107,6 +107,13 @@ def test_every_reference_of_the_document_leads_to_a_schema(server: Server) -> No
     assert "#/components/schemas/InputParameters" in find_references(server.get("/openapi.json"))
 
 
+def test_the_document_is_written_once() -> None:
+    server = Server(ReadingEngine(ensemble()))
+    first = server.ask("GET", "/openapi.json").content
+    server.app.openapi()["paths"].clear()
+    assert server.ask("GET", "/openapi.json").content == first
+
+
 def test_two_schemas_of_one_name_are_an_error() -> None:
     def describe(kind: str) -> dict[str, Any]:
         return {"$ref": "#/$defs/A", "$defs": {"A": {"type": kind}}}

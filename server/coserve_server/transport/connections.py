@@ -115,7 +115,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the head's timeout at its first byte, unless too many requests wait already."""
         # Reading the heads in a single packet could otherwise take a second.
-        if len(self.pipeline) >= MAX_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED and not self._resuming:
             raise _PipelineFullError
         super().on_message_begin()
         if self._head_timer is None:

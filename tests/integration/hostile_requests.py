@@ -268,7 +268,7 @@ HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
     ),
     "white space after headers' values": (
         b"POST /v2/models/pair/infer HTTP/1.1\r\nHost: x \r\nContent-Length: 768 \r\nConnection: close \r\n"
-        b"Inference-Header-Content-Length:\t0 \t\r\nContent-Encoding: identity \r\n\r\n" + bytes(4 * 3 * 8 * 8),
+        b"Inference-Header-Content-Length:\t0 \t\r\nContent-Encoding: identity \r\n\r\n" + bytes(768),
         [[200]],
     ),
     "an endless body where none is wanted": (

@@ -27,9 +27,9 @@ def with_batch(size: int, members: int, use: Callable[[BatchRun], None]) -> None
 def test_a_batchs_outcomes_are_those_of_its_members_in_their_order() -> None:
     def use(batch: BatchRun) -> None:
         answered = run(1, 2, [1, 2])
-        batch.members[0].set_result(answered)  # type: ignore[attr-defined]
+        batch.members[0].set_result(answered)
         batch.members[1].cancel()
-        batch.members[2].set_exception(MemoryError("no memory"))  # type: ignore[attr-defined]
+        batch.members[2].set_exception(MemoryError("no memory"))
         before = time.perf_counter_ns()
         first, cancelled, raised = batch.outcomes()
         after = time.perf_counter_ns()
@@ -57,7 +57,7 @@ def test_a_late_member_worked_from_the_batchs_begin_to_the_end_of_waiting() -> N
 
 def test_requests_that_share_a_batch_get_their_own_rows() -> None:
     def use(batch: BatchRun) -> None:
-        batch.members[0].set_result(run(0, 1, [1, 2], [3, 4], [5, 6]))  # type: ignore[attr-defined]
+        batch.members[0].set_result(run(0, 1, [1, 2], [3, 4], [5, 6]))
         first = Share(batch, slice(0, 2))
         second = Share(batch, slice(2, 3))
         for share in (first, second):
@@ -70,7 +70,7 @@ def test_requests_that_share_a_batch_get_their_own_rows() -> None:
 
 def test_not_a_number_concerns_the_request_that_has_it_alone() -> None:
     def use(batch: BatchRun) -> None:
-        batch.members[0].set_result(run(0, 1, [1, 2], [3, np.nan]))  # type: ignore[attr-defined]
+        batch.members[0].set_result(run(0, 1, [1, 2], [3, np.nan]))
         first = Share(batch, slice(0, 1))
         second = Share(batch, slice(1, 2))
         for share in (first, second):
@@ -84,7 +84,7 @@ def test_not_a_number_concerns_the_request_that_has_it_alone() -> None:
 def test_an_engine_that_forgets_a_member_is_an_error() -> None:
     def use(batch: BatchRun) -> None:
         for future in batch.members:
-            future.set_result(run(0, 1, [1, 2]))  # type: ignore[attr-defined]
+            future.set_result(run(0, 1, [1, 2]))
         batch.names = ["m0", "m1"]
         with pytest.raises(ValueError, match="shorter"):
             batch.outcomes()

@@ -85,14 +85,17 @@ def test_weights_and_scales_of_norms_decay_alone() -> None:
     named = {id(parameter): name for name, parameter in module.named_parameters()}
     assert [named[id(p)] for p in decayed] == ["kernel", "norm_bias.weight", "conv.weight", "weight.weight"]
     assert [named[id(p)] for p in exempt] == ["offset", "norm_bias.bias", "conv.bias", "weight.bias"]
+    assert [named[id(p)] for p in split_by_decay(module, norms=False)[0]] == ["kernel", "norm_bias.weight"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize(("optimizer", "norms"), [("sgd", True), ("sgd", False), ("rmsprop", True)])
 def test_one_update_decays_only_what_should(
-    config: TrainConfig, optimizer: Literal["sgd", "rmsprop"]
+    config: TrainConfig, optimizer: Literal["sgd", "rmsprop"], norms: bool
 ) -> None:
     """With gradients of 0, an update changes exactly the parameters that decay."""
-    decaying = replace(config, optimizer=optimizer, weight_decay=1e-3, divide_weight_decay=True)
+    decaying = replace(
+        config, optimizer=optimizer, weight_decay=1e-3, divide_weight_decay=True, decay_norms=norms
+    )
     members = CoTraining(decaying, 10, [0.5] * 3, [0.2] * 3).members
     with torch.no_grad():
         for parameter in members.parameters():
@@ -100,10 +103,16 @@ def test_one_update_decays_only_what_should(
     made = make_optimizer(decaying, members)
     made.step()
     changed = {name for name, parameter in members.named_parameters() if (parameter != 1).any()}
-    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    kinds = (nn.Conv2d, nn.Linear, *([nn.BatchNorm2d] if norms else []))
     layers = {name for name, layer in members.named_modules() if isinstance(layer, kinds)}
     assert changed == {f"{name}.weight" for name in layers}
     assert made.param_groups[0]["weight_decay"] == pytest.approx(6.0653e-4, rel=1e-4)
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_a_run_can_be_resumed_with_its_own_groups(config: TrainConfig, norms: bool) -> None:
+    module = CoTraining(replace(config, decay_norms=norms), 10, [0.5] * 3, [0.2] * 3)
+    module.on_load_checkpoint({"optimizer_states": [make_optimizer(module.config, module).state_dict()]})
 
 
 def test_rmsprop_follows_tensorflows_rules() -> None:

@@ -121,7 +121,7 @@ class TrainConfig:
         Help(OPTIMISATION, "Warm-up of the learning rate; 20/300 of the epochs by default."),
     ] = None
     bias_learning_rate: Annotated[
-        NotNegative, Help(OPTIMISATION, "Factor of the learning rate of biases and norm shifts.")
+        NotNegative, Help(OPTIMISATION, "Factor of the learning rate of all that does not decay.")
     ] = 1.0
     schedule: Annotated[
         Literal["cosine", "linear", "exponential", "step"],
@@ -146,6 +146,7 @@ class TrainConfig:
         NotNegative,
         Help(REGULARISATION, "Weight decay of the undivided network; biases and norm shifts do not decay."),
     ] = 5e-4
+    decay_norms: Annotated[bool, Help(REGULARISATION, "Decay the scales of norms too.")] = True
     divide_weight_decay: Annotated[
         bool, Help(REGULARISATION, "Multiply weight_decay by exp(1/S − 1) (the paper's Eq. 6).")
     ] = False

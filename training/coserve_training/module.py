@@ -171,7 +171,7 @@ class CoTraining(L.LightningModule):
         """
         (optimizer,) = checkpoint["optimizer_states"]
         saved = [len(group["params"]) for group in optimizer["param_groups"]]
-        if saved != [len(group) for group in split_by_decay(self)]:
+        if saved != [len(group) for group in split_by_decay(self, self.config.decay_norms)]:
             raise RunError(
                 f"{self.trainer.ckpt_path}: written by an earlier version, whose weight decay was on all "
                 "parameters, so the run cannot be resumed; start another run from its weights with --initial"

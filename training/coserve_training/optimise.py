@@ -19,7 +19,7 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimizer:
     """Make the recipe's optimizer: SGD with Nesterov momentum, or RMSprop with momentum."""
     rate = config.learning_rate
-    decayed, exempt = split_by_decay(module)
+    decayed, exempt = split_by_decay(module, config.decay_norms)
     groups = [
         {"params": decayed, "weight_decay": config.member_weight_decay},
         {"params": exempt, "weight_decay": 0.0, "lr": rate * config.bias_learning_rate},
@@ -30,10 +30,14 @@ def make_optimizer(config: TrainConfig, module: nn.Module) -> torch.optim.Optimi
     return torch.optim.SGD(groups, rate, momentum=momentum, nesterov=momentum > 0)
 
 
-def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_by_decay(module: nn.Module, norms: bool = True) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Split the parameters into those that decay and the rest, each in the order of `module.parameters()`.
 
     As in the paper's code, weights and the scales of norms decay; biases and the shifts of norms do not.
+
+    Args:
+        module: holds the parameters.
+        norms: False if the scales of norms do not decay either.
     """
     decays: dict[nn.Parameter, bool] = {}  # a parameter may belong to several modules
     for layer in module.modules():
@@ -41,7 +45,7 @@ def split_by_decay(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Param
             # A bias has one dimension, whatever the layer. So has a norm's scale, unlike all other weights.
             scale = isinstance(layer, NORMS) and parameter is layer.weight
             shift = isinstance(layer, NORMS) and parameter is layer.bias
-            decays.setdefault(parameter, scale or (parameter.ndim > 1 and not shift))
+            decays.setdefault(parameter, norms if scale else parameter.ndim > 1 and not shift)
     return [p for p in decays if decays[p]], [p for p in decays if not decays[p]]
 
 

@@ -194,3 +194,12 @@ def test_stopping_ends_streams_after_their_answers() -> None:
         await stopping
 
     run(fake, test)
+
+
+def test_a_write_to_a_client_that_is_gone_cancels_the_call() -> None:
+    async def write(message: object) -> None:
+        raise grpc.aio.InternalError
+
+    context: Any = SimpleNamespace(write=write)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Call(context, Record(), "", "", {}, None).write(messages.ModelStreamInferResponse()))

@@ -96,6 +96,17 @@ class Call:
             raise BodyTooLargeError(f"the message has more than the {max_bytes} bytes allowed")
         return await decompress_message(message, max_bytes)
 
+    async def write(self, message: Message) -> None:
+        """Send a stream's next message.
+
+        Raises:
+            CancelledError: the client is gone, which gRPC may notice only here.
+        """
+        try:
+            await self.context.write(message)
+        except grpc.aio.InternalError as error:
+            raise asyncio.CancelledError from error
+
     def time_left_ns(self) -> int | None:
         """Return the time left for the answer, in nanoseconds; None if the client sets no deadline."""
         left_s = self.context.time_remaining()

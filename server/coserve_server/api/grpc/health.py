@@ -50,7 +50,7 @@ class Health:
             while not self._stopping.is_set():
                 status = self._status(service)
                 if status != reported:
-                    await call.context.write(messages.HealthCheckResponse(status=status))
+                    await call.write(messages.HealthCheckResponse(status=status))
                     reported = status
                 with contextlib.suppress(asyncio.TimeoutError):
                     async with timeout(POLL_S):

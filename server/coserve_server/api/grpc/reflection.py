@@ -32,7 +32,7 @@ class Reflection:
         """
         with self._open.admitted():
             async for answer in self._servicer.ServerReflectionInfo(_questions(call), call.context):
-                await call.context.write(answer)
+                await call.write(answer)
         return None
 
 

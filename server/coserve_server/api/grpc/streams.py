@@ -94,7 +94,7 @@ class _Stream:
             self.pending.discard(task)
             if isinstance(answer, Fault):
                 return answer
-            await self._call.context.write(answer)
+            await self._call.write(answer)
             self._room.release()
         return None
 

@@ -46,6 +46,7 @@ def config() -> TrainConfig:
         ({"crop_area": (0.5, 0.1)}, "crop_area must have the smaller number first, not 0.5 0.1"),
         ({"evaluation_scale": 0.9}, "evaluation_scale must be at least 1, not 0.9"),
         ({"interpolation": "nearest"}, "interpolation must be 'bilinear' or 'bicubic', not nearest"),
+        ({"padding": "reflect", "crop": "none"}, "padding reflect needs crop padded, not none"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std must be given together"),
         ({"mean": (0.5,) * 3, "std": (0.2, 0.2, 0)}, "std must be greater than 0, not 0"),
     ],

@@ -66,9 +66,9 @@ def test_a_header_says_whose_recipe_it_is(recipe: str) -> None:
 def test_the_fast_recipe_trains_at_full_size_with_a_linear_schedule() -> None:
     given: dict[str, object] = {"data": ("cifar10",), "network": "wide_resnet16_4", "split": 2}
     changed = {
-        "epochs": 24, "learning_rate": 0.2, "bias_learning_rate": 4, "warmup_epochs": 5.5,
+        "epochs": 24, "learning_rate": 0.2, "bias_learning_rate": 8, "warmup_epochs": 5.5,
         "schedule": "linear", "final_learning_rate": 0, "label_smoothing": 0.1, "cutout": 8,
-        "co_training_warmup_epochs": 3.2,
+        "co_training_warmup_epochs": 3.2, "decay_norms": False, "padding": "reflect",
     }  # fmt: skip
     assert TrainConfig.from_json(with_recipe("cifar-fast", given)) == TrainConfig.from_json(given | changed)
 

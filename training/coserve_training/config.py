@@ -90,6 +90,9 @@ class TrainConfig:
     crop_area: Annotated[
         tuple[Share, Share], Help(VIEWS, "Smallest and largest share of an image that a resized crop covers.")
     ] = (0.08, 1.0)
+    padding: Annotated[
+        Literal["black", "reflect"], Help(VIEWS, "What fills the border that a padded crop leaves empty.")
+    ] = "black"
     flip: Annotated[bool, Help(VIEWS, "Flip half of the images horizontally.")] = True
     policy: Annotated[Policy, Help(VIEWS, "AutoAugment with a data set's policy, or RandAugment.")] = "none"
     policy_operations: Annotated[Count, Le(15), Help(VIEWS, "RandAugment's operations per image.")] = 2
@@ -207,6 +210,8 @@ class TrainConfig:
                 f"growth_epochs must be at most {self.epochs - 0.5:g}, so that the last epoch has images of "
                 f"full size, not {self.growth_epochs:g}"
             )
+        if self.padding != "black" and self.crop != "padded":
+            raise ConfigError(f"padding {self.padding} needs crop padded, not {self.crop}")
         if self.cutout > self.image_size:
             raise ConfigError(f"cutout must be at most image_size ({self.image_size}), not {self.cutout}")
 

@@ -80,6 +80,14 @@ def test_images_are_shifted_then_flipped_then_augmented(config: TrainConfig) -> 
         assert (draw(config, (1,), 7, index, 2) == np.asarray(expected)).all()
 
 
+def test_padding_reflects_the_image(config: TrainConfig) -> None:
+    config = replace(config, flip=False, padding="reflect")
+    padded = np.pad(np.asarray(IMAGE), ((4, 4), (4, 4), (0, 0)), mode="reflect")
+    for index in range(20):
+        left, top = np.random.default_rng([0, 0, 1, index, 0]).integers(-4, 5, 2) + 4
+        assert (draw(config, (1,), index=index)[0] == padded[top : top + 32, left : left + 32]).all()
+
+
 def test_randaugment_fills_with_the_mean_colour(plain: TrainConfig) -> None:
     config = replace(plain, policy="randaugment", policy_operations=1)
     corners = {tuple(draw(config, (0,), index=index)[0, 0, 0].tolist()) for index in range(200)}

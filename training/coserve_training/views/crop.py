@@ -63,11 +63,21 @@ def draw_box(
     return left, top, left + w, top + h
 
 
-def shift(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """Shift a square image by up to an eighth of its side in both directions, and fill with black."""
+def shift(image: Image.Image, random: np.random.Generator, reflect: bool = False) -> Image.Image:
+    """Shift a square image by up to an eighth of its side in both directions.
+
+    Args:
+        image: the image.
+        random: draws the shift.
+        reflect: fill the border with the mirrored image instead of black.
+    """
     most = max(1, image.width // 8)
     left, top = random.integers(-most, most + 1, 2).tolist()
-    return image.crop((left, top, left + image.width, top + image.height))
+    if not reflect:
+        return image.crop((left, top, left + image.width, top + image.height))
+    last = image.width - 1
+    rows, columns = (last - abs(last - abs(np.arange(image.width) + first)) for first in (top, left))
+    return Image.fromarray(np.asarray(image)[rows[:, None], columns])
 
 
 def flip(image: Image.Image, random: np.random.Generator) -> Image.Image:

@@ -44,7 +44,8 @@ class MemberViews:
             if whole.width != size:
                 whole = whole.resize((size, size), resampling)
             padded = self.config.crop == "padded"
-            crops = [shift(whole, random) if padded else whole for random in randoms]
+            reflect = self.config.padding == "reflect"
+            crops = [shift(whole, random, reflect) if padded else whole for random in randoms]
         return np.stack([self._finish(crop, random) for crop, random in zip(crops, randoms, strict=True)])
 
     def _finish(self, view: Image.Image, random: np.random.Generator) -> Pixels:

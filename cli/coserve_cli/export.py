@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +11,7 @@ import typer
 
 from coserve_cli import export_options as options
 from coserve_cli.errors import one_line
-from coserve_cli.progress import status_line
+from coserve_cli.progress import progress_bars, status_line
 
 if TYPE_CHECKING:
     from coserve_export import Deployment, Int8, Report
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 
 def export(
     sources: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="RUN | NETWORK.onnx…", help="A run folder of coserve train, or one ONNX file per member."
+            metavar="RUN | NETWORK.onnx… | CHECKPOINT",
+            help="A run folder of coserve train, one ONNX file per member, or a checkpoint that the paper's "
+            "authors publish: a zip file, model_best.pth.tar or a link.",
         ),
     ],
     repository: Annotated[
         Path, typer.Option(metavar="DIR", help="Model repository to write to; created if needed.")
     ],
     name: Annotated[
-        str | None, typer.Option(help="Name of the ensemble.", show_default="network and split of a run")
+        str | None,
+        typer.Option(
+            help="Name of the ensemble.", show_default="network and split; of a checkpoint also the data set"
+        ),
     ] = None,
     max_batch_size: Annotated[
         int | None,
@@ -47,6 +52,9 @@ def export(
     evaluation_data: options.EvaluationData = None,
     max_accuracy_loss: options.MaxAccuracyLoss = None,
     checkpoint: options.Checkpoint = None,
+    network: options.Network = None,
+    split: options.Split = None,
+    dataset: options.Dataset = None,
     labels: options.Labels = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -68,14 +76,15 @@ def export(
 ) -> None:
     """Export an ensemble to a Triton model repository, after checking its ONNX networks.
 
-    The networks of a run are compared with torch on held-out images. Existing ONNX files are checked on
-    single images and on batches.
+    The networks of a run are compared with torch on held-out images, those of a checkpoint on made images.
+    Existing ONNX files are checked on single images and on batches.
     """
-    from coserve_export import DescriptionError, ExportError
+    from coserve_export import ExportError
 
+    is_int8 = precision == options.NetworkPrecision.int8
+    for_torch = {} if is_int8 else _given(precision=precision)
     for_runs = _given(checkpoint=checkpoint)
-    if precision != options.NetworkPrecision.int8:
-        for_runs |= _given(precision=precision)
+    for_checkpoints = _given(network=network, split=split, dataset=dataset)
     for_int8 = _given(
         calibration_data=calibration_data,
         calibration_images=calibration_images,
@@ -108,20 +117,42 @@ def export(
     with one_line(ExportError):
         if new_version:
             _refuse(for_triton | of_every_model, "--new-version: the ensemble keeps its configuration")
-        are_files = _are_files(sources)
-        if are_files and "precision" in for_runs:
-            raise DescriptionError("--precision: ONNX files can only keep their precision or become int8")
-        _refuse(for_runs if are_files else for_files, "ONNX files" if are_files else "a run")
         common = {"name": name, "overwrite": overwrite, "new_version": new_version} | of_every_model
-        if precision == options.NetworkPrecision.int8:
+        write, taken = _choose(sources, for_torch, for_runs, for_checkpoints, for_files)
+        if is_int8:
             common["int8"] = _int8(**for_int8)
+        elif write is _export_checkpoint and set(for_int8) == {"evaluation_data"}:
+            taken |= for_int8
         else:
             _refuse(for_int8, "another --precision than int8")
         if for_triton:
             common["deployment"] = _deployment(**for_triton)
-        write = _export_files if are_files else _export_run
-        report = write(sources, repository, common | (for_files if are_files else for_runs))
+        report = write(sources, repository, common | taken)
     _print(report, as_json)
+
+
+def _choose(
+    sources: list[str],
+    for_torch: dict[str, Any],
+    for_runs: dict[str, Any],
+    for_checkpoints: dict[str, Any],
+    for_files: dict[str, Any],
+) -> tuple[Callable[[list[str], Path, dict[str, Any]], "Report"], dict[str, Any]]:
+    """Return what exports sources of this kind, and the options for it; refuse those for other kinds."""
+    from coserve_export import DescriptionError
+
+    kind = _kind(sources)
+    if kind == "ONNX files":
+        if for_torch:
+            raise DescriptionError("--precision: ONNX files can only keep their precision or become int8")
+        _refuse(for_runs | for_checkpoints, kind)
+        return _export_files, for_files
+    if kind == "a run":
+        _refuse(for_files | for_checkpoints, kind)
+        return _export_run, for_torch | for_runs
+    shared = {key: for_files[key] for key in ("labels", "image_size") if key in for_files}
+    _refuse(for_runs | {key: value for key, value in for_files.items() if key not in shared}, kind)
+    return _export_checkpoint, for_torch | for_checkpoints | shared
 
 
 def _refuse(misplaced: dict[str, Any], context: str) -> None:
@@ -168,23 +199,43 @@ def _given(**options: object) -> dict[str, Any]:
     }
 
 
-def _are_files(sources: list[Path]) -> bool:
-    """Return whether the sources are ONNX files rather than a run folder."""
-    from coserve_export import DescriptionError
+def _kind(sources: list[str]) -> str:
+    """Tell what the sources are; reading files tells it, whatever their names."""
+    from coserve_export import DescriptionError, is_link, looks_published
 
+    if any(map(is_link, sources)):
+        if len(sources) > 1:
+            raise DescriptionError("give one link alone")
+        return "a checkpoint of the paper's authors"
     # os.path, unlike pathlib, also answers for names that no file can have.
-    missing = [str(source) for source in sources if not os.path.exists(source)]  # noqa: PTH110
+    missing = [source for source in sources if not os.path.exists(source)]  # noqa: PTH110
     if missing:
         raise DescriptionError(f"{', '.join(missing)} does not exist")
-    # Reading the files tells whether they are ONNX, whatever their names.
-    if all(source.is_file() for source in sources):
-        return True
-    if len(sources) == 1 and sources[0].is_dir():
-        return False
+    paths = [Path(source) for source in sources]
+    published = [path for path in paths if looks_published(path)]
+    if published and len(paths) > 1:
+        raise DescriptionError(f"{published[0]} is a checkpoint with all members; give it alone")
+    if published:
+        return "a checkpoint of the paper's authors"
+    if all(path.is_file() for path in paths):
+        return "ONNX files"
+    if len(paths) == 1 and paths[0].is_dir():
+        return "a run"
     raise DescriptionError("give either one run folder, or ONNX files alone")
 
 
-def _export_run(sources: list[Path], repository: Path, options: dict[str, Any]) -> "Report":
+def _export_checkpoint(sources: list[str], repository: Path, options: dict[str, Any]) -> "Report":
+    from coserve_export import download_published, export_published, is_link
+
+    source = sources[0]
+    if is_link(source):
+        with progress_bars() as steps:
+            source = str(download_published(source, steps))
+    with status_line() as progress:
+        return export_published(source, repository, progress=progress, **options)
+
+
+def _export_run(sources: list[str], repository: Path, options: dict[str, Any]) -> "Report":
     from coserve_export import export_run
     from coserve_training.errors import TrainingError
 
@@ -192,7 +243,7 @@ def _export_run(sources: list[Path], repository: Path, options: dict[str, Any]) 
         return export_run(sources[0], repository, progress=progress, **options)
 
 
-def _export_files(sources: list[Path], repository: Path, options: dict[str, Any]) -> "Report":
+def _export_files(sources: list[str], repository: Path, options: dict[str, Any]) -> "Report":
     from coserve_export import DescriptionError, export_onnx
 
     needed = ("name", "labels", "mean", "std")

@@ -11,6 +11,7 @@ from coserve_cli.checkpoint import Checkpoint as RunCheckpoint
 
 FOR_INT8 = "Options for --precision int8"
 FOR_RUNS = "Options for a run"
+FOR_CHECKPOINTS = "Options for a checkpoint of the paper's authors"
 FOR_FILES = "Options for ONNX files"
 FOR_TRITON = "Options for Triton"
 T = TypeVar("T")
@@ -31,6 +32,15 @@ class ResizeInterpolation(str, Enum):
 
     bilinear = "bilinear"
     bicubic = "bicubic"
+
+
+class PublishedDataset(str, Enum):
+    """Data sets of the paper's authors."""
+
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    svhn = "svhn"
+    imagenet = "imagenet"
 
 
 def _list_of(kind: Callable[[str], T], example: str) -> Callable[[str], list[T]]:
@@ -93,7 +103,8 @@ CalibrationImages = Annotated[
 EvaluationData = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Images with a test split, to measure the loss of accuracy on; repeatable.",
+        help="Images with a test split, to measure the loss of accuracy on, and the accuracy of a "
+        "checkpoint in any precision; repeatable.",
         rich_help_panel=FOR_INT8,
     ),
 ]
@@ -116,11 +127,36 @@ Checkpoint = Annotated[
         rich_help_panel=FOR_RUNS,
     ),
 ]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        help="The authors' name of the network, such as wide_resnet28_10, if the file does not say it.",
+        show_default=False,
+        rich_help_panel=FOR_CHECKPOINTS,
+    ),
+]
+Split = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Number of members; export fails if the file has another.",
+        show_default=False,
+        rich_help_panel=FOR_CHECKPOINTS,
+    ),
+]
+Dataset = Annotated[
+    PublishedDataset | None,
+    typer.Option(
+        help="Data set that the networks were trained on, if the file does not say it.",
+        show_default=False,
+        rich_help_panel=FOR_CHECKPOINTS,
+    ),
+]
 
 Labels = Annotated[
     Path | None,
     typer.Option(
-        help="Text file with one label per line, in the order of class indices. Required.",
+        help="Text file with one label per line, in the order of class indices. Required for ONNX files.",
         rich_help_panel=FOR_FILES,
     ),
 ]
@@ -152,7 +188,7 @@ ImageSize = Annotated[
     typer.Option(
         parser=_size,
         metavar="H[xW]",
-        help="Input size, if the files leave it free.",
+        help="Input size, if the files leave it free or do not say it.",
         rich_help_panel=FOR_FILES,
     ),
 ]

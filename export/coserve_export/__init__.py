@@ -5,6 +5,7 @@ first used, because torch and ONNX take seconds to import, and exporting ONNX fi
 
 trained.py        the networks of a training run: `export_run`
 existing.py       existing ONNX files: `export_onnx`
+authors/          checkpoints that the paper's authors publish: `export_published`
 int8.py           quantisation and what it costs: `Int8`
 deployment.py     how Triton runs the members: `Deployment`, `Placement`
 report.py         what was written: `Report`, `MemberReport`, `AccuracyLoss`
@@ -17,6 +18,7 @@ onnx_file.py      reading and checking ONNX files
 mean_graph.py     the ONNX graph that averages the members
 session.py        running ONNX models
 samples.py        images to try networks on
+accuracy.py       measuring accuracy on labelled images
 labelled.py       labelled images to calibrate and evaluate on
 labels.py         reading label files
 triton_config.py  Triton's config.pbtxt files
@@ -47,13 +49,21 @@ _MODULES = {
     "Placement": "deployment",
     "Report": "report",
     "RepositoryError": "errors",
+    "download_published": "authors.download",
     "export_onnx": "existing",
+    "export_published": "authors.export",
     "export_run": "trained",
+    "is_link": "authors.download",
+    "looks_published": "authors.archive",
 }
 
 __all__ = list(_MODULES)
 
 if TYPE_CHECKING:
+    from coserve_export.authors.archive import looks_published as looks_published
+    from coserve_export.authors.download import download_published as download_published
+    from coserve_export.authors.download import is_link as is_link
+    from coserve_export.authors.export import export_published as export_published
     from coserve_export.deployment import Deployment as Deployment
     from coserve_export.deployment import Placement as Placement
     from coserve_export.errors import AccuracyError as AccuracyError

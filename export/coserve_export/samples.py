@@ -46,10 +46,27 @@ def make_samples(preprocessing: Preprocessing, folder: Path | None) -> Samples:
         images = read_samples(folder, preprocessing)
         name = f"an image of {folder}"
     else:
-        shape = (RANDOM_IMAGES, height, width, 3)
-        images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        images = _random_pixels(height, width)
         name = "random pixels"
-    made = {
+    made = _plain_and_smooth(height, width)
+    return Samples(
+        preprocessing.normalise(np.concatenate([images, np.stack(list(made.values()))])),
+        [*[name] * len(images), *made],
+    )
+
+
+def make_images(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Return varied images `[N, H, W, 3]`: random, plain and smooth ones."""
+    made = _plain_and_smooth(height, width)
+    return np.concatenate([_random_pixels(height, width), np.stack(list(made.values()))])
+
+
+def _random_pixels(height: int, width: int) -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (RANDOM_IMAGES, height, width, 3), dtype=np.uint8)
+
+
+def _plain_and_smooth(height: int, width: int) -> dict[str, npt.NDArray[np.uint8]]:
+    return {
         "a white image": np.full((height, width, 3), 255, np.uint8),
         "a grey gradient": np.broadcast_to(
             np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, width, 3)
@@ -57,10 +74,6 @@ def make_samples(preprocessing: Preprocessing, folder: Path | None) -> Samples:
         "blurred colours": _blurred_colours(height, width),
         "a black image": np.zeros((height, width, 3), np.uint8),
     }
-    return Samples(
-        preprocessing.normalise(np.concatenate([images, np.stack(list(made.values()))])),
-        [*[name] * len(images), *made],
-    )
 
 
 def _blurred_colours(height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 
+from coserve_export.accuracy import measure_accuracy
 from coserve_export.compatibility import lower_ir_version
 from coserve_export.deployment import DEFAULT_DEPLOYMENT, Deployment
 from coserve_export.ensemble import IMAGES, LOGITS, Description, Member, Preprocessing
@@ -104,9 +105,12 @@ def export_networks(
     deployment: Deployment = DEFAULT_DEPLOYMENT,
     overwrite: bool = False,
     new_version: bool = False,
+    evaluation_data: Sequence[Path] = (),
     progress: Progress = lambda _: None,
 ) -> Report:
     """Export a run that is already loaded, as `export_run` does.
+
+    With `evaluation_data`, its test split measures the accuracy of the ONNX networks, unless `int8` does so.
 
     Raises:
         ExportError: a check failed, or the repository cannot be written.
@@ -163,6 +167,11 @@ def export_networks(
         parities = quantised.parities
         provenance = quantised.provenance(provenance, OPSET)
         notes = quantised.notes
+    elif evaluation_data:
+        progress("measuring accuracy")
+        measured = measure_accuracy(members, description, evaluation_data)
+        provenance |= measured.provenance
+        notes = [*measured.notes, f"top-1 accuracy {measured.top1:.2%} of {measured.images} images"]
 
     progress(f"writing {description.name}")
     if new_version:

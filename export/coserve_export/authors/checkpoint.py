@@ -1,0 +1,124 @@
+"""Loading a checkpoint's weights, and nothing that could run code."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from coserve_export.errors import NetworkError
+
+NAMED = 3
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS: list[Any] = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    type(np.dtype(np.float32)),
+    type(np.dtype(np.float64)),
+]
+"""What a numpy number among the figures asks for. It runs no code."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the authors saved, without the optimizer.
+
+    Attributes:
+        name: where it was found, for messages.
+        members: each member's weights, by the authors' names without `models.<member>.`.
+        arch: the authors' name of the undivided network; None if it is not there.
+        epochs: the number of epochs trained.
+        top1: the best test accuracy as a fraction.
+    """
+
+    name: str
+    members: list[dict[str, Tensor]]
+    arch: str | None
+    epochs: int | None
+    top1: float | None
+
+    @property
+    def classes(self) -> int:
+        """Return the number of classes: the outputs of the only linear layer."""
+        sizes = {len(tensor) for tensor in self.members[0].values() if tensor.ndim == 2}
+        if len(sizes) != 1:
+            raise NetworkError(f"{self.name}: its networks have {len(sizes)} linear layers instead of one")
+        return sizes.pop()
+
+
+def load_checkpoint(path: Path, name: str) -> Checkpoint:
+    """Load a checkpoint of the authors' training.
+
+    Raises:
+        NetworkError: the file is damaged, asks for code, or is not a checkpoint of the authors' training.
+    """
+    saved = _load(path, name)
+    if not isinstance(saved, Mapping):
+        raise NetworkError(f"{name} holds a {type(saved).__name__}, not a checkpoint of the paper's authors")
+    state = saved.get("state_dict", saved)
+    if not isinstance(state, Mapping) or not state:
+        raise NetworkError(f"{name} has no state_dict, so it is not a checkpoint of the paper's authors")
+    arch = saved.get("arch")
+    return Checkpoint(
+        name=name,
+        members=_split_members(state, name),
+        arch=arch if isinstance(arch, str) and arch else None,
+        epochs=_number(saved.get("epoch"), int),
+        top1=_fraction(_number(saved.get("best_acc1"), float)),
+    )
+
+
+def _load(path: Path, name: str) -> Any:
+    try:
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+    # Damaged and foreign files raise errors of many types.
+    except Exception as error:
+        unsafe = re.search(r"(?:GLOBAL|function) ([\w.]+)", str(error))
+        if "weights_only" in str(error).lower() and unsafe is not None:
+            raise NetworkError(
+                f"{name} was not loaded: it asks for {unsafe[1]}, but a checkpoint of the paper's authors "
+                "holds weights and numbers alone"
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise NetworkError(f"{name} is damaged or is not a checkpoint: {reason}") from error
+
+
+def _can_map(path: Path) -> bool:
+    """Return whether torch can read single tensors of the file, without the optimizer's."""
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _split_members(state: Mapping[Any, Any], name: str) -> list[dict[str, Tensor]]:
+    members: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        match = re.fullmatch(r"(?:module\.)*models\.(\d+)\.(.+)", str(key))
+        if match is None:
+            listed = ", ".join(map(str, list(state)[:NAMED]))
+            raise NetworkError(
+                f"{name} is not a checkpoint of the paper's authors: their weights are named models.0.…, "
+                f"but here {listed}, …"
+            )
+        if not isinstance(tensor, Tensor):
+            raise NetworkError(f"{name}: {key} is a {type(tensor).__name__}, not a tensor")
+        members.setdefault(int(match[1]), {})[match[2]] = tensor
+    if sorted(members) != list(range(len(members))):
+        raise NetworkError(f"{name} has the members {sorted(members)}; some are missing")
+    return [members[index] for index in sorted(members)]
+
+
+def _number(value: Any, kind: type) -> Any:
+    try:
+        return kind(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _fraction(percent: float | None) -> float | None:
+    return None if percent is None or not 0 < percent <= 100 else round(percent / 100, 6)

@@ -18,7 +18,13 @@ from coserve_export.labels import read_labels
 from coserve_export.logits import run_network
 from coserve_export.mean_graph import mean_graph, mean_inputs
 from coserve_export.onnx_file import OnnxFile, read_onnx, with_two_logits
-from coserve_export.parity import Logits, compare_logits, require_parity, weighted_mean
+from coserve_export.parity import (
+    FP32_RELATIVE_LIMIT,
+    Logits,
+    compare_logits,
+    require_parity,
+    weighted_mean,
+)
 from coserve_export.report import Progress, Report, report_members
 from coserve_export.repository import check_can_write, write_ensemble
 from coserve_export.samples import Samples, make_samples
@@ -27,9 +33,6 @@ from coserve_export.versions import check_can_extend, write_version
 
 if TYPE_CHECKING:
     from coserve_export.int8 import Int8
-
-FP32_RELATIVE_LIMIT = 1e-5
-"""Allowed fraction of the largest logit: rounding errors of fp32."""
 
 
 def export_onnx(

@@ -1,6 +1,7 @@
 """Loading a checkpoint's weights, and nothing that could run code."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,18 +76,21 @@ def load_checkpoint(path: Path, name: str) -> Checkpoint:
 
 def _load(path: Path, name: str) -> Any:
     try:
-        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
     # Damaged and foreign files raise errors of many types.
     except Exception as error:
-        unsafe = re.search(r"(?:GLOBAL|function) ([\w.]+)", str(error))
-        if "weights_only" in str(error).lower() and unsafe is not None:
-            raise NetworkError(
-                f"{name} was not loaded: it asks for {unsafe[1]}, but a checkpoint of the paper's authors "
-                "holds weights and numbers alone"
-            ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0].split(". ")[0]
-        raise NetworkError(f"{name} is damaged or is not a checkpoint: {reason}") from error
+        text = str(error) or type(error).__name__
+        if "weights only" not in text.lower() and "weights_only" not in text.lower():
+            reason = text.splitlines()[0].split(". ")[0]
+            raise NetworkError(f"{name} is damaged or is not a checkpoint: {reason}") from error
+        wanted = re.search(r"(?:GLOBAL|function) ([\w.]+)", text)
+        asks = "holds other objects" if wanted is None else f"asks for {wanted[1]}"
+        raise NetworkError(
+            f"{name} was not loaded: it {asks}, but a checkpoint of the paper's authors holds weights and "
+            "numbers alone"
+        ) from error
 
 
 def _can_map(path: Path) -> bool:

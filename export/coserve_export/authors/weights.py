@@ -1,6 +1,6 @@
 """Filling our networks with the authors' weights."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ def build_member(config: NetworkConfig, classes: int, weights: dict[str, Tensor]
     state: dict[str, Tensor] = {}
     missing: list[str] = []
     misshapen: list[str] = []
-    for prefix, layer in _names(config)(network):
+    for prefix, layer in layer_names(config, network):
         for key, expected in layer.state_dict().items():
             theirs = f"{prefix}.{key}"
             tensor = remaining.pop(theirs, None)
@@ -70,22 +70,23 @@ def build_member(config: NetworkConfig, classes: int, weights: dict[str, Tensor]
     return network.eval()
 
 
-def _names(config: NetworkConfig) -> Callable[[nn.Sequential], Names]:
+def layer_names(config: NetworkConfig, network: nn.Sequential) -> Names:
+    """Yield the authors' names of a network's layers, and the layers."""
     if isinstance(config, DenseNetConfig):
-        return official_names if config.normed_stem else plain_names
+        return official_names(network) if config.normed_stem else plain_names(network)
     if isinstance(config, EfficientNetConfig):
-        if config.same_padding is not None:
-            return flat_names
-        return lambda network: staged_names(network, config.variant)
+        if config.same_padding is None:
+            return staged_names(network, config.variant)
+        return flat_names(network)
     if isinstance(config, PyramidNetConfig):
-        return pyramidnet_names
+        return pyramidnet_names(network)
     if isinstance(config, ShakeShakeConfig):
-        return shake_shake_names
+        return shake_shake_names(network)
     if isinstance(config, ResNeXStConfig):
-        return senet_names
+        return senet_names(network)
     if isinstance(config, ResNetConfig | ResNeXtConfig) and config.squeeze_excitation:
-        return senet_names
-    return resnet_names
+        return senet_names(network)
+    return resnet_names(network)
 
 
 def _adapt_shake_shake(weights: dict[str, Tensor], network: nn.Sequential) -> None:

@@ -1,0 +1,181 @@
+import io
+import json
+import re
+import urllib.request
+from collections.abc import Callable
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+from google.protobuf import text_format
+from PIL import Image
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from typer.testing import CliRunner, Result
+
+from coserve_cli.main import app
+from coserve_export import DescriptionError, download_published
+from coserve_export.authors.checkpoint import load_checkpoint
+from coserve_export.authors.datasets import labels_of
+from coserve_export.authors.recognise import recognise
+from coserve_export.authors.weights import build_member
+from coserve_server import create_app, load_settings
+
+Save = Callable[..., Path]
+MEAN = np.array([0.4914, 0.4822, 0.4465])
+STD = np.array([0.2023, 0.1994, 0.2010])
+
+
+@pytest.fixture
+def coserve(tmp_path: Path) -> Callable[..., Result]:
+    def run(*arguments: object) -> Result:
+        repository = ["--repository", str(tmp_path / "repository")]
+        return CliRunner().invoke(app, ["export", *map(str, arguments), *repository])
+
+    return run
+
+
+def parameter(repository: Path, name: str, key: str) -> dict[str, Any]:
+    config = text_format.Parse((repository / name / "config.pbtxt").read_text("utf-8"), ModelConfig())
+    value: dict[str, Any] = json.loads(config.parameters[key].string_value)
+    return value
+
+
+def test_a_checkpoint_is_exported_measured_and_served(
+    save: Save, coserve: Callable[..., Result], tmp_path: Path
+) -> None:
+    data = tmp_path / "data/test"
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for label in labels_of("cifar10"):
+        (data / label).mkdir(parents=True)
+        Image.fromarray(pixels).save(data / label / "0.png")
+    file = save()
+    result = coserve(file, "--evaluation-data", data.parent, "--network", "wide_resnet10_1", "--split", 2)
+    assert result.exit_code == 0, result.stderr
+    name = "wide_resnet10_1_s2_cifar10"
+    assert "10 classes are taken for those of cifar10" in result.stdout
+    assert "top-1 accuracy 10.00% of 10 images" in result.stdout
+    assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == [
+        f"{name}_member0",
+        f"{name}_member1",
+        name,
+    ]
+
+    repository = tmp_path / "repository"
+    assert parameter(repository, name, "preprocessing") == {
+        "height": 32,
+        "width": 32,
+        "resize_size": 32,
+        "interpolation": "bilinear",
+        "mean": MEAN.tolist(),
+        "std": STD.tolist(),
+    }
+    provenance = parameter(repository, name, "provenance")
+    assert provenance["claimed"] == {
+        "checkpoint_top1": 0.815,
+        "arch": "wide_resnet10_1",
+        "file": "model_best.pth.tar",
+    }
+    assert provenance["accuracy"]["ensemble"]["top1"] == 0.1
+    assert provenance["training"] == {"epochs": 300, "checkpoint": "best"}
+
+    checkpoint = load_checkpoint(file, "it")
+    config = recognise(checkpoint, {}).member
+    images = torch.from_numpy(((pixels / 255 - MEAN) / STD).astype(np.float32).transpose(2, 0, 1)[None])
+    with torch.inference_mode():
+        expected = np.mean(
+            [build_member(config, 10, w, "it")(images).numpy()[0] for w in checkpoint.members], 0
+        )
+    png = (data / "cat/0.png").read_bytes()
+    with TestClient(create_app(load_settings(repository=repository))) as client:
+        reply = client.post("/v1/classify", files={"files": ("x.png", png)}, params={"top_k": 10})
+    assert reply.status_code == 200, reply.text
+    predictions = sorted(reply.json()["results"][0]["predictions"], key=lambda p: p["class_id"])
+    assert [prediction["label"] for prediction in predictions] == list(labels_of("cifar10"))
+    assert [prediction["logit"] for prediction in predictions] == pytest.approx(expected, abs=1e-4)
+
+
+def test_misplaced_options_are_refused(save: Save, coserve: Callable[..., Result]) -> None:
+    file = save()
+    for options, message in (
+        (["--mean", "0,0,0"], "--mean cannot be used with a checkpoint of the paper's authors"),
+        (["--checkpoint", "best"], "--checkpoint cannot be used with a checkpoint of the paper's authors"),
+        (
+            ["--calibration-data", file],
+            "--calibration-data cannot be used with another --precision than int8",
+        ),
+        (["--split", 3], f"{file} holds 2 members, but --split says 3"),
+        (["--image-size", "32x64"], "--image-size: the authors' images are square, not 32 x 64"),
+        ([file], "is a checkpoint with all members; give it alone"),
+    ):
+        result = coserve(file, *options)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: ")
+        assert message in result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+class Response(io.BytesIO):
+    def __init__(self, content: bytes, length: int) -> None:
+        super().__init__(content)
+        self.headers = Message()
+        self.headers["Content-Length"] = str(length)
+
+
+def test_a_link_is_downloaded_once(save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSERVE_DATA", str(tmp_path / "cache"))
+    content = save().read_bytes()
+    link = "https://example.org/releases/download/1.0/a%20b.zip?x=1"
+    asked = []
+
+    def answer(url: str, timeout: float) -> Response:
+        asked.append(url)
+        return Response(content, len(content))
+
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    steps: list[tuple[str, int, int]] = []
+    for _ in range(2):
+        path = download_published(link, lambda *step: steps.append(step))
+        assert path == tmp_path / "cache/a_b.zip"
+        assert path.read_bytes() == content
+    assert asked == [link]
+    assert steps == [("downloading a_b.zip", len(content), len(content))]
+
+
+@pytest.mark.parametrize(("content", "missing", "message"), [
+    (b"PK\x03\x04", 5, r"cannot be downloaded \(the connection ended after 4 of 9 bytes\); fetch it"),
+    (b"<html>", 0, "^https://example.org/a.zip is a web page"),
+    (b"PK\x03\x04", 0, "^https://example.org/a.zip is cut off or damaged"),
+])  # fmt: skip
+def test_half_a_file_and_a_wrong_one_are_not_kept(
+    content: bytes, missing: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSERVE_DATA", str(tmp_path))
+    response = Response(content, len(content) + missing)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: response)
+    with pytest.raises(Exception, match=message):
+        download_published("https://example.org/a.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_the_command_says_what_to_do(
+    coserve: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COSERVE_DATA", str(tmp_path / "cache"))
+    for variable in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    result = coserve("https://127.0.0.1:1/pyramidnet272.zip")
+    assert result.exit_code == 1
+    advice = (
+        "fetch it in a browser or on another machine, and give the file: coserve export pyramidnet272.zip"
+    )
+    assert re.fullmatch(rf"error: https://\S+ cannot be downloaded \(.+\); {advice}\n", result.stderr)
+    for link, message in (
+        ("http://example.org/a.zip", "only https addresses are downloaded"),
+        ("https://example.org/", "names no file"),
+    ):
+        with pytest.raises(DescriptionError, match=message):
+            download_published(link)

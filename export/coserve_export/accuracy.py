@@ -45,7 +45,7 @@ def measure_accuracy(members: Sequence[Member], description: Description, data: 
     ]
     logits = torch.from_numpy(np.concatenate(batches, axis=1))
     targets = torch.from_numpy(images.targets)
-    scores = score_members(logits, targets)
+    scores = score_members(logits, targets, "test")
     accuracy = asdict(scores)
     provenance: dict[str, object] = {"accuracy": accuracy}
     if int(torch.bincount(targets, minlength=len(description.labels)).min()) >= 2:

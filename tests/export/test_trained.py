@@ -16,6 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError, NetworkError, ParityError, RepositoryError
 from coserve_export.int8 import Int8
+from coserve_export.parity import difference_limit
 from coserve_export.report import Report
 from coserve_export.trained import export_networks
 from coserve_training.runs.folder import Run
@@ -138,9 +139,14 @@ def test_a_differing_member_is_refused_and_nothing_written(
     run = make_run(DiffersWhenExported(tiny_network(1), offset=1e-3))
     with pytest.raises(ParityError, match=r"^member 0: .*; nothing was written$") as caught:
         export_networks(run, tmp_path / "repository")
-    assert caught.value.limit == 1e-4
+    assert 1e-4 <= caught.value.limit < 1e-3
     assert caught.value.difference == pytest.approx(1e-3, rel=0.1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_differences_beyond_10_are_relative() -> None:
+    for largest, limit in ((3.0, 1e-4), (10.0, 1e-4), (5000.0, 5e-2)):
+        assert difference_limit("fp32", np.array([[1, -largest]], np.float32)) == pytest.approx(limit)
 
 
 def test_a_fixed_batch_size_is_refused(

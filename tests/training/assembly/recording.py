@@ -33,6 +33,7 @@ class Call:
         images: its input `[N, 3, H, W]`.
         logits: its output `[N, C]`.
         weights: its parameters before the pass.
+        noise: random numbers that it drew, as dropout does.
         gradients: the loss's gradients of its parameters, by name, and of its `logits`.
     """
 
@@ -41,6 +42,7 @@ class Call:
     images: Tensor
     logits: Tensor
     weights: dict[str, Tensor]
+    noise: Tensor
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -64,7 +66,8 @@ class RecordingNetwork(nn.Module):
         logits: Tensor = self.classifier(torch.relu(self.norm(self.convolution(images))).mean((2, 3)))
         if images.device.type != "meta":
             weights = {name: parameter.detach().clone() for name, parameter in self.named_parameters()}
-            calls.append(Call(self, self.training, images.detach().clone(), logits.detach().clone(), weights))
+            seen = images.detach().clone()
+            calls.append(Call(self, self.training, seen, logits.detach().clone(), weights, torch.rand(9)))
             if logits.requires_grad:
                 logits.register_hook(partial(self._note, "logits"))  # type: ignore[no-untyped-call]
         return logits

@@ -117,6 +117,16 @@ def test_training_accuracy_is_that_of_the_mean_of_all_members(config: TrainConfi
     assert telling > 0, "in every epoch, the mean is as good as some member"
 
 
+def test_a_blend_is_right_if_it_is_taken_for_its_larger_part(config: TrainConfig, tmp_path: Path) -> None:
+    recorded = record(replace(config, mixup=1.0), tmp_path / "run")
+    for epoch, measured in enumerate(recorded.metrics("train_top1")):
+        shares = [
+            right(step.logits.mean(0), (step.logits.softmax(-1) - 16 * step.gradient)[0].argmax(-1))
+            for step in recorded.steps[3 * epoch : 3 * epoch + 3]
+        ]
+        assert measured == pytest.approx(sum(shares) / 3, abs=1e-5)
+
+
 def test_test_accuracy_and_loss_are_those_of_the_mean_of_all_members(
     config: TrainConfig, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -165,6 +165,21 @@ def test_each_step_and_seed_erases_other_parts(config: TrainConfig, tmp_path: Pa
         assert not torch.equal(some, others)
 
 
+def test_each_member_step_and_seed_has_random_numbers_of_its_own(config: TrainConfig, tmp_path: Path) -> None:
+    first, again, other = (
+        [
+            call.noise
+            for step in record(replace(config, seed=seed), tmp_path / name).steps
+            for call in step.calls
+        ]
+        for name, seed in (("first", 5), ("again", 5), ("other", 6))
+    )
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one, two)
+    for one, two in combinations([*first, *other], 2):
+        assert not torch.equal(one, two)
+
+
 @pytest.mark.parametrize("policy", [name for name in get_args(Policy) if name != "none"])
 def test_policies_change_most_images_for_each_member_differently(
     config: TrainConfig, tmp_path: Path, policy: Policy
@@ -188,6 +203,9 @@ def test_the_resolution_grows_as_configured(config: TrainConfig, tmp_path: Path)
         assert sizes == [(side, side) for side in (16, 20, 24, 32, 32, 32)]
         for step, (side, _) in zip(recorded.steps, np.repeat(sizes, 3, axis=0), strict=True):
             assert step.views.shape == (2, 16, 3, side, side)
+        tested = [batch.views.shape[-1] for batch in recorded.tests[:-1:2]]
+        assert tested == [side for side, _ in sizes]
+        assert recorded.tests[-1].views.shape[-1] == SIDE, "the last evaluation is at full size"
 
 
 def test_mixup_blends_the_same_pairs_for_all_members(config: TrainConfig, tmp_path: Path) -> None:

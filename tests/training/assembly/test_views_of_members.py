@@ -152,6 +152,21 @@ def test_holes_hold_the_mean_colour_and_are_each_members_own(
         assert np.mean(alike) < 0.2
 
 
+def test_resized_crops_show_parts_of_the_configured_area(config: TrainConfig, tmp_path: Path) -> None:
+    recorded = record(replace(config, crop="resized", crop_area=(0.2, 0.5)), tmp_path / "run")
+    shown = []
+    for members in views_of(recorded):
+        for view in members.reshape(-1, SIDE, SIDE, 3):
+            low, high = view.min((0, 1)), view.max((0, 1))
+            assert high[2] - low[2] < 1, "one image"
+            shown.append((*low, *high))
+    sides = (np.array(shown)[:, 3:5] - np.array(shown)[:, :2]) / (7 * SIDE)
+    areas = sides.prod(1)
+    assert 0.1 < areas.min() < 0.3
+    assert 0.3 < areas.max() < 0.6
+    assert len({tuple(np.round(box, 1)) for box in shown}) > 0.9 * len(shown), "each view is a draw"
+
+
 def test_each_step_and_seed_erases_other_parts(config: TrainConfig, tmp_path: Path) -> None:
     changed = replace(config, erasing=0.9)
     first, again, other = (

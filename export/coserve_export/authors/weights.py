@@ -1,6 +1,7 @@
 """Filling our networks with the authors' weights."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,7 @@ def build_member(config: NetworkConfig, classes: int, weights: dict[str, Tensor]
         NetworkError: a weight is missing, left over, or of another shape.
     """
     with torch.device("meta"):
-        network = config.build(classes)
+        network = cast(nn.Sequential, config.build(classes))
     remaining = dict(weights)
     if isinstance(config, ShakeShakeConfig):
         _adapt_shake_shake(remaining, network)

@@ -47,12 +47,14 @@ class SplitAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, C, H, W]` to the same shape."""
-        branches = torch.relu(self.norm(self.conv(x))).unflatten(1, (BRANCHES, -1))
-        squeezed = torch.relu(self.squeezed_norm(self.squeeze(branches.sum(1).mean((2, 3), keepdim=True))))
-        # Each group's outputs are all its channels of the first branch, then those of the second.
-        scores = self.excite(squeezed).unflatten(1, (self.groups, BRANCHES, -1)).transpose(1, 2)
+        branches = torch.unflatten(torch.relu(self.norm(self.conv(x))), 1, (BRANCHES, -1))
+        squeezed = self.squeeze(branches.sum(1).mean((2, 3), keepdim=True))
+        scores = self.excite(torch.relu(self.squeezed_norm(squeezed)))
+        # Each group's scores are those of all its channels in the first branch, then in the second.
+        scores = torch.unflatten(scores, 1, (self.groups, BRANCHES, -1)).transpose(1, 2)
         weights = torch.softmax(scores, 1).flatten(2, 3)
-        return (branches * weights).sum(1)
+        mixed: Tensor = (branches * weights).sum(1)
+        return mixed
 
 
 class SplitAttentionBottleneck(nn.Module):

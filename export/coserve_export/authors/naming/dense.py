@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import nn
 
@@ -66,12 +67,12 @@ def _names(network: nn.Sequential, style: _Style) -> Names:
             number += 1
             yield from _layer_names(layer, number, style)
         else:
-            norm, _, conv, _ = layer  # type: ignore[misc]
+            norm, _, conv, _ = cast(nn.Sequential, layer)
             transition = style.transition.format(number)
             yield f"{transition}.{style.norm}", norm
             yield f"{transition}.{style.conv}", conv
     yield style.final, final
-    yield style.classifier, classifier[-1]  # type: ignore[index]
+    yield style.classifier, cast(nn.Sequential, classifier)[-1]
 
 
 def _layer_names(block: DenseBlock, number: int, style: _Style) -> Names:

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from coserve_export.ensemble import Description, Member
-from coserve_export.labelled import read_evaluation
-from coserve_export.session import Session
+from coserve_export.labelled import LabelledImages, read_evaluation, run_members
 from coserve_training.runs.calibrate import calibrate
-from coserve_training.runs.evaluate import score_members
+from coserve_training.runs.evaluate import Outputs
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,31 @@ def measure_accuracy(members: Sequence[Member], description: Description, data: 
         DescriptionError: the images cannot be used.
     """
     images = read_evaluation(data, description.labels, description.preprocessing)
-    sessions = [(Session(member.model, f"member {i}"), member) for i, member in enumerate(members)]
-    batches = [
-        np.stack([session.run(member.output, {member.input: batch}) for session, member in sessions])
-        for batch in images.batches()
-    ]
-    logits = torch.from_numpy(np.concatenate(batches, axis=1))
-    targets = torch.from_numpy(images.targets)
-    scores = score_members(logits, targets, "test")
-    accuracy = asdict(scores)
+    test = run_on(members, images)
+    val = None if images.val is None else run_on(members, images.val)
+    provenance = describe_scores(test, val, len(description.labels))
+    return Measured(provenance, test.score().ensemble.top1, len(images), images.notes)
+
+
+def run_on(members: Sequence[Member], images: LabelledImages) -> Outputs:
+    """Run every member on labelled images."""
+    logits = torch.from_numpy(run_members(members, images))
+    return Outputs(logits, torch.from_numpy(images.targets), images.split)
+
+
+def describe_scores(test: Outputs, val: Outputs | None, classes: int) -> dict[str, object]:
+    """Return the provenance's `accuracy` and, if there are images to calibrate on, `calibration`.
+
+    Args:
+        test: outputs of the members on the images that scores are of.
+        val: outputs on validation images, which calibrate. Without them, the test images do, if there are two
+            of every class.
+        classes: number of classes.
+    """
+    accuracy = asdict(test.score())
     provenance: dict[str, object] = {"accuracy": accuracy}
-    if int(torch.bincount(targets, minlength=len(description.labels)).min()) >= 2:
-        calibration, subsets = calibrate(logits, targets)
+    if val is not None or int(torch.bincount(test.targets, minlength=classes).min()) >= 2:
+        calibration, subsets = calibrate(test.logits, test.targets, fit_on=val, split=test.split)
         accuracy["subsets"] = [asdict(subset) for subset in subsets]
         provenance["calibration"] = asdict(calibration)
-    return Measured(provenance, scores.ensemble.top1, len(images), images.notes)
+    return provenance

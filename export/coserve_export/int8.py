@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -16,10 +15,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from coserve_export.compatibility import get_opset, lower_ir_version
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import AccuracyError, DescriptionError, NetworkError, ParityError, on_one_line
-from coserve_export.labelled import LabelledImages, read_calibration, read_evaluation
+from coserve_export.labelled import LabelledImages, read_calibration, read_evaluation, run_members
 from coserve_export.parity import Images, Logits, Parity, compare_logits, weighted_mean
 from coserve_export.report import AccuracyLoss, Progress, export_record
-from coserve_export.session import Session
 
 TOP1_AGREEMENT = 0.95
 """Required on images not used for calibration; trained Wide ResNets reach 98 to 99 %."""
@@ -121,8 +119,8 @@ def quantise(
         model = _quantise(member, images, f"member {index}")
         quantised.append(replace(member, model=model))
     progress("comparing int8 with fp32")
-    before = _run_members(members, comparison)
-    after = _run_members(quantised, comparison)
+    before = run_members(members, comparison)
+    after = run_members(quantised, comparison)
     parities = [compare_logits(*pair) for pair in zip(before, after, strict=True)]
     mean_before = weighted_mean(list(before), description.weights)
     mean_after = weighted_mean(list(after), description.weights)
@@ -225,16 +223,6 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
         return next(self._batches, None)
 
 
-def _run_members(members: Sequence[Member], images: LabelledImages) -> npt.NDArray[np.float32]:
-    """Return the logits of every member, `[S, N, C]`."""
-    sessions = [(Session(member.model, f"member {i}"), member) for i, member in enumerate(members)]
-    batches = [
-        np.stack([session.run(member.output, {member.input: batch}) for session, member in sessions])
-        for batch in images.batches()
-    ]
-    return np.concatenate(batches, axis=1)
-
-
 def _require_agreement(parity: Parity, subject: str) -> None:
     """Raise ParityError unless enough images keep their class; differences are not limited.
 
@@ -256,27 +244,20 @@ def _measure_accuracy(
     """Return the accuracy lost, and the provenance's `accuracy` and `calibration` of the int8 ensemble."""
     import torch
 
-    from coserve_training.runs.calibrate import calibrate
-    from coserve_training.runs.evaluate import score, score_members
+    from coserve_export.accuracy import describe_scores, run_on
+    from coserve_training.runs.evaluate import score
 
-    before = _run_members(members, images)
-    after = _run_members(quantised, images)
-    mean_before = weighted_mean(list(before), description.weights)
-    mean_after = weighted_mean(list(after), description.weights)
+    before = run_on(members, images)
+    after = run_on(quantised, images)
+    mean_before = weighted_mean(list(before.logits.numpy()), description.weights)
+    mean_after = weighted_mean(list(after.logits.numpy()), description.weights)
     loss = AccuracyLoss(len(images), _top1_accuracy(mean_before, images), _top1_accuracy(mean_after, images))
-    logits = torch.from_numpy(after)
-    targets = torch.from_numpy(images.targets)
-    accuracy = asdict(score_members(logits, targets))
     # Calibration and subsets are defined only for members of equal weight.
     if description.unequal_weights is not None:
-        ensemble = score(torch.from_numpy(mean_after), targets)
-        return loss, {"accuracy": accuracy | {"ensemble": asdict(ensemble)}}
-    counts = torch.bincount(targets, minlength=len(description.labels))
-    if int(counts.min()) < 2:
-        return loss, {"accuracy": accuracy}
-    calibration, subsets = calibrate(logits, targets)
-    accuracy["subsets"] = [asdict(subset) for subset in subsets]
-    return loss, {"accuracy": accuracy, "calibration": asdict(calibration)}
+        ensemble = score(torch.from_numpy(mean_after), after.targets)
+        return loss, {"accuracy": asdict(replace(after.score(), ensemble=ensemble))}
+    val = None if images.val is None else run_on(quantised, images.val)
+    return loss, describe_scores(after, val, len(description.labels))
 
 
 def _top1_accuracy(logits: Logits, images: LabelledImages) -> float:

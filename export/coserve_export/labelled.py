@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from coserve_export.ensemble import Preprocessing
+from coserve_export.ensemble import Member, Preprocessing
 from coserve_export.errors import DescriptionError
+from coserve_export.session import Session
 from coserve_images.preprocess import resize, shorter_side
 
 if TYPE_CHECKING:
@@ -30,12 +31,16 @@ class LabelledImages:
         targets: the ensemble's class indices `[N]`.
         preprocessing: how images are prepared for the networks.
         notes: what to report about the data, in lines.
+        split: which images these are: "test", "val" if there is no test split, or "held-out".
+        val: the images of a validation split beside a test split, which calibrate probabilities.
     """
 
     sources: npt.NDArray[Any]
     targets: npt.NDArray[np.int64]
     preprocessing: Preprocessing
     notes: Sequence[str] = ()
+    split: str = "test"
+    val: "LabelledImages | None" = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -82,7 +87,7 @@ class LabelledImages:
 def read_evaluation(
     paths: Sequence[Path], labels: Sequence[str], preprocessing: Preprocessing, run: Path | None = None
 ) -> LabelledImages:
-    """Read the test split of some data, to measure accuracy on.
+    """Read the test split of some data, to measure accuracy on, and the validation split if there are both.
 
     Args:
         paths: files or folders in any format that `coserve train --data` reads.
@@ -104,10 +109,13 @@ def read_evaluation(
         )
     record = _read_record(run)
     try:
-        split = record.load_test(paths, _size(preprocessing), workers=0, cache_bytes=0)
+        dataset, test = record.load_test(paths, _size(preprocessing), with_val=True, workers=0, cache_bytes=0)
     except DataError as error:
         raise DescriptionError(str(error)) from error
-    return _match_classes(*split, paths, labels, preprocessing)
+    images = _match_classes(dataset, test, paths, labels, preprocessing)
+    if dataset.val is None:
+        return images
+    return replace(images, val=_match_classes(dataset, dataset.val, paths, labels, preprocessing))
 
 
 def read_calibration(
@@ -126,6 +134,16 @@ def read_calibration(
     except DataError as error:
         raise DescriptionError(str(error)) from error
     return _match_classes(*split, paths, labels, preprocessing)
+
+
+def run_members(members: Sequence[Member], images: LabelledImages) -> npt.NDArray[np.float32]:
+    """Return the logits of every member, `[S, N, C]`."""
+    sessions = [(Session(member.model, f"member {i}"), member) for i, member in enumerate(members)]
+    batches = [
+        np.stack([session.run(member.output, {member.input: batch}) for session, member in sessions])
+        for batch in images.batches()
+    ]
+    return np.concatenate(batches, axis=1)
 
 
 def _read_record(run: Path | None) -> "ImageRecord":
@@ -156,4 +174,4 @@ def _match_classes(
     order = np.array([list(labels).index(label) for label in dataset.labels])
     images: Any = split.images
     sources: npt.NDArray[Any] = getattr(images, "sources", images)
-    return LabelledImages(sources, order[split.targets], preprocessing, dataset.notes)
+    return LabelledImages(sources, order[split.targets], preprocessing, dataset.notes, dataset.test_name)

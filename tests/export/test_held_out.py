@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from coserve_export.accuracy import describe_scores
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
 from coserve_export.existing import export_onnx
@@ -16,6 +18,8 @@ from coserve_export.labelled import LabelledImages, read_calibration, read_evalu
 from coserve_export.trained import export_networks
 from coserve_training.config import TrainConfig
 from coserve_training.data import Membership, load_dataset
+from coserve_training.runs.calibrate import fit_temperature
+from coserve_training.runs.evaluate import Outputs
 from coserve_training.runs.folder import Description, Run
 from coserve_training.runs.images import write_known
 
@@ -133,3 +137,28 @@ def test_accuracy_is_not_measured_on_classes_of_the_same_name(data: Path) -> Non
     labels = ["crane", "dog", "frog", "ship", "crane"]
     with pytest.raises(DescriptionError, match=r"several classes have the same label \['crane'\]"):
         read_evaluation([data], labels, PREPROCESSING)
+
+
+def test_val_calibrates_and_test_is_scored(data: Path) -> None:
+    """Their outputs are chosen so that each calls for another temperature."""
+    for split, chosen in (("val", "00[0-3].png"), ("test", "00[4-8].png")):
+        for file in (data / "train").rglob(chosen):
+            copy = data / split / file.parent.name / file.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+    images = read_evaluation([data], LABELS, PREPROCESSING)
+    assert images.val is not None
+    assert (len(images), images.split, len(images.val)) == (25, "test", 20)
+    assert names(images.val) == {"000.png", "001.png", "002.png", "003.png"}
+    shutil.rmtree(data / "test")
+    alone = read_evaluation([data], LABELS, PREPROCESSING)
+    assert (len(alone), alone.split, alone.val) == (20, "val", None)
+    logits = torch.randn(2, 25, 5, generator=torch.Generator().manual_seed(0))
+    test = Outputs(logits, logits.mean(0).argmax(-1), "test")
+    val = Outputs(5 * logits, (logits[0] - logits[1]).argmax(-1), "val")
+    provenance = describe_scores(test, val, 5)
+    assert provenance["accuracy"]["split"] == "test"  # type: ignore[index]
+    assert provenance["calibration"]["split"] == "val"  # type: ignore[index]
+    fitted = fit_temperature([val.logits.mean(0)], val.targets)
+    assert provenance["calibration"]["temperatures"][2] == fitted  # type: ignore[index]
+    assert describe_scores(test, None, 5)["calibration"]["split"] == "test"  # type: ignore[index]

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import comb, sqrt
 from pathlib import Path
@@ -113,7 +113,11 @@ def first_half(targets: Tensor) -> Tensor:
 
 
 def calibrate(
-    logits: Tensor, targets: Tensor, progress: Progress | None = None, fit_on: Outputs | None = None
+    logits: Tensor,
+    targets: Tensor,
+    progress: Progress | None = None,
+    fit_on: Outputs | None = None,
+    split: str | None = None,
 ) -> tuple[Calibration, list[Subset]]:
     """Fit a temperature for every number of members, and score every subset before and after calibration.
 
@@ -124,6 +128,7 @@ def calibrate(
         targets: classes `[N]`; with at least two images of each, unless there is `fit_on`.
         progress: called after every size of subsets.
         fit_on: other images to fit on; by default, halves of these images.
+        split: name of the split that these images are of.
     """
     sizes = member_subsets(len(logits))
     first = first_half(targets)
@@ -154,7 +159,7 @@ def calibrate(
         nll_after=whole.calibrated_nll,
         ece_before=whole.ece,
         ece_after=whole.calibrated_ece,
-        split=None if fit_on is None else fit_on.split,
+        split=split if fit_on is None else fit_on.split,
     ), scored
 
 
@@ -208,9 +213,7 @@ def calibrate_outputs(
                 f"calibrating needs at least two test images of every class; {label} has {count or 'none'}"
             )
     evaluation = test.score()
-    calibration, subsets = calibrate(test.logits, test.targets, progress, val)
-    if val is None:
-        calibration = replace(calibration, split=test.split)
+    calibration, subsets = calibrate(test.logits, test.targets, progress, val, test.split)
     content = {
         "weights": weights_digest(run.members),
         "accuracy": asdict(evaluation) | {"subsets": [asdict(subset) for subset in subsets]},

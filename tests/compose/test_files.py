@@ -97,8 +97,15 @@ def test_every_variable_is_documented_with_its_default() -> None:
 
 def test_the_settings_that_are_passed_on_exist_and_have_the_documented_defaults() -> None:
     known = documented()
-    examples = {"COSERVE_API_KEYS_FILE", "COSERVE_TLS_CERTIFICATE", "COSERVE_TLS_KEY"}
-    for variable in passed_on() - examples - {"CUDA_VISIBLE_DEVICES"}:
+    health_check = {"COSERVE_HEALTHCHECK_CERTIFICATE", "COSERVE_HEALTHCHECK_KEY"}
+    assert all(name in (ROOT / "server/healthcheck.py").read_text() for name in health_check)
+    examples = {
+        "COSERVE_API_KEYS_FILE",
+        "COSERVE_TLS_CERTIFICATE",
+        "COSERVE_TLS_KEY",
+        "COSERVE_TLS_CLIENT_AUTHORITIES",
+    }
+    for variable in passed_on() - examples - health_check - {"CUDA_VISIBLE_DEVICES"}:
         field = Settings.model_fields[variable.removeprefix("COSERVE_").lower()]
         value = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         default = "" if value is None else str(value).lower().removesuffix(".0")

@@ -76,6 +76,15 @@ def test_an_unpacked_folder_and_the_file_in_it(save: Save, tmp_path: Path) -> No
             read(path)
 
 
+def test_a_file_of_torch_before_1_6(save: Save) -> None:
+    path = save()
+    saved = torch.load(path, weights_only=False)
+    torch.save(saved, path, _use_new_zipfile_serialization=False)
+    assert path.read_bytes()[:1] == b"\x80"
+    loaded, _ = read(path)
+    assert torch.equal(loaded.members[1]["fc.weight"], saved["state_dict"]["module.models.1.fc.weight"])
+
+
 def test_a_file_of_its_own_tells_what_it_can(save: Save) -> None:
     _, recognised = read(save())
     assert recognised.dataset == "cifar10"

@@ -61,6 +61,15 @@ def test_sub_policies_operations_and_signs_are_drawn_with_their_probabilities(
     check_frequencies(draw(policy, image), expected)
 
 
+def test_signs_are_balanced() -> None:
+    row = Image.fromarray(np.arange(0, 240, 10, dtype=np.uint8)[None].repeat(24, 0)).convert("RGB")
+    autoaugment = AutoAugment("cifar10")
+    autoaugment.sub_policies = ((("TranslateX", 1.0, 9), ("TranslateX", 0.0, 0)),)
+    drawn = draw(autoaugment, row)
+    assert len(drawn) == 2
+    assert min(drawn.values()) / DRAWS == pytest.approx(0.5, abs=0.03)
+
+
 # What timm's rand-m10 and rand-m4 do, in the words of its level functions.
 MOVED = {"ShearX": 0.3, "ShearY": 0.3, "TranslateX": 0.45, "TranslateY": 0.45, "Rotate": 30}
 RECOLOURED = {

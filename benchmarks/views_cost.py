@@ -3,9 +3,9 @@
     pip install kornia==0.9.0
     python benchmarks/views_cost.py --output benchmarks/results/views.json
 
-The time per view is CPU time of one thread. The time per step is that of a training step of
-wide_resnet10_4 divided by two, with views from worker processes or, by kornia, drawn in the step itself. Both ways take
-turns in every round, so that other work on the machine slows both.
+The time per view is CPU time of one thread. The time per step is that of a training step of wide_resnet10_4
+divided by two, with views from worker processes or, by kornia, drawn in the step itself. Both ways take turns
+in every round, so that other work on the machine slows both.
 """
 
 import argparse

@@ -18,7 +18,8 @@ def plain_loop(
     how: dict[str, float],
 ) -> list[list[float]]:
     """Train `members` in place, and return the losses. `epochs` holds the indices of each batch's images."""
-    mean, std = pixels.mean((0, 2, 3), keepdim=True), pixels.std((0, 2, 3), keepdim=True)
+    mean = pixels.mean((0, 2, 3), keepdim=True).round(decimals=4)
+    std = pixels.std((0, 2, 3), correction=0, keepdim=True).round(decimals=4)
     named = [pair for member in members for pair in member.named_parameters()]
     decayed = {"params": [p for name, p in named if not name.endswith("bias")], "weight_decay": how["decay"]}
     others = {"params": [p for name, p in named if name.endswith("bias")]}

@@ -1,6 +1,7 @@
 """`train` against a plain loop, with the same network, weights, data, order of images and settings."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
 
 
 def test_without_views_the_losses_are_the_same(config: TrainConfig, tmp_path: Path) -> None:
+    # Members that see the same images hardly differ, so that only a large weight shows in the loss.
+    config = replace(config, co_training_weight=10.0)
     ours, plain = compare(config, tmp_path, seed=0, views=False, workers=0)
-    assert ours == pytest.approx(plain, rel=1e-3)
+    assert ours == pytest.approx(plain, rel=1e-4)
 
 
 def test_with_views_the_losses_differ_by_chance_alone(config: TrainConfig, tmp_path: Path) -> None:

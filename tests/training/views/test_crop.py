@@ -109,3 +109,22 @@ def test_crops_are_resized_as_the_recipe_says(resampling: Image.Resampling) -> N
     (crop,) = crop_photograph(OpenedImage(image), 64, AREA, resampling, generators(1))
     box = draw_box(*generators(1), 40, 30, AREA)
     assert (stack([crop]) == stack([image.resize((64, 64), resampling, box=box)])).all()
+
+
+def boxes(width: int, height: int, share: tuple[float, float]) -> set[tuple[int, int, int, int]]:
+    """Return a few hundred boxes."""
+    random = np.random.default_rng(0)
+    return {draw_box(random, width, height, share) for _ in range(300)}
+
+
+def test_boxes_may_span_the_image_in_one_direction_or_be_a_pixel() -> None:
+    sizes = {(right - left, bottom - top) for left, top, right, bottom in boxes(8, 8, (0.8, 1))}
+    assert {(8, 7), (7, 8), (8, 8)} <= sizes
+    assert max(max(size) for size in sizes) == 8
+    assert boxes(2, 2, (0.2, 0.25)) == {(0, 0, 1, 1), (0, 1, 1, 2), (1, 0, 2, 1), (1, 1, 2, 2)}
+    assert boxes(1, 1, (0.25, 0.26)) == {(0, 0, 1, 1)}
+
+
+def test_images_that_are_too_long_are_cut_in_the_middle() -> None:
+    assert boxes(4, 100, (0.9, 1)) == {(0, 47, 4, 52)}
+    assert boxes(100, 4, (0.9, 1)) == {(47, 0, 52, 4)}

@@ -29,8 +29,8 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="cifar, cifar-long, svhn, imagenet, efficientnet, cifar-fast, quick, or a .toml file; the "
-            "options below override it.",
+            help="The paper's cifar, cifar-long, svhn, imagenet or efficientnet; Coserve's own cifar-fast "
+            "or quick; or a .toml file. The options below override it.",
         ),
     ] = None,
     resume: Annotated[
@@ -123,8 +123,13 @@ def _options() -> list[inspect.Parameter]:
         about = [help_ for help_ in get_args(hints[field.name])[1:] if isinstance(help_, Help)]
         if about:
             default = "" if field.default is None else f" Default: {_shown(field.default)}."
-            option = typer.Option(help=about[0].text + default, rich_help_panel=about[0].group)
-            annotation = Annotated[_plain(hints[field.name]) | None, option]  # type: ignore[valid-type]
+            plain = _plain(hints[field.name])
+            # Typer's own, <float,float>..., looks as if commas separated the values.
+            metavar = {2: "MIN MAX", 3: "R G B"}[len(get_args(plain))] if get_origin(plain) is tuple else None
+            option = typer.Option(
+                help=about[0].text + default, rich_help_panel=about[0].group, metavar=metavar
+            )
+            annotation = Annotated[plain | None, option]  # type: ignore[valid-type]
             options.append(
                 inspect.Parameter(
                     field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation

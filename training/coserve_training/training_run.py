@@ -192,7 +192,10 @@ def _splits(dataset: Dataset, config: TrainConfig) -> tuple[Split, Split]:
     if test is None:
         raise DataError(f"{', '.join(config.data)}: none of the images that this run held out is left")
     if len(training) < config.batch_size:
-        raise DataError(f"{len(training)} training images do not fill one batch of {config.batch_size}")
+        raise DataError(
+            f"{len(training)} training images do not fill one batch of {config.batch_size}; "
+            f"set batch_size (--batch-size) to at most {len(training)}"
+        )
     return training, test
 
 

@@ -52,7 +52,7 @@ def describe_scores(test: Outputs, val: Outputs | None, classes: int) -> dict[st
     """Return the provenance's `accuracy` and, if there are images to calibrate on, `calibration`.
 
     Args:
-        test: outputs of the members on the images that scores are of.
+        test: outputs of the members on the images to score.
         val: outputs on validation images, which calibrate. Without them, the test images do, if there are two
             of every class.
         classes: number of classes.

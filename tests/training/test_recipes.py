@@ -78,8 +78,8 @@ def test_the_fast_recipe_trains_at_full_size_with_a_linear_schedule() -> None:
     (["/d/cifar-100-python"], "cifar100"), (["/d/cifar10-train.zip", "/d/cifar10-test.zip"], "cifar10"),
     (["cifar10.zip", "cifar100.zip"], None), (["/d/CIFAR100/train.zip"], "cifar100"),
     (["/cifar100/d/photos.zip"], None), (["svhn", "svhn_extra"], "svhn"), (["/d/train_32x32.mat"], "svhn"),
-    (["ILSVRC2012_img_train.tar"], "imagenet"), (["tiny-imagenet"], None), (["photos"], None), ([], None),
-    (["cifar10", "photos"], None),
+    (["ILSVRC2012_img_train.tar"], "imagenet"), (["tiny-imagenet"], None), (["imagenette2"], None),
+    (["photos"], None), ([], None), (["cifar10", "photos"], None),
 ])  # fmt: skip
 def test_data_sets_are_recognised_by_name(sources: list[str], name: str | None) -> None:
     assert recognise_dataset(sources) == name

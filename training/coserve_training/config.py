@@ -124,7 +124,7 @@ class TrainConfig:
         Help(OPTIMISATION, "Warm-up of the learning rate; 20/300 of the epochs by default."),
     ] = None
     bias_learning_rate: Annotated[
-        NotNegative, Help(OPTIMISATION, "Factor of the learning rate of all that does not decay.")
+        NotNegative, Help(OPTIMISATION, "Factor of the learning rate of parameters that do not decay.")
     ] = 1.0
     schedule: Annotated[
         Literal["cosine", "linear", "exponential", "step"],

@@ -37,8 +37,8 @@ class CoTraining(L.LightningModule):
         placed: index of the member that this process trains, if each member has a process of its own
             (distributed/placement.py); None trains all members here.
         class_weights: factor of each class's cross-entropy, `[C]`; None for 1.
-        chooses: name of the split that is measured after each epoch, and chooses the best one: "val" if it is
-            another than the one that scores are of, else "test".
+        chooses: name of the split that is measured after each epoch and chooses the best one: "val", or
+            "test" if there is no validation split beside the test split.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ def mark_correct(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _shrink(pixels: Tensor, size: int) -> Tensor:
-    """Resize `[N, 3, H, W]` to `[N, 3, size, size]`, as training images are while they grow."""
+    """Resize `[N, 3, H, W]` bilinearly to `[N, 3, size, size]`, the size of growing training images."""
     if pixels.shape[-1] == size:
         return pixels
     return F.interpolate(pixels, (size, size), mode="bilinear", antialias=True)

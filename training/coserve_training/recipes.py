@@ -26,7 +26,7 @@ KNOWN = {
     "cifar10": re.compile("cifar.?10(?!0)"),
     "cifar100": re.compile("cifar.?100"),
     "svhn": re.compile("svhn|_32x32"),
-    "imagenet": re.compile("^(imagenet|ilsvrc)"),
+    "imagenet": re.compile("^(imagenet(?!te)|ilsvrc)"),
 }
 """Data sets by the names of their published files, and of folders and zips that are named after them."""
 UNHASHED = ("data", "network", "split", "initial", "seed", "memory_efficient", "skip_corrupt")

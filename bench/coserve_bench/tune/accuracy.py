@@ -12,8 +12,8 @@ from coserve_bench.engine import LoadedNetworks
 from coserve_bench.progress import Progress
 from coserve_bench.stopping import check_stopped, run_until_stopped
 from coserve_bench.tune.candidates import Candidate, load_all
+from coserve_export import labelled
 from coserve_export.ensemble import Preprocessing
-from coserve_export.labelled import read_evaluation as read_labelled
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cores import Cores
@@ -43,7 +43,7 @@ def read_evaluation(paths: Sequence[Path], ensemble: Ensemble) -> Evaluation:
             ensemble's; also later, if an image of a batch cannot be decoded.
     """
     preprocessing = Preprocessing.from_json(ensemble.preprocessing.model_dump())
-    images = read_labelled(list(paths), ensemble.labels, preprocessing)
+    images = labelled.read_evaluation(list(paths), ensemble.labels, preprocessing)
     return Evaluation(images.batches(), images.targets, images.notes)
 
 

@@ -64,8 +64,13 @@ def looks_published(path: Path) -> bool:
     """Return whether a file or folder may hold the authors' checkpoint, and not an ONNX file or a run."""
     if path.is_dir():
         return not (path / "config.json").exists() and any(path.rglob("*.pth*"))
-    with path.open("rb") as file:
-        head = file.read(512)
+    if not path.is_file():  # a pipe would wait for a writer
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:  # whatever reads it next says why
+        head = b""
     if head.startswith((ZIP, PICKLE)) or _is_web_page(head):
         return True
     return path.suffix.lower() in (".zip", ".tar", ".pth", ".pt")

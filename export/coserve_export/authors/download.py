@@ -1,5 +1,6 @@
 """Downloading a published checkpoint once, into a cache folder."""
 
+import hashlib
 import http.client
 import os
 import re
@@ -27,7 +28,8 @@ def is_link(source: str) -> bool:
 def download_published(link: str, progress: Steps | None = None) -> Path:
     """Return the file of an https address, from the cache folder or downloaded into it.
 
-    The folder is `$COSERVE_DATA`, or `~/.cache/coserve`. A file gets its name there only once it is complete.
+    The folder is `$COSERVE_DATA`, or `~/.cache/coserve`. Each address has a folder of its own in it, since
+    many files are called `model_best.pth.tar`. A file gets its name there only once it is complete.
 
     Raises:
         DescriptionError: the address is not one of a file over https, or the file cannot be downloaded. The
@@ -39,7 +41,7 @@ def download_published(link: str, progress: Steps | None = None) -> Path:
         raise DescriptionError(f"{link}: only https addresses are downloaded")
     if not name:
         raise DescriptionError(f"{link} names no file; give the address of a zip file")
-    path = _cache_folder() / name
+    path = _cache_folder() / hashlib.sha256(link.encode()).hexdigest()[:12] / name
     if not path.is_file():
         _download(link, path, progress)
     return path

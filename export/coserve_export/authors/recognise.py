@@ -121,21 +121,21 @@ def _choose_dataset(
     known = [name for name, entry in DATASETS.items() if entry.classes == classes]
     if not known:
         sizes = ", ".join(sorted({str(entry.classes) for entry in DATASETS.values()}, key=int))
-        raise NetworkError(
-            f"{checkpoint.name} tells {classes} classes apart; the authors' data sets have {sizes}"
-        )
+        raise NetworkError(f"{checkpoint.name} has {classes} classes; the authors' data sets have {sizes}")
     written = settings.get("dataset")
     for source, claimed in (("--dataset", dataset), ("its hparams_train.json", written)):
         if claimed is not None and claimed not in known:
             raise NetworkError(
-                f"{checkpoint.name} tells {classes} classes apart, as {' or '.join(known)} has, "
+                f"{checkpoint.name} has {classes} classes, so its data set is {' or '.join(known)}, "
                 f"but {source} says {claimed}"
             )
     if dataset is not None and written is not None and dataset != written:
         raise NetworkError(f"{checkpoint.name}: --dataset says {dataset}, its hparams_train.json {written}")
     chosen = dataset or written
     if chosen is None and len(known) > 1:
-        notes.append(f"10 classes are taken for those of {known[0]}; for others, give --dataset {known[1]}")
+        notes.append(
+            f"the 10 classes are taken to be {known[0]}'s; if they are not, give --dataset {known[1]}"
+        )
     return str(chosen or known[0])
 
 

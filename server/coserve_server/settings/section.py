@@ -21,7 +21,7 @@ File = Annotated[Path, AfterValidator(_check_file)]
 """A file that exists."""
 
 LONGEST_MS = 2**31 - 1
-"""Limit on times in milliseconds, some 25 days: what gRPC's options hold, and nanoseconds in 64 bits."""
+"""Limit on times in milliseconds, about 25 days: they fit gRPC's options and, in nanoseconds, 64 bits."""
 Milliseconds = Annotated[float, Field(le=LONGEST_MS)]
 """A time in a setting."""
 

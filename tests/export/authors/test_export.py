@@ -56,7 +56,7 @@ def test_a_checkpoint_is_exported_measured_and_served(
     result = coserve(file, "--evaluation-data", data.parent, "--network", "wide_resnet10_1", "--split", 2)
     assert result.exit_code == 0, result.stderr
     name = "wide_resnet10_1_s2_cifar10"
-    assert "10 classes are taken for those of cifar10" in result.stdout
+    assert "the 10 classes are taken to be cifar10's" in result.stdout
     assert "top-1 accuracy 10.00% of 10 images" in result.stdout
     assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == [
         f"{name}_member0",
@@ -139,10 +139,14 @@ def test_a_link_is_downloaded_once(save: Save, tmp_path: Path, monkeypatch: pyte
     steps: list[tuple[str, int, int]] = []
     for _ in range(2):
         path = download_published(link, lambda *step: steps.append(step))
-        assert path == tmp_path / "cache/a_b.zip"
+        assert path.name == "a_b.zip"
+        assert path.parent.parent == tmp_path / "cache"
         assert path.read_bytes() == content
     assert asked == [link]
     assert steps == [("downloading a_b.zip", len(content), len(content))]
+    other = "https://example.org/releases/download/2.0/a%20b.zip"
+    assert download_published(other) != path
+    assert asked == [link, other]
 
 
 @pytest.mark.parametrize(("content", "missing", "message"), [
@@ -158,7 +162,7 @@ def test_half_a_file_and_a_wrong_one_are_not_kept(
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: response)
     with pytest.raises(Exception, match=message):
         download_published("https://example.org/a.zip")
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_without_a_network_the_command_says_what_to_do(

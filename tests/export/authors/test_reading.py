@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import socket
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -85,10 +86,21 @@ def test_a_file_of_torch_before_1_6(save: Save) -> None:
     assert torch.equal(loaded.members[1]["fc.weight"], saved["state_dict"]["module.models.1.fc.weight"])
 
 
+def test_what_cannot_be_opened_is_not_taken_for_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.zip")
+        assert not looks_published(Path("socket.zip"))
+
+
 def test_a_file_of_its_own_tells_what_it_can(save: Save) -> None:
     _, recognised = read(save())
     assert recognised.dataset == "cifar10"
-    assert recognised.notes == ["10 classes are taken for those of cifar10; for others, give --dataset svhn"]
+    assert recognised.notes == [
+        "the 10 classes are taken to be cifar10's; if they are not, give --dataset svhn"
+    ]
     assert read(save(), dataset="svhn")[1].notes == []
     assert read(save(arch=None), network="wide_resnet10_1", split=2)[1].arch == "wide_resnet10_1"
     state = torch.load(save(), weights_only=False)["state_dict"]
@@ -102,7 +114,7 @@ def test_a_file_of_its_own_tells_what_it_can(save: Save) -> None:
     ({}, {"split_factor": "two"}, "hparams_train.json: split_factor must be a whole number, not 'two'"),
     ({"network": "resnet50"}, {}, "--network says resnet50, its arch says wide_resnet10_1.*; they must"),
     ({}, {"arch": "resnet50"}, "its arch says wide_resnet10_1, its hparams_train.json says resnet50"),
-    ({"dataset": "cifar100"}, {}, "tells 10 classes apart, as cifar10 or svhn has, but --dataset says cif"),
+    ({"dataset": "cifar100"}, {}, "has 10 classes, so its data set is cifar10 or svhn, but --data"),
     ({"dataset": "cifar10"}, {}, "--dataset says cifar10, its hparams_train.json svhn"),
     ({}, {"dataset": "imagenet"}, "but its hparams_train.json says imagenet"),
     ({}, {"output_stride": 2}, "was trained with output_stride 2"),

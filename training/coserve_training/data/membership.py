@@ -132,7 +132,7 @@ class Membership:
     ) -> tuple[Sources, list[str]]:
         """Keep the training images; without any, the validation images; without these, the test images.
 
-        Images that scores are of are left out. What is kept is returned as the test split.
+        Images that are scored are left out. What is kept is returned as the test split.
         """
         name = next(name for name in ("train", "val", "test") if name in sources)
         files, targets = sources[name]

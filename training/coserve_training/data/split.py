@@ -91,8 +91,8 @@ class Dataset:
     Attributes:
         labels: names of the classes, by index.
         train: training split, if there is one.
-        test: the images that scores are of, if there are any: the test split; without one, the validation
-            split or images that were held out of the training split.
+        test: the images to score, if there are any: the test split; without one, the validation split or
+            images that were held out of the training split.
         test_name: which of these they are: "test", "val" or "held-out".
         val: the images that choose the best epoch and calibrate; None if the test images have to.
         skipped: images that were left out because they cannot be decoded, each with its reason.

@@ -57,8 +57,9 @@ def test_one_process_normalises_as_torch_does_in_float64(
         outputs = shared(images), own(images.double())
     assert outputs[0].dtype == dtype
     scale = outputs[1].detach().abs().max().clamp(min=1)
-    # The mean is rounded to float32. Divided by the deviation, that can be much.
-    rounding = 0 if dtype == torch.float64 else abs(mean) * 2**-23 / (images.double().std() + 3e-3)
+    # The mean is rounded, to float32 unless the input is float64. Divided by the deviation, that can be much.
+    unit = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    rounding = abs(mean) * unit / (images.double().std() + 3e-3)
     limit = float(TOLERANCES[dtype] * scale + 8 * rounding)
     torch.testing.assert_close(outputs[0].double(), outputs[1], rtol=0, atol=limit)
     for name in ("running_mean", "running_var"):

@@ -76,3 +76,13 @@ def test_the_recipe_erases_and_cuts_out(config: TrainConfig) -> None:
     # Images of 16 pixels have half the side of the recipe's 32.
     cut = erase_parts(images, replace(config, cutout=16)) == 0
     assert cut[:, 0].sum((1, 2)).max() == 8 * 8
+
+
+def test_rectangles_as_long_as_the_image_do_not_fit() -> None:
+    for shape, ratio in (((8, 16), 0.25), ((16, 8), 4.0)):
+        images = torch.ones(50, 1, *shape)
+        assert torch.equal(erase(images, 1.0, (0.5, 0.5), (ratio, ratio)), images)
+    torch.manual_seed(6)
+    hole = erase(torch.ones(400, 1, 8, 8), 1.0, (0.86, 1.0), (1.0, 1.0))[:, 0] == 0
+    sizes = hole.sum((1, 2))
+    assert set(sizes.tolist()) == {0, 49}, "no attempt of some images fits"

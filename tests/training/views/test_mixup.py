@@ -38,3 +38,8 @@ def test_the_weight_follows_the_beta_distribution() -> None:
     # Half of the pairings are of an image with itself, whose class keeps a probability of 1.
     ends = 0.6734  # probability of less than 0.1 or more than 0.9 under Beta(0.2, 0.2)
     assert edges == pytest.approx(0.5 + 0.5 * ends, abs=0.04)
+
+
+def test_classes_that_the_batch_lacks_have_a_probability_too() -> None:
+    _, probabilities = mix_up([torch.zeros(2, 3, 1, 1)], torch.tensor([0, 1]), 7, 1.0)
+    assert probabilities.shape == (2, 7)

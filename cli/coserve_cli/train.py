@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -124,10 +124,16 @@ def _options() -> list[inspect.Parameter]:
         if about:
             default = "" if field.default is None else f" Default: {_shown(field.default)}."
             plain = _plain(hints[field.name])
-            # Typer's own, <float,float>..., looks as if commas separated the values.
-            metavar = {2: "MIN MAX", 3: "R G B"}[len(get_args(plain))] if get_origin(plain) is tuple else None
+            # Typer's own are so wide that the names of options are cut off in a terminal of 80 columns.
+            metavar = "" if plain is bool else None
+            values = ""
+            if get_origin(plain) is tuple:
+                metavar = {2: "MIN MAX", 3: "R G B"}[len(get_args(plain))]
+            elif get_origin(plain) is Literal:
+                metavar = "VALUE"
+                values = f" Values: {', '.join(get_args(plain))}."
             option = typer.Option(
-                help=about[0].text + default, rich_help_panel=about[0].group, metavar=metavar
+                help=about[0].text + values + default, rich_help_panel=about[0].group, metavar=metavar
             )
             annotation = Annotated[plain | None, option]  # type: ignore[valid-type]
             options.append(

@@ -114,3 +114,11 @@ def test_every_verb_knows_its_extras() -> None:
     extras = {"train", "export", "server", "client", "triton", "bench"}
     assert set(EXTRAS) == set(VERBS)
     assert {extra for names in EXTRAS.values() for extra in names.split(",")} == extras
+
+
+def test_options_of_training_keep_their_names_at_80_columns() -> None:
+    shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "80"}).stdout
+    for name in ("--evaluation-scale", "--policy-magnitude-std", "--bias-learning-rate"):
+        assert f"{name} " in shown
+    assert "--policy " in shown
+    assert "autoaugment-svhn," in shown

@@ -10,6 +10,7 @@ from coserve_export.authors.datasets import labels_of, preprocessing_of
 from coserve_export.authors.published import find_published
 from coserve_export.authors.recognise import Recognised, recognise
 from coserve_export.authors.weights import build_member
+from coserve_export.ensemble import note_repeated_labels
 from coserve_export.errors import DescriptionError
 from coserve_export.labels import read_labels
 from coserve_export.report import Progress, Report
@@ -79,7 +80,7 @@ def export_published(
             progress=progress,
             **options,
         )
-    notes = [*recognised.notes, *report.notes]
+    notes = [*recognised.notes, *note_repeated_labels(run.labels), *report.notes]
     entry = find_published(recognised.arch, len(report.members), recognised.dataset)
     if entry is not None:
         notes.append(f"the authors state a top-1 accuracy of {entry.top1:.2%}")

@@ -98,6 +98,14 @@ def test_a_checkpoint_is_exported_measured_and_served(
     assert [prediction["logit"] for prediction in predictions] == pytest.approx(expected, abs=1e-4)
 
 
+def test_repeated_labels_are_named(save: Save, coserve: Callable[..., Result], tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("crane\nheron\ncrane\n" + "".join(f"{number}\n" for number in range(7)))
+    result = coserve(save(), "--labels", labels)
+    assert result.exit_code == 0, result.stderr
+    assert "classes 0, 2 have the same label 'crane'" in " ".join(result.stdout.split())
+
+
 def test_misplaced_options_are_refused(save: Save, coserve: Callable[..., Result]) -> None:
     file = save()
     for options, message in (

@@ -48,7 +48,7 @@ def with_recipe(
     Args:
         recipe: one of `recipe_names`, or a path that ends in `.toml`.
         options: the user's options; `network`, `data` and `split` choose among its `[[where]]` tables.
-        report: called with a line if the recipe has values for data sets, but the data are none of them.
+        report: called with a line that says whether the recipe's values for a data set are used.
 
     Raises:
         ConfigError: for an unknown name, or a file that is not a recipe.
@@ -81,6 +81,8 @@ def with_recipe(
     if report is not None and named and facts["dataset"] not in named:
         names = " or ".join(named)
         report(f"recipe {recipe}: the data are not called {names}, so its values for these are not used")
+    elif report is not None and named:
+        report(f"recipe {recipe}: by their name, the data are {facts['dataset']}, whose values are used")
     if "epochs" in options and "epochs" in values:
         for name in COUNTED_IN_EPOCHS:
             if name in values:

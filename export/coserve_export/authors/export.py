@@ -7,7 +7,7 @@ from typing import Any
 from coserve_export.authors.archive import open_published
 from coserve_export.authors.checkpoint import Checkpoint, load_checkpoint
 from coserve_export.authors.datasets import labels_of, preprocessing_of
-from coserve_export.authors.published import find_published
+from coserve_export.authors.published import find_published, is_of
 from coserve_export.authors.recognise import Recognised, recognise
 from coserve_export.authors.weights import build_member
 from coserve_export.ensemble import note_repeated_labels
@@ -82,8 +82,13 @@ def export_published(
         )
     notes = [*recognised.notes, *note_repeated_labels(run.labels), *report.notes]
     entry = find_published(recognised.arch, len(report.members), recognised.dataset)
-    if entry is not None:
+    if entry is not None and is_of(checkpoint.top1, entry):
         notes.append(f"the authors state a top-1 accuracy of {entry.top1:.2%}")
+    elif entry is not None:
+        notes.append(
+            f"the file states a top-1 accuracy of {checkpoint.top1:.2%}, and the authors' of this kind "
+            f"{entry.top1:.2%}: it is taken for another training, and nothing is claimed for it"
+        )
     return replace(report, notes=notes)
 
 
@@ -120,7 +125,7 @@ def _provenance(checkpoint: Checkpoint, recognised: Recognised, file: str) -> di
     total = member.times(split)
     entry = find_published(recognised.arch, split, recognised.dataset)
     claimed = {
-        "top1": None if entry is None else entry.top1,
+        "top1": entry.top1 if entry is not None and is_of(checkpoint.top1, entry) else None,
         "checkpoint_top1": checkpoint.top1,
         "arch": recognised.arch,
         "file": file.encode(errors="replace").decode(errors="replace"),

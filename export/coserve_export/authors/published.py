@@ -7,6 +7,9 @@ from importlib.resources import files
 
 RELEASES = "https://github.com/mzhaoshuai/SplitNet-Divide-and-Co-training/releases/download"
 
+SAME_ACCURACY = 0.005
+"""Difference of accuracies beyond which a file is another training's than the authors'."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -52,3 +55,13 @@ def find_published(arch: str, split: int, dataset: str) -> Published | None:
         if (entry.arch, entry.split, entry.dataset) == (arch, split, dataset):
             return entry
     return None
+
+
+def is_of(top1: float | None, entry: Published) -> bool:
+    """Return whether a file may be a published classifier, and not another training of the same network.
+
+    Args:
+        top1: the accuracy that the file states, as a fraction; None if it states none.
+        entry: the published classifier.
+    """
+    return top1 is None or abs(top1 - entry.top1) <= SAME_ACCURACY

@@ -15,7 +15,7 @@ import torch
 from coserve_export.authors.archive import looks_published, open_published
 from coserve_export.authors.checkpoint import Checkpoint, load_checkpoint
 from coserve_export.authors.datasets import DATASETS, labels_of
-from coserve_export.authors.published import published
+from coserve_export.authors.published import find_published, is_of, published
 from coserve_export.authors.recognise import Recognised, recognise
 from coserve_export.errors import NetworkError
 
@@ -218,6 +218,14 @@ def test_paddings_of_efficientnet_are_for_its_variant_unless_the_crop_is_the_use
         ({"crop_size": 600}, "efficientnet_b7_same_padding"),
     ):
         assert recognise(checkpoint, settings).network == network
+
+
+@pytest.mark.parametrize(("top1", "same"), [(None, True), (0.979, True), (0.985, True), (0.93, False)])
+def test_another_training_is_not_a_published_classifier(top1: float | None, same: bool) -> None:
+    entry = find_published("wide_resnet28_10", 2, "cifar10")
+    assert entry is not None
+    assert entry.top1 == 0.9819
+    assert is_of(top1, entry) is same
 
 
 def test_published_classifiers_are_those_of_the_paper() -> None:

@@ -144,6 +144,15 @@ def test_a_repeated_image_has_another_view_each_time(photographs: Path) -> None:
         assert (images[:, first] != images[:, second]).mean(axis=(1, 2, 3)).min() > 0.5
 
 
+def test_an_error_that_no_file_caused_is_not_a_file_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(MemberViews, "draw", fail)
+    with pytest.raises(ZeroDivisionError):
+        LazyImages(np.zeros((2, SIZE, SIZE, 3), np.uint8), SIZE, views()).read(np.array([0]))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_that_becomes_corrupt_ends_the_epoch_by_name(folder: Path, workers: int) -> None:
     split = cropped(folder, workers)

@@ -119,14 +119,17 @@ class LazyImages:
 
     def attempt(self, index: int, epoch: int = 0, repeat: int = 0) -> Pixels | str:
         """Read an image `[size, size, 3]`, or views `[members, size, size, 3]`; on failure return why."""
+        source = self.sources[index]
         try:
-            with open_image(self.sources[index]) as image:
+            with open_image(source) as image:
                 if self.views is None:
                     return np.asarray(make_square(image, self.square))
                 return self.views.draw(image, self.square, epoch, index, repeat)
         # Opening a file or a member of a zip fails with errors of many types.
         except Exception as error:
-            return f"{self.sources[index].name} ({describe_error(error)})"
+            if not isinstance(source, StoredFile):
+                raise
+            return f"{source.name} ({describe_error(error)})"
 
 
 @contextmanager

@@ -5,10 +5,12 @@ Contents decide, not names: a zip file may hold a folder, and torch's own files 
 
 import hashlib
 import json
+import lzma
 import re
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +58,12 @@ class _Entry:
         return self.container.open(self.name)
 
     @property
+    def size(self) -> int:
+        if isinstance(self.container, Path):
+            return (self.container / self.name).stat().st_size
+        return self.container.getinfo(self.name).file_size
+
+    @property
     def base(self) -> str:
         return self.name.rsplit("/", 1)[-1]
 
@@ -63,7 +71,8 @@ class _Entry:
 def looks_published(path: Path) -> bool:
     """Return whether a file or folder may hold the authors' checkpoint, and not an ONNX file or a run."""
     if path.is_dir():
-        return not (path / "config.json").exists() and any(path.rglob("*.pth*"))
+        files = [*path.rglob("*.pth*"), *path.rglob("*.zip"), *path.rglob(f"{BEST}*")]
+        return bool(files) and not (path / "config.json").exists()
     if not path.is_file():  # a pipe would wait for a writer
         return False
     try:
@@ -85,10 +94,13 @@ def open_published(path: Path) -> Iterator[Found]:
     """
     with ExitStack() as stack:
         try:
-            yield _find(path, stack)
-        except (OSError, zipfile.BadZipFile, EOFError) as error:
+            found = _find(path, stack)
+        except RuntimeError as error:  # zipfile's, of encrypted files and unknown compressions
+            raise NetworkError(f"{path} cannot be unpacked: {error}") from error
+        except (OSError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
             reason = getattr(error, "strerror", None) or error
             raise NetworkError(f"{path} cannot be read: {reason}; download it again") from error
+        yield found
 
 
 def _find(path: Path, stack: ExitStack) -> Found:
@@ -131,6 +143,9 @@ def _choose(path: Path, entries: Sequence[_Entry], stack: ExitStack) -> Found:
     best = [entry for entry in checkpoints if entry.base.startswith(BEST)]
     if len(best) == 1:
         checkpoints = best
+    inner = [entry for entry in entries if entry.base.lower().endswith(".zip")]
+    if not checkpoints and inner:
+        raise NetworkError(f"{path} holds zip files instead of a checkpoint; give {inner[0].name} itself")
     if not checkpoints:
         listed = ", ".join(entry.name for entry in entries[:NAMED]) or "nothing"
         raise NetworkError(f"{path} holds no checkpoint of torch.save; it holds {listed}")
@@ -145,6 +160,9 @@ def _choose(path: Path, entries: Sequence[_Entry], stack: ExitStack) -> Found:
 
 
 def _is_checkpoint(entry: _Entry) -> bool:
+    # Zip files in it cannot be told from torch's without unpacking them; data.pkl is a part of torch's.
+    if entry.base.lower().endswith(".zip") or entry.base == "data.pkl":
+        return False
     with entry.open() as file:
         head = file.read(len(ZIP))
     return bool(head == ZIP or head.startswith(PICKLE))
@@ -154,6 +172,13 @@ def _unpack(entry: _Entry, stack: ExitStack) -> Path:
     """Write a file of a zip file to a temporary one, which torch can read piece by piece."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coserve-")))
     file = folder / "checkpoint"
+    size = entry.size
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise NetworkError(
+            f"{entry.name} takes {size / 1e9:.1f} GB unpacked, but {folder.parent} has {free / 1e9:.1f} GB "
+            "free; set TMPDIR to a folder with more"
+        )
     with entry.open() as source, file.open("wb") as target:
         shutil.copyfileobj(source, target, CHUNK)
     return file
@@ -163,13 +188,13 @@ def _read_small(entry: _Entry) -> str | None:
     try:
         with entry.open() as file:
             content = file.read(SMALL)
-        return str(content.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError):
+        return str(content.decode("utf-8-sig", errors="replace"))
+    except OSError:
         return None
 
 
 def _read_settings(entries: Sequence[_Entry]) -> dict[str, Any]:
-    """Return the first JSON object with an `arch`, `hparams_train.json` before others."""
+    """Return the content of `hparams_train.json`, or else the first JSON object with an `arch`."""
     named = [entry for entry in entries if entry.base.endswith(".json")]
     for entry in sorted(named, key=lambda entry: entry.base != SETTINGS):
         text = _read_small(entry)
@@ -177,10 +202,14 @@ def _read_settings(entries: Sequence[_Entry]) -> dict[str, Any]:
             continue
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise NetworkError(f"{entry.name} beside the checkpoint is not JSON: {error}") from error
-        if isinstance(values, dict) and "arch" in values:
+        if isinstance(values, dict) and (entry.base == SETTINGS or "arch" in values):
             return values
+        if entry.base == SETTINGS:
+            raise NetworkError(
+                f"{entry.name} beside the checkpoint holds no settings, but a {type(values).__name__}"
+            )
     return {}
 
 

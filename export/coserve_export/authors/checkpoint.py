@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor
 from coserve_export.errors import NetworkError
 
 NAMED = 3
+KEY = re.compile(r"(?:module\.)*models\.(\d+)\.(.+)")
+ARCH = re.compile(r"[\w.-]{1,100}")
 _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_NUMBERS: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),
@@ -64,14 +67,26 @@ def load_checkpoint(path: Path, name: str) -> Checkpoint:
     state = saved.get("state_dict", saved)
     if not isinstance(state, Mapping) or not state:
         raise NetworkError(f"{name} has no state_dict, so it is not a checkpoint of the paper's authors")
-    arch = saved.get("arch")
     return Checkpoint(
         name=name,
         members=_split_members(state, name),
-        arch=arch if isinstance(arch, str) and arch else None,
+        arch=read_arch(saved.get("arch"), name),
         epochs=_number(saved.get("epoch"), int),
         top1=_fraction(_number(saved.get("best_acc1"), float)),
     )
+
+
+def read_arch(value: object, name: str) -> str | None:
+    """Return the authors' name of a network; None if there is none.
+
+    Raises:
+        NetworkError: the value cannot be such a name.
+    """
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or ARCH.fullmatch(value) is None:
+        raise NetworkError(f"{name}: its arch {str(value)[:50]!r} is not the name of a network")
+    return value
 
 
 def _load(path: Path, name: str) -> Any:
@@ -94,24 +109,35 @@ def _load(path: Path, name: str) -> Any:
 
 
 def _can_map(path: Path) -> bool:
-    """Return whether torch can read single tensors of the file, without the optimizer's."""
-    with path.open("rb") as file:
-        return file.read(2) == b"PK"
+    """Return whether torch can read single tensors of the file, without the optimizer's.
+
+    A file that was packed again may hold compressed tensors, which torch would map as if they were not.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
 
 
 def _split_members(state: Mapping[Any, Any], name: str) -> list[dict[str, Tensor]]:
     members: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
-        match = re.fullmatch(r"(?:module\.)*models\.(\d+)\.(.+)", str(key))
+        match = KEY.fullmatch(str(key))
         if match is None:
-            listed = ", ".join(map(str, list(state)[:NAMED]))
+            others = [key for key in state if KEY.fullmatch(str(key)) is None]
+            listed = ", ".join(map(str, others[:NAMED]))
             raise NetworkError(
                 f"{name} is not a checkpoint of the paper's authors: their weights are named models.0.…, "
                 f"but here {listed}, …"
             )
         if not isinstance(tensor, Tensor):
             raise NetworkError(f"{name}: {key} is a {type(tensor).__name__}, not a tensor")
-        members.setdefault(int(match[1]), {})[match[2]] = tensor
+        if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized or tensor.is_meta:
+            raise NetworkError(f"{name}: {key} is not a plain tensor of real numbers")
+        weights = members.setdefault(int(match[1]), {})
+        if match[2] in weights:
+            raise NetworkError(f"{name} holds {match[2]} of member {int(match[1])} twice")
+        weights[match[2]] = tensor
     if sorted(members) != list(range(len(members))):
         raise NetworkError(f"{name} has the members {sorted(members)}; some are missing")
     return [members[index] for index in sorted(members)]
@@ -120,7 +146,7 @@ def _split_members(state: Mapping[Any, Any], name: str) -> list[dict[str, Tensor
 def _number(value: Any, kind: type) -> Any:
     try:
         return kind(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coserve_export.authors.checkpoint import Checkpoint
+from coserve_export.authors.checkpoint import Checkpoint, read_arch
 from coserve_export.authors.datasets import DATASETS, SMALL
 from coserve_export.authors.published import find_published
 from coserve_export.errors import NetworkError
@@ -23,6 +23,7 @@ OUR_NAMES = {
 EFFICIENTNET_SIZES = (224, 240, 260, 300, 380, 456, 528, 600, 672)
 """The sizes of photographs for EfficientNet b0 to b8."""
 PHOTOGRAPH = 224
+LARGEST = 2048
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,15 @@ def _integer(settings: Mapping[str, Any], key: str) -> int | None:
         return None
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise NetworkError(f"hparams_train.json: {key} must be a whole number, not {value!r}") from None
 
 
 def _choose_arch(checkpoint: Checkpoint, settings: Mapping[str, Any], network: str | None) -> str:
-    written = settings.get("arch")
     sources = {
         "--network": None if network is None else _their_name(network),
         "its arch": checkpoint.arch,
-        "its hparams_train.json": written if isinstance(written, str) and written else None,
+        "its hparams_train.json": read_arch(settings.get("arch"), "hparams_train.json"),
     }
     found = {source: arch for source, arch in sources.items() if arch is not None}
     if not found:
@@ -149,8 +149,9 @@ def _choose_size(
 ) -> int:
     size = image_size or _integer(settings, "crop_size")
     if size is not None:
-        if size < 1:
-            raise NetworkError(f"hparams_train.json: crop_size must be positive, not {size}")
+        if not 1 <= size <= LARGEST:
+            source = "--image-size" if image_size else "hparams_train.json: crop_size"
+            raise NetworkError(f"{source} must be between 1 and {LARGEST} pixels, not {size}")
         return size
     if dataset != "imagenet":
         return SMALL

@@ -109,7 +109,15 @@ def _config(
     from coserve_training.runs.folder import Description
 
     if resume:
-        given = {**asdict(Description.read(output).config), **given}
+        run = Description.read(output)
+        if recipe is not None:
+            # The recipe's values must be the run's, so they are made as they were at its start.
+            began = {name: getattr(run.config, name) for name in ("data", "network", "split")}
+            began["epochs"] = run.extended[0].planned if run.extended else run.config.epochs
+            values = with_recipe(recipe, began)
+            del values["epochs"]
+            given = {**values, **given}
+        given = {**asdict(run.config), **given}
     elif recipe is not None:
         given = with_recipe(recipe, given, report)
     return TrainConfig.from_json(given)

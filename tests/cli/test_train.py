@@ -196,3 +196,27 @@ def test_the_run_to_start_from_is_recorded_by_its_absolute_path(
     )
     assert result.exit_code == 0, result.output
     assert given == [str(tmp_path / "other")]
+
+
+def test_a_resumed_run_does_not_ignore_a_recipe(image_folder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("epochs = 10\nwarmup_epochs = 5\nlearning_rate = 0.01")
+    output = tmp_path / "run"
+    command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--batch-size", 30]
+    command += ["--epochs", 1, "--workers", 0, "--output", output]
+    assert coserve(*command, "--recipe", recipe).exit_code == 0
+    again = coserve(*command, "--recipe", recipe, "--resume")
+    assert again.exit_code == 0, again.stderr
+    # The recipe's 10 epochs do not prolong the run.
+    alone = ["train", "--output", output, "--workers", 0, "--resume", "--recipe"]
+    assert coserve(*alone, recipe).stdout == again.stdout
+    for other, message in (
+        ("quick", f"error: {output} was started with start_size None, not 16; a resumed run keeps"),
+        ("absent", "error: unknown recipe 'absent'; choose one of"),
+    ):
+        refused = coserve(*alone, other)
+        assert refused.exit_code == 1
+        assert refused.stderr.startswith(message)
+    longer = coserve(*alone, recipe, "--epochs", 2)
+    assert "epoch 2/2" in longer.stdout, longer.stderr
+    assert coserve(*alone, recipe).exit_code == 0

@@ -129,11 +129,18 @@ class ParallelMap:
 
     def __iter__(self) -> Iterator[Any]:
         # This generator starts with the first `next`, after Lightning has set the epoch.
+        done = 0
         try:
             for result in self._start():
                 if isinstance(result, DataError):
                     raise result
+                done += 1
                 yield result
+        except GeneratorExit:
+            # Lightning asks for no more after an epoch's last batch; the workers stay for the next epoch.
+            if done < len(self._loader):
+                self.close()
+            raise
         except BaseException as error:
             self.close()
             if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,17 @@ def test_a_worker_that_hangs_at_its_fork_is_replaced(
         assert [square for _, square in rows] == [item * item for item in range(8)]
         assert (os.getpid() not in {pid for pid, _ in rows}) == forked
     monkeypatch.setitem(globals(), "hang", None)
+
+
+def test_workers_stay_for_the_next_epoch_where_nobody_asks_beyond_its_last_batch() -> None:
+    parallel = ParallelMap(pid_and_square, list(range(8)), 2)
+    pids = set()
+    for _ in range(3):
+        iteration = iter(parallel)
+        pids |= {int(pid) for pid, _ in islice(iteration, 8)}
+        iteration.close()  # type: ignore[attr-defined]
+    parallel.close()
+    assert len(pids) == 2
 
 
 @pytest.mark.parametrize("end", ["close", "abandon", "fail"])

@@ -1,5 +1,6 @@
 """Exported repositories, loaded by a real Triton server."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -93,15 +94,14 @@ def test_every_configuration_loads_and_the_ensemble_averages(
 def test_members_placed_on_gpus_need_them(
     triton: StartTriton, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On a machine without GPUs, Triton reports only that they are missing."""
+    """On a machine without GPUs, Triton reports only that they are missing, and serves the rest."""
     deployment = Deployment(Placement((0, 1)), cuda={"use_tf32": "0"})
     write_ensemble(tmp_path / "repository", describe(deployment), members(0), {})
-    with pytest.raises(AssertionError, match="Triton did not start"):
-        triton(tmp_path / "repository")
-    last = capfd.readouterr().err.splitlines()[-1]
-    for index in range(2):
-        assert f"model e_member{index} specifies invalid or unsupported gpu id {index}" in last
-    assert last.count("failed to load") == 2
+    triton(tmp_path / "repository")
+    failures = re.findall(r"failed to load '(\w+)' version 1: (.*)", capfd.readouterr().err)
+    assert {name for name, _ in failures} == {"e_member0", "e_member1"}
+    for name, reason in failures:
+        assert f"model {name} specifies invalid or unsupported gpu id {name[-1]}" in reason
 
 
 @contextmanager

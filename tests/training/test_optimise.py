@@ -22,14 +22,19 @@ def factors(config: TrainConfig, epochs: list[float]) -> list[float]:
 
 
 def test_cosine_follows_a_linear_warm_up(config: TrainConfig) -> None:
-    assert factors(config, [0, 2.4, 4.9]) == pytest.approx([0.02, 0.5, 1])
+    assert factors(config, [0, 2.4, 4.9, 4.95]) == pytest.approx([0.02, 0.5, 1, 1])
     end = config.final_learning_rate / config.learning_rate
-    assert factors(config, [5, 17.5, 30, 31]) == pytest.approx([1, 0.5 + end / 2, end, end])
+    quarter = end + (1 - end) * (2 + math.sqrt(2)) / 4
+    assert factors(config, [5, 11.25, 17.5, 30, 31]) == pytest.approx([1, quarter, 0.5 + end / 2, end, end])
 
 
 def test_a_linear_schedule_falls_from_the_warm_up_to_the_end(config: TrainConfig) -> None:
     straight = replace(config, schedule="linear", final_learning_rate=0.01)
-    assert factors(straight, [2.4, 4.9, 5, 17.5, 30, 31]) == pytest.approx([0.5, 1, 1, 0.55, 0.1, 0.1])
+    assert factors(straight, [2.4, 4.9, 5, 11.25, 30, 31]) == pytest.approx([0.5, 1, 1, 0.775, 0.1, 0.1])
+
+
+def test_a_rate_of_0_has_a_schedule_too(config: TrainConfig) -> None:
+    assert factors(replace(config, learning_rate=0.0), [5, 30]) == pytest.approx([1, 0])
 
 
 def test_exponential_decay_begins_after_the_warm_up(config: TrainConfig) -> None:

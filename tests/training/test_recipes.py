@@ -98,7 +98,7 @@ def test_other_data_keep_their_own_mean_and_deviation_and_a_line_says_so() -> No
 def test_a_line_says_what_data_were_recognised() -> None:
     lines: list[str] = []
     with_recipe("cifar", {"data": ("/cifar100-work/photos",), "network": "resnet110"}, lines.append)
-    assert lines == ["recipe cifar: by their name, the data are cifar100, whose values are used"]
+    assert lines == ["recipe cifar: the data are called cifar100, so its values for these are used"]
 
 
 def test_no_line_where_a_recipe_has_no_values_for_data_sets() -> None:

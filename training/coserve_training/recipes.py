@@ -82,7 +82,7 @@ def with_recipe(
         names = " or ".join(named)
         report(f"recipe {recipe}: the data are not called {names}, so its values for these are not used")
     elif report is not None and named:
-        report(f"recipe {recipe}: by their name, the data are {facts['dataset']}, whose values are used")
+        report(f"recipe {recipe}: the data are called {facts['dataset']}, so its values for these are used")
     if "epochs" in options and "epochs" in values:
         for name in COUNTED_IN_EPOCHS:
             if name in values:

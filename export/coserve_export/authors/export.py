@@ -7,7 +7,7 @@ from typing import Any
 from coserve_export.authors.archive import open_published
 from coserve_export.authors.checkpoint import Checkpoint, load_checkpoint
 from coserve_export.authors.datasets import labels_of, preprocessing_of
-from coserve_export.authors.published import find_published, is_of
+from coserve_export.authors.published import find_claim
 from coserve_export.authors.recognise import Recognised, recognise
 from coserve_export.authors.weights import build_member
 from coserve_export.ensemble import note_repeated_labels
@@ -71,7 +71,10 @@ def export_published(
             image_size=_square(image_size),
         )
         progress(f"building {recognised.network}")
-        run = _to_run(checkpoint, recognised, file.name, labels)
+        stated, claim = find_claim(
+            recognised.arch, len(checkpoint.members), recognised.dataset, checkpoint.top1
+        )
+        run = _to_run(checkpoint, recognised, file.name, labels, stated)
         checkpoint.members.clear()
         report = export_networks(
             run,
@@ -80,16 +83,9 @@ def export_published(
             progress=progress,
             **options,
         )
-    notes = [*recognised.notes, *note_repeated_labels(run.labels), *report.notes]
-    entry = find_published(recognised.arch, len(report.members), recognised.dataset)
-    if entry is not None and is_of(checkpoint.top1, entry):
-        notes.append(f"the authors state a top-1 accuracy of {entry.top1:.2%}")
-    elif entry is not None:
-        notes.append(
-            f"the file states a top-1 accuracy of {checkpoint.top1:.2%}, and the authors' of this kind "
-            f"{entry.top1:.2%}: it is taken for another training, and nothing is claimed for it"
-        )
-    return replace(report, notes=notes)
+    return replace(
+        report, notes=[*recognised.notes, *note_repeated_labels(run.labels), *report.notes, *claim]
+    )
 
 
 def _square(size: int | tuple[int, int] | None) -> int | None:
@@ -100,7 +96,13 @@ def _square(size: int | tuple[int, int] | None) -> int | None:
     return size[0]
 
 
-def _to_run(checkpoint: Checkpoint, recognised: Recognised, file: str, labels: Path | str | None) -> Run:
+def _to_run(
+    checkpoint: Checkpoint,
+    recognised: Recognised,
+    file: str,
+    labels: Path | str | None,
+    stated: float | None,
+) -> Run:
     classes = checkpoint.classes
     names = list(labels_of(recognised.dataset)) if labels is None else read_labels(Path(labels))
     if len(names) != classes:
@@ -114,18 +116,19 @@ def _to_run(checkpoint: Checkpoint, recognised: Recognised, file: str, labels: P
         members=members,
         labels=names,
         preprocessing=preprocessing_of(recognised.dataset, size),
-        provenance=_provenance(checkpoint, recognised, file),
+        provenance=_provenance(checkpoint, recognised, file, stated),
         samples=make_images(size, size),
     )
 
 
-def _provenance(checkpoint: Checkpoint, recognised: Recognised, file: str) -> dict[str, object]:
+def _provenance(
+    checkpoint: Checkpoint, recognised: Recognised, file: str, stated: float | None
+) -> dict[str, object]:
     split = len(checkpoint.members)
     member = count(recognised.member, checkpoint.classes, recognised.image_size)
     total = member.times(split)
-    entry = find_published(recognised.arch, split, recognised.dataset)
     claimed = {
-        "top1": entry.top1 if entry is not None and is_of(checkpoint.top1, entry) else None,
+        "top1": stated,
         "checkpoint_top1": checkpoint.top1,
         "arch": recognised.arch,
         "file": file.encode(errors="replace").decode(errors="replace"),

@@ -8,7 +8,7 @@ from importlib.resources import files
 RELEASES = "https://github.com/mzhaoshuai/SplitNet-Divide-and-Co-training/releases/download"
 
 SAME_ACCURACY = 0.005
-"""Difference of accuracies beyond which a file is another training's than the authors'."""
+"""Largest difference between the published accuracy and the one that the published file states."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,19 @@ def find_published(arch: str, split: int, dataset: str) -> Published | None:
     return None
 
 
-def is_of(top1: float | None, entry: Published) -> bool:
-    """Return whether a file may be a published classifier, and not another training of the same network.
+def find_claim(arch: str, split: int, dataset: str, top1: float | None) -> tuple[float | None, list[str]]:
+    """Return the accuracy that the authors publish, unless the file is not theirs, and notes for the user.
 
     Args:
+        arch, split, dataset: see `Published`.
         top1: the accuracy that the file states, as a fraction; None if it states none.
-        entry: the published classifier.
     """
-    return top1 is None or abs(top1 - entry.top1) <= SAME_ACCURACY
+    entry = find_published(arch, split, dataset)
+    if entry is None:
+        return None, []
+    stated = f"the authors state a top-1 accuracy of {entry.top1:.2%}"
+    if top1 is None or abs(top1 - entry.top1) <= SAME_ACCURACY:
+        return entry.top1, [stated]
+    return None, [
+        f"{stated}, but this file {top1:.2%}: it comes from another training, so their figure is not recorded"
+    ]

@@ -15,7 +15,7 @@ import torch
 from coserve_export.authors.archive import looks_published, open_published
 from coserve_export.authors.checkpoint import Checkpoint, load_checkpoint
 from coserve_export.authors.datasets import DATASETS, labels_of
-from coserve_export.authors.published import find_published, is_of, published
+from coserve_export.authors.published import find_claim, published
 from coserve_export.authors.recognise import Recognised, recognise
 from coserve_export.errors import NetworkError
 
@@ -220,12 +220,20 @@ def test_paddings_of_efficientnet_are_for_its_variant_unless_the_crop_is_the_use
         assert recognise(checkpoint, settings).network == network
 
 
-@pytest.mark.parametrize(("top1", "same"), [(None, True), (0.979, True), (0.985, True), (0.93, False)])
-def test_another_training_is_not_a_published_classifier(top1: float | None, same: bool) -> None:
-    entry = find_published("wide_resnet28_10", 2, "cifar10")
-    assert entry is not None
-    assert entry.top1 == 0.9819
-    assert is_of(top1, entry) is same
+@pytest.mark.parametrize("top1", [None, 0.979, 0.985])
+def test_a_published_classifier_has_the_authors_accuracy(top1: float | None) -> None:
+    claim = find_claim("wide_resnet28_10", 2, "cifar10", top1)
+    assert claim == (0.9819, ["the authors state a top-1 accuracy of 98.19%"])
+
+
+def test_another_training_does_not_have_the_authors_accuracy() -> None:
+    claimed, (note,) = find_claim("wide_resnet28_10", 2, "cifar10", 0.93)
+    assert claimed is None
+    assert "98.19%, but this file 93.00%" in note
+
+
+def test_a_network_that_is_not_published_has_no_claim() -> None:
+    assert find_claim("wide_resnet10_1", 2, "cifar10", 0.93) == (None, [])
 
 
 def test_published_classifiers_are_those_of_the_paper() -> None:

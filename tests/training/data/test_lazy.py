@@ -144,7 +144,7 @@ def test_a_repeated_image_has_another_view_each_time(photographs: Path) -> None:
         assert (images[:, first] != images[:, second]).mean(axis=(1, 2, 3)).min() > 0.5
 
 
-def test_an_error_that_no_file_caused_is_not_a_file_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_drawing_a_view_is_not_blamed_on_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 

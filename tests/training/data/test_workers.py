@@ -49,7 +49,7 @@ def test_a_worker_that_hangs_at_its_fork_is_replaced(
     monkeypatch.setitem(globals(), "hang", None)
 
 
-def test_workers_stay_for_the_next_epoch_where_nobody_asks_beyond_its_last_batch() -> None:
+def test_workers_stay_after_a_whole_epoch() -> None:
     parallel = ParallelMap(pid_and_square, list(range(8)), 2)
     pids = set()
     for _ in range(3):

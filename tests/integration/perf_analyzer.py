@@ -1,5 +1,6 @@
 """NVIDIA's load generator, which `make test` fetches."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -20,3 +21,13 @@ def perf_analyzer() -> Path:
             pytest.skip(reason)
         pytest.fail(reason)
     return binary
+
+
+def counts(report: str) -> tuple[int, int]:
+    """Return how many requests the program counted itself, and how many successes the server counted.
+
+    The server's may be fewer: the program reads them first when its requests are under way.
+    """
+    (client,) = re.findall(r"^ +Request count: (\d+)$", report, re.MULTILINE)
+    (server,) = re.findall(r"^ +Successful request count: (\d+)$", report, re.MULTILINE)
+    return int(client), int(server)

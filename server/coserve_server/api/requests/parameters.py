@@ -68,11 +68,19 @@ def describe_parameters(
         *(
             {"name": name, "in": "query", "required": False, "schema": schema}
             | ({"description": schema["description"]} if "description" in schema else {})
-            for name, schema in fields.items()
+            for name, schema in ((name, _without_null(field)) for name, field in fields.items())
         ),
         _header(TIMEOUT, {"type": "number", "exclusiveMinimum": 0, "description": TIMEOUT_DESCRIPTION}),
         *(_header(name, {"type": "string"} | schema) for name, schema in (headers or {}).items()),
     ]
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an optional parameter as that of its value: a query cannot hold null."""
+    if "anyOf" not in schema:
+        return schema
+    (kind,) = (one for one in schema["anyOf"] if one != {"type": "null"})
+    return {key: value for key, value in schema.items() if key not in ("anyOf", "default")} | dict(kind)
 
 
 def _header(name: str, schema: dict[str, Any]) -> dict[str, Any]:

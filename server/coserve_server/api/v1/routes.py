@@ -21,6 +21,8 @@ from coserve_server.api.v1.schemas import (
     describe_answer,
     describe_model,
 )
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.pipeline.prediction_sets import Method, SetRule, find_rule
 
 router = APIRouter(prefix="/v1", tags=["classification"])
 
@@ -54,16 +56,37 @@ _ADMIN_ERRORS = (errors.ForbiddenError, errors.NotEnabledError)
 class ClassifyQuery(BaseModel, extra="forbid"):
     """Query parameters of `POST /v1/classify`."""
 
-    model: str | SkipJsonSchema[None] = Field(
+    model: str | None = Field(
         None, description="Ensemble to use; optional if there is a default or only one is served."
     )
-    version: str | SkipJsonSchema[None] = Field(
-        None, description="Version of the ensemble; the newest if omitted."
-    )
+    version: str | None = Field(None, description="Version of the ensemble; the newest if omitted.")
     top_k: int = Field(5, ge=1, description="Number of classes to return per image, at most all there are.")
     member_predictions: bool = Field(
         False, description="Whether to return each member's own predictions too."
     )
+    coverage: float | None = Field(
+        None,
+        description="Fraction of images whose prediction set is to hold the true class: one of the coverages "
+        "in the model's provenance.calibration.prediction_sets. Adds the sets to the results.",
+        json_schema_extra={"exclusiveMinimum": 0, "exclusiveMaximum": 1, "examples": [0.95]},
+    )
+    set_method: Method | None = Field(
+        None,
+        description="How prediction sets are made. `lac`, the default, gives the smallest sets on average, "
+        "which may be empty; sets of `raps` always hold the most probable class. Only with `coverage`.",
+    )
+
+    def find_rule(self, ensemble: Ensemble) -> SetRule | None:
+        """Return the rule of the prediction sets; None if the request asks for none.
+
+        Raises:
+            InvalidParametersError: the ensemble is not calibrated for them, or the coverage is missing.
+        """
+        if self.coverage is not None:
+            return find_rule(ensemble, self.coverage, self.set_method or "lac")
+        if self.set_method is not None:
+            raise errors.InvalidParametersError("set_method needs coverage, such as coverage=0.95")
+        return None
 
 
 @router.post(
@@ -86,9 +109,10 @@ async def classify(request: Request) -> Response:
     timeout_ns = parameters.read_timeout_ns(request)
     with core.admitted(record):
         ensemble = find_model(request, query.model, query.version)
+        rule = query.find_rule(ensemble)
         images = await read_images(request, core.settings)
         answer = await while_connected(request, core.classify(record, ensemble, images, timeout_ns))
-        reply = describe_answer(answer, images, query.top_k, query.member_predictions)
+        reply = describe_answer(answer, images, query.top_k, query.member_predictions, rule)
     return Response(reply.model_dump_json(), media_type="application/json")
 
 

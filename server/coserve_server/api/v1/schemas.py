@@ -12,6 +12,7 @@ from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.classifier import Classification, Classifier, Timings
 from coserve_server.pipeline.combine import Floats, top_k
+from coserve_server.pipeline.prediction_sets import Method, PredictionSets, SetRule
 from coserve_server.pipeline.preparation import EncodedImage
 
 
@@ -48,6 +49,24 @@ class Result(BaseModel):
     uncertainty: Uncertainty
     member_predictions: dict[str, list[Prediction]] | None = Field(
         description="Own predictions of each member that was used, by its name; null unless requested."
+    )
+    prediction_set: list[Prediction] | None = Field(
+        description="All classes in the prediction set, most probable first; it may be empty. Null unless "
+        "requested with `coverage`, or if `prediction_sets.threshold` is null."
+    )
+
+
+class SetDescription(BaseModel):
+    """How the prediction sets of a reply were made."""
+
+    coverage: float = Field(
+        description="Fraction of images whose set holds the true class, on average over images like those of "
+        "the calibration."
+    )
+    method: Method
+    threshold: float | None = Field(
+        description="The one in the model's provenance.calibration for this number of members; null if it "
+        "has none, so that no result has a set."
     )
 
 
@@ -89,6 +108,7 @@ class ClassifyReply(BaseModel):
     )
     members: list[Member]
     timings_ms: TimingsMs
+    prediction_sets: SetDescription | None = Field(description="Null unless requested with `coverage`.")
     results: list[Result]
 
 
@@ -123,7 +143,11 @@ class ModelList(BaseModel):
 
 
 def describe_answer(
-    answer: Classification, images: list[EncodedImage], k: int, member_predictions: bool
+    answer: Classification,
+    images: list[EncodedImage],
+    k: int,
+    member_predictions: bool,
+    rule: SetRule | None = None,
 ) -> ClassifyReply:
     """Return the response to a classification request.
 
@@ -131,7 +155,12 @@ def describe_answer(
         images: the request's images, in the answer's order.
         k: number of classes per image.
         member_predictions: whether to include each member's own predictions.
+        rule: makes the prediction sets; None to leave them out.
     """
+    sets = None if rule is None else rule.apply(answer.combined)
+    sizes: Sequence[int | None] = [None] * len(images)
+    if sets is not None and sets.sizes is not None:
+        sizes = sets.sizes
     return ClassifyReply(
         model=answer.ensemble.name,
         version=answer.ensemble.version,
@@ -140,18 +169,10 @@ def describe_answer(
         overlap=answer.overlap,
         members=_describe_runs(answer.members),
         timings_ms=_to_ms(answer.timings),
+        prediction_sets=_describe_sets(sets),
         results=[
-            Result(
-                filename=image.filename,
-                predictions=_list_top(
-                    answer.ensemble, answer.combined.logits[index], answer.combined.probabilities[index], k
-                ),
-                uncertainty=Uncertainty(
-                    entropy=answer.combined.entropy[index], disagreement=answer.combined.disagreement[index]
-                ),
-                member_predictions=_predict_by_member(answer, index, k) if member_predictions else None,
-            )
-            for index, image in enumerate(images)
+            _describe_result(answer, index, image.filename, k, member_predictions, size)
+            for index, (image, size) in enumerate(zip(images, sizes, strict=True))
         ],
     )
 
@@ -172,6 +193,32 @@ def describe_model(classifier: Classifier, ensemble: Ensemble) -> Model:
         provenance=ensemble.provenance,
         load_error=classifier.catalogue.load_errors.get(ensemble.name),
     )
+
+
+def _describe_result(
+    answer: Classification,
+    index: int,
+    filename: str | None,
+    k: int,
+    member_predictions: bool,
+    set_size: int | None,
+) -> Result:
+    combined = answer.combined
+    count = max(k, set_size or 0)
+    listed = _list_top(answer.ensemble, combined.logits[index], combined.probabilities[index], count)
+    return Result(
+        filename=filename,
+        predictions=listed[:k],
+        uncertainty=Uncertainty(entropy=combined.entropy[index], disagreement=combined.disagreement[index]),
+        member_predictions=_predict_by_member(answer, index, k) if member_predictions else None,
+        prediction_set=None if set_size is None else listed[:set_size],
+    )
+
+
+def _describe_sets(sets: PredictionSets | None) -> SetDescription | None:
+    if sets is None:
+        return None
+    return SetDescription(coverage=sets.coverage, method=sets.method, threshold=sets.threshold)
 
 
 def _describe_runs(runs: Sequence[MemberRun]) -> list[Member]:

@@ -1,0 +1,115 @@
+"""Prediction sets: for each image, as many of the most probable classes as a given coverage needs.
+
+They are split conformal (Angelopoulos and Bates, arXiv 2107.07511): the thresholds were fitted on labelled
+images that the networks were not trained on, and the coverage holds on average over images like those.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coserve_server.ensembles.calibration import RapsCalibration, SetCalibration
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.errors import InvalidParametersError
+from coserve_server.pipeline.combine import Combined, Floats
+
+Method = Literal["lac", "raps"]
+Sizes = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """The prediction sets of a batch.
+
+    Attributes:
+        coverage: fraction of images whose set holds the true class.
+        threshold: the method's, for the number of members that answered; None if none was fitted for it.
+        sizes: number of most probable classes in each image's set; None without a threshold.
+    """
+
+    coverage: float
+    method: Method
+    threshold: float | None
+    sizes: list[int] | None
+
+
+@dataclass(frozen=True)
+class SetRule:
+    """Makes prediction sets of one coverage by one method."""
+
+    coverage: float
+    method: Method
+    calibration: SetCalibration
+
+    def apply(self, combined: Combined) -> PredictionSets:
+        """Make the prediction sets of an answer with the threshold for its number of members."""
+        members = len(combined.member_probabilities)
+        threshold = self.calibration.thresholds[self.coverage].get(members)
+        sizes = None if threshold is None else self._count(combined.probabilities, threshold).tolist()
+        return PredictionSets(self.coverage, self.method, threshold, sizes)
+
+    def _count(self, probabilities: Floats, threshold: float) -> Sizes:
+        if isinstance(self.calibration, RapsCalibration):
+            return raps_sizes(
+                probabilities, threshold, self.calibration.penalty, self.calibration.free_classes
+            )
+        return lac_sizes(probabilities, threshold)
+
+
+def find_rule(ensemble: Ensemble, coverage: float, method: Method) -> SetRule:
+    """Return the rule for the prediction sets that a request asks for.
+
+    Raises:
+        InvalidParametersError: the ensemble with all its members is not calibrated for them.
+    """
+    members = len(ensemble.members)
+    sets = ensemble.calibration.prediction_sets
+    calibrations: dict[Method, SetCalibration | None] = {"lac": sets.lac, "raps": sets.raps}
+    coverages = {name: one.coverages(members) for name, one in calibrations.items() if one is not None}
+    methods = [name for name, calibrated in coverages.items() if calibrated]
+    calibration = calibrations[method]
+    if not methods:
+        raise InvalidParametersError(
+            f"{ensemble.name} has no thresholds for prediction sets; to calibrate it, run coserve evaluate "
+            "--calibrate on its training run and export the run again"
+        )
+    if calibration is None or method not in methods:
+        raise InvalidParametersError(
+            f"set_method is {method!r}; {ensemble.name} is calibrated for {', '.join(methods)} alone"
+        )
+    if coverage not in coverages[method]:
+        raise InvalidParametersError(
+            f"coverage is {coverage}; {ensemble.name} is calibrated for "
+            f"{', '.join(map(str, coverages[method]))}"
+        )
+    return SetRule(coverage, method, calibration)
+
+
+def lac_sizes(probabilities: Floats, threshold: float) -> Sizes:
+    """Return how many classes of each image have 1 - p <= threshold (LAC, arXiv 1609.00451), `[N]`.
+
+    A set may be empty: no class is probable enough.
+
+    Args:
+        probabilities: `[N, C]`.
+    """
+    return np.asarray(np.count_nonzero(1 - probabilities <= threshold, axis=-1))
+
+
+def raps_sizes(probabilities: Floats, threshold: float, penalty: float, free_classes: int) -> Sizes:
+    """Return how many classes RAPS takes of each image, without randomisation (arXiv 2009.14193), `[N]`.
+
+    The score of a class is the sum of the probabilities down to its own, plus `penalty` for each of these
+    classes beyond `free_classes`. The set holds the classes whose score is at most the threshold, and always
+    the first.
+
+    Args:
+        probabilities: `[N, C]`.
+    """
+    ranks = np.arange(1, probabilities.shape[-1] + 1)
+    # Rounding may take a sum beyond 1, and so beyond a threshold that is meant for every class.
+    sums = np.minimum(np.cumsum(-np.sort(-probabilities, axis=-1), axis=-1), 1)
+    scores = sums + penalty * np.maximum(0, ranks - free_classes)
+    return np.asarray(np.maximum(1, np.count_nonzero(scores <= threshold, axis=-1)))

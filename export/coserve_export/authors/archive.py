@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 from coserve_export.errors import NetworkError
 
 ZIP = b"PK\x03\x04"
+LFS_POINTER = b"version https://git-lfs"
 PICKLE = b"\x80"
 """How torch's older files begin."""
 SETTINGS = "hparams_train.json"
@@ -121,6 +122,8 @@ def _find(path: Path, stack: ExitStack) -> Found:
         names = [info.filename for info in archive.infolist() if not info.is_dir()]
         if not _is_from_torch(names):
             return _choose(path, [_Entry(name, archive) for name in names], stack)
+    elif head.startswith(LFS_POINTER):
+        raise NetworkError(f"{path} is a Git LFS pointer to the file; run git lfs pull")
     elif not head.startswith(PICKLE):
         raise NetworkError(f"{path} is neither a zip file nor a checkpoint of torch.save; it may be damaged")
     _check_sum(path, _read_sums([_Entry(f"{path.name}.md5", path.parent)]), path.name, str(path))

@@ -17,6 +17,10 @@ from coserve_export.errors import NetworkError
 NAMED = 3
 KEY = re.compile(r"(?:module\.)*models\.(\d+)\.(.+)")
 ARCH = re.compile(r"[\w.-]{1,100}")
+COMPRESSION = 20
+"""Trained weights hardly compress, so a checkpoint never unpacks to this many times its size."""
+UNPACKED_BYTES = 1 << 30
+"""Up to this size, a checkpoint may unpack to any multiple."""
 _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_NUMBERS: list[Any] = [
     (_scalar, "numpy.core.multiarray.scalar"),
@@ -90,10 +94,11 @@ def read_arch(value: object, name: str) -> str | None:
 
 
 def _load(path: Path, name: str) -> Any:
+    stored = _is_stored(path, name)
     try:
         with torch.serialization.safe_globals(_NUMPY_NUMBERS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_can_map(path))
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=stored)
     # Damaged and foreign files raise errors of many types.
     except Exception as error:
         text = str(error) or type(error).__name__
@@ -108,15 +113,26 @@ def _load(path: Path, name: str) -> Any:
         ) from error
 
 
-def _can_map(path: Path) -> bool:
+def _is_stored(path: Path, name: str) -> bool:
     """Return whether torch can read single tensors of the file, without the optimizer's.
 
     A file that was packed again may hold compressed tensors, which torch would map as if they were not.
+
+    Raises:
+        NetworkError: it is compressed so far that unpacking it could exhaust the memory.
     """
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
-        return all(info.compress_type == zipfile.ZIP_STORED for info in archive.infolist())
+        entries = archive.infolist()
+    size = path.stat().st_size
+    unpacked = sum(info.file_size for info in entries)
+    if unpacked > max(UNPACKED_BYTES, COMPRESSION * size):
+        raise NetworkError(
+            f"{name} was not loaded: its {size / 1e6:.1f} MB unpack to {unpacked / 1e9:.1f} GB, which "
+            "trained weights never do"
+        )
+    return all(info.compress_type == zipfile.ZIP_STORED for info in entries)
 
 
 def _split_members(state: Mapping[Any, Any], name: str) -> list[dict[str, Tensor]]:

@@ -72,6 +72,11 @@ def recognise(
     ):
         if claimed is not None and claimed != members:
             raise NetworkError(f"{name} holds {members} members, but {source} says {claimed}")
+    classes = _integer(settings, "num_classes")
+    if classes not in (None, checkpoint.classes):
+        raise NetworkError(
+            f"{name} has {checkpoint.classes} classes, but its hparams_train.json says {classes}"
+        )
     arch = _choose_arch(checkpoint, settings, network)
     dataset = _choose_dataset(checkpoint, settings, dataset, notes)
     _refuse_variants(name, arch, settings)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from coserve_export.authors import checkpoint
 from coserve_export.authors.archive import looks_published, open_published
 from coserve_export.authors.checkpoint import load_checkpoint
 from coserve_export.authors.recognise import recognise
@@ -23,9 +24,9 @@ KEY = "module.models.0.fc.bias"
 
 def read(path: Path, **options: Any) -> list[dict[str, Tensor]]:
     with open_published(path) as found:
-        checkpoint = load_checkpoint(found.path, found.name)
-        recognise(checkpoint, found.settings, **options)
-        return checkpoint.members
+        loaded = load_checkpoint(found.path, found.name)
+        recognise(loaded, found.settings, **options)
+        return loaded.members
 
 
 def pack(path: Path, **files: Path | str) -> Path:
@@ -98,6 +99,31 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk(
         read(pack(tmp_path / "x.zip", **{"model_best.pth.tar": save()}))
 
 
+@pytest.mark.parametrize("limit", [10_000, 1 << 30])
+def test_a_checkpoint_that_unpacks_to_far_more_than_its_size(
+    limit: int, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "UNPACKED_BYTES", limit)
+    path = save(padding=torch.zeros(5_000_000))
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "unpacked")
+        names = archive.namelist()
+    files = {name: tmp_path / "unpacked" / name for name in names}
+    packed = pack(tmp_path / "again.pth.tar", **files)
+    if limit > 10_000:
+        assert read(packed)
+        return
+    with pytest.raises(NetworkError, match=r"MB unpack to 0\.0 GB, which trained weights never do"):
+        read(packed)
+
+
+def test_a_pointer_of_git_lfs(tmp_path: Path) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(NetworkError, match=r"is a Git LFS pointer .* git lfs pull"):
+        read(path)
+
+
 def test_faults_of_others_are_not_those_of_the_file(save: Save) -> None:
     with pytest.raises(OSError, match="no space"), open_published(save()):
         raise OSError("no space")
@@ -106,6 +132,7 @@ def test_faults_of_others_are_not_those_of_the_file(save: Save) -> None:
 @pytest.mark.parametrize(("settings", "message"), [
     ('{"split_factor": Infinity}', "split_factor must be a whole number, not inf"),
     ('{"split_factor": 7}', "holds 2 members, but its hparams_train.json says 7"),
+    ('{"num_classes": 100}', "has 10 classes, but its hparams_train.json says 100"),
     ('{"crop_size": 1000000000}', "crop_size must be between 1 and 2048 pixels, not 1000000000"),
     ('{"arch": 5}', "its arch '5' is not the name of a network"),
     ("[1]", "holds no settings, but a list"),

@@ -35,7 +35,8 @@ def main(path: str) -> None:
             connection = HTTPConnection(host, int(port), timeout=TIMEOUT_S)
         well, answer = ask(connection, path)
     except ssl.SSLError as error:
-        well, answer = False, str(error)
+        well = False
+        answer = str(error)
         if setting(file, "tls_client_authorities"):
             # A gateway that asks for another certificate is alive.
             well = path == "/healthz"
@@ -44,7 +45,8 @@ def main(path: str) -> None:
                 "COSERVE_HEALTHCHECK_KEY to files of one that it accepts"
             )
     except (OSError, ValueError, HTTPException) as error:
-        well, answer = False, str(error) or type(error).__name__
+        well = False
+        answer = str(error) or type(error).__name__
     scheme = "https" if encrypted else "http"
     print(f"GET {scheme}://{address}{path}: {answer}", file=sys.stdout if well else sys.stderr)
     sys.exit(not well)

@@ -38,13 +38,23 @@ Tags = dict[int, tuple[int, int, bytes]]
 
 # A JPEG's marker. Entropy-coded data contains FF 00 and FF D0 to FF D7 alone (ITU-T T.81, B.1.1.5).
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
-_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_END_OF_IMAGE = 0xD9
+_START_OF_SCAN = 0xDA
 
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0")
 """How TIFFs begin that Pillow reads: in either byte order, some half in the wrong one. BigTIFF has a plus."""
 _JPEG_IN_TIFF = (6, 7)
-_WIDTH, _HEIGHT, _COMPRESSION, _STRIP_OFFSETS, _STRIP_COUNTS = 256, 257, 259, 273, 279
-_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
+
+# Tags of TIFF 6.0.
+_WIDTH = 256
+_HEIGHT = 257
+_COMPRESSION = 259
+_STRIP_OFFSETS = 273
+_STRIP_COUNTS = 279
+_TILE_WIDTH = 322
+_TILE_HEIGHT = 323
+_TILE_OFFSETS = 324
+_TILE_COUNTS = 325
 _STRUCTURE = {_WIDTH, _HEIGHT, _COMPRESSION, _STRIP_OFFSETS, _STRIP_COUNTS} | {
     _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS,
 }  # fmt: skip
@@ -97,7 +107,8 @@ def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
 
 def _count_scans(data: bytes, enough: int) -> int:
     """Count a JPEG's scans, until there are more than `enough`."""
-    scans, position = 0, 2
+    scans = 0
+    position = 2
     for _ in range(MAX_SEGMENTS):
         marker = _MARKER.search(data, position)
         if marker is None or data[marker.end() - 1] == _END_OF_IMAGE:
@@ -206,9 +217,13 @@ def _check_tiles(tags: Tags, order: str, max_pixels: int) -> None:
 def _read_directory(reader: Reader, head: bytes, order: str) -> list[tuple[int, int, int, bytes]]:
     """Return the entries of the first directory: tag, type, count, and value or the value's offset."""
     if head[2:3] == b"+":
-        start, count_format, entry_format = struct.unpack(f"{order}Q", head[8:16])[0], "Q", "HHQ8s"
+        (start,) = struct.unpack(f"{order}Q", head[8:16])
+        count_format = "Q"
+        entry_format = "HHQ8s"
     else:
-        start, count_format, entry_format = struct.unpack(f"{order}I", head[4:8])[0], "H", "HHI4s"
+        (start,) = struct.unpack(f"{order}I", head[4:8])
+        count_format = "H"
+        entry_format = "HHI4s"
     reader.seek(start)
     (count,) = struct.unpack(order + count_format, reader.read(struct.calcsize(order + count_format)))
     size = struct.calcsize(order + entry_format)

@@ -6,10 +6,13 @@ from PIL import Image, ImageFile
 
 from coserve_images.errors import ImageError
 
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
-"""Tags of TIFF."""
+# Tags of TIFF 6.0, and some of their values.
+BITS_PER_SAMPLE = 258
+PHOTOMETRIC = 262
 WHITE_IS_ZERO = 0
-UNSIGNED, SIGNED = 1, 2
+SAMPLE_FORMAT = 339
+UNSIGNED = 1
+SIGNED = 2
 
 
 def reduce_depth(image: Image.Image) -> Image.Image:

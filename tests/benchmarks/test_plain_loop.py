@@ -28,7 +28,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> TrainConfig:
     row, column = np.mgrid[:SIDE, :SIDE]
     for split, count in (("train", 48), ("test", 2)):
         for index in range(4 * count):
-            down, edge = index % 2, index // 2 % 2
+            down = index % 2
+            edge = index // 2 % 2
             stripes = (column + (row if down else -row) + random.integers(6)) % 6 < 3
             pixels = random.normal(np.where(stripes, 170, 50)[..., None], 30, (SIDE, SIDE, 3))
             pixels[: 3 * edge] = 0

@@ -37,7 +37,8 @@ def test_reads_member_predictions_and_missing_members(reply: Make) -> None:
 
 def test_ignores_keys_that_a_newer_server_adds(reply: Make) -> None:
     newer = copy.deepcopy(reply("cat.jpg"))
-    newer["new"] = newer["results"][0]["predictions"][0]["new"] = {"x": 1}
+    newer["new"] = {"x": 1}
+    newer["results"][0]["predictions"][0]["new"] = {"x": 1}
     assert decode(Reply, newer, "reply") == decode(Reply, reply("cat.jpg"), "reply")
 
 

@@ -37,7 +37,8 @@ def cmyk_profile() -> bytes:
 def profile(space: bytes, connection: bytes, tags: dict[str, bytes]) -> bytes:
     tags = {"desc": b"desc" + bytes(4) + struct.pack(">I", 2) + b"t\0" + bytes(79), **tags}
     at = 128 + 4 + 12 * len(tags)
-    index, body = struct.pack(">I", len(tags)), b""
+    index = struct.pack(">I", len(tags))
+    body = b""
     for name, value in tags.items():
         value += bytes(-len(value) % 4)
         index += name.encode() + struct.pack(">II", at + len(body), len(value))

@@ -15,7 +15,11 @@ from coserve_server.ensembles.preprocessing import Preprocessing
 from tests.images.hostile_images import png
 
 LIMIT = 10_000
-RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
+RED = (255, 0, 0)
+GREEN = (0, 255, 0)
+BLUE = (0, 0, 255)
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

@@ -41,7 +41,8 @@ def test_files_and_bytes_give_the_same(kind: str, tmp_path: Path) -> None:
 
 
 def test_large_files_may_have_more_parts() -> None:
-    small, large = Reader(bytes(1)), Reader(bytes(BYTES_PER_READ * 100))
+    small = Reader(bytes(1))
+    large = Reader(bytes(BYTES_PER_READ * 100))
     for _ in range(FREE_READS):
         small.read(0)
     with pytest.raises(ImageError, match="too many small parts"):

@@ -33,7 +33,8 @@ def tiff(
         if struct.calcsize(kind) * len(values) > 4:
             blob += struct.pack(f"{order}{len(values)}{kind}", *values)
     tags[offsets] = ("I", [blob_at + len(blob)] * strips)
-    entries, blob = b"", b""
+    entries = b""
+    blob = b""
     for tag, (kind, values) in tags.items():
         packed = struct.pack(f"{order}{len(values)}{kind}", *values)
         if len(packed) > 4:

@@ -6,7 +6,10 @@ import socket
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE = range(6)
 PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(6, 10)
-END_STREAM, ACK, END_HEADERS, PADDED = 1, 1, 4, 8
+END_STREAM = 1
+ACK = 1
+END_HEADERS = 4
+PADDED = 8
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"", length: int | None = None) -> bytes:

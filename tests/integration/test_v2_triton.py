@@ -76,7 +76,8 @@ def test_classes_are_ranked_and_written_alike(clients: list[Client]) -> None:
     for answer in ours:
         assert answer.shape == theirs.shape
         for text, wanted in zip(answer.ravel(), theirs.ravel(), strict=True):
-            (value, index, _), (wanted_value, wanted_index) = text.split(b":"), wanted.split(b":")
+            value, index, _ = text.split(b":")
+            wanted_value, wanted_index = wanted.split(b":")
             assert index == wanted_index
             assert float(value) == pytest.approx(float(wanted_value), abs=1e-4)
             assert len(value) - value.index(b".") == len(wanted_value) - wanted_value.index(b".")

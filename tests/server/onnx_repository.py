@@ -236,7 +236,8 @@ def write_ensemble(
             model_name=f"{folder.name}_member{index}", model_version=-1
         )
         step.input_map["images"] = "images"
-        step.output_map["logits"] = mean.input_map[f"member{index}"] = f"logits{index}"
+        step.output_map["logits"] = f"logits{index}"
+        mean.input_map[f"member{index}"] = f"logits{index}"
     config.ensemble_scheduling.step.append(mean)
     for key, value in parameters.items():
         config.parameters[key].string_value = json.dumps(value)

@@ -76,7 +76,8 @@ def test_bf16_needs_a_measured_accuracy_and_fp32_does_not(
 ) -> None:
     has(monkeypatch, "fp32", "bf16")
     (pair,) = repository(tmp_path, pair=None).values()
-    default, openvino, bf16 = ways = variants([pair], BOTH)
+    ways = variants([pair], BOTH)
+    default, openvino, bf16 = ways
     kept, left_out = comparable(ways, 0.3)
     assert kept == [default, openvino]
     unknown = "the accuracy of pair in fp32 with onnxruntime is not known; give --evaluation-data"

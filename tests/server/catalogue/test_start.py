@@ -72,7 +72,8 @@ def test_what_the_start_has_read_is_not_read_again_until_it_changes(
         engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
         reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
         await reloader.start(strict=False)
-        looks, refreshes = 0, 0
+        looks = 0
+        refreshes = 0
         look = reloader._look
 
         def count() -> object:

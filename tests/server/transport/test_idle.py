@@ -39,7 +39,8 @@ def test_the_idlest_connection_makes_room_for_a_new_one() -> None:
         async def connect() -> Client:
             return Client(*await asyncio.open_connection("127.0.0.1", port))
 
-        first, second = await connect(), await connect()
+        first = await connect()
+        second = await connect()
         assert b"200" in await second.ask()
         assert b"200" in await first.ask()
         third = await connect()

@@ -40,7 +40,8 @@ def find(view: npt.NDArray[np.float64]) -> Place:
 def cut(place: Place) -> npt.NDArray[np.uint8]:
     """Return the view from `place`: pixels outside the image are black."""
     padded = np.pad(coded_image(place.image), ((SIDE, SIDE), (SIDE, SIDE), (0, 0)))
-    down, right = SIDE + place.down, SIDE + place.right
+    down = SIDE + place.down
+    right = SIDE + place.right
     view = padded[down : down + SIDE, right : right + SIDE]
     return view[:, ::-1] if place.flipped else view
 
@@ -139,7 +140,8 @@ def test_holes_hold_the_mean_colour_and_are_each_members_own(
         for hole, view in zip(holes.reshape(-1, SIDE, SIDE), members.reshape(-1, SIDE, SIDE, 3), strict=True):
             image = coded_image(find(view).image)
             np.testing.assert_allclose(view[~hole], image[~hole], atol=1e-3)
-            rows, columns = np.nonzero(hole.any(1))[0], np.nonzero(hole.any(0))[0]
+            rows = np.flatnonzero(hole.any(1))
+            columns = np.flatnonzero(hole.any(0))
             assert hole.sum() == len(rows) * len(columns), "holes are rectangles"
             shares.append(hole.mean())
         alike.append((holes[0] == holes[1]).all((1, 2)).mean())
@@ -157,7 +159,8 @@ def test_resized_crops_show_parts_of_the_configured_area(config: TrainConfig, tm
     shown = []
     for members in views_of(recorded):
         for view in members.reshape(-1, SIDE, SIDE, 3):
-            low, high = view.min((0, 1)), view.max((0, 1))
+            low = view.min((0, 1))
+            high = view.max((0, 1))
             assert high[2] - low[2] < 1, "one image"
             shown.append((*low, *high))
     sides = (np.array(shown)[:, 3:5] - np.array(shown)[:, :2]) / (7 * SIDE)

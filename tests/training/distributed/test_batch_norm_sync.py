@@ -63,7 +63,8 @@ def test_one_process_normalises_as_torch_does_in_float64(
     limit = float(TOLERANCES[dtype] * scale + 8 * rounding)
     torch.testing.assert_close(outputs[0].double(), outputs[1], rtol=0, atol=limit)
     for name in ("running_mean", "running_var"):
-        got, wanted = getattr(shared, name).double(), getattr(own, name)
+        got = getattr(shared, name).double()
+        wanted = getattr(own, name)
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6 + abs(mean) * 2**-23)
     assert (shared.running_var >= 0).all()
 

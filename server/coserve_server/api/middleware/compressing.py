@@ -36,7 +36,8 @@ class Compressing:
                 start = message
                 return
             if start is not None:
-                begun, start = start, None
+                begun = start
+                start = None
                 if not message.get("more_body", False):
                     message = await _compress(begun, message, encoding)
                 await send(begun)

@@ -1,7 +1,6 @@
 """`coserve export`."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -140,18 +139,20 @@ def _choose(
 ) -> tuple[Callable[[list[str], Path, dict[str, Any]], "Report"], dict[str, Any]]:
     """Return what exports sources of this kind, and the options for it; refuse those for other kinds."""
     from coserve_export import DescriptionError
+    from coserve_export.sources import identify_sources
 
-    kind = _kind(sources)
-    if kind == "ONNX files":
+    kind = identify_sources(sources)
+    if kind == "onnx":
         if for_torch:
             raise DescriptionError("--precision: ONNX files can only keep their precision or become int8")
-        _refuse(for_runs | for_checkpoints, kind)
+        _refuse(for_runs | for_checkpoints, "ONNX files")
         return _export_files, for_files
-    if kind == "a run":
-        _refuse(for_files | for_checkpoints, kind)
+    if kind == "run":
+        _refuse(for_files | for_checkpoints, "a run")
         return _export_run, for_torch | for_runs
     shared = {key: for_files[key] for key in ("labels", "image_size") if key in for_files}
-    _refuse(for_runs | {key: value for key, value in for_files.items() if key not in shared}, kind)
+    others = {key: value for key, value in for_files.items() if key not in shared}
+    _refuse(for_runs | others, "a checkpoint of the paper's authors")
     return _export_checkpoint, for_torch | for_checkpoints | shared
 
 
@@ -197,31 +198,6 @@ def _given(**options: object) -> dict[str, Any]:
         for key, value in options.items()
         if value is not None and value != []
     }
-
-
-def _kind(sources: list[str]) -> str:
-    """Tell what the sources are; reading files tells it, whatever their names."""
-    from coserve_export import DescriptionError, is_link, looks_published
-
-    if any(map(is_link, sources)):
-        if len(sources) > 1:
-            raise DescriptionError("give one link alone")
-        return "a checkpoint of the paper's authors"
-    # os.path, unlike pathlib, also answers for names that no file can have.
-    missing = [source for source in sources if not os.path.exists(source)]  # noqa: PTH110
-    if missing:
-        raise DescriptionError(f"{', '.join(missing)} does not exist")
-    paths = [Path(source) for source in sources]
-    published = [path for path in paths if looks_published(path)]
-    if published and len(paths) > 1:
-        raise DescriptionError(f"{published[0]} is a checkpoint with all members; give it alone")
-    if published:
-        return "a checkpoint of the paper's authors"
-    if all(path.is_file() for path in paths):
-        return "ONNX files"
-    if len(paths) == 1 and paths[0].is_dir():
-        return "a run"
-    raise DescriptionError("give either one run folder, or ONNX files alone")
 
 
 def _export_checkpoint(sources: list[str], repository: Path, options: dict[str, Any]) -> "Report":

@@ -103,24 +103,16 @@ def train(
 def _config(
     output: Path, recipe: str | None, resume: bool, given: dict[str, Any], report: Callable[[str], None]
 ) -> TrainConfig:
-    from dataclasses import asdict
+    if resume:
+        from coserve_training.runs.extend import resumed_config
+
+        return resumed_config(output, given, recipe)
+    if recipe is None:
+        return TrainConfig.from_json(given)
 
     from coserve_training.recipes import with_recipe
-    from coserve_training.runs.folder import Description
 
-    if resume:
-        run = Description.read(output)
-        if recipe is not None:
-            # The recipe's values must be the run's, so they are made as they were at its start.
-            began = {name: getattr(run.config, name) for name in ("data", "network", "split")}
-            began["epochs"] = run.extended[0].planned if run.extended else run.config.epochs
-            values = with_recipe(recipe, began)
-            del values["epochs"]
-            given = {**values, **given}
-        given = {**asdict(run.config), **given}
-    elif recipe is not None:
-        given = with_recipe(recipe, given, report)
-    return TrainConfig.from_json(given)
+    return TrainConfig.from_json(with_recipe(recipe, given, report))
 
 
 def _options() -> list[inspect.Parameter]:

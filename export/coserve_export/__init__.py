@@ -6,6 +6,7 @@ first used, because torch and ONNX take seconds to import, and exporting ONNX fi
 trained.py        the networks of a training run: `export_run`
 existing.py       existing ONNX files: `export_onnx`
 authors/          checkpoints that the paper's authors publish: `export_published`
+sources.py        what an export is given: a run, ONNX files or a checkpoint
 int8.py           quantisation and what it costs: `Int8`
 deployment.py     how Triton runs the members: `Deployment`, `Placement`
 report.py         what was written: `Report`, `MemberReport`, `AccuracyLoss`

@@ -1,13 +1,40 @@
 """The configuration of a resumed run, which may have more epochs than it was started with."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from coserve_training.config import TrainConfig
 from coserve_training.errors import RunError
+from coserve_training.recipes import with_recipe
+from coserve_training.runs.folder import Description
 
 FREE = ("data", "memory_efficient")
 """Options that may differ on a resume."""
+
+
+def resumed_config(folder: Path, options: Mapping[str, Any], recipe: str | None = None) -> TrainConfig:
+    """Return a run's configuration with the options of a resume; `extend` checks whether it may differ.
+
+    Args:
+        folder: the run folder.
+        options: override the run's configuration and the recipe.
+        recipe: a recipe to compare with the run's configuration; see `with_recipe`.
+
+    Raises:
+        RunError: if there is no run.
+        ConfigError: if the recipe or an option is not valid.
+    """
+    run = Description.read(folder)
+    values: dict[str, Any] = {}
+    if recipe is not None:
+        # The recipe's values must be the run's, so they are made as they were at its start.
+        began = {name: getattr(run.config, name) for name in ("data", "network", "split")}
+        began["epochs"] = run.extended[0].planned if run.extended else run.config.epochs
+        values = with_recipe(recipe, began)
+        del values["epochs"]
+    return TrainConfig.from_json({**asdict(run.config), **values, **options})
 
 
 def extend(stored: TrainConfig, given: TrainConfig, folder: Path) -> tuple[TrainConfig, list[str]]:

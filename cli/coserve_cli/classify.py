@@ -5,6 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import asdict, dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from coserve_client import Outcome, Prediction, Reply, Result, Source
+
+
+class SetMethod(str, Enum):
+    """How prediction sets are made; `coserve_client.SetMethod` without the client."""
+
+    lac = "lac"
+    raps = "raps"
 
 
 class _Item(NamedTuple):
@@ -55,6 +63,21 @@ def classify(
     member_predictions: Annotated[
         bool, typer.Option("--member-predictions", help="Also print each member's predictions.")
     ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Also print each image's prediction set, with this probability of holding the true class: "
+            "one that the ensemble is calibrated for, such as 0.95.",
+            show_default="no sets",
+        ),
+    ] = None,
+    set_method: Annotated[
+        SetMethod | None,
+        typer.Option(
+            help="How sets are made: lac gives the smallest ones on average, raps gives none that are empty.",
+            show_default="lac",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per image.")] = False,
 ) -> None:
     """Classify images with a running server.
@@ -64,6 +87,8 @@ def classify(
     """
     if key is not None and certificate is None:
         raise typer.BadParameter("--key needs --cert")
+    if set_method is not None and coverage is None:
+        raise typer.BadParameter("--set-method needs --coverage")
 
     import asyncio
 
@@ -81,6 +106,8 @@ def classify(
                 version=model_version,
                 top_k=top_k,
                 member_predictions=member_predictions,
+                coverage=coverage,
+                set_method=set_method.value if set_method else None,
                 timeout_ms=timeout_ms,
                 batch_size=batch_size,
                 concurrency=concurrency,
@@ -164,7 +191,7 @@ class _Report:
         if self.as_json:
             typer.echo(_json(name, outcome.result, outcome.reply))
             return
-        for line in self._lines(name, outcome.result):
+        for line in self._lines(name, outcome.result, outcome.reply):
             typer.echo(line)
 
     def _count(self, reply: "Reply") -> None:
@@ -177,10 +204,13 @@ class _Report:
         self.overlaps += reply.overlap
         self.missing |= {member.name: member.error for member in reply.missing}
 
-    def _lines(self, name: str, result: "Result") -> Iterator[str]:
+    def _lines(self, name: str, result: "Result", reply: "Reply") -> Iterator[str]:
         yield f"{name:<{self.width}}  {_percentages(result.predictions)}"
         for member, predictions in (result.member_predictions or {}).items():
             yield f"{'  ' + member:<{self.width}}  {_percentages(predictions)}"
+        if reply.prediction_sets:
+            title = f"  {100 * reply.prediction_sets.coverage:g}% set"
+            yield f"{title:<{self.width}}  {_describe_set(result, reply)}"
 
     def finish(self) -> None:
         """Print a summary of all replies.
@@ -213,6 +243,13 @@ def _percentages(predictions: "Collection[Prediction]") -> str:
     )
 
 
+def _describe_set(result: "Result", reply: "Reply") -> str:
+    if result.prediction_set is None:
+        answered = len(reply.members) - len(reply.missing)
+        return f"not calibrated for answers of {answered} of {len(reply.members)} members"
+    return _percentages(result.prediction_set) or "empty: no class is probable enough"
+
+
 def _json(name: str, result: "Result", reply: "Reply") -> str:
     content = asdict(result)
     del content["filename"]
@@ -222,5 +259,6 @@ def _json(name: str, result: "Result", reply: "Reply") -> str:
         "degraded": reply.degraded,
         "missing": [member.name for member in reply.missing],
         "overlap": reply.overlap,
+        "prediction_sets": asdict(reply.prediction_sets) if reply.prediction_sets else None,
     }
     return json.dumps({"file": name, **reply_fields, **content})

@@ -10,7 +10,7 @@ import httpx
 from coserve_client.decoding import decode
 from coserve_client.errors import ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
-from coserve_client.replies import Inference, Metadata, Model, Reply
+from coserve_client.replies import Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inference
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ VIA = "coserve_client.via"
 
 T = TypeVar("T")
 Files = list[tuple[str, tuple[str, bytes]]]
+Value = str | int | float | bool
 
 
 class ClassifyOptions(TypedDict, total=False):
@@ -30,6 +31,8 @@ class ClassifyOptions(TypedDict, total=False):
     version: str | None
     top_k: int
     member_predictions: bool
+    coverage: float | None
+    set_method: SetMethod | None
     timeout_ms: float | None
 
 
@@ -52,7 +55,7 @@ class Call(Generic[T]):
     method: str
     path: str
     parse: Callable[[httpx.Response], T]
-    params: Mapping[str, str | int | bool] = field(default_factory=dict)
+    params: Mapping[str, Value] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     files: Files = field(default_factory=list)
     content: bytes | None = None
@@ -86,6 +89,8 @@ def classify(
     version: str | None = None,
     top_k: int = 5,
     member_predictions: bool = False,
+    coverage: float | None = None,
+    set_method: SetMethod | None = None,
     timeout_ms: float | None = None,
 ) -> Call[Reply]:
     """Read images and build the call that classifies them. The arguments are those of `Client.classify`.
@@ -101,11 +106,9 @@ def classify(
             raise ProtocolError(f"the server returned {len(reply.results)} results for {len(files)} images")
         return reply
 
-    params: dict[str, str | int | bool] = {"top_k": top_k, "member_predictions": member_predictions}
-    if model is not None:
-        params["model"] = model
-    if version is not None:
-        params["version"] = version
+    params: dict[str, Value] = {"top_k": top_k, "member_predictions": member_predictions}
+    optional = {"model": model, "version": version, "coverage": coverage, "set_method": set_method}
+    params |= {name: value for name, value in optional.items() if value is not None}
     return Call("POST", "/v1/classify", parse, params, _deadline_header(timeout_ms), files)
 
 
@@ -146,7 +149,7 @@ def models() -> Call[tuple[Model, ...]]:
 
 def model(name: str, version: str | None = None) -> Call[Model]:
     """Build the call that describes one ensemble, in its newest version by default."""
-    params: dict[str, str | int | bool] = {} if version is None else {"version": version}
+    params: dict[str, Value] = {} if version is None else {"version": version}
     path = f"/v1/models/{quote(name, safe='')}"
     return Call("GET", path, lambda r: decode(Model, json_document(r), "reply"), params)
 

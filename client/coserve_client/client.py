@@ -18,7 +18,7 @@ from coserve_client.calls import VIA, Call, ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
 from coserve_client.images import Image, Source, images_in
-from coserve_client.replies import Inference, Metadata, Model, Reply
+from coserve_client.replies import Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.retries import Backoff
 from coserve_client.reuse import BROKEN, Attempt
 
@@ -77,6 +77,8 @@ class Client:
         version: str | None = None,
         top_k: int = 5,
         member_predictions: bool = False,
+        coverage: float | None = None,
+        set_method: SetMethod | None = None,
         timeout_ms: float | None = None,
     ) -> Reply:
         """Classify one or several images in one request.
@@ -87,15 +89,24 @@ class Client:
             version: version of the ensemble; by default the newest.
             top_k: number of classes to return per image.
             member_predictions: whether to return each member's own predictions too.
+            coverage: fraction of images whose prediction set is to hold the true class, one of those that
+                the ensemble is calibrated for; adds the sets to the results.
+            set_method: how sets are made, with `coverage`: "lac", the default, or "raps", whose sets always
+                hold the most probable class.
             timeout_ms: milliseconds the server may take, if less than its own deadline.
 
         Raises:
             InputError: there is no image, or one cannot be read.
             RejectedError: the server does not accept an image.
             UnknownModelError: the server has no such ensemble.
+            InvalidParametersError: the ensemble is not calibrated for the coverage.
             CoserveError: any other failure, as a subclass.
         """
-        return self._call(calls.classify(images, model, version, top_k, member_predictions, timeout_ms))
+        return self._call(
+            calls.classify(
+                images, model, version, top_k, member_predictions, coverage, set_method, timeout_ms
+            )
+        )
 
     def classify_many(
         self,
@@ -115,7 +126,8 @@ class Client:
             images: images as for `classify`, consumed as requests need them.
             batch_size: maximum number of images in one request.
             concurrency: maximum number of requests at a time.
-            options: `model`, `version`, `top_k`, `member_predictions` and `timeout_ms`, as for `classify`.
+            options: `model`, `version`, `top_k`, `member_predictions`, `coverage`, `set_method` and
+                `timeout_ms`, as for `classify`.
 
         Raises:
             InputError: `batch_size` or `concurrency` is below 1; raised by the call itself.

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -15,7 +15,8 @@ def decode(annotation: type[T], value: object, where: str) -> T:
     """Check a JSON value against an annotation and convert it.
 
     Supports dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, `Any` and JSON's scalars. Keys that
-    a dataclass does not know are ignored: a newer server may send more.
+    a dataclass does not know are ignored: a newer server may send more. An older one may send less: fields
+    with a default may be missing.
 
     Args:
         annotation: the expected type.
@@ -49,9 +50,10 @@ def _decode(annotation: Any, value: object, where: str) -> object:
 
 def _decode_object(cls: type, value: dict[str, object], where: str) -> object:
     hints = _type_hints(cls)
-    names = [field.name for field in fields(cls)]
-    if missing := [name for name in names if name not in value]:
+    absent = [field for field in fields(cls) if field.name not in value]
+    if missing := [field.name for field in absent if field.default is MISSING]:
         raise ProtocolError(f"the server's response lacks {where}.{missing[0]}")
+    names = [field.name for field in fields(cls) if field not in absent]
     return cls(**{name: _decode(hints[name], value[name], f"{where}.{name}") for name in names})
 
 

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+SetMethod = Literal["lac", "raps"]
+"""How prediction sets are made: docs/http-api.md, Prediction sets."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,32 @@ class Result:
         predictions: candidate classes, the most probable first.
         uncertainty: how unsure the ensemble is.
         member_predictions: each member's own predictions by its name, if the request asked for them.
+        prediction_set: every class in the prediction set, the most probable first; empty if no class is
+            probable enough. None if the request did not ask for sets, or `Reply.prediction_sets` has no
+            threshold.
     """
 
     filename: str
     predictions: tuple[Prediction, ...]
     uncertainty: Uncertainty
     member_predictions: Mapping[str, tuple[Prediction, ...]] | None
+    prediction_set: tuple[Prediction, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PredictionSets:
+    """How the prediction sets of a reply were made.
+
+    Attributes:
+        coverage: fraction of images whose set holds the true class.
+        method: `lac` or `raps`.
+        threshold: the method's threshold for the members that answered; None if the ensemble has none for
+            their number.
+    """
+
+    coverage: float
+    method: str
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,7 @@ class Reply:
         members: every member of the ensemble, used or not.
         timings_ms: the server's time per step.
         results: one result per image, in the order sent.
+        prediction_sets: how the results' prediction sets were made, if the request asked for them.
     """
 
     model: str
@@ -113,6 +137,7 @@ class Reply:
     members: tuple[Member, ...]
     timings_ms: Timings
     results: tuple[Result, ...]
+    prediction_sets: PredictionSets | None = None
 
     @property
     def missing(self) -> tuple[Member, ...]:

@@ -57,6 +57,8 @@ class Server(ThreadingHTTPServer):
         self.queries: list[dict[str, str]] = []
         self.limit = 1000
         self.lost = False
+        self.threshold: float | None = 0.97
+        self.set_size = 2
         self.labels = ("cat", "dog")
         self.arrived = threading.Event()
         self.may_answer = threading.Event()
@@ -67,11 +69,16 @@ class Server(ThreadingHTTPServer):
 
 
 def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, Any]:
-    predictions = [
+    classes = [
         {"label": server.labels[0], "class_id": 3, "probability": 0.931, "logit": 7.1},
         {"label": server.labels[1], "class_id": 5, "probability": 0.05, "logit": 2.5},
-    ][: int(query["top_k"])]
+    ]
+    predictions = classes[: int(query["top_k"])]
     of_members = {"E_member0": predictions[:1]} if query["member_predictions"] == "true" else None
+    sets = None
+    if "coverage" in query:
+        method = query.get("set_method", "lac")
+        sets = {"coverage": float(query["coverage"]), "method": method, "threshold": server.threshold}
     member = {"used": True, "device": "cpu:0", "start_ms": 0, "end_ms": 9.5, "error": None}
     return {
         "model": "E",
@@ -92,12 +99,14 @@ def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, 
             "combine": 0.1,
             "total": 20,
         },
+        "prediction_sets": sets,
         "results": [
             {
                 "filename": name,
                 "predictions": predictions,
                 "uncertainty": {"entropy": 0.3, "disagreement": 0.1},
                 "member_predictions": of_members,
+                "prediction_set": classes[: server.set_size] if sets and sets["threshold"] else None,
             }
             for name in names
         ],

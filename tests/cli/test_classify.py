@@ -61,15 +61,50 @@ def test_prints_json_lines(server: Server, folder: Path) -> None:
         "degraded": False,
         "missing": [],
         "overlap": 1.93,
+        "prediction_sets": None,
         "predictions": [cat],
         "uncertainty": {"entropy": 0.3, "disagreement": 0.1},
         "member_predictions": {"E_member0": [cat]},
+        "prediction_set": None,
     }
 
 
 def test_shows_member_predictions(server: Server, folder: Path) -> None:
     lines = run(folder / "a.png", "--member-predictions").stdout.splitlines()
     assert lines[1] == f"{'  E_member0':<{len(str(folder / 'a.png'))}}  cat 93.1%"
+
+
+def test_shows_prediction_sets(server: Server, folder: Path) -> None:
+    lines = run(folder / "a.png", "--top-k", 1, "--coverage", 0.95).stdout.splitlines()
+    assert lines[1] == f"{'  95% set':<{len(str(folder / 'a.png'))}}  cat 93.1%  dog 5.0%"
+    server.set_size = 0
+    lines = run(folder / "a.png", "--coverage", 0.995, "--set-method", "raps").stdout.splitlines()
+    assert lines[1].startswith("  99.5% set ")
+    assert lines[1].endswith("  empty: no class is probable enough")
+    assert [(query["coverage"], query.get("set_method")) for query in server.queries] == [
+        ("0.95", None),
+        ("0.995", "raps"),
+    ]
+
+
+def test_prediction_sets_are_in_the_json(server: Server, folder: Path) -> None:
+    line = json.loads(run(folder / "a.png", "--json", "--coverage", 0.9, "--set-method", "raps").stdout)
+    assert line["prediction_sets"] == {"coverage": 0.9, "method": "raps", "threshold": 0.97}
+    assert [one["label"] for one in line["prediction_set"]] == ["cat", "dog"]
+
+
+def test_says_that_too_few_members_answered_for_a_set(server: Server, folder: Path) -> None:
+    server.lost = True
+    server.threshold = None
+    lines = run(folder / "a.png", "--coverage", 0.95).stdout.splitlines()
+    assert lines[1].endswith("  not calibrated for answers of 1 of 2 members")
+
+
+def test_a_method_needs_a_coverage(server: Server, folder: Path) -> None:
+    result = run(folder / "a.png", "--set-method", "lac")
+    assert result.exit_code == 2
+    assert "--set-method needs --coverage" in result.stderr
+    assert server.requests == []
 
 
 def test_names_missing_members(server: Server, folder: Path) -> None:

@@ -10,6 +10,7 @@ from coserve_client import (
     Client,
     ForbiddenError,
     InputError,
+    PredictionSets,
     ProblemError,
     ProtocolError,
     UnauthenticatedError,
@@ -35,6 +36,20 @@ def test_sends_the_parameters(ask: Ask, reply: Make) -> None:
     assert (seen[0].method, seen[0].url.path) == ("POST", "/prefix/v1/classify")
     assert dict(seen[0].url.params) == {"model": "E", "top_k": "2", "member_predictions": "true"}
     assert seen[0].headers["Authorization"] == "Bearer x"
+
+
+def test_asks_for_prediction_sets(ask: Ask, reply: Make) -> None:
+    document = reply("image_0")
+    document["prediction_sets"] = {"coverage": 0.95, "method": "raps", "threshold": 0.98}
+    document["results"][0]["prediction_set"] = document["results"][0]["predictions"]
+
+    def server(request: httpx.Request) -> httpx.Response:
+        assert (request.url.params["coverage"], request.url.params["set_method"]) == ("0.95", "raps")
+        return httpx.Response(200, json=document)
+
+    answer = ask(server, "classify", b"x", coverage=0.95, set_method="raps")
+    assert answer.prediction_sets == PredictionSets(0.95, "raps", 0.98)
+    assert answer.results[0].prediction_set == answer.results[0].predictions
 
 
 def test_leaves_out_the_model_by_default(ask: Ask, reply: Make) -> None:

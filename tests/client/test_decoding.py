@@ -42,6 +42,20 @@ def test_ignores_keys_that_a_newer_server_adds(reply: Make) -> None:
     assert decode(Reply, newer, "reply") == decode(Reply, reply("cat.jpg"), "reply")
 
 
+def test_an_older_server_sends_no_prediction_sets(reply: Make) -> None:
+    older = decode(Reply, reply("cat.jpg"), "reply")
+    assert (older.prediction_sets, older.results[0].prediction_set) == (None, None)
+    newer = reply("cat.jpg") | {"prediction_sets": None}
+    newer["results"][0]["prediction_set"] = None
+    assert decode(Reply, newer, "reply") == older
+
+
+def test_an_empty_set_is_not_a_missing_one(reply: Make) -> None:
+    document = reply("cat.jpg")
+    document["results"][0]["prediction_set"] = []
+    assert decode(Reply, document, "reply").results[0].prediction_set == ()
+
+
 def test_names_the_missing_key(reply: Make) -> None:
     document = reply("cat.jpg")
     del document["results"][0]["predictions"][0]["logit"]

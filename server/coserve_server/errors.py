@@ -149,3 +149,9 @@ class DeadlineError(RequestError):
 
 class NoQuorumError(RequestError):
     """Too few members gave a usable answer."""
+
+
+def first_line(error: Exception | str) -> str:
+    """Return the first line of an error's text, which may hold a traceback, or else the error's type."""
+    kind = "" if isinstance(error, str) else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), kind)

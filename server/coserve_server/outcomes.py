@@ -175,8 +175,8 @@ def join(runs: Sequence[MemberRun]) -> MemberRun:
 def overlap(batches: Iterable[Sequence[MemberRun]]) -> float:
     """Return the sum of the members' durations divided by the wall time from first start to last end.
 
-    It is S if S members ran in parallel, and 1 if they ran in turn. Late members, and the time between
-    batches, do not count.
+    It is S if S members ran in parallel, and 1 if they ran in turn or took no measurable time. Late members,
+    and the time between batches, do not count.
 
     Args:
         batches: the members' runs of each batch.
@@ -187,4 +187,4 @@ def overlap(batches: Iterable[Sequence[MemberRun]]) -> float:
         runs = [run for run in batch if not run.late]
         busy += sum(run.end_ns - run.start_ns for run in runs)
         wall += max(run.end_ns for run in runs) - min(run.start_ns for run in runs)
-    return busy / wall
+    return busy / wall if wall else 1.0

@@ -8,7 +8,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from typer.testing import CliRunner, Result
 
+from coserve_cli.main import app
 from coserve_export.ensemble import Description, Preprocessing
 from coserve_training.config import TrainConfig
 from coserve_training.networks import member_network
@@ -192,3 +194,14 @@ def tree() -> Callable[[Path], dict[str, bytes]]:
 def repository(tmp_path: Path) -> Path:
     """Return a repository that does not exist yet, nor its parent."""
     return tmp_path / "parent" / "repository"
+
+
+@pytest.fixture
+def coserve(tmp_path: Path) -> Callable[..., Result]:
+    """Return a function that calls `coserve export` into `tmp_path / "repository"`."""
+
+    def run(*arguments: object) -> Result:
+        repository = ["--repository", str(tmp_path / "repository")]
+        return CliRunner().invoke(app, ["export", *map(str, arguments), *repository])
+
+    return run

@@ -7,22 +7,12 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from coserve_cli.main import app
 from coserve_export import Deployment, Placement, compatibility
 
 MakeOnnx = Callable[..., Path]
 OWN = ["--name", "own", "--mean", "0.5,0.5,0.5", "--std", "0.2,0.2,0.2"]
-
-
-@pytest.fixture
-def coserve(tmp_path: Path) -> Callable[..., Result]:
-    def run(*arguments: object) -> Result:
-        repository = ["--repository", str(tmp_path / "repository")]
-        return CliRunner().invoke(app, ["export", *map(str, arguments), *repository])
-
-    return run
 
 
 def test_a_run(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from coserve_images.errors import ImageError
 from coserve_images.preprocess import preprocess
 from coserve_server.ensembles.preprocessing import Preprocessing
 from tests.images.hostile_images import png
+from tests.images.test_orientation import STORED
 
 LIMIT = 10_000
 RED = (255, 0, 0)
@@ -125,16 +126,7 @@ def test_an_animation_counts_as_its_first_frame(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:
     """Store the image as a camera held that way would, and expect an upright image."""
-    stored = {
-        1: lambda a: a,
-        2: np.fliplr,
-        3: lambda a: np.rot90(a, 2),
-        4: np.flipud,
-        5: lambda a: a.swapaxes(0, 1),
-        6: lambda a: np.rot90(a, 1),
-        7: lambda a: np.rot90(a.swapaxes(0, 1), 2),
-        8: lambda a: np.rot90(a, -1),
-    }[orientation](np.asarray(corners()))
+    stored = STORED[orientation](np.asarray(corners()))
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}

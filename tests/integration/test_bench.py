@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.conftest import COSERVE, StartTriton, Triton
 from tests.integration.perf_analyzer import perf_analyzer
-from tests.server.onnx_repository import read_config, write_config, write_repository
+from tests.server.onnx_repository import limit_instances, write_repository
 
 RANGES = ["0:4", "4:1", "4:1:-1", "1:2:0", "1:2:1:1"]
 """Invalid ranges of concurrency."""
@@ -22,12 +22,7 @@ RANGES = ["0:4", "4:1", "4:1:-1", "1:2:0", "1:2:1:1"]
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_repository(tmp_path_factory.mktemp("bench") / "repository")
-    for name in ("pair_member0", "pair_member1", "pair_mean"):
-        config = read_config(folder / name)
-        config.instance_group.add(count=1)
-        write_config(folder / name, config)
-    return folder
+    return limit_instances(write_repository(tmp_path_factory.mktemp("bench") / "repository"))
 
 
 @pytest.fixture(scope="module")

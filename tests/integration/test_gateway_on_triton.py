@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.conftest import Serve, Server, StartTriton, Triton
 from tests.integration.gateway import BLACK, LIME, RED, classify, logits, problem
-from tests.server.onnx_repository import FAILS, NOT_FINITE, SHAPE, read_config, write_config, write_repository
+from tests.server.onnx_repository import FAILS, NOT_FINITE, SHAPE, limit_instances, write_repository
 
 ACCURACY = {"ensemble": {"top1": 0.9}, "members": [{"top1": 0.8}, {"top1": 0.7}]}
 
@@ -22,11 +22,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_repository(folder, "fails", members=3, faults={1: FAILS})
     write_repository(folder, "nan", faults={1: NOT_FINITE}, provenance={"accuracy": ACCURACY})
     write_repository(folder, "shape", faults={0: SHAPE})
-    for config in map(read_config, folder.iterdir()):
-        if not config.HasField("ensemble_scheduling"):
-            config.instance_group.add(count=1)
-            write_config(folder / config.name, config)
-    return folder
+    return limit_instances(folder)
 
 
 @pytest.fixture(scope="module")

@@ -17,21 +17,12 @@ import tritonclient.grpc as grpc
 
 from tests.integration.conftest import Serve, Server, StartTriton
 from tests.integration.gateway import RED, classify, logits, member_logits, problem, until_ready
-from tests.server.onnx_repository import HANGS, read_config, write_config, write_repository
-
-
-def light(folder: Path) -> Path:
-    """Limit every model to one instance: by default Triton starts one per core, each a process."""
-    for config in map(read_config, folder.iterdir()):
-        if not config.HasField("ensemble_scheduling") and not config.instance_group:
-            config.instance_group.add(count=1)
-            write_config(folder / config.name, config)
-    return folder
+from tests.server.onnx_repository import HANGS, limit_instances, write_repository
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return light(write_repository(tmp_path_factory.mktemp("models")))
+    return limit_instances(write_repository(tmp_path_factory.mktemp("models")))
 
 
 def free_port() -> int:
@@ -204,7 +195,7 @@ def test_a_model_that_cannot_be_loaded(triton: StartTriton, serve: Serve, tmp_pa
     write_repository(tmp_path, "sound")
     write_repository(tmp_path, "broken")
     (tmp_path / "broken_member1/1/model.onnx").write_bytes(b"no model")
-    server = triton(light(tmp_path))
+    server = triton(limit_instances(tmp_path))
     gateway = serve(None, "--triton-url", server.grpc)
     with gateway.http() as http:
         detail = problem(http.get("/readyz"), 503, "no-quorum")
@@ -239,7 +230,7 @@ def test_late_members_and_clients_that_leave_are_cancelled_at_triton(
     triton: StartTriton, serve: Serve, tmp_path: Path
 ) -> None:
     log = tmp_path / "triton.log"
-    repository = light(write_repository(tmp_path / "models", "hangs", faults={1: HANGS}))
+    repository = limit_instances(write_repository(tmp_path / "models", "hangs", faults={1: HANGS}))
     server = triton(repository, "--", "--log-verbose=1", f"--log-file={log}")
     gateway = serve(None, "--triton-url", server.grpc, "--min-members", "1", "--deadline-ms", "5000")
     for cancelled in (1, 2):

@@ -11,17 +11,13 @@ import httpx
 import pytest
 
 from tests.integration.conftest import COSERVE, StartTriton, Triton
-from tests.server.onnx_repository import read_config, write_config, write_repository
+from tests.server.onnx_repository import limit_instances, read_config, write_config, write_repository
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_repository(tmp_path_factory.mktemp("triton") / "repository", "one", members=1)
-    for name in ("one_member0", "one_mean"):
-        config = read_config(folder / name)
-        config.instance_group.add(count=1)
-        write_config(folder / name, config)
-    return folder
+    return limit_instances(folder)
 
 
 @pytest.fixture
@@ -166,11 +162,7 @@ def test_a_repository_without_a_sound_model(tmp_path: Path, traces: Callable[[],
 
 def test_models_that_fail_are_named_and_the_others_served(triton: StartTriton, tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "repository", "pair")
-    write_repository(repository, "odd", members=1)
-    for name in ("pair_member0", "pair_member1", "pair_mean", "odd_mean"):
-        config = read_config(repository / name)
-        config.instance_group.add(count=1)
-        write_config(repository / name, config)
+    limit_instances(write_repository(repository, "odd", members=1))
     (repository / "pair_member1/1/model.onnx").write_bytes(b"no network")
     (repository / "odd_member0/config.pbtxt").write_text("max_batch_size: many")
     (repository / "lost+found").mkdir()

@@ -13,19 +13,14 @@ import tritonclient.http as triton_http
 from tests.integration.conftest import COSERVE, Serve, Server, StartTriton, Triton
 from tests.integration.perf_analyzer import perf_analyzer
 from tests.integration.test_v2_clients import IMAGES, tensor
-from tests.server.onnx_repository import read_config, write_config, write_repository
+from tests.server.onnx_repository import limit_instances, write_repository
 
 Client = triton_http.InferenceServerClient
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_repository(tmp_path_factory.mktemp("models"), "pair", weights=[1.0, 3.0])
-    for name in ("pair_member0", "pair_member1", "pair_mean"):
-        config = read_config(folder / name)
-        config.instance_group.add(count=1)
-        write_config(folder / name, config)
-    return folder
+    return limit_instances(write_repository(tmp_path_factory.mktemp("models"), "pair", weights=[1.0, 3.0]))
 
 
 @pytest.fixture(scope="module")

@@ -253,6 +253,15 @@ def write_config(folder: Path, config: triton.ModelConfig) -> None:
     (folder / "config.pbtxt").write_text(text_format.MessageToString(config))
 
 
+def limit_instances(repository: Path) -> Path:
+    """Give every model one instance: by default Triton starts one per core, each a process."""
+    for config in map(read_config, repository.iterdir()):
+        if not config.HasField("ensemble_scheduling") and not config.instance_group:
+            config.instance_group.add(count=1)
+            write_config(repository / config.name, config)
+    return repository
+
+
 def _write_model(folder: Path, config: triton.ModelConfig, model: onnx.ModelProto) -> None:
     (folder / "1").mkdir(parents=True)
     write_config(folder, config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import MemberRun
+from coserve_server.outcomes import MemberRun, overlap
 
 # Inclusive upper bounds of buckets.
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -100,16 +100,11 @@ class Metrics:
         """
         model = self.models[ensemble.name]
         model.batch_size.observe(size)
-        busy = 0
         answered = [run for run in members if run.logits is not None]
         for run in answered:
-            duration = run.end_ns - run.start_ns
-            model.members[run.name].observe(duration / 1e9)
-            busy += duration
+            model.members[run.name].observe((run.end_ns - run.start_ns) / 1e9)
         if answered:
-            wall = max(run.end_ns for run in answered) - min(run.start_ns for run in answered)
-            if wall > 0:
-                model.overlap.observe(busy / wall)
+            model.overlap.observe(overlap([answered]))
 
     def count_request(self, record: Record, route: str, status: int | str, duration_s: float) -> None:
         """Count a request that has been answered."""

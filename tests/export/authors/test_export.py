@@ -14,9 +14,8 @@ from fastapi.testclient import TestClient
 from google.protobuf import text_format
 from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from coserve_cli.main import app
 from coserve_export import DescriptionError, download_published
 from coserve_export.authors.checkpoint import load_checkpoint
 from coserve_export.authors.datasets import labels_of
@@ -27,15 +26,6 @@ from coserve_server import create_app, load_settings
 Save = Callable[..., Path]
 MEAN = np.array([0.4914, 0.4822, 0.4465])
 STD = np.array([0.2023, 0.1994, 0.2010])
-
-
-@pytest.fixture
-def coserve(tmp_path: Path) -> Callable[..., Result]:
-    def run(*arguments: object) -> Result:
-        repository = ["--repository", str(tmp_path / "repository")]
-        return CliRunner().invoke(app, ["export", *map(str, arguments), *repository])
-
-    return run
 
 
 def parameter(repository: Path, name: str, key: str) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.loaded_ensemble import LoadedEnsemble
-from coserve_server.engines.embedded.members import Load, LoadedMember, first_line
+from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged
-from coserve_server.errors import EngineError, StartupError
+from coserve_server.errors import EngineError, StartupError, first_line
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import trim_memory
 from coserve_server.observability.record import Record, join_ids

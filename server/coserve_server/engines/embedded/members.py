@@ -14,7 +14,7 @@ from coserve_server.engines.base import Images
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.errors import EngineError
+from coserve_server.errors import EngineError, first_line
 from coserve_server.outcomes import Failure, MemberRun
 
 logger = logging.getLogger(__name__)
@@ -132,8 +132,3 @@ def check_tensors(
 def misfit(ensemble: Ensemble, member: Member, reason: str) -> EngineError:
     """Return the error that a member cannot be served in its ensemble."""
     return EngineError(f"ensemble {ensemble.name}: member {member.name} ({member.model_path}) {reason}")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or the error's type."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.embedded.members import LoadedMember, first_line, misfit
+from coserve_server.engines.embedded.members import LoadedMember, misfit
 from coserve_server.engines.onnxruntime.cuda_graphs import CAPTURES, GRAPH_ID, NO_GRAPH, Graph
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.errors import SettingsError
+from coserve_server.errors import SettingsError, first_line
 
 CUDA = "CUDAExecutionProvider"
 """ONNX Runtime's name of the execution provider."""

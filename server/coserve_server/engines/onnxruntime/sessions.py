@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
+from coserve_server.engines.embedded.members import LoadedMember, check_tensors, misfit
 from coserve_server.ensembles.ensemble import Ensemble, Member
+from coserve_server.errors import first_line
 from coserve_server.files import printable
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
-from coserve_server.engines.embedded.members import LoadedMember, check_tensors, first_line, misfit
+from coserve_server.engines.embedded.members import LoadedMember, check_tensors, misfit
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.errors import SettingsError
+from coserve_server.errors import SettingsError, first_line
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision
 

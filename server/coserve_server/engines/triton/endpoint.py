@@ -14,7 +14,7 @@ from coserve_server.engines.triton.channel import Metadata
 from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.triton_config import read_ensemble
-from coserve_server.errors import RepositoryError
+from coserve_server.errors import RepositoryError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -213,11 +213,6 @@ def _translate(error: grpc.aio.AioRpcError) -> CallError:
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return CallError(NO_ANSWER, elsewhere=True)
     return CallError(first_line(error.details() or error.code().name), error.code() in ELSEWHERE)
-
-
-def first_line(text: str) -> str:
-    """Return the first line of a message that may hold a traceback."""
-    return next(iter(text.strip().splitlines()), "")
 
 
 def _is_cancelled() -> bool:

@@ -1,6 +1,6 @@
 """Check a container's health: `python healthcheck.py /healthz` succeeds if the gateway responds with 200.
 
-It asks at the address that the gateway's settings name, and prints what it asked and what came back.
+It uses the address in the gateway's settings, and prints the request and the response.
 """
 
 import ipaddress
@@ -27,7 +27,7 @@ def main(path: str) -> None:
         port = str(file.get("port", 8000))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        # No proxy is asked.
+        # Proxies are bypassed.
         if encrypted:
             context = make_context()
             connection: HTTPConnection = HTTPSConnection(host, int(port), timeout=TIMEOUT_S, context=context)
@@ -42,7 +42,7 @@ def main(path: str) -> None:
             well = path == "/healthz"
             answer = (
                 f"it requires a client's certificate ({answer}); set COSERVE_HEALTHCHECK_CERTIFICATE and "
-                "COSERVE_HEALTHCHECK_KEY to files of one that it accepts"
+                "COSERVE_HEALTHCHECK_KEY to the files of one that it accepts"
             )
     except (OSError, ValueError, HTTPException) as error:
         well = False
@@ -65,13 +65,13 @@ def read_file() -> dict[str, object]:
         import tomllib
 
         return tomllib.loads(Path(name).read_text("utf-8-sig"))
-    # It is the server that says what is wrong with the file.
+    # The server itself reports what is wrong with the file.
     except (ImportError, OSError, ValueError):
         return {}
 
 
 def find_host(host: str) -> str:
-    """Return where to ask a server that listens on `host`: loopback, if that is all addresses."""
+    """Return an address that reaches a server on `host`: loopback, if that is every address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -82,7 +82,7 @@ def find_host(host: str) -> str:
 
 
 def make_context() -> ssl.SSLContext:
-    """Trust any certificate: it is for the names that clients use, not for an address in the container."""
+    """Trust any certificate: they name the server as clients know it, not by its address in the container."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

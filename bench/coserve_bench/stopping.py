@@ -1,7 +1,7 @@
 """Handles requests to stop: Ctrl-C and SIGTERM.
 
-Signals are only noted: an exception raised by a handler could be lost in an object's finaliser. Whatever
-takes long asks for the note, or is cancelled.
+Signals are only noted: an exception raised by a handler could be lost in an object's finaliser. Long-running
+code checks for the note, or is cancelled.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 POLL_S = 0.1
-"""Time between two questions of a wait whether to stop."""
+"""Time between two checks of a wait for a request to stop."""
 
 _stopped = threading.Event()
 _cancel: list[Callable[[], object]] = []

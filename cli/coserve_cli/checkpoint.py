@@ -1,4 +1,4 @@
-"""The option of several verbs that chooses a checkpoint of a run."""
+"""An option that several verbs share: which checkpoint of a run to use."""
 
 from enum import Enum
 

@@ -40,7 +40,7 @@ class ProxySetting:
 
 
 def find_api_key(given: str | None) -> str:
-    """Return the API key to send, or an empty string: the given one, or else that of `COSERVE_API_KEY`.
+    """Return the API key to send, or an empty string: the given one, or else the value of `COSERVE_API_KEY`.
 
     White space around it is ignored: files and secrets often end with a line break.
 
@@ -77,7 +77,7 @@ def load_authorities(verify: str | os.PathLike[str] | None) -> ssl.SSLContext:
     """Return a TLS context that trusts the authorities of a PEM file.
 
     Args:
-        verify: the file; None for those of `SSL_CERT_FILE` and `SSL_CERT_DIR`, or else certifi's.
+        verify: the file; None for `SSL_CERT_FILE` and `SSL_CERT_DIR`, or else certifi's.
 
     Raises:
         InputError: the file cannot be loaded, or a variable names something unusable.

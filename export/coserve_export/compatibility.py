@@ -1,4 +1,4 @@
-"""The versions of ONNX Runtime and Triton that load a network, and lowering what a network asks for.
+"""The versions of ONNX Runtime and Triton that load a network, and lowering what a network needs.
 
 ONNX Runtime refuses a file whose IR version or operator set is newer than those it knows, even if the network
 uses nothing that is new.
@@ -44,7 +44,7 @@ RUNTIMES = (
     Runtime("1.32", None, ir_version=14, opset=28),
 )
 OLDEST = RUNTIMES[0]
-"""What exported networks ask for, and what others are lowered to if they can be."""
+"""The versions of exported networks, to which others are lowered if possible."""
 
 
 def get_opset(model: onnx.ModelProto) -> int:
@@ -62,7 +62,7 @@ def find_runtime(model: onnx.ModelProto) -> Runtime | None:
 def lower_ir_version(model: onnx.ModelProto) -> bool:
     """Lower a model's IR version to the one that its operator set came with; return whether it changed.
 
-    What later IR versions add is types that only later operators take, and notes that no runtime reads. The
+    Later IR versions add types that only later operators take, and notes that no runtime reads. The
     exception is overloaded functions.
     """
     if any(function.overload for function in model.functions):

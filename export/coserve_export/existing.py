@@ -195,7 +195,7 @@ def _common_size(networks: Sequence[OnnxFile], image_size: tuple[int, int] | Non
 def _run_and_check(
     network: OnnxFile, samples: Samples, labels: Sequence[str]
 ) -> tuple[OnnxFile, Logits, list[str]]:
-    """Return the network as it is to be written, its logits `[N, C]`, and what a user should know of it."""
+    """Return the network as it is to be written, its logits `[N, C]`, and a note for the user."""
     notes = []
     subject = str(network.path)
     lowered = _with_older_operators(network)

@@ -50,7 +50,7 @@ class LabelledImages:
         return replace(self, sources=self.sources[indices], targets=self.targets[indices])
 
     def without(self, others: "LabelledImages") -> "LabelledImages":
-        """Leave out the images that are among others, and note how many; their content tells."""
+        """Leave out the images whose content is among others, and note how many."""
         from coserve_training.data import identify
 
         among = identify(others.sources).matches(identify(self.sources))

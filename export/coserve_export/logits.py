@@ -1,4 +1,4 @@
-"""The rule for what a member's network gives: logits. It is judged by what it gives, not by its graph.
+"""The rule for a member's outputs: logits. They are judged by their values, not by the network's graph.
 
 Logits `[N, C]` are finite numbers, one per image and class, whose softmax gives probabilities. They depend on
 the image, on nothing else, and tell classes apart. Adding a number to all logits of an image changes nothing,
@@ -24,7 +24,7 @@ EQUAL_LIMIT = 1e-6
 SUM_LIMIT = 1e-3
 """Allowed fraction by which the sums of probabilities differ; fp16 and int8 round each of them."""
 AMPLIFICATION = 1000
-"""What brightens images far beyond any that are served, to tell small logits from bounded outputs."""
+"""Factor that brightens images far beyond any that are served, to tell small logits from bounded outputs."""
 REPEATS = 2
 ALONE = 3
 
@@ -34,7 +34,7 @@ def run_network(run: Run, samples: Samples, num_classes: int, subject: str, quan
 
     Args:
         run: runs the network on normalised images.
-        samples: varied images, since a batch norm in training mode gives away itself only between those.
+        samples: varied images, which alone reveal a batch norm in training mode.
         num_classes: the number of labels.
         subject: the network's name in error messages.
         quantised: whether the network computes in integers.

@@ -34,7 +34,7 @@ BOUNDS_TAGS = int(PIL.__version__.partition(".")[0]) >= 13
 """Whether Pillow limits the bytes of EXIF's tags, which may overlap, by itself."""
 
 Tags = dict[int, tuple[int, int, bytes]]
-"""Type, count, and value or the value's offset, of each tag of a TIFF or of EXIF."""
+"""For each tag of a TIFF or of EXIF: its type, its count, and its value or the value's offset."""
 
 # A JPEG's marker. Entropy-coded data contains FF 00 and FF D0 to FF D7 alone (ITU-T T.81, B.1.1.5).
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")

@@ -58,5 +58,5 @@ def describe(error: OSError) -> str:
 
 
 def printable(text: str) -> str:
-    """Return a text that every encoding of Unicode can write: names of files may be any bytes."""
+    """Return a text that any Unicode encoding can write: file names may hold any bytes."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

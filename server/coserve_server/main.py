@@ -143,7 +143,7 @@ async def open_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @dataclass(frozen=True)
 class Core:
-    """What the applications over HTTP and gRPC share.
+    """State shared by the applications over HTTP and gRPC.
 
     Attributes:
         keys: the valid API keys; None to require none.
@@ -163,7 +163,7 @@ class Core:
 
 @asynccontextmanager
 async def open_core(settings: Settings) -> AsyncIterator[Core]:
-    """Start the engine and what the applications need beside it; free all at the end.
+    """Start the engine and everything else the applications need; free it all at the end.
 
     Raises:
         StartupError: the keys, the repository or a member is not usable.
@@ -219,7 +219,7 @@ async def _start_grpc(server: "GrpcServer", core: Core) -> None:
 
 
 def _tracer(settings: Settings) -> "Tracer | None":
-    """Return what sends traces; without an endpoint its libraries are not even imported."""
+    """Return the sender of traces; None without an endpoint, and then its libraries are not even imported."""
     if settings.otlp_endpoint is None:
         return None
     try:

@@ -121,7 +121,7 @@ class Checkpoints(Checkpoint):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best accuracy and the split it is of, for a checkpoint."""
+        """Return the best accuracy and the name of its split, for a checkpoint."""
         return {"best": self.best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ class CoTraining(L.LightningModule):
         return torch.stack(logits) if self.placed is None else gather_logits(torch.stack(logits))
 
     def on_train_start(self) -> None:
-        """Set the learning rate by this run's schedule: the checkpoint's rate is by that of fewer epochs."""
+        """Set the learning rate by this run's schedule: the checkpoint's rate may be for fewer epochs."""
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         factor = self._learning_rate_factor(schedule.last_epoch)
@@ -138,7 +138,7 @@ class CoTraining(L.LightningModule):
     def validation_step(self, batch: Batch, _: int) -> None:
         """Measure cross-entropy and accuracy of the averaged logits; accuracy chooses the best checkpoint.
 
-        While training images grow, these have the same size: batch norm's statistics are those of that size.
+        While training images grow, these have the same size, to which batch norm's statistics belong.
         With several processes, this one's share of the last batch may be empty.
         """
         images, targets = batch

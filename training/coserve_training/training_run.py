@@ -145,7 +145,7 @@ def train(
 
 
 def _membership(config: TrainConfig, folder: Path, resume: bool, report: Callable[[str], None]) -> Membership:
-    """Return what is known of the images: from the run itself, or the run that it starts from."""
+    """Return the images that are known from the run itself, or from the run that it starts from."""
     known_by = folder if resume else None if config.initial is None else Path(config.initial)
     known = None if known_by is None else read_known(known_by)
     if known is None and known_by is not None and (known_by / "config.json").exists():

@@ -30,7 +30,7 @@ class EncodedImage:
 def read_images(paths: Iterable[Path]) -> list[EncodedImage]:
     """Read image files, and those in folders and their subfolders.
 
-    Of more than `MAX_IMAGES` images, that many are read, evenly spaced.
+    If there are more than `MAX_IMAGES` images, that many are read, evenly spaced.
 
     Raises:
         InputError: an image cannot be read, or a folder has none.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Report:
-    """What is measured, how, and the results.
+    """A measurement and its results.
 
     Attributes:
         model, version: the ensemble.

@@ -191,7 +191,7 @@ def make_report(
         peak: GFLOP/s of one device and of all devices.
         measured: measurements, with at least one sample.
         memory: MiB by plan and batch size.
-        missing: what is not available, besides what the family lacks.
+        missing: what else is not available, besides what the family lacks.
     """
     # One device comes first in every turn, so it was measured even if Ctrl-C ended the turn.
     one_device_ms = {
@@ -240,7 +240,7 @@ def make_report(
 
 
 class _Case(NamedTuple):
-    """What is run, in whichever way."""
+    """A division at one batch size, in any of the ways to run it."""
 
     engine: str
     precision: str

@@ -32,7 +32,7 @@ class Candidate:
 
     @property
     def precision(self) -> str:
-        """Precision of the arithmetic: the networks' own, or the one that fp32 networks are computed in."""
+        """Precision of the arithmetic: the networks' own, or that in which fp32 networks are computed."""
         own = exported_precision(self.ensemble)
         return self.options.precision if own == "fp32" else own
 
@@ -67,7 +67,7 @@ def variants(ensembles: Sequence[Ensemble], engines: Sequence[str]) -> list[Cand
         top1 = ensemble.accuracy.top1(range(members), members)
         candidates.append(Candidate(ensemble, EngineOptions(engine), top1))
         if exported_precision(ensemble) == "fp32" and "bf16" in precisions(engine):
-            # The recorded accuracy is that of the exported networks, which are in fp32.
+            # The recorded accuracy belongs to the exported networks, which are in fp32.
             candidates.append(Candidate(ensemble, EngineOptions(engine, precision="bf16")))
     return candidates
 

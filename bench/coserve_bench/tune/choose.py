@@ -18,7 +18,7 @@ from coserve_server.machine.cores import usable_cores
 
 @dataclass(frozen=True)
 class Request:
-    """What to choose from, and by which measure.
+    """The candidates to choose from, and the goal.
 
     Attributes:
         models: names of ensembles in the repository; the others are compared with the first.

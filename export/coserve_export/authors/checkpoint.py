@@ -29,7 +29,7 @@ _NUMPY_NUMBERS: list[Any] = [
     type(np.dtype(np.float32)),
     type(np.dtype(np.float64)),
 ]
-"""What a numpy number among the figures asks for. It runs no code."""
+"""Globals that a pickled numpy number names; loading them runs no code."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ DATASETS = {
 
 @cache
 def labels_of(dataset: str) -> tuple[str, ...]:
-    """Return the labels by class index; those of ImageNet are WordNet ids such as n01440764."""
+    """Return the labels by class index; ImageNet's are WordNet ids such as n01440764."""
     if dataset == "svhn":
         return tuple("0123456789")
     if dataset == "imagenet":

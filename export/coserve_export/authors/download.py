@@ -15,7 +15,7 @@ from coserve_export.authors.archive import open_published
 from coserve_export.errors import DescriptionError, NetworkError
 
 Steps = Callable[[str, int, int], None]
-"""A function that is called with a short description, the bytes done and the bytes in all."""
+"""A function that is called with a short description, the bytes so far and the bytes in total."""
 CHUNK = 1 << 20
 TIMEOUT_S = 30.0
 
@@ -32,7 +32,7 @@ def download_published(link: str, progress: Steps | None = None) -> Path:
     many files are called `model_best.pth.tar`. A file gets its name there only once it is complete.
 
     Raises:
-        DescriptionError: the address is not one of a file over https, or the file cannot be downloaded. The
+        DescriptionError: the address is not a file's https address, or the file cannot be downloaded. The
             message says what to do instead.
     """
     address = urlsplit(link)

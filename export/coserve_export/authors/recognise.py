@@ -1,4 +1,4 @@
-"""Telling which network, split and data set a checkpoint is of."""
+"""Recognising a checkpoint's network, split and data set."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,20 @@ OUR_NAMES = {
     "se_resnext101_64x4d_B": "se_resnext101_64x4d",
     "pyramidnet164": "pyramidnet164_270",
 }
-"""Our names of the networks that the authors name otherwise."""
+"""Our names for the networks that the authors name differently."""
 EFFICIENTNET_SIZES = (224, 240, 260, 300, 380, 456, 528, 600, 672)
-"""The sizes of photographs for EfficientNet b0 to b8."""
+"""Image sizes of EfficientNet b0 to b8, in pixels."""
 PHOTOGRAPH = 224
 LARGEST = 2048
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a checkpoint is of.
+    """What a checkpoint holds.
 
     Attributes:
-        arch: the authors' name of the undivided network.
-        network: our name of it.
+        arch: the authors' name for the undivided network.
+        network: our name for it.
         member: the architecture of each member.
         dataset: a key of `DATASETS`.
         image_size: height and width of its images in pixels.
@@ -56,12 +56,12 @@ def recognise(
     dataset: str | None = None,
     image_size: int | None = None,
 ) -> Recognised:
-    """Tell what a checkpoint is of from its settings, its weights, and a user's options.
+    """Recognise what a checkpoint holds, from its weights, its settings and the user's options.
 
     The weights decide. Settings and options fill in what weights do not show, and must agree with the rest.
 
     Raises:
-        NetworkError: options, settings and weights contradict each other, or do not suffice.
+        NetworkError: options, settings and weights contradict each other, or are not enough.
     """
     notes: list[str] = []
     name = checkpoint.name
@@ -115,7 +115,7 @@ def _choose_arch(checkpoint: Checkpoint, settings: Mapping[str, Any], network: s
 
 
 def _their_name(network: str) -> str:
-    """Return the authors' name, for which `efficientnet_b7` stands, too."""
+    """Return the authors' name; they write `efficientnetb7` for our `efficientnet_b7`."""
     return re.sub(r"^efficientnet_b(\d+)$", r"efficientnetb\1", network)
 
 
@@ -167,7 +167,7 @@ def _choose_size(
 
 
 def _padded_for(arch: str, size: int, settings: Mapping[str, Any]) -> str:
-    """Return the size that EfficientNet's paddings are computed for, if it is not that of the images.
+    """Return the size that EfficientNet's paddings are computed for, if it differs from the images' size.
 
     The authors' code computes them for the size of its variant, unless `is_efficientnet_user_crop` is set.
     """
@@ -186,7 +186,7 @@ def _usual_size(arch: str) -> int | None:
 
 
 def _our_name(arch: str, checkpoint: Checkpoint, padded_for: str) -> str:
-    """Return our name of a network; the names of the weights tell the authors' implementations apart."""
+    """Return our name for a network; the names of the weights tell the authors' implementations apart."""
     weights = checkpoint.members[0]
     if arch.startswith("efficientnetb"):
         suffix = f"_same_padding{padded_for}" if "_conv_stem.weight" in weights else ""

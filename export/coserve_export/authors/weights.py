@@ -32,7 +32,7 @@ def build_member(config: NetworkConfig, classes: int, weights: dict[str, Tensor]
         config: the member's architecture.
         classes: the number of classes.
         weights: the weights by the authors' names, without `models.<member>.`.
-        subject: what the weights are of, for messages.
+        subject: whose weights these are, for messages.
 
     Raises:
         NetworkError: a weight is missing, left over, or of another shape.

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's, with all schemas where its references lead."""
+"""The OpenAPI document: FastAPI's, with every schema that it refers to."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _SHARED = "#/components/schemas/"
 
 
 def install(app: FastAPI) -> None:
-    """Make the application's document whole; call this after everything that adds to it."""
+    """Complete the application's document; call this after everything that adds to it."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -25,7 +25,7 @@ def install(app: FastAPI) -> None:
 
 
 def _route(app: FastAPI) -> Route:
-    """Return a route that writes the document once: this takes many times as long as other requests do."""
+    """Return a route that renders the document only once, since that takes longer than many requests."""
     written: dict[str, bytes] = {}
 
     async def openapi(request: Request) -> Response:

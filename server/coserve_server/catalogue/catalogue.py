@@ -9,7 +9,7 @@ from coserve_server.settings import Settings
 
 
 class Catalogue:
-    """What is served and what is not: an engine's ensembles, under the settings' rules.
+    """The models being served: an engine's ensembles, selected by the settings.
 
     Attributes:
         rejected: why the newest files of a model are not served, by name; an older version may be. Written by
@@ -36,7 +36,7 @@ class Catalogue:
 
     @property
     def not_served(self) -> Mapping[str, str]:
-        """Why models of which no version is served could not be loaded, by name."""
+        """Why models without a served version could not be loaded, by name."""
         return {name: error for name, error in self.load_errors.items() if name not in self.ensembles}
 
     def models(self) -> list[Ensemble]:
@@ -57,7 +57,7 @@ class Catalogue:
         )
 
     def ensemble(self, name: str | None, version: str | None = None) -> Ensemble:
-        """Return the ensemble, or the single member, of a name; for None the default, or the only ensemble.
+        """Look up an ensemble or a single member by name; None means the default, or the only ensemble.
 
         Args:
             version: None for the newest.

@@ -1,4 +1,4 @@
-"""Read a file system that may not answer, such as a network's, without waiting for it in silence."""
+"""Read a file system that may hang, such as a network mount, and say so instead of hanging."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class SilentError(RepositoryError):
-    """The file system of the repository does not answer."""
+    """The repository's file system does not answer."""
 
 
 async def read_patiently(folder: Path, function: Callable[[], T]) -> T:

@@ -50,10 +50,10 @@ class Reloader:
         self._lock = asyncio.Lock()
 
     async def start(self, strict: bool) -> None:
-        """Serve what is sound; log what is not, and note it in the catalogue.
+        """Serve the sound ensembles; log why the others are not served, and note it in the catalogue.
 
         Args:
-            strict: whether everything must be sound.
+            strict: whether every ensemble must be sound.
 
         Raises:
             StartupError: nothing can be served, or, if `strict`, not everything.
@@ -204,7 +204,7 @@ class Reloader:
         return read_contents(self._folder)
 
     def _report_left_out(self, contents: RepositoryContents) -> None:
-        """Log once which folders are not taken for models."""
+        """Log once which folders are not models."""
         if contents.left_out != self._left_out:
             self._left_out = contents.left_out
             folders = ", ".join(f"{name} ({reason})" for name, reason in contents.left_out.items())

@@ -23,11 +23,11 @@ class Inventory(Protocol):
         """The newest loaded version of each ensemble, by name."""
 
     def versions(self, name: str) -> Sequence[Ensemble]:
-        """Return the loaded versions of an ensemble, newest last; empty if there is none of that name."""
+        """Return the loaded versions of an ensemble, newest last; empty if no ensemble has that name."""
 
     @property
     def load_errors(self) -> Mapping[str, str]:
-        """Why models that the engine itself looks after are not loaded, by name."""
+        """Why models that the engine itself manages are not loaded, by name."""
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
         """Return the names of the members that are loaded and not stuck with an abandoned batch."""
@@ -44,7 +44,7 @@ class Inventory(Protocol):
 
 
 class Scheduling(Protocol):
-    """What the batcher needs to know to decide when a batch may start."""
+    """Tells the batcher when a batch may start."""
 
     def batches(self, ensemble: Ensemble) -> bool:
         """Return whether the backend batches on its own, so that requests should reach it immediately."""
@@ -69,7 +69,7 @@ class Running(Protocol):
         """Hand a batch to every member at once.
 
         Args:
-            ensemble: one of those loaded, or a single member of one.
+            ensemble: a loaded ensemble, or a single member of one.
             images: at most the ensemble's `max_batch_size`.
             records: the requests in the batch, for traces and logs.
 

@@ -32,7 +32,7 @@ def create_engine(
 
 
 def precisions(engine: str) -> list[Precision]:
-    """Return what the engine can compute networks of fp32 in on this processor, fp32 first.
+    """Return the precisions in which the engine computes fp32 networks on this processor, fp32 first.
 
     Raises:
         SettingsError: the library is not installed.

@@ -7,7 +7,7 @@ from coserve_server.files import read_bytes
 
 MAX_BYTES = 2**24
 MAX_DIGITS = 25
-"""More than any number of 64 bits has."""
+"""More digits than a 64-bit number has."""
 
 
 def find_cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
@@ -31,7 +31,7 @@ def find_cgroup_folders(root: Path, controller: str) -> Iterator[tuple[Path, int
 
 
 def read_file(path: Path) -> str:
-    """Read a file of the kernel, or return an empty text: not every system has, or shows, every file."""
+    """Read one of the kernel's files, or return an empty text: not every system has, or shows, every file."""
     try:
         return read_bytes(path, MAX_BYTES).decode("utf-8", "replace")
     except OSError:
@@ -39,7 +39,7 @@ def read_file(path: Path) -> str:
 
 
 def parse_number(text: str) -> int | None:
-    """Parse what a file of the kernel says; None if it is not a number, such as `max`."""
+    """Parse the number in one of the kernel's files; None for other text, such as `max`."""
     text = text.strip()
     return int(text) if text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS else None
 

@@ -1,4 +1,4 @@
-"""Write to streams that somebody else reads, or does not."""
+"""Write to streams whose reader may have stopped reading."""
 
 import select
 from typing import TextIO

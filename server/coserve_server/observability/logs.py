@@ -16,7 +16,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} 
 _EVERY = vars(logging.makeLogRecord({})).keys() | {"message", "asctime", "taskName", "color_message"}
 
 PATIENCE_S = 0.1
-"""How long the server waits once for whoever reads the log; requests wait meanwhile."""
+"""How long the server waits once for the log's reader; requests wait meanwhile."""
 DROPPED = "%d lines of the log were dropped: nobody read standard error"
 
 

@@ -73,7 +73,7 @@ class Record:
 
     @property
     def model(self) -> str:
-        """Name of the model asked for; empty if it is not served, so never text made up by a client."""
+        """Name of the requested model; empty if it is not served, so that clients cannot make up names."""
         return self.ensemble.name if self.ensemble else ""
 
 

@@ -15,7 +15,7 @@ from coserve_server.outcomes import BatchRun, MemberRun
 
 @dataclass
 class Total:
-    """Number of times something happened, and its nanoseconds in total."""
+    """How often something happened, and its total nanoseconds."""
 
     count: int = 0
     ns: int = 0

@@ -74,8 +74,8 @@ class Tracer:
         """End the server's span, and add a child for each step of the request.
 
         Args:
-            attributes: those of the transport, by OpenTelemetry's conventions.
-            failed: whether the server is to blame.
+            attributes: the transport's, by OpenTelemetry's conventions.
+            failed: whether the server is at fault.
         """
         span = record.span
         if not span.is_recording():

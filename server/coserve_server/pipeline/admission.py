@@ -48,7 +48,7 @@ class Admission:
             self._ended.append(self._clock())
 
     def estimate_retry_s(self) -> int:
-        """Return in how many seconds, at least 1, the requests in progress will end at the recent pace."""
+        """Estimate the seconds, at least 1, until the requests in progress end at the recent pace."""
         # Measure up to now rather than to the last end, so that a stall lengthens the estimate.
         passed_s = self._clock() - self._ended[0] if self._ended else 0
         needed_s = self.in_progress * passed_s / len(self._ended) if self._ended else 1

@@ -44,7 +44,7 @@ async def fan_out(
 
 
 def _queue_and_inference(prepared_ns: int, shares: Sequence[Share]) -> tuple[int, int]:
-    """Return the nanoseconds without and with a batch at the members."""
+    """Return the nanoseconds in which no batch was at the members, and those in which one was."""
     queue = 0
     inference = 0
     now = prepared_ns

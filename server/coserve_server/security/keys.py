@@ -164,7 +164,7 @@ def _write(file: Path, lines: list[str]) -> None:
 
 
 def _keep_owner(target: Path, descriptor: int) -> None:
-    """Keep the file's owner: the server may run as another user than the one who creates keys."""
+    """Keep the file's owner: the server may run as a different user from the one who creates keys."""
     with contextlib.suppress(FileNotFoundError):
         owner = target.stat()
         if (owner.st_uid, owner.st_gid) != (os.getuid(), os.getgid()):

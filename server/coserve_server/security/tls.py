@@ -22,10 +22,10 @@ T = TypeVar("T")
 
 
 class Renewal(Generic[T]):
-    """What is made from the certificate, key and authorities now on disk."""
+    """An object made from the certificate, key and authorities, and made anew when these files change."""
 
     def __init__(self, settings: Settings, make: Callable[[Settings], T], interval_s: float) -> None:
-        """Make it from the files now; check these at most once in `interval_s` seconds.
+        """Make the object; check the files for changes at most once in `interval_s` seconds.
 
         Raises:
             TlsError: a file is broken, or the key does not belong to the certificate.
@@ -38,7 +38,7 @@ class Renewal(Generic[T]):
         self._current = make(settings)
 
     def get(self) -> T:
-        """Return the newest; broken files change nothing and are logged once."""
+        """Return the object made from the newest files; broken files change nothing and are logged once."""
         if time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + self._interval_s
             stamps = self._read_stamps()

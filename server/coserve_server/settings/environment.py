@@ -1,4 +1,4 @@
-"""`COSERVE_…` variables: settings, and others whose names begin like those of settings."""
+"""`COSERVE_…` variables: settings, and others with the same prefix."""
 
 import difflib
 import os

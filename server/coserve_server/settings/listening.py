@@ -24,7 +24,7 @@ def _check_origin(origin: str) -> str:
 def _check_root_path(path: str) -> str:
     if path and not re.fullmatch(r"(/[\w.~-]+)+", path, re.ASCII):
         raise ValueError(f"{path!r} is not a path prefix such as /images, without a slash at its end")
-    # With such a prefix, a path could be meant with it or without it.
+    # With such a prefix, a path would be ambiguous: with the prefix or without it.
     if path and path.split("/")[1] in OWN_PATHS:
         raise ValueError(f"{path!r} begins like a path of the server itself; choose another")
     return path
@@ -109,6 +109,6 @@ class ListeningSettings(Section):
         if self.public and not (self.api_keys_file or self.tls_client_authorities or self.allow_public):
             raise ValueError(
                 f"host: other machines may reach {self.host!r}, and anyone there could use the server; set "
-                "api_keys_file (see coserve keys create), or allow_public (--allow-public) if that is wanted"
+                "api_keys_file (see coserve keys create), or allow_public (--allow-public) if intended"
             )
         return self

@@ -18,7 +18,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    # A name that is none, or has a null byte, is a ValueError.
+    # A name that is not a host's, or has a null byte, raises ValueError.
     except (OSError, ValueError) as error:
         if listener is not None:
             listener.close()

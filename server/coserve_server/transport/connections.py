@@ -147,7 +147,7 @@ class Connection(HttpToolsProtocol):
             raise _HeadError(
                 405,
                 "method-not-allowed",
-                "CONNECT asks for a proxy, and this server is none; is it set as one?",
+                "CONNECT is for proxies, and this server is not one; is it configured as a proxy?",
             )
         if not self.url.startswith(b"/"):
             self.url = _read_target(self.url)

@@ -3,7 +3,7 @@
 dataset.py   reads a data set from any of these: `load_dataset`
 files.py     image files in folders and zips
 zips.py      the entries of zips
-passed_over.py  what is not taken, counted
+passed_over.py  counts of the files that are not taken
 identity.py  images recognised by their content
 membership.py  which images are trained on, and which are held out
 naming.py    names in messages

@@ -26,7 +26,7 @@ LAYOUTS = {
     "cifar-100-python": (["train"], ["test"], "meta", "fine_labels", "fine_label_names"),
 }
 MAX_FILE_BYTES = 1 << 30
-"""Larger files are none of CIFAR's: the largest has 150 MB."""
+"""Larger files are not CIFAR's, whose largest has 150 MB."""
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -48,7 +48,7 @@ class PassedOver:
         self.depths[f"at depth {depth}"] += 1
 
     def summary(self) -> str:
-        """Summarise in one line what is not taken; an empty string if everything is."""
+        """Summarise in one line what is not taken; return an empty string if everything is."""
         parts = []
         if self.suffixes:
             parts.append(

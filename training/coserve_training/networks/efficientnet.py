@@ -83,7 +83,7 @@ CHANNELS_BY_SPLIT = {
 
 
 class SamePadded(nn.Conv2d):
-    """A convolution that pads as TensorFlow does: as little as possible, and rather below and right.
+    """A convolution that pads as TensorFlow does: as little as possible, and below and right first.
 
     Attributes:
         side: height and width of the inputs that the padding is computed for; 0 for the inputs at hand.
@@ -210,7 +210,7 @@ class EfficientNetConfig(NetworkConfig):
     same_padding: int | None = None
     """Pad as TensorFlow does, as in the paper's EfficientNets for ImageNet.
 
-    The number is the size in pixels that paddings are computed for; 0 stands for that of the images at hand.
+    The number is the size in pixels that paddings are computed for; 0 takes the size of the given images.
     """
     drop_path: float = field(default=0.2, kw_only=True)
 

@@ -175,8 +175,8 @@ def held_out_logits(
 ) -> tuple[Run, Outputs, Outputs | None]:
     """Load a run, and run its members on the test split of a data set.
 
-    Without a test split, its validation split takes the place; without this, the images that training held
-    out, which are recognised by content.
+    Without a test split, its validation split is used; without either, the images that training held out,
+    which are recognised by content.
 
     Args:
         folder: the run folder.

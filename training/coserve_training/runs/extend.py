@@ -41,7 +41,7 @@ def extend(stored: TrainConfig, given: TrainConfig, folder: Path) -> tuple[Train
     """Check that a run can be resumed with a configuration.
 
     Warm-ups, decay and growth keep their lengths if there are more epochs. A cosine or linear schedule is
-    stretched: the learning rate goes on where the schedule of all epochs has it.
+    stretched: the learning rate continues at its value in the schedule of all epochs.
 
     Args:
         stored: the configuration of the run.

@@ -18,7 +18,7 @@ FILE = "images.npz"
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """What is known of the images of some networks; nothing for networks without a run folder.
+    """The known images of some networks; none for networks without a run folder.
 
     Attributes:
         folder: the run folder.

@@ -19,7 +19,7 @@ def load_initial(config: TrainConfig, labels: list[str]) -> Run:
     """Load the run that the members start from, and check that it fits.
 
     Raises:
-        RunError: if it cannot be loaded, or is of another network, split or other classes.
+        RunError: if it cannot be loaded, or has another network, split or classes.
     """
     folder = Path(str(config.initial))
     start = load_run(folder)

@@ -25,9 +25,9 @@ async def decompress_message(data: bytes, max_bytes: int) -> bytes:
 
 
 def find_encoding(data: bytes) -> str | None:
-    """Return how a message is compressed, by its first bytes: gRPC does not hand on its flag.
+    """Return how a message is compressed, by its first bytes: gRPC does not pass its flag on.
 
-    No message of the services begins like this: 0x1f is no field's tag, and 0x78 is field 15, which none has.
+    No message of the services begins like this: 0x1f is not a valid tag, and they lack field 15, 0x78.
     """
     if data[:2] == b"\x1f\x8b":
         return "gzip"

@@ -100,7 +100,7 @@ def _serialize(message: Message) -> bytes:
 
 
 def max_open_calls(settings: Settings) -> int:
-    """Return how many calls may infer or stay open at once: each kind of them has a limit of its own."""
+    """Return how many calls may infer or stay open at once; each kind has its own limit."""
     return 2 * settings.max_requests + MAX_WATCHES + MAX_STREAMS
 
 

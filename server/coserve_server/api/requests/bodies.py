@@ -73,7 +73,7 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
 
 
 def describe_faults(error: ValidationError) -> str:
-    """Return where a request does not fit its model, and why; the first five faults."""
+    """Describe the first five places where a request does not fit its model, and why."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in faults[:5])
 

@@ -42,7 +42,7 @@ async def read_images(request: Request, settings: Settings) -> list[EncodedImage
     """Read the images of a body within the limits on size, time and number.
 
     Raises:
-        UnsupportedTypeError: the Content-Type is none of the four, or the Content-Encoding is unknown.
+        UnsupportedTypeError: the Content-Type is not one of the four, or the Content-Encoding is unknown.
         BadBodyError, BadImageError, InvalidParametersError, TooManyImagesError: the body is not what its type
             says, or has other parts than images, or too many.
         BodyTooLargeError, DisconnectedError, UploadTimeoutError: see `stream_body`.

@@ -79,7 +79,7 @@ class EmbeddedEngine:
         return [] if self._newest else [NOTHING]
 
     def why_missing(self, name: str | None) -> str | None:
-        """Return that nothing is loaded, if any ensemble is asked for."""
+        """Return why there is no ensemble at all; None for a name: an ensemble not loaded does not exist."""
         return NOTHING if name is None and not self._newest else None
 
     def describe(self, ensemble: Ensemble) -> str:
@@ -95,7 +95,7 @@ class EmbeddedEngine:
         return False
 
     def resource(self, ensemble: Ensemble) -> Hashable:
-        """Return the cores: every batch takes them all."""
+        """Return the cores, all of which every batch occupies."""
         return self._cores
 
     def lanes(self, ensemble: Ensemble) -> int:
@@ -170,7 +170,7 @@ class EmbeddedEngine:
             return LoadedEnsemble(ensemble, self._load_member, self._new_lanes(ensemble))
         except StartupError:
             raise
-        # The system's: no more threads, memory or open files; or a bug of a library.
+        # The system is out of threads, memory or open files, or a library has a bug.
         except Exception as error:
             raise EngineError(f"ensemble {ensemble.name} cannot be loaded: {first_line(error)}") from error
 
@@ -189,7 +189,7 @@ class EmbeddedEngine:
         return True
 
     def _load_all(self, ensembles: Sequence[Ensemble]) -> list[LoadedEnsemble]:
-        """Load all or none."""
+        """Load all of them; after an error, none stays loaded."""
         loaded: list[LoadedEnsemble] = []
         try:
             for ensemble in ensembles:
@@ -202,7 +202,7 @@ class EmbeddedEngine:
         return loaded
 
     def _free_later(self, key: int, loop: asyncio.AbstractEventLoop) -> None:
-        """Free an ensemble that nobody can ask for; called on whichever thread dropped it last."""
+        """Free an ensemble that no request can reach; called on the thread that dropped it last."""
         loaded = self._loaded.pop(key, None)
         if loaded is not None and not loop.is_closed():
             loop.call_soon_threadsafe(loop.run_in_executor, None, _free, loaded)

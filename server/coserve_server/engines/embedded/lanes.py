@@ -38,7 +38,7 @@ class ThreadBudget:
 
 @dataclass(frozen=True)
 class _Run:
-    """What to call if a queued call is dropped, and to make it end early."""
+    """Callbacks of a queued call: for when it is dropped, and to make it end early."""
 
     left_out: Callable[[], None]
     stop: Callable[[], None]
@@ -105,7 +105,7 @@ class Lane:
         run.add_done_callback(lambda run: self._abandoned.pop(run, None))
 
     def stop(self) -> None:
-        """Drop the calls that wait, and make the current one end early, whoever still waits for it."""
+        """Drop the waiting calls, and make the current one end early even if a request still needs it."""
         for run, call in list(self._runs.items()):
             if not run.cancel():
                 call.stop()

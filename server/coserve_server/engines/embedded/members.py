@@ -113,8 +113,8 @@ def check_tensors(
 
     Args:
         inputs: the types of the network's inputs, by name.
-        outputs: likewise of its outputs.
-        fp32: the library's name of that type.
+        outputs: the types of its outputs, by name.
+        fp32: the library's name for FP32.
 
     Raises:
         EngineError: a tensor is missing or of another type.
@@ -130,5 +130,5 @@ def check_tensors(
 
 
 def misfit(ensemble: Ensemble, member: Member, reason: str) -> EngineError:
-    """Return the error that a member cannot be served in its ensemble."""
+    """Return an error that says why a member cannot be served in its ensemble."""
     return EngineError(f"ensemble {ensemble.name}: member {member.name} ({member.model_path}) {reason}")

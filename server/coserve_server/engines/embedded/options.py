@@ -13,7 +13,7 @@ class EngineOptions:
     Attributes:
         threads: threads per member; None for an even share of the cores.
         pinned: whether members keep to cores of their own.
-        precision: what networks of fp32 are computed in; for `openvino`.
+        precision: in which fp32 networks are computed; for `openvino`.
         cache: folder for compiled networks; for `openvino`.
         gpus: GPUs to place members on, by number; for `onnxruntime`. Empty for the cores.
         cuda_graphs: batch sizes that run as CUDA graphs on `gpus`.

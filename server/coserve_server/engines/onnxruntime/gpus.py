@@ -19,9 +19,9 @@ from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.errors import SettingsError, first_line
 
 CUDA = "CUDAExecutionProvider"
-"""ONNX Runtime's name of the execution provider."""
+"""ONNX Runtime's name for the execution provider."""
 DEVICE = "cuda"
-"""ONNX Runtime's name of the device type."""
+"""ONNX Runtime's name for the device type."""
 
 
 def check_gpus() -> None:
@@ -66,7 +66,7 @@ def gpu_lanes(ensemble: Ensemble, gpus: Sequence[int]) -> list[Lane]:
 
 
 class SharedInput:
-    """The copy of a batch on one GPU. The first member there that needs it makes it; all others share it."""
+    """A batch's copy on one GPU. The first member that needs it makes it; the others share it."""
 
     def __init__(self, gpu: int) -> None:
         self._gpu = gpu

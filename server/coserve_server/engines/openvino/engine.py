@@ -23,7 +23,7 @@ from coserve_server.machine.cores import Cores
 from coserve_server.settings import Precision
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
-"""OpenVINO's names of the precisions. Its default is bf16 on every processor that supports it."""
+"""OpenVINO's names for the precisions. Its default is bf16 on every processor that supports it."""
 
 
 class OpenVinoEngine(EmbeddedEngine):
@@ -48,7 +48,7 @@ class OpenVinoEngine(EmbeddedEngine):
 
     @staticmethod
     def precisions() -> list[Precision]:
-        """Return what OpenVINO can compute in on this processor, fp32 first."""
+        """Return the precisions that OpenVINO supports on this processor, fp32 first."""
         capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return [precision for precision in HINTS if precision.upper() in capabilities]
 

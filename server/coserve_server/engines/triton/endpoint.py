@@ -56,7 +56,7 @@ class Endpoint:
         self, address: str, channel: grpc.aio.Channel, metadata: Metadata, memory: SharedMemory | None
     ) -> None:
         self.address = address
-        self.error: str | None = "not asked yet"
+        self.error: str | None = "not polled yet"
         self.loaded: set[tuple[str, str]] = set()
         self.missing: Mapping[str, str] = {}
         self.ensembles: dict[str, Ensemble] = {}

@@ -84,11 +84,11 @@ class TritonEngine:
         return frozenset(m.name for m in ensemble.members if any(host.ready(m) for host in hosts))
 
     def faults(self) -> list[str]:
-        """Return that no server has an ensemble, or which models servers could not load."""
+        """Return why no server has an ensemble, or else which models servers could not load."""
         return list(self.load_errors.values()) if self._ensembles else [self._nothing()]
 
     def why_missing(self, name: str | None) -> str | None:
-        """Return that no server has any ensemble, or which servers list this one but have not loaded it."""
+        """Return why no server has an ensemble, or else which servers list this one but lack it."""
         if not self._ensembles:
             return self._nothing()
         lacking = [f"{one.address} has not loaded {name}" for one in self._endpoints if name in one.missing]

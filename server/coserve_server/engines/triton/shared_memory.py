@@ -40,7 +40,7 @@ class SharedMemory:
     """A region of POSIX shared memory for the batches in progress; `close` removes it.
 
     Attributes:
-        name: Triton's name of the region.
+        name: Triton's name for the region.
         size: bytes.
     """
 
@@ -101,7 +101,7 @@ class SharedMemory:
 
 
 def _check_space(size: int) -> None:
-    """Raise OSError if there is less shared memory than that."""
+    """Raise OSError if less than `size` bytes of shared memory are free."""
     status = os.statvfs(FOLDER)
     if status.f_bavail * status.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(FOLDER))

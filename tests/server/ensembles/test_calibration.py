@@ -11,7 +11,7 @@ from tests.server.onnx_repository import write_repository
 SETS = {
     "split": "val",
     "images": 5000,
-    "lac": {"thresholds": {"0.9": {"1": 0.71, "2": 0.64}, "0.95": {"2": 0.8}}},
+    "lac": {"thresholds": {"0.95": {"2": 0.8}, "0.9": {"1": 0.71, "2": 0.64}}},
     "raps": {"penalty": 0.01, "free_classes": 2, "thresholds": {"0.99": {"1": 1.08}}},
 }
 
@@ -66,7 +66,7 @@ BROKEN: dict[str, tuple[object, str]] = {
         ".lac.thresholds.0.9.0.[key]: Input should be greater than 0",
     ),
     "a threshold that is not finite": (
-        {"lac": {"thresholds": {"0.9": {"2": float("nan")}}}},
+        {"lac": {"thresholds": {"0.9": {"2": float("inf")}}}},
         ".lac.thresholds.0.9.2: Input should be",
     ),
     "a threshold below 0": (

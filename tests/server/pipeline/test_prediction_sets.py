@@ -176,8 +176,14 @@ def test_what_is_not_calibrated_is_refused(members: int, coverage: float, method
 
 
 @pytest.mark.parametrize(("method", "other"), [("lac", "raps"), ("raps", "lac")])
-def test_the_calibrated_method_is_named(method: str, other: str) -> None:
-    sets = CALIBRATION.prediction_sets.model_copy(update={method: None})
-    calibration = CALIBRATION.model_copy(update={"prediction_sets": sets})
+@pytest.mark.parametrize("fewer_members", [False, True])
+def test_the_calibrated_method_is_named(method: str, other: str, fewer_members: bool) -> None:
+    """A method counts as calibrated if it has thresholds for the whole ensemble."""
+    calibration = CALIBRATION.model_dump()
+    thresholds = {0.95: {1: 0.5}}
+    calibration["prediction_sets"][method] = (
+        {"thresholds": thresholds, "penalty": 0, "free_classes": 1} if fewer_members else None
+    )
+    calibrated = replace(ensemble(), calibration=Calibration.model_validate(calibration))
     with pytest.raises(InvalidParametersError, match=f"'{method}'; pair is calibrated for {other} alone"):
-        find_rule(replace(ensemble(), calibration=calibration), 0.95, method)  # type: ignore[arg-type]
+        find_rule(calibrated, 0.95, method)  # type: ignore[arg-type]

@@ -75,8 +75,8 @@ def export(
 ) -> None:
     """Export an ensemble to a Triton model repository, after checking its ONNX networks.
 
-    The networks of a run are compared with torch on held-out images, those of a checkpoint on made images.
-    Existing ONNX files are checked on single images and on batches.
+    The networks of a run are compared with torch on held-out images, those of a checkpoint on synthetic
+    images. Existing ONNX files are checked on single images and on batches.
     """
     from coserve_export import ExportError
 

@@ -41,7 +41,7 @@ def print_scores(evaluation: "Evaluation", as_json: bool, matrix: "ConfusionMatr
             f"two of them on {evaluation.pairwise_disagreement:.2%}"
         )
     if evaluation.split is not None:
-        typer.echo(f"scores are of {SPLITS[evaluation.split]}")
+        typer.echo(f"scored on {SPLITS[evaluation.split]}")
     if matrix is not None:
         _print_worst(matrix)
 

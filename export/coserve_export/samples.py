@@ -1,4 +1,4 @@
-"""Sample images to run networks on: a user's own, and made ones."""
+"""Sample images to run networks on: a user's own, and synthetic ones."""
 
 import os
 from dataclasses import dataclass

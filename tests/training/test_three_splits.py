@@ -1,4 +1,4 @@
-"""Validation images choose and calibrate, test images are what scores are of; one of them does both alone."""
+"""Validation images choose and calibrate, test images are scored; one of them does both alone."""
 
 import csv
 import json
@@ -112,7 +112,7 @@ def test_kaggles_validation_images_stand_beside_a_test_split(data: Path, tmp_pat
 def test_the_best_epoch_is_chosen_on_val_and_scores_are_of_test(
     run: Path, data: Path, lines: list[str]
 ) -> None:
-    assert lines[0] == "15 val images choose the best epoch; scores are of 30 test images"
+    assert lines[0] == "15 val images choose the best epoch; 30 test images are scored"
     assert " val top-1 " in lines[1]
     rows = list(csv.DictReader((run / "metrics.csv").read_text().splitlines()))
     assert not [name for name in rows[0] if name.startswith("test_")]
@@ -152,11 +152,11 @@ def test_the_command_says_which_split_scores_are_of(run: Path, data: Path, tmp_p
         assert result.exit_code == 0, result.output
         return result.output
 
-    assert "scores are of the test split\n" in evaluate(run)
+    assert "scored on the test split\n" in evaluate(run)
     assert "Temperatures are fitted on the\n15 images of val/." in evaluate(run, "--calibrate")
     assert json.loads(evaluate(run, "--json"))["split"] == "test"
     other = only(data, tmp_path / "val", "val")
-    assert "scores are of the val split; there is no test split\n" in evaluate(run, "--data", other)
+    assert "scored on the val split; there is no test split\n" in evaluate(run, "--data", other)
     alone = write_run(tmp_path / "alone", only(data, tmp_path / "one", "train", "test"))
     description = Description.read(alone)
     replace(description, chosen_on="test").write(alone)
@@ -174,7 +174,7 @@ def test_images_that_were_held_out_in_val_stay_there(run: Path, config: TrainCon
     lines: list[str] = []
     train(resumed, copy, resume=True, report=lines.append)
     assert "1 test images lie in train/ now; they are not trained on" in lines
-    assert "15 val images choose the best epoch; scores are of 30 test images" in lines
+    assert "15 val images choose the best epoch; 30 test images are scored" in lines
     (data / "val/red/1.png").rename(data / "test/red/moved.png")
     lines.clear()
     train(resumed, copy, resume=True, report=lines.append)

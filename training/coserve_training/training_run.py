@@ -177,10 +177,8 @@ def _load(
     for note in dataset.notes:
         report(note)
     if dataset.val is not None and dataset.test is not None:
-        report(
-            f"{len(dataset.val)} val images choose the best epoch; "
-            f"scores are of {len(dataset.test)} test images"
-        )
+        chosen_on = f"{len(dataset.val)} val images choose the best epoch"
+        report(f"{chosen_on}; {len(dataset.test)} test images are scored")
     return dataset
 
 

@@ -35,7 +35,8 @@ def export_published(
 ) -> Report:
     """Export a classifier that the paper's authors publish into a model repository.
 
-    Its ONNX networks are first compared with torch on made images. Nothing is written unless all checks pass.
+    Its ONNX networks are first compared with torch on synthetic images. Nothing is written unless all checks
+    pass.
 
     Args:
         file: a zip file of the authors, its unpacked folder, or the `model_best.pth.tar` in it.

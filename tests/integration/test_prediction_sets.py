@@ -16,10 +16,8 @@ from tests.server.onnx_repository import LABELS, NOT_FINITE, write_repository
 
 TEMPERATURES = {1: 2.0, 2: 1.5}
 SETS = {
-    "split": "val",
-    "images": 5000,
-    "lac": {"thresholds": {"0.9": {"1": 0.3, "2": 0.7}, "0.95": {"1": 0.8, "2": 0.8}}},
-    "raps": {"penalty": 0.02, "free_classes": 1, "thresholds": {"0.95": {"2": 0.95}}},
+    "lac": {"images": 5000, "thresholds": {"0.9": {"1": 0.3, "2": 0.7}, "0.95": {"1": 0.8, "2": 0.8}}},
+    "raps": {"images": 4000, "penalty": 0.1, "free_classes": 2, "thresholds": {"0.95": {"2": 0.8}}},
 }
 COLOURS = {RED: (1, 0, 0), LIME: (0, 1, 0)}
 
@@ -74,10 +72,10 @@ def test_sets_of_lac_hold_every_class_that_is_probable_enough(
 
 def test_sets_of_raps(server: Server, repository: Path) -> None:
     reply = classify(server, RED, LIME, coverage=0.95, set_method="raps").json()
-    assert reply["prediction_sets"] == {"coverage": 0.95, "method": "raps", "threshold": 0.95}
-    # Without the penalty for the second and third class, the sum for the red image would stay below 0.95.
-    assert sum(list(probabilities(repository, RED, 0, 1).values())[:3]) < 0.95
-    assert [len(result["prediction_set"]) for result in reply["results"]] == [2, 3]
+    assert reply["prediction_sets"] == {"coverage": 0.95, "method": "raps", "threshold": 0.8}
+    # Without the penalty for the third class, the green image's set would hold it too.
+    assert sum(list(probabilities(repository, LIME, 0, 1).values())[:2]) < 0.8
+    assert [len(result["prediction_set"]) for result in reply["results"]] == [3, 2]
 
 
 @pytest.mark.parametrize(("coverage", "expected"), [(0.9, []), (0.95, ["ship", "cat"])])
@@ -136,7 +134,7 @@ def test_the_clients_read_the_sets(server: Server) -> None:
     assert [one.label for one in reply.results[0].prediction_set or ()] == ["ship", "cat"]
     assert asyncio.run(ask()).results == reply.results
     assert outcome.reply is not None
-    assert outcome.reply.prediction_sets == PredictionSets(0.95, "raps", 0.95)
+    assert outcome.reply.prediction_sets == PredictionSets(0.95, "raps", 0.8)
     assert (plain.prediction_sets, plain.results[0].prediction_set) == (None, None)
 
 
@@ -149,8 +147,8 @@ def test_the_command_prints_the_sets(server: Server, tmp_path: Path) -> None:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     line = json.loads(run("--coverage", "0.95", "--set-method", "raps", "--json").stdout)
-    assert line["prediction_sets"] == {"coverage": 0.95, "method": "raps", "threshold": 0.95}
-    assert labels(line) == ["ship", "cat"]
+    assert line["prediction_sets"] == {"coverage": 0.95, "method": "raps", "threshold": 0.8}
+    assert labels(line) == ["ship", "cat", "dog"]
     refused = run("--coverage", "0.5")
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1

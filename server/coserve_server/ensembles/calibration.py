@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Temperature = Annotated[float, Field(ge=1e-3, le=1e3)]
 """Divisor of the logits before the softmax (arXiv 1706.04599). Its range keeps all logits finite."""
@@ -27,12 +27,12 @@ class RapsCalibration(SetCalibration):
     """Thresholds of RAPS (arXiv 2009.14193), with its regularisation.
 
     Attributes:
-        penalty: what each further class adds to the score; lambda in the paper.
+        penalty: added to the score of a class for each rank beyond the free classes; lambda in the paper.
         free_classes: number of classes without a penalty; k_reg in the paper.
     """
 
     penalty: NotNegative
-    free_classes: NonNegativeInt
+    free_classes: PositiveInt
 
 
 class SetCalibrations(BaseModel):

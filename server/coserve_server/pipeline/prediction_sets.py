@@ -99,17 +99,19 @@ def lac_sizes(probabilities: Floats, threshold: float) -> Sizes:
 
 
 def raps_sizes(probabilities: Floats, threshold: float, penalty: float, free_classes: int) -> Sizes:
-    """Return how many classes RAPS takes of each image, without randomisation (arXiv 2009.14193), `[N]`.
+    """Return how many classes RAPS takes of each image, not randomised: its u is 0 (arXiv 2009.14193), `[N]`.
 
-    The score of a class is the sum of the probabilities down to its own, plus `penalty` for each of these
-    classes beyond `free_classes`. The set holds the classes whose score is at most the threshold, and always
-    the first.
+    The score of a class is the sum of the probabilities of all likelier classes, plus `penalty` for each rank
+    beyond `free_classes`. The set holds the classes whose score is at most the threshold. The first has the
+    score 0.
 
     Args:
         probabilities: `[N, C]`.
+        free_classes: at least 1.
     """
-    ranks = np.arange(1, probabilities.shape[-1] + 1)
+    scores = np.zeros_like(probabilities)
+    np.cumsum(-np.sort(-probabilities, axis=-1)[:, :-1], axis=-1, out=scores[:, 1:])
     # Rounding may take a sum beyond 1, and so beyond a threshold that is meant for every class.
-    sums = np.minimum(np.cumsum(-np.sort(-probabilities, axis=-1), axis=-1), 1)
-    scores = sums + penalty * np.maximum(0, ranks - free_classes)
-    return np.asarray(np.maximum(1, np.count_nonzero(scores <= threshold, axis=-1)))
+    np.minimum(scores, 1, out=scores)
+    scores += penalty * np.maximum(0, np.arange(1, probabilities.shape[-1] + 1) - free_classes)
+    return np.asarray(np.count_nonzero(scores <= threshold, axis=-1))

@@ -9,10 +9,12 @@ from coserve_server.ensembles.repository import read_contents, read_repository
 from tests.server.onnx_repository import write_repository
 
 SETS = {
-    "split": "val",
-    "images": 5000,
-    "lac": {"thresholds": {"0.95": {"2": 0.8}, "0.9": {"1": 0.71, "2": 0.64}}},
-    "raps": {"penalty": 0.01, "free_classes": 2, "thresholds": {"0.99": {"1": 1.08}}},
+    "lac": {
+        "images": 5000,
+        "thresholds": {"0.95": {"2": 0.8}, "0.9": {"1": 0.71, "2": 0.64}},
+        "measured": {"0.95": {"2": {"coverage": 0.951, "size": 1.18, "empty": 0.001}}},
+    },
+    "raps": {"images": 4000, "penalty": 0.01, "free_classes": 2, "thresholds": {"0.99": {"1": 1.08}}},
 }
 
 
@@ -74,6 +76,10 @@ BROKEN: dict[str, tuple[object, str]] = {
         ".raps.thresholds.0.9.2: Input should be greater than or equal to 0",
     ),
     "no penalty": ({"raps": {"free_classes": 1, "thresholds": {}}}, ".raps.penalty: Field required"),
+    "no free class": (
+        {"raps": {"penalty": 0.1, "free_classes": 0, "thresholds": {}}},
+        ".raps.free_classes: Input should be greater than 0",
+    ),
     "a penalty below 0": (
         {"raps": {"penalty": -1, "free_classes": 1, "thresholds": {}}},
         ".raps.penalty: Input should be greater than or equal to 0",

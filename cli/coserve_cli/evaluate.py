@@ -31,16 +31,42 @@ def evaluate(
         Path | None,
         typer.Option(help="Write the numbers of images by class and predicted class: a .csv or .png file."),
     ] = None,
+    ood: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Images of other kinds, to be told from the test images by doubt: a folder or zip, labelled "
+            "or not; repeatable."
+        ),
+    ] = None,
+    corrupt: Annotated[
+        bool,
+        typer.Option(
+            "--corrupt",
+            help="Score corrupted copies of the test images: fifteen corruptions after CIFAR-10-C (frost is "
+            "drawn, not photographed), each of five severities.",
+        ),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Use at most this number of images for --corrupt and from each --ood, evenly spaced."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Evaluate an ensemble and its members: accuracy, likelihood, calibration error, disagreement."""
+    """Evaluate an ensemble and its members: accuracy, likelihood, calibration error, disagreement, doubt."""
+    from coserve_cli.assessment import describe_assessment, print_assessment
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_calibration, print_scores
+    from coserve_training.doubt.assess import assess, read_others
     from coserve_training.errors import TrainingError
     from coserve_training.runs.calibrate import calibrate_outputs
     from coserve_training.runs.classes import ConfusionMatrix, check_matrix_file
     from coserve_training.runs.evaluate import held_out_logits
+
+    if limit is not None and not (ood or corrupt):
+        raise typer.BadParameter("it limits --corrupt and --ood; give one of them", param_hint="--limit")
 
     def report(line: str) -> None:
         typer.echo(line, err=True)
@@ -48,6 +74,7 @@ def evaluate(
     with one_line(TrainingError), progress_bars() as progress:
         if confusion_matrix is not None:
             check_matrix_file(confusion_matrix)
+        others = read_others(run, ood or (), limit, progress, report)
         loaded, test, val = held_out_logits(
             run, data, checkpoint.value, progress, report, calibrating=calibrate
         )
@@ -58,9 +85,15 @@ def evaluate(
             )
         else:
             evaluation = test.score()
+        assessment = assess(
+            run, loaded, test, others, corrupted=corrupt, limit=limit, progress=progress, report=report
+        )
         if confusion_matrix is not None:
             matrix.write(confusion_matrix)
+    doubt = describe_assessment(assessment)
     if calibrate:
-        print_calibration(evaluation, calibration, subsets, as_json, matrix)
+        print_calibration(evaluation, calibration, subsets, as_json, matrix, doubt)
     else:
-        print_scores(evaluation, as_json, matrix)
+        print_scores(evaluation, as_json, matrix, doubt)
+    if not as_json:
+        print_assessment(assessment)

@@ -1,9 +1,10 @@
 """Prints the scores of an ensemble, after training and evaluation."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import typer
@@ -23,10 +24,15 @@ WORST = 5
 """Largest number of classes and of confusions in the summary."""
 
 
-def print_scores(evaluation: "Evaluation", as_json: bool, matrix: "ConfusionMatrix | None" = None) -> None:
-    """Print a row for the ensemble and a row for each member, and the worst classes, or JSON."""
+def print_scores(
+    evaluation: "Evaluation",
+    as_json: bool,
+    matrix: "ConfusionMatrix | None" = None,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Print a row for the ensemble and a row for each member, and the worst classes, or JSON with `more`."""
     if as_json:
-        typer.echo(json.dumps(asdict(evaluation) | _by_class(matrix), indent=2))
+        typer.echo(json.dumps({**asdict(evaluation), **_by_class(matrix), **more}, indent=2))
         return
     images = f"{evaluation.images} images"
     typer.echo(f"{images}  {'top-1':>9}  {'top-5':>9}  {'NLL':>8}  {'ECE':>8}")
@@ -76,11 +82,12 @@ def print_calibration(
     subsets: Sequence["Subset"],
     as_json: bool,
     matrix: "ConfusionMatrix | None" = None,
+    more: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Print the scores, and then a row for each number of members, or JSON."""
+    """Print the scores, and then a row for each number of members, or JSON with `more`."""
     if as_json:
         content = {"subsets": [asdict(subset) for subset in subsets], "calibration": asdict(calibration)}
-        typer.echo(json.dumps(asdict(evaluation) | _by_class(matrix) | content, indent=2))
+        print_scores(evaluation, as_json, matrix, {**content, **more})
         return
     print_scores(evaluation, as_json, matrix)
     typer.echo(f"\n{'members':>7}  {'temperature':>11}  {'top-1':>9}  {'NLL':>18}  {'ECE':>18}")

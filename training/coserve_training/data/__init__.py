@@ -1,6 +1,7 @@
 """Labelled images from folders, zips, ImageNet's layout and the official CIFAR and SVHN files.
 
 dataset.py   reads a data set from any of these: `load_dataset`
+unlabelled.py  reads the images alone: `load_unlabelled`
 files.py     image files in folders and zips
 zips.py      the entries of zips
 passed_over.py  counts of the files that are not taken
@@ -28,7 +29,8 @@ from coserve_training.data.identity import Identities, Known, identify
 from coserve_training.data.lazy import LazyImages, Views
 from coserve_training.data.membership import HOLD_OUT, Membership
 from coserve_training.data.naming import name_some
-from coserve_training.data.split import Dataset, Progress, Split
+from coserve_training.data.split import Dataset, Progress, Split, space_evenly
+from coserve_training.data.unlabelled import Unlabelled, load_unlabelled
 from coserve_training.data.workers import index_batches, usable_cores
 
 __all__ = [
@@ -43,12 +45,15 @@ __all__ = [
     "Pixels",
     "Split",
     "Square",
+    "Unlabelled",
     "Views",
     "identify",
     "index_batches",
     "load_dataset",
+    "load_unlabelled",
     "make_square",
     "name_some",
+    "space_evenly",
     "to_pixels",
     "usable_cores",
 ]

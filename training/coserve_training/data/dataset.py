@@ -82,7 +82,7 @@ def load_dataset(
     corrupt = [name for _, name in unreadable]
     for name, (found, targets) in sources.items():
         images = LazyImages(found, image_size, None, workers, skip_corrupt, resize_size, interpolation)
-        splits[name], bad = _prepare(images, targets, whole and name == "train", cache_bytes, progress)
+        splits[name], bad = prepare(images, targets, whole and name == "train", cache_bytes, progress)
         corrupt += bad
     if corrupt and not skip_corrupt:
         total = sum(len(targets) for _, targets in sources.values()) + len(unreadable)
@@ -161,7 +161,7 @@ def _check_classes(labels: Sequence[str], targets: dict[str, Indices]) -> None:
             raise DataError(f"the {split} split has no image of class {name_some(missing)}")
 
 
-def _prepare(
+def prepare(
     images: LazyImages, targets: Indices, whole: bool, cache_bytes: int, progress: Progress | None
 ) -> tuple[Split, list[str]]:
     """Decode a split into memory, or only check its files if it is too large. Leave out corrupt images.

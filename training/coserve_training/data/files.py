@@ -76,17 +76,8 @@ class Files:
         passed_over = PassedOver(str(path))
         self.passed_over.append(passed_over)
         found = False
-        if path.is_dir():
-            walk = _Walk(passed_over, self.unreadable)
-            base = 1
-            entries = walk.entries(str(path), ((Path.cwd() / path).name,), frozenset())
-        elif is_zip(path):
-            base = 0
-            entries = _list_zip(path, passed_over)
-        else:
-            raise DataError(f"{path}: {_describe_file(path)}")
-        for parts, file in entries:
-            found |= self._add(parts, file, passed_over, base)
+        for parts, file in list_entries(path, passed_over, self.unreadable):
+            found |= self._add(parts, file, passed_over, base=1 if path.is_dir() else 0)
         if not found:
             first_unreadable = [name for _, name in self.unreadable[:1]]
             reasons = "; ".join(filter(None, [passed_over.summary(), *first_unreadable]))
@@ -131,6 +122,25 @@ class Files:
 
 Entries = Iterator[tuple[tuple[str, ...], StoredFile | None]]
 """The parts of each path, and its file; None for a folder."""
+
+
+def list_entries(path: Path, passed_over: PassedOver, unreadable: list[tuple[str | None, str]]) -> Entries:
+    """List a folder, whose own name is the first part of each path, or a zip.
+
+    Args:
+        path: the folder or zip.
+        passed_over: counts what is left out.
+        unreadable: is given what cannot be read, as `Files.unreadable`.
+
+    Raises:
+        DataError: if the folder cannot be read, the zip is damaged, or it is neither.
+    """
+    if path.is_dir():
+        walk = _Walk(passed_over, unreadable)
+        return walk.entries(str(path), ((Path.cwd() / path).name,), frozenset())
+    if is_zip(path):
+        return _list_zip(path, passed_over)
+    raise DataError(f"{path}: {_describe_file(path)}")
 
 
 def _split_folder(parts: tuple[str, ...]) -> int | None:

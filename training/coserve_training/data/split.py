@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from coserve_training.data.decode import Pixels
 from coserve_training.data.lazy import Indices, LazyImages, Views
+from coserve_training.errors import ConfigError
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of the activity, the steps done and the total number of steps."""
@@ -106,3 +107,15 @@ class Dataset:
     val: Split | None = None
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def space_evenly(count: int, limit: int | None) -> Indices:
+    """Return at most `limit` of the indices 0 to `count` - 1, evenly spaced; None is no limit.
+
+    Raises:
+        ConfigError: if the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit must be at least 1, not {limit}")
+    chosen = count if limit is None else min(count, limit)
+    return np.linspace(0, count - 1, chosen).round().astype(np.int64)

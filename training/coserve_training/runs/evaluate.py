@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from coserve_images.preprocess import normalise
-from coserve_training.data import Batches, Progress, Split, index_batches
+from coserve_training.data import Batches, Pixels, Progress, Split, index_batches, space_evenly
 from coserve_training.device import choose_device
 from coserve_training.errors import DataError, RunError
 from coserve_training.runs.folder import Checkpoint, Description, Run, load_run, write_atomically
@@ -71,15 +71,23 @@ class Outputs:
         logits: `[S, N, C]` float32, in main memory.
         targets: classes `[N]`.
         split: name of the split, as in `Evaluation`.
+        images: the images and classes; None if only the outputs are known.
     """
 
     logits: Tensor
     targets: Tensor
     split: str | None = None
+    images: Split | None = None
 
     def score(self) -> Evaluation:
         """Score the members and the mean of their logits."""
         return score_members(self.logits, self.targets, self.split)
+
+    def sample(self, limit: int | None) -> "Outputs":
+        """Return the outputs on at most `limit` images, evenly spaced."""
+        chosen = space_evenly(len(self.targets), limit)
+        images = None if self.images is None else self.images.select(chosen)
+        return Outputs(self.logits[:, chosen], self.targets[chosen], self.split, images)
 
 
 def score(logits: Tensor, targets: Tensor) -> Scores:
@@ -118,6 +126,7 @@ def member_logits(
     std: Sequence[float],
     progress: Progress | None = None,
     device: torch.device | None = None,
+    change: Callable[[Pixels], Pixels] | None = None,
 ) -> Tensor:
     """Run every member on a split, and return logits `[S, N, C]` float32, in main memory.
 
@@ -129,6 +138,7 @@ def member_logits(
         std: standard deviation of each channel, likewise.
         progress: called after every batch.
         device: the device to run on; the GPU if there is one, by default.
+        change: takes and returns a batch `[N, H, W, 3]` uint8 before it is normalised.
 
     Raises:
         RunError: if a member's logits are not finite.
@@ -138,7 +148,8 @@ def member_logits(
         member.to(device)
     batches = []
     for pixels, _ in Batches(split, index_batches(len(split), BATCH)):
-        images = torch.from_numpy(normalise(pixels.numpy(), mean, std)).to(device)
+        array = pixels.numpy() if change is None else change(pixels.numpy())
+        images = torch.from_numpy(normalise(array, mean, std)).to(device)
         # By default, convolutions on a GPU round float32 to TF32.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             batches.append(torch.stack([member(images).float() for member in members]).cpu())
@@ -224,6 +235,7 @@ def held_out_logits(
             member_logits(run.members, split, description.mean, description.std, progress),
             torch.from_numpy(split.targets),
             name,
+            split,
         )
         for split, name in ((test, dataset.test_name), (dataset.val, "val"))
         if split is not None
@@ -267,8 +279,7 @@ def channel_statistics(split: Split) -> tuple[list[float], list[float]]:
 
     A larger split is sampled evenly, at `STATISTICS_IMAGES` images.
     """
-    chosen = np.linspace(0, len(split) - 1, min(len(split), STATISTICS_IMAGES)).round().astype(int)
-    sample = split.select(chosen)
+    sample = split.select(space_evenly(len(split), STATISTICS_IMAGES))
     sums = np.zeros(3)
     squares = np.zeros(3)
     count = 0

@@ -21,6 +21,7 @@ device.py        the device to compute on
 distributed/     batch norm across processes, and one member per process
 runs/            run folders: writing, loading (`load_run`), evaluating (`evaluate_run`) and
                  calibrating (`calibrate_run`) them
+doubt/           what an ensemble knows about its own doubt: `assess_run`, `measure_doubt`, `corrupt`
 training_run.py  a whole run, from data set to run folder: `train`
 errors.py        what can go wrong: `TrainingError` and its subclasses
 """
@@ -29,6 +30,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _MODULES = {
+    "Assessment": "doubt.assess",
     "Calibration": "runs.calibrate",
     "Cost": "counting",
     "DividedCost": "counting",
@@ -36,14 +38,21 @@ _MODULES = {
     "NetworkConfig": "networks.config",
     "Run": "runs.folder",
     "Scores": "runs.evaluate",
+    "SelectiveAccuracy": "doubt.selective",
+    "Separation": "doubt.detection",
     "Subset": "runs.calibrate",
     "TrainConfig": "config",
     "TrainingError": "errors",
+    "assess_run": "doubt.assess",
     "calibrate_run": "runs.calibrate",
+    "corrupt": "doubt.corruptions",
     "cost": "counting",
     "evaluate_run": "runs.evaluate",
     "load_run": "runs.folder",
+    "measure_doubt": "doubt.measures",
     "member_network": "networks",
+    "selective_accuracy": "doubt.selective",
+    "separate": "doubt.detection",
     "train": "training_run",
 }
 
@@ -54,6 +63,14 @@ if TYPE_CHECKING:
     from coserve_training.counting import Cost as Cost
     from coserve_training.counting import DividedCost as DividedCost
     from coserve_training.counting import cost as cost
+    from coserve_training.doubt.assess import Assessment as Assessment
+    from coserve_training.doubt.assess import assess_run as assess_run
+    from coserve_training.doubt.corruptions import corrupt as corrupt
+    from coserve_training.doubt.detection import Separation as Separation
+    from coserve_training.doubt.detection import separate as separate
+    from coserve_training.doubt.measures import measure_doubt as measure_doubt
+    from coserve_training.doubt.selective import SelectiveAccuracy as SelectiveAccuracy
+    from coserve_training.doubt.selective import selective_accuracy as selective_accuracy
     from coserve_training.errors import TrainingError as TrainingError
     from coserve_training.networks import member_network as member_network
     from coserve_training.networks.config import NetworkConfig as NetworkConfig

@@ -16,10 +16,11 @@ from coserve_cli.main import app
 from coserve_training.config import TrainConfig
 from coserve_training.data import load_dataset
 from coserve_training.errors import DataError
-from coserve_training.runs.calibrate import calibrate_run, fit_temperature, member_subsets
+from coserve_training.runs.calibrate import calibrate_run, fit_temperature
 from coserve_training.runs.evaluate import evaluate_run, held_out_logits
 from coserve_training.runs.folder import Description, load_run
 from coserve_training.runs.images import ImageRecord, read_known
+from coserve_training.runs.subsets import member_subsets
 from coserve_training.training_run import train
 from tests.training.untrained_run import write_run
 

@@ -1,19 +1,11 @@
-from itertools import combinations
-from math import comb
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from coserve_training.runs.calibrate import (
-    TEMPERATURES,
-    calibrate,
-    first_half,
-    fit_temperature,
-    member_subsets,
-)
+from coserve_training.runs.calibrate import TEMPERATURES, calibrate, fit_temperature
 from coserve_training.runs.evaluate import score, score_members
+from coserve_training.runs.subsets import one_in
 
 
 def drawn(logits: Tensor, seed: int = 0) -> Tensor:
@@ -59,29 +51,6 @@ def test_logits_beyond_the_range_give_its_ends() -> None:
     assert calibration.nll_after <= calibration.nll_before < 1e-6
 
 
-def test_subsets_up_to_eight_members_are_all_there() -> None:
-    for members in (1, 2, 4, 8):
-        sizes = member_subsets(members)
-        everything = {tuple(i for i in range(members) if number >> i & 1) for number in range(1, 2**members)}
-        assert {subset for found in sizes.values() for subset in found} == everything
-        assert [len(found) for found in sizes.values()] == [comb(members, k) for k in range(1, members + 1)]
-
-
-def test_beyond_eight_members_a_fixed_choice_of_each_size_is_taken() -> None:
-    sizes = member_subsets(16)
-    assert [len(found) for found in sizes.values()] == [16] * 15 + [1]
-    assert sizes[15] == list(combinations(range(16), 15))
-    assert all(len(set(subset)) == size for size, found in sizes.items() for subset in found)
-    assert all(len(set(found)) == len(found) for found in sizes.values())
-    assert member_subsets(16) == sizes
-
-
-def test_each_half_has_half_of_every_class() -> None:
-    targets = torch.tensor([2, 0, 0, 1, 1, 1, 2, 0, 0, 2])
-    first = first_half(targets)
-    assert first.tolist() == [True, True, False, True, False, True, False, True, False, True]
-
-
 def test_every_subset_is_scored_and_calibrated_on_the_other_half() -> None:
     """Scores and temperatures equal those computed here for one subset at a time."""
     honest = random_logits(1200, 5)
@@ -89,7 +58,7 @@ def test_every_subset_is_scored_and_calibrated_on_the_other_half() -> None:
     logits = torch.stack([3 * honest, 3 * honest + random_logits(1200, 5), 2 * honest])
     calibration, subsets = calibrate(logits, targets)
     assert [subset.members for subset in subsets] == [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
-    first = first_half(targets)
+    first = one_in(2, targets)
     for subset in subsets:
         mean = logits[list(subset.members)].mean(0)
         plain = score(mean, targets)

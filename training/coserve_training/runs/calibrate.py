@@ -1,11 +1,9 @@
-"""Temperatures that calibrate an ensemble's probabilities, for every number of members that may answer."""
+"""Calibration of an ensemble on labelled images: temperatures, prediction sets, early stopping."""
 
 import json
-import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
-from math import comb, sqrt
+from math import sqrt
 from pathlib import Path
 
 import torch
@@ -13,15 +11,16 @@ from torch import Tensor
 
 from coserve_training.data import Progress
 from coserve_training.errors import DataError
+from coserve_training.runs.early_stopping import EarlyStopping, fit_early_stopping
 from coserve_training.runs.evaluate import Evaluation, Outputs, held_out_logits, score
 from coserve_training.runs.folder import Checkpoint, Run, write_atomically
+from coserve_training.runs.prediction_sets import PredictionSets, fit_prediction_sets
 from coserve_training.runs.records import calibration_file, weights_digest
+from coserve_training.runs.subsets import Fit, Fold, SubsetMeans, member_subsets, one_in, select
 
 TEMPERATURES = (0.1, 10.0)
 """The search range. It is bounded because logits without any error have their optimum at 0."""
 BISECTIONS = 30
-ALL_SUBSETS = 8
-"""Up to this number of members, every subset is scored (255). Of S members beyond it, S of each size are."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +46,21 @@ class Subset:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Temperatures by number of members, and the whole ensemble's scores before and after calibration.
+    """Temperatures by number of members, the ensemble's scores before and after, sets, and early stopping.
 
-    Calibrated scores, here and in `Subset`, come from images that their temperature was not fitted on. If
-    there is no validation split to fit on, each half of the images is scored with the temperature of the
-    other half.
+    Scores after calibration, here and in `Subset`, come from images that nothing was fitted on. If there is
+    no validation split to fit on, each half of the images is scored with what was fitted on the other half.
 
     Attributes:
         temperatures: temperatures by number of members, fitted on all images of `split`.
-        images: number of images that the temperatures were fitted on.
+        images: number of images in `split`.
         nll_before: mean negative log-likelihood of the whole ensemble, in nats.
         nll_after: the same after calibration.
         ece_before: expected calibration error of the whole ensemble, as a fraction.
         ece_after: the same after calibration.
-        split: which images the temperatures were fitted on, as in `Evaluation`.
+        prediction_sets: thresholds of prediction sets, and the sets' scores.
+        early_stopping: a confidence to stop at for each loss of accuracy; none for one member.
+        split: which images everything was fitted on, as in `Evaluation`.
     """
 
     temperatures: dict[int, float]
@@ -69,6 +69,8 @@ class Calibration:
     nll_after: float
     ece_before: float
     ece_after: float
+    prediction_sets: PredictionSets
+    early_stopping: list[EarlyStopping]
     split: str | None = None
 
     @property
@@ -99,19 +101,6 @@ def fit_temperature(logits: Iterable[Tensor], targets: Tensor) -> float:
     return round(sqrt(low * high), 4)
 
 
-def member_subsets(members: int) -> dict[int, list[tuple[int, ...]]]:
-    """Return the subsets of members by size: all of them, or a fixed choice beyond `ALL_SUBSETS` members."""
-    return {size: _subsets(members, size) for size in range(1, members + 1)}
-
-
-def first_half(targets: Tensor) -> Tensor:
-    """Mark the images `[N]` of the first half: every other image of each class, in order."""
-    first = torch.zeros(len(targets), dtype=torch.bool)
-    for label in set(targets.tolist()):
-        first[(targets == label).nonzero()[::2, 0]] = True
-    return first
-
-
 def calibrate(
     logits: Tensor,
     targets: Tensor,
@@ -119,47 +108,60 @@ def calibrate(
     fit_on: Outputs | None = None,
     split: str | None = None,
 ) -> tuple[Calibration, list[Subset]]:
-    """Fit a temperature for every number of members, and score every subset before and after calibration.
+    """Fit temperatures, prediction sets and early stopping, and score every subset before and after.
 
     The temperature of k members minimises the mean negative log-likelihood over all subsets of k members.
 
     Args:
         logits: logits of the members, `[S, N, C]`.
         targets: classes `[N]`; with at least two images of each, unless there is `fit_on`.
-        progress: called after every size of subsets.
-        fit_on: other images to fit on; by default, halves of these images.
+        progress: called after every size of subsets, and after each of the other two.
+        fit_on: other images to fit on; by default, these images, measured on halves.
         split: name of the split that these images are of.
     """
     sizes = member_subsets(len(logits))
-    first = first_half(targets)
-    temperatures = {}
+    test = Outputs(logits, targets, split)
+    first = one_in(2, targets)
+    outputs = [test, select(test, first), select(test, ~first)] if fit_on is None else [fit_on]
+    temperatures: list[dict[int, float]] = [{} for _ in outputs]
     scored = []
     for size, subsets in sizes.items():
-        means = _Means(logits, subsets)
-        divisors = torch.empty(len(targets), 1)
-        if fit_on is not None:
-            temperatures[size] = fit_temperature(_Means(fit_on.logits, subsets), fit_on.targets)
-            divisors[:] = temperatures[size]
-        else:
-            temperatures[size] = fit_temperature(means, targets)
-            for half in (first, ~first):
-                divisors[~half] = fit_temperature(_Means(logits[:, half], subsets), targets[half])
-        for subset, mean in zip(subsets, means, strict=True):
+        fitted = [fit_temperature(SubsetMeans(some.logits, subsets), some.targets) for some in outputs]
+        for by_size, temperature in zip(temperatures, fitted, strict=True):
+            by_size[size] = temperature
+        divisors = torch.full((len(targets), 1), fitted[0])
+        if fit_on is None:
+            divisors[first] = fitted[2]
+            divisors[~first] = fitted[1]
+        for subset, mean in zip(subsets, SubsetMeans(logits, subsets), strict=True):
             before = score(mean, targets)
             after = score(mean / divisors, targets)
             figures = [before.top1, before.nll, before.ece, after.nll, after.ece]
             scored.append(Subset(subset, *(round(figure, 5) for figure in figures)))
         if progress is not None:
-            progress("calibrating", size, len(sizes))
+            progress("calibrating", size, len(sizes) + 2)
+    fits = [Fit(some, by_size) for some, by_size in zip(outputs, temperatures, strict=True)]
+    if fit_on is None:
+        folds = [Fold(fits[1], outputs[2]), Fold(fits[2], outputs[1])]
+    else:
+        folds = [Fold(fits[0], test)]
+    prediction_sets = fit_prediction_sets(fits[0], folds)
+    if progress is not None:
+        progress("calibrating", len(sizes) + 1, len(sizes) + 2)
+    early_stopping = fit_early_stopping(fits[0], folds)
+    if progress is not None:
+        progress("calibrating", len(sizes) + 2, len(sizes) + 2)
     whole = scored[-1]
     return Calibration(
-        temperatures=temperatures,
-        images=len(targets if fit_on is None else fit_on.targets),
+        temperatures=temperatures[0],
+        images=len(outputs[0].targets),
         nll_before=whole.nll,
         nll_after=whole.calibrated_nll,
         ece_before=whole.ece,
         ece_after=whole.calibrated_ece,
-        split=split if fit_on is None else fit_on.split,
+        prediction_sets=prediction_sets,
+        early_stopping=early_stopping,
+        split=outputs[0].split,
     ), scored
 
 
@@ -221,27 +223,6 @@ def calibrate_outputs(
     }
     write_atomically(calibration_file(folder, checkpoint), (json.dumps(content, indent=2) + "\n").encode())
     return evaluation, calibration, subsets
-
-
-def _subsets(members: int, size: int) -> list[tuple[int, ...]]:
-    if members <= ALL_SUBSETS or comb(members, size) <= members:
-        return list(combinations(range(members), size))
-    generator = random.Random(size)  # noqa: S311
-    chosen = set[tuple[int, ...]]()
-    while len(chosen) < members:
-        chosen.add(tuple(sorted(generator.sample(range(members), size))))
-    return sorted(chosen)
-
-
-class _Means(Iterable[Tensor]):
-    """The averaged logits `[N, C]` of each subset, computed one by one: all of them may not fit in memory."""
-
-    def __init__(self, logits: Tensor, subsets: Sequence[tuple[int, ...]]) -> None:
-        self.logits = logits
-        self.subsets = subsets
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.logits[list(subset)].mean(0) for subset in self.subsets)
 
 
 def _slope(logits: Tensor, targets: Tensor, temperature: float) -> float:

@@ -27,7 +27,7 @@ from tests.integration.http2 import (
     literal,
     message,
 )
-from tests.server.api.grpc_calls import request
+from tests.server.api.grpc.calls import request
 
 IMAGES = np.zeros((2, 3, 8, 8), np.float32)
 GOOD = request(IMAGES)

@@ -22,7 +22,7 @@ from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import member_logits, refused, until_ready
 from tests.integration.load import until as wait_until
 from tests.integration.test_v2_clients import COLOURS, IMAGES
-from tests.server.api.grpc_calls import METHOD, request
+from tests.server.api.grpc.calls import METHOD, request
 from tests.server.onnx_repository import LABELS, write_repository
 
 

@@ -16,8 +16,8 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tests.integration.conftest import Serve, Server
 from tests.integration.hostile_frames import BROKEN_CALLS, BROKEN_CONNECTIONS, FLOODS, GOOD, IMAGES
 from tests.integration.http2 import PING, START, call, exchange, frame, message
-from tests.server.api.grpc_calls import METHOD, failure, request
-from tests.server.api.test_grpc_wire import BOMBS
+from tests.server.api.grpc.calls import METHOD, failure, request
+from tests.server.api.grpc.test_wire import BOMBS
 from tests.server.onnx_repository import write_repository
 
 LIMIT_MS = 1500

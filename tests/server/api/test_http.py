@@ -12,8 +12,8 @@ from starlette._utils import get_route_path
 from coserve_server.api.openapi import hoist_definitions
 from coserve_server.api.requests.dependencies import route_path
 from coserve_server.settings.listening import OWN_PATHS
+from tests.server.api.application import INFER, Server, ask_app, document
 from tests.server.api.openapi import find_references
-from tests.server.api.v2 import INFER, Server, ask_app, document
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 
 

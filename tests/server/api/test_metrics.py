@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from coserve_server.observability.metrics import Histogram
 from coserve_server.observability.record import Record
-from tests.server.api.v2 import Server
+from tests.server.api.application import Server
 from tests.server.fake_engine import BuggyEngine, FakeEngine, ensemble, png, run
 
 CLASSIFY: dict[str, Any] = {"content": png(), "headers": {"Content-Type": "image/png"}}

@@ -11,7 +11,7 @@ import pytest
 
 from coserve_server.observability import logs
 from coserve_server.settings import load_settings
-from tests.server.api.v2 import Server
+from tests.server.api.application import Server
 from tests.server.fake_engine import BuggyEngine, FakeEngine, ensemble, png, run
 
 CLASSIFY: dict[str, Any] = {"content": png(), "headers": {"Content-Type": "image/png"}}

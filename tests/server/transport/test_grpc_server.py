@@ -27,8 +27,8 @@ from coserve_server.settings import load_settings
 from coserve_server.settings.section import LONGEST_MS
 from coserve_server.transport import grpc_server
 from coserve_server.transport.grpc_server import GrpcServer
-from tests.server.api.grpc_calls import METHOD, UNLIMITED, Served, failure, logits, request, run, serving
-from tests.server.api.v2 import LOGITS
+from tests.server.api.application import LOGITS
+from tests.server.api.grpc.calls import METHOD, UNLIMITED, Served, failure, logits, request, run, serving
 from tests.server.fake_engine import ReadingEngine, ensemble
 
 LOCAL = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]

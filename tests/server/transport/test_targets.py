@@ -76,4 +76,4 @@ def test_connect_is_refused_by_name(target: str, upgrade: str) -> None:
     status, body = ask(f"CONNECT {target} HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n".encode())
     problem = json.loads(body)
     assert (status, problem["type"]) == (405, "/problems/method-not-allowed")
-    assert "this server is none" in problem["detail"]
+    assert "this server is not one" in problem["detail"]

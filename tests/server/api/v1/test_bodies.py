@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coserve_server.api.requests import compression
 from coserve_server.api.requests.base64_images import decode_base64
 from coserve_server.errors import BadBodyError, BadImageError, BodyTooLargeError
-from tests.server.api.v2 import Server
+from tests.server.api.application import Server
 from tests.server.fake_engine import ReadingEngine, ensemble, png
 
 PACKERS = {

@@ -11,7 +11,7 @@ from coserve_server.api.app import build_app
 from coserve_server.ensembles.accuracy import Accuracy, Measured
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
-from tests.server.api.v2 import IMAGES, LOGITS, Server, ask_app, binary, document, error
+from tests.server.api.application import IMAGES, LOGITS, Server, ask_app, binary, document, error
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble, png
 
 

@@ -17,8 +17,8 @@ from tritonclient.grpc import service_pb2 as messages
 from coserve_server.api.grpc.service import INFERENCE
 from coserve_server.observability.tracing import Tracer
 from coserve_server.security.keys import Role, create_key
-from tests.server.api.grpc_calls import METHOD, Served, failure, request, run, serving, trailers
-from tests.server.api.v2 import ask_app
+from tests.server.api.application import ask_app
+from tests.server.api.grpc.calls import METHOD, Served, failure, request, run, serving, trailers
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 from tests.server.otlp import attributes, collector
 

@@ -11,8 +11,8 @@ import tritonclient.http as triton
 from grpc import StatusCode
 from tritonclient.grpc import service_pb2 as messages
 
-from tests.server.api.grpc_calls import Served, failure, logits, run
-from tests.server.api.v2 import INFER, LENGTH, Server, error
+from tests.server.api.application import INFER, LENGTH, Server, error
+from tests.server.api.grpc.calls import Served, failure, logits, run
 from tests.server.fake_engine import ReadingEngine, ensemble, png
 
 FILES = [png("red"), png("lime"), png("blue")]

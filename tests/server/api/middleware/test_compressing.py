@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coserve_server.api.middleware import compressing
 from coserve_server.api.middleware.compressing import choose_encoding
-from tests.server.api.v2 import LENGTH, Server, document
+from tests.server.api.application import LENGTH, Server, document
 from tests.server.fake_engine import ReadingEngine, ensemble
 
 MANY = np.ones((64, 3, 4, 4), np.float32)

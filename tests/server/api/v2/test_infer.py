@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from coserve_server.observability.record import Record
 from coserve_server.settings.section import LONGEST_MS
-from tests.server.api.test_v2_requests import spoilt_requests
-from tests.server.api.v2 import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
+from tests.server.api.application import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
+from tests.server.api.v2.test_requests import spoilt_requests
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble, run
 
 

@@ -18,8 +18,8 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import Role, create_key
 from coserve_server.settings import load_settings
+from tests.server.api.application import ask_app, error
 from tests.server.api.openapi import find_references
-from tests.server.api.v2 import ask_app, error
 from tests.server.fake_engine import FakeEngine, ensemble
 
 METHODS = {"get", "post"}

@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2 as messages
 from coserve_server.api.grpc.messages import parse
 from coserve_server.api.grpc.wire import has_more_fields
 from coserve_server.errors import BadBodyError, BodyTooLargeError
-from tests.server.api.grpc_calls import request
+from tests.server.api.grpc.calls import request
 
 Request = messages.ModelInferRequest
 SIZE = 2**20

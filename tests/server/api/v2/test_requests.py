@@ -17,7 +17,7 @@ from coserve_server.errors import (
     RequestError,
 )
 from coserve_server.settings import load_settings
-from tests.server.api.v2 import IMAGES, document
+from tests.server.api.application import IMAGES, document
 from tests.server.fake_engine import ensemble
 
 MODEL = ensemble()

@@ -14,8 +14,8 @@ from tritonclient.grpc import service_pb2 as messages
 from coserve_server.api.grpc import streams
 from coserve_server.api.grpc.calls import Call
 from coserve_server.observability.record import Record
-from tests.server.api.grpc_calls import METHOD, Served, failure, logits, request, run, trailers, until
-from tests.server.api.v2 import IMAGES, LOGITS
+from tests.server.api.application import IMAGES, LOGITS
+from tests.server.api.grpc.calls import METHOD, Served, failure, logits, request, run, trailers, until
 from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble
 from tests.server.fake_engine import run as member_run
 

@@ -19,7 +19,7 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.settings import load_settings
 from coserve_server.transport.grpc_server import GrpcServer
-from tests.server.api.v2 import IMAGES
+from tests.server.api.application import IMAGES
 from tests.server.fake_engine import FakeEngine
 
 T = TypeVar("T")

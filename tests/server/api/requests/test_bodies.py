@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from coserve_server.api.requests import bodies
-from tests.server.api.v2 import INFER, Server
+from tests.server.api.application import INFER, Server
 from tests.server.fake_engine import FakeEngine, ensemble
 
 RATE = 1000

@@ -10,7 +10,7 @@ import pytest
 from coserve_server.ensembles.calibration import Calibration
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.outcomes import MemberRun
-from tests.server.api.test_api import ask
+from tests.server.api.v1.test_classify import ask
 from tests.server.fake_engine import FakeEngine, ensemble, png, run
 
 SETS = {

@@ -11,8 +11,8 @@ from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc.errors import CODES
 from coserve_server.api.problems import KINDS
-from tests.server.api.grpc_calls import METHOD, Served, failure, logits, request, run
-from tests.server.api.v2 import IMAGES, LOGITS, ask_app, document
+from tests.server.api.application import IMAGES, LOGITS, ask_app, document
+from tests.server.api.grpc.calls import METHOD, Served, failure, logits, request, run
 from tests.server.fake_engine import ReadingEngine, ensemble
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from google.protobuf import text_format
 from onnx import helper
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -15,6 +16,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from coserve_export.trained import export_run
 from coserve_training.config import TrainConfig
 from coserve_training.runs.calibrate import Calibration, calibrate_run
+from coserve_training.runs.prediction_sets import COVERAGES
 from coserve_training.training_run import train
 from tests.integration.conftest import Serve, Server
 
@@ -76,13 +78,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return np.exp(logits) / np.exp(logits).sum()
 
 
-def classify(server: Server, image: Path, model: str) -> Mapping[str, Any]:
+def classify(server: Server, image: Path, model: str, **query: Any) -> Mapping[str, Any]:
     with server.http() as http:
         response = http.post(
             "/v1/classify",
             content=image.read_bytes(),
             headers={"Content-Type": "image/png"},
-            params={"model": model, "member_predictions": True},
+            params={"model": model, "member_predictions": True} | query,
         )
     assert response.status_code == 200, response.text
     return response.json()
@@ -121,6 +123,42 @@ def test_probabilities_are_those_of_the_mean_divided_by_the_temperature(
     for own, logits in zip(result["member_predictions"].values(), members, strict=True):
         expected = softmax(logits / calibration.temperatures[1])
         np.testing.assert_allclose(by_class(own, "probability"), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lac", "raps"])
+@pytest.mark.parametrize("coverage", COVERAGES)
+@pytest.mark.parametrize(("model", "used"), [("whole", MEMBERS), (ONE_FAILS, MEMBERS - 1)])
+def test_served_sets_are_those_that_training_fitted(
+    server: Server,
+    exported: tuple[Path, Calibration],
+    data: Path,
+    model: str,
+    used: int,
+    coverage: float,
+    method: str,
+) -> None:
+    fitted = getattr(exported[1].prediction_sets, method)
+    threshold = fitted.thresholds[coverage][used]
+    reply = classify(server, data / "test/red/003.png", model, coverage=coverage, set_method=method)
+    assert reply["prediction_sets"] == {"coverage": coverage, "method": method, "threshold": threshold}
+    (result,) = reply["results"]
+    scores = fitted.scores(torch.from_numpy(by_class(result["predictions"], "probability"))[None])[0]
+    expected = {index for index, score in enumerate(scores.tolist()) if score <= threshold}
+    assert {one["class_id"] for one in result["prediction_set"]} == expected
+
+
+def test_sets_hold_the_right_class_as_often_as_asked_for(server: Server, data: Path) -> None:
+    images = sorted(data.glob("test/*/*.png"))
+    files = [("files", (image.name, image.read_bytes())) for image in images]
+    with server.http() as http:
+        reply = http.post("/v1/classify", files=files, params={"model": "whole", "coverage": 0.9}).json()
+    held = [
+        image.parent.name in [one["label"] for one in result["prediction_set"]]
+        for image, result in zip(images, reply["results"], strict=True)
+    ]
+    # The threshold was fitted on these images: the score of the 28th, the first number above 0.9 * 31.
+    assert len(held) == 30
+    assert sum(held) == pytest.approx(28, abs=1)
 
 
 def test_the_model_shows_its_calibration(server: Server, exported: tuple[Path, Calibration]) -> None:

@@ -1,4 +1,4 @@
-"""What `coserve serve` does to its process."""
+"""Changes that `coserve serve` makes to its process."""
 
 import subprocess
 import sys

@@ -65,7 +65,7 @@ NO_MODELS = b'HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{"models":[]}'
 
 
 def closing_server(listener: socket.socket, requests: list[bytes], answered: int, last: bytes) -> None:
-    """Answer so many requests per connection; reply `last` to the next one and close the connection."""
+    """Answer `answered` requests per connection, reply `last` to the next one, and close the connection."""
     with suppress(OSError):
         while True:
             connection, _ = listener.accept()

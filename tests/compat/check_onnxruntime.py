@@ -36,7 +36,7 @@ def run(path: Path) -> np.ndarray:
 
 
 def compare(repository: Path, recorded: dict[str, list[list[float]]]) -> list[str]:
-    """Return what is wrong, a line per network."""
+    """Return the faults, a line per network."""
     networks = find_networks(repository)
     wrong = [f"{name}: recorded, but not in {repository}" for name in sorted(set(recorded) - set(networks))]
     wrong += [f"{name}: not recorded" for name in sorted(set(networks) - set(recorded))]

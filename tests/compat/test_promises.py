@@ -1,4 +1,4 @@
-"""What pyproject.toml, the documentation and the noxfile say about versions is the same."""
+"""pyproject.toml, the documentation and the noxfile agree about versions."""
 
 import importlib.util
 import re

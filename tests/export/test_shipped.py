@@ -1,4 +1,4 @@
-"""The repository that this project ships is one that `coserve export` would write today."""
+"""The shipped configurations are written as `coserve export` writes them today."""
 
 from pathlib import Path
 

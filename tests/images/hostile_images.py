@@ -1,4 +1,4 @@
-"""Image files made to harm whoever decodes them, generated rather than stored, by what is wrong with each."""
+"""Image files made to harm a decoder, generated rather than stored, by name of their fault."""
 
 import io
 import struct
@@ -225,7 +225,7 @@ REFUSED: dict[str, Callable[[], bytes]] = {
         for share in (0.02, 0.5)
     },
 }
-"""What must be refused under `MAX_PIXELS`."""
+"""Files that must be refused under `MAX_PIXELS`."""
 
 SHOWN: dict[str, Callable[[], bytes]] = {
     "AVIF larger than it says": lambda: patched(encoded((200, 200), "AVIF"), b"ispe\0\0\0\0", (8, 8), ">II"),
@@ -264,7 +264,7 @@ SHOWN: dict[str, Callable[[], bytes]] = {
     ),
     "16-bit grey": lambda: encoded(mode="I;16"),
 }
-"""What a viewer shows all the same."""
+"""Files that viewers show all the same."""
 
 
 def _raw_exif() -> PngImagePlugin.PngInfo:

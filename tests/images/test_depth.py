@@ -97,7 +97,7 @@ def test_a_png_of_any_depth_goes_from_black_to_white(bits: int) -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
 def test_a_transparent_grey_is_white_at_any_depth(bits: int) -> None:
-    """The one that is transparent is the second darkest, or black where there are two."""
+    """The second darkest grey is transparent, or black if there are only two greys."""
     samples = ramp(bits)
     key = int(np.unique(samples)[int(bits > 1)])
     shown = np.asarray(decode(grey_png(samples, bits, key), LIMIT))[..., 0]

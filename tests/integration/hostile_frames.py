@@ -1,4 +1,4 @@
-"""Connections and calls made to harm the server that reads them, by what is wrong with each."""
+"""Connections and calls made to harm the server that reads them, by name of their fault."""
 
 import os
 import ssl

@@ -1,4 +1,4 @@
-"""Requests that try to harm the server, named by what is wrong with them."""
+"""Requests that try to harm the server, by name of their fault."""
 
 import base64
 import gzip

@@ -235,7 +235,7 @@ def test_a_call_in_progress_is_answered_after_the_sockets_are_closed(serve: Serv
 
 
 def refuses(server: Server) -> bool:
-    """Whether neither port takes connections any more."""
+    """Return whether neither port takes connections any more."""
     addresses = [httpx.URL(server.url).netloc.decode(), server.grpc]
     for address in addresses:
         host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""One server that everything hostile is sent to over gRPC: it refuses, goes on, and keeps nothing of it."""
+"""A server that gets hostile calls and connections over gRPC refuses them, serves on, and leaks nothing."""
 
 import asyncio
 import re
@@ -64,7 +64,7 @@ def answer_good_requests(server: Server, count: int = 1) -> None:
 
 @pytest.fixture(scope="module")
 def resources(server: Server) -> dict[str, int]:
-    """What the server has before anything hostile."""
+    """The server's resources before the first hostile call."""
     return held(server)
 
 
@@ -192,7 +192,7 @@ def test_too_many_connections(server: Server) -> None:
     asyncio.run(go())
 
 
-def test_nothing_is_left_of_it(server: Server, resources: dict[str, int], log: Path) -> None:
+def test_nothing_leaks(server: Server, resources: dict[str, int], log: Path) -> None:
     """Last: open files as before, and memory nearly so."""
     for _ in range(100):
         now = held(server)

@@ -1,4 +1,4 @@
-"""What clients of other servers do with image files, step by step, against `coserve serve`.
+"""Clients of other servers send image files to `coserve serve`, step by step.
 
 The programs are Triton's ensemble_image_client.py, and http_infer_binary_resnet.py and
 grpc_infer_binary_resnet.py of OpenVINO Model Server; perf_analyzer itself runs.

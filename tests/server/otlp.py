@@ -15,11 +15,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector(ThreadingHTTPServer):
-    """What came in.
+    """A collector of traces, and the spans that it received.
 
     Attributes:
         spans: in the order of their ends.
-        resource: attributes of what sent them.
+        resource: attributes of their sender.
     """
 
     def __init__(self) -> None:

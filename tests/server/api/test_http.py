@@ -1,4 +1,4 @@
-"""What holds for all routes: HEAD, slashes at the end, path prefixes, the OpenAPI document."""
+"""Features of every route: HEAD, slashes at the end, path prefixes, the OpenAPI document."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""What does not fit into memory is not loaded."""
+"""Ensembles that do not fit into memory are not loaded."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a start serves of a repository that is sound only in part."""
+"""Starting with a repository of which only some ensembles are sound."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What the engine `triton` learns from servers, and when."""
+"""The engine `triton` learns about models from servers that come, change and go."""
 
 import asyncio
 import json

@@ -134,7 +134,7 @@ class Step:
 
 
 class Recorded(NamedTuple):
-    """What a run did.
+    """The recording of a run.
 
     Attributes:
         steps: its training steps.

@@ -1,4 +1,4 @@
-"""What members learn from: the gradients that reach their logits are those of the recipe's loss."""
+"""The objective: the gradients that reach the members' logits are the recipe's loss's."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What members are shown: the images of the batch, each member's own view of them."""
+"""The members' views: each member sees its own view of the batch's images."""
 
 from dataclasses import replace
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What lies in a data set besides images: nothing is left out in silence, and litter is no class."""
+"""Entries of a data set besides images: nothing is left out in silence, and litter is not a class."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What every call over gRPC has in common: keys, ids, metrics, logs, traces; health and reflection."""
+"""Features of every call over gRPC: keys, ids, metrics, logs, traces; health and reflection."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ def test_descriptions_are_those_of_v2() -> None:
             return response.json()
 
         def plain(message: Any) -> Any:
-            """As JSON, numbers as JSON has them."""
+            """Return the message as JSON, with 64-bit integers as numbers."""
             written = MessageToDict(
                 message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
             )
@@ -141,7 +141,7 @@ def _with_numbers(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared(wanted: Any, got: Any) -> bool:
-    """Whether all of `wanted` is in `got`, which may have more keys."""
+    """Return whether all of `wanted` is in `got`, which may have more keys."""
     if isinstance(wanted, dict):
         return all(_shared(value, got[name]) for name, value in wanted.items())
     if isinstance(wanted, list):

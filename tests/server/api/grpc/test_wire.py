@@ -18,7 +18,7 @@ from tests.server.api.grpc.calls import request
 
 Request = messages.ModelInferRequest
 SIZE = 2**20
-"""Of each bomb, in bytes."""
+"""Size of each bomb in bytes."""
 
 
 def varint(number: int) -> bytes:

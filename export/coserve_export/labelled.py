@@ -76,7 +76,7 @@ class LabelledImages:
         try:
             with open_image(source) as image:
                 decoded = image.decode(shorter_side(self.preprocessing))
-                return np.asarray(resize(decoded, self.preprocessing))
+                return np.asarray(resize(decoded.image, self.preprocessing, box=decoded.box))
         # Opening a file or a member of a zip fails with errors of many types.
         except Exception as error:
             raise DescriptionError(

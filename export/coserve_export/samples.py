@@ -11,7 +11,7 @@ from PIL import Image
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import DescriptionError
 from coserve_export.parity import Images
-from coserve_images.decode import decode
+from coserve_images.decode import open_image
 from coserve_images.errors import ImageError
 from coserve_images.formats import OWN_FORMATS, OWN_SUFFIXES
 from coserve_images.preprocess import resize, shorter_side
@@ -103,8 +103,8 @@ def read_samples(folder: Path, preprocessing: Preprocessing) -> npt.NDArray[np.u
 
 def _read(file: Path, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
     try:
-        with file.open("rb") as stream:
-            image = decode(stream, shorter_side=shorter_side(preprocessing), formats=OWN_FORMATS)
-        return np.asarray(resize(image, preprocessing))
+        with file.open("rb") as stream, open_image(stream, formats=OWN_FORMATS) as opened:
+            image, box = opened.decode(shorter_side(preprocessing))
+        return np.asarray(resize(image, preprocessing, box=box))
     except (OSError, ImageError) as error:
         raise DescriptionError(f"{file} cannot be decoded: {error}") from error

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
@@ -20,11 +20,11 @@ from coserve_images.colour import to_rgb
 from coserve_images.depth import scale_transparency
 from coserve_images.errors import ImageError, LateError, UnknownFormatError
 from coserve_images.formats import FORMATS, is_heic, register_heic, turns_itself
-from coserve_images.orientation import read_orientation, turn_upright
+from coserve_images.orientation import TRANSPOSED, Box, read_orientation, turn_box, turn_upright
 from coserve_images.reader import Reader
 
-EXACT_PIXELS = 50_000_000
-"""JPEGs with more pixels are decoded at a fraction of their size if they are to be resized to less."""
+SPARE = 2
+"""A JPEG is decoded at the smallest fraction that leaves its shorter side this many times too long."""
 JPEG = ("JPEG", "MPO")
 """Pillow's names of JPEG: some cameras append further images."""
 
@@ -40,7 +40,6 @@ def decode(
     source: bytes | IO[bytes],
     max_pixels: int = MAX_PIXELS,
     *,
-    shorter_side: int | None = None,
     formats: tuple[str, ...] = FORMATS,
     deadline_ns: int | None = None,
 ) -> Image.Image:
@@ -52,8 +51,6 @@ def decode(
     Args:
         source: the file, or its bytes.
         max_pixels: the limit on width times height.
-        shorter_side: the length that the shorter side will be resized to, if it is known. The result may then
-            be smaller than the file says, but has at least twice that.
         formats: the formats to read, among Pillow's.
         deadline_ns: when to stop, on the clock of `time.perf_counter_ns`.
 
@@ -63,7 +60,20 @@ def decode(
         LateError: the deadline has passed.
     """
     with open_image(source, max_pixels, formats=formats, deadline_ns=deadline_ns) as opened:
-        return opened.decode(shorter_side)
+        return opened.decode().image
+
+
+class Decoded(NamedTuple):
+    """An upright image in 8-bit sRGB.
+
+    Attributes:
+        image: the pixels.
+        box: the photograph's left, top, right and bottom in them. Decoding a JPEG at a fraction of its size
+            fills up parts of pixels at two edges, which belong to no photograph.
+    """
+
+    image: Image.Image
+    box: Box
 
 
 class OpenedImage:
@@ -81,6 +91,7 @@ class OpenedImage:
         self._reader = reader
         self._max_pixels = max_pixels
         self.stored_size = image.size
+        self._box: Box | None = None
 
     def __enter__(self) -> "OpenedImage":
         """Return itself."""
@@ -103,26 +114,35 @@ class OpenedImage:
             with _translated(self._max_pixels):
                 self._image.load()
         width, height = self.stored_size
-        return (height, width) if read_orientation(self._image) >= 5 else (width, height)
+        return (height, width) if read_orientation(self._image) in TRANSPOSED else (width, height)
 
     def reduce(self, factor: float) -> None:
         """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, by at most `factor`. Leave other formats."""
         if factor >= 2:
             width, height = self._image.size
-            self._image.draft(None, (math.ceil(width / factor), math.ceil(height / factor)))
+            reduced = self._image.draft(None, (math.ceil(width / factor), math.ceil(height / factor)))
+            if reduced is not None:
+                self._box = reduced[1]
 
-    def decode(self, shorter_side: int | None = None) -> Image.Image:
-        """Return the image, upright, in 8-bit sRGB; for arguments and errors see the function `decode`."""
+    def decode(self, shorter_side: int | None = None) -> Decoded:
+        """Decode the image; for errors see the function `decode`.
+
+        Args:
+            shorter_side: the length that the shorter side will be resized to, if it is known. A JPEG is then
+                decoded at the smallest fraction of its size that leaves it at least `SPARE` times as long.
+        """
         pixels = math.prod(self.stored_size)
-        if shorter_side is not None and pixels > EXACT_PIXELS:
-            self.reduce(min(self.stored_size) / (2 * shorter_side))
+        if shorter_side is not None:
+            self.reduce(min(self.stored_size) / (SPARE * shorter_side))
         with _translated(self._max_pixels):
             if self._reader is not None and self._image.format in JPEG:
                 check_scans(self._reader.getvalue(), pixels, self._max_pixels)
             self._image.load()
+            size = self._image.size
             # A frame can be larger than the header says.
-            check_pixels(self._image.size, self._max_pixels)
-            return to_rgb(turn_upright(self._image))
+            check_pixels(size, self._max_pixels)
+            box = turn_box(self._box or (0, 0, *size), size, read_orientation(self._image))
+            return Decoded(to_rgb(turn_upright(self._image)), box)
 
 
 def open_image(

@@ -5,11 +5,17 @@ import struct
 
 from PIL import Image
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels."""
 ORIENTATION = 0x0112
 """EXIF's tag of the orientation (CIPA DC-008)."""
 MAX_ENTRIES = 1000
 """Limit for the entries that are searched; cameras write some twenty."""
 
+TRANSPOSED = (5, 6, 7, 8)
+"""Orientations that exchange width and height, before the mirroring of others."""
+MIRRORED = (2, 3, 6, 7)
+FLIPPED = (3, 4, 7, 8)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -28,6 +34,20 @@ def turn_upright(image: Image.Image) -> Image.Image:
     """Return a decoded image as it is to be looked at."""
     turn = _UPRIGHT.get(read_orientation(image))
     return image if turn is None else image.transpose(turn)
+
+
+def turn_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
+    """Return where a box of a stored image of this width and height lies in the upright image."""
+    left, top, right, bottom = box
+    width, height = size
+    if orientation in TRANSPOSED:
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    if orientation in MIRRORED:
+        left, right = width - right, width - left
+    if orientation in FLIPPED:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 def read_orientation(image: Image.Image) -> int:

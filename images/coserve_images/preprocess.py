@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from coserve_images.bounds import MAX_PIXELS, check_pixels
+from coserve_images.orientation import Box
 
 
 class Resizing(Protocol):
@@ -44,20 +45,29 @@ def shorter_side(how: Resizing) -> int:
     return how.resize_size or max(how.height, how.width)
 
 
-def resize(image: Image.Image, how: Resizing, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def resize(
+    image: Image.Image, how: Resizing, max_pixels: int = MAX_PIXELS, box: Box | None = None
+) -> Image.Image:
     """Resize an RGB image and cut out its centre; one of the right size is not resampled.
+
+    Args:
+        image: the image.
+        how: the size wanted.
+        max_pixels: the limit on width times height when resized.
+        box: the part of the image to use, to fractions of a pixel; all of it by default.
 
     Raises:
         ImageError: the image is so long and thin that it would have more than `max_pixels` when resized.
     """
+    left, top, right, bottom = box or (0, 0, *image.size)
     if how.resize_size is None:
         size = (how.width, how.height)
     else:
-        scale = how.resize_size / min(image.size)
-        size = (round(image.width * scale), round(image.height * scale))
-    if size != image.size:
+        scale = how.resize_size / min(right - left, bottom - top)
+        size = (round((right - left) * scale), round((bottom - top) * scale))
+    if (0, 0, *size) != (left, top, right, bottom):
         check_pixels(size, max_pixels)
-        image = image.resize(size, Image.Resampling[how.interpolation.upper()])
+        image = image.resize(size, Image.Resampling[how.interpolation.upper()], (left, top, right, bottom))
     if image.size != (how.width, how.height):
         left = round((image.width - how.width) / 2)
         top = round((image.height - how.height) / 2)
@@ -65,16 +75,15 @@ def resize(image: Image.Image, how: Resizing, max_pixels: int = MAX_PIXELS) -> I
     return image
 
 
-def preprocess(image: Image.Image, how: Preprocessing, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
-    """Resize, crop and normalise an RGB image.
+def preprocess(
+    image: Image.Image, how: Preprocessing, max_pixels: int = MAX_PIXELS, box: Box | None = None
+) -> NDArray[np.float32]:
+    """Resize, crop and normalise an RGB image; for arguments and errors see `resize`.
 
     Returns:
         `(pixel / 255 - mean) / std`, FP32 `[3, height, width]`.
-
-    Raises:
-        ImageError: see `resize`.
     """
-    return normalise(np.asarray(resize(image, how, max_pixels)), how.mean, how.std)
+    return normalise(np.asarray(resize(image, how, max_pixels, box)), how.mean, how.std)
 
 
 def normalise(pixels: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:

@@ -83,7 +83,7 @@ def test_orientation_in_a_tiffs_xmp_too_is_applied_once() -> None:
     stored(6, "RGB").save(file, "TIFF", tiffinfo={0x0112: 6, 700: xmp})
     with open_image(file.getvalue()) as opened:
         assert opened.size == (48, 32)
-        np.testing.assert_array_equal(np.asarray(opened.decode().convert("L")), scene())
+        np.testing.assert_array_equal(np.asarray(opened.decode().image.convert("L")), scene())
 
 
 def test_exif_as_text_in_a_png_is_applied() -> None:

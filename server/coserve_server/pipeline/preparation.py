@@ -139,9 +139,9 @@ class _Job:
         began = time.perf_counter_ns() - self._opening_ns
         with self._translated():
             with opened:
-                decoded = opened.decode(shorter_side(self._how))
+                image, box = opened.decode(shorter_side(self._how))
             halfway = time.perf_counter_ns()
-            tensor = preprocess(decoded, self._how, self._max_pixels)
+            tensor = preprocess(image, self._how, self._max_pixels, box)
         return tensor, ImageTimes(began, halfway, time.perf_counter_ns())
 
     @contextmanager

@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from coserve_images.decode import EXACT_PIXELS, OpenedImage
+from coserve_images.decode import OpenedImage
 from coserve_images.preprocess import resize, shorter_side
 
 Pixels = npt.NDArray[np.uint8]
+RESIZED_PIXELS = 50_000_000
+"""The most that an image may have once its shorter side is resized."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,15 @@ def make_square(image: OpenedImage, square: Square) -> Image.Image:
         ValueError: it is so long and thin that resizing it would take gigabytes.
     """
     check_shape(image.stored_size, square.resize_size)
-    return resize(image.decode(shorter_side(square)), square)
+    decoded = image.decode(shorter_side(square))
+    return resize(decoded.image, square, box=decoded.box)
 
 
 def check_shape(shape: tuple[int, int], size: int) -> None:
     """Check that the shorter side of an image of `shape` can be resized to `size`.
 
     Raises:
-        ValueError: for an image so long and thin that it would have more than `EXACT_PIXELS` after it.
+        ValueError: for an image so long and thin that it would have more than `RESIZED_PIXELS` after it.
     """
-    if max(shape) / min(shape) * size**2 > max(EXACT_PIXELS, size**2):
+    if max(shape) / min(shape) * size**2 > max(RESIZED_PIXELS, size**2):
         raise ValueError(f"{shape[0]}×{shape[1]} pixels, too long and thin to resize")

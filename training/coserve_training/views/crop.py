@@ -37,9 +37,10 @@ def crop_photograph(
     width, height = image.size
     boxes = np.array([draw_box(random, width, height, area) for random in randoms], float)
     image.reduce(float((boxes[:, 2:] - boxes[:, :2]).min()) / size)
-    whole = image.decode()
-    bounds = np.array([*whole.size, *whole.size])
-    boxes = np.minimum(boxes * bounds / (width, height, width, height), bounds)
+    whole, (left, top, right, bottom) = image.decode()
+    corner = np.array([left, top] * 2)
+    boxes *= np.array([right - left, bottom - top] * 2) / (width, height, width, height)
+    boxes = np.clip(boxes + corner, corner, (right, bottom, right, bottom))
     return [whole.resize((size, size), resampling, box=tuple(box)) for box in boxes.tolist()]
 
 

@@ -117,6 +117,10 @@ class AsyncClient:
         """See `Client.models`."""
         return await self._call(calls.models())
 
+    async def default_model(self) -> Model | None:
+        """See `Client.default_model`."""
+        return await self._call(calls.default_model())
+
     async def model(self, name: str, *, version: str | None = None) -> Model:
         """See `Client.model`."""
         return await self._call(calls.model(name, version))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from coserve_client.archives import ZippedFile
 from coserve_client.errors import CoserveError, InputError
 from coserve_client.images import Image, Source, read_image
 from coserve_client.replies import Reply, Result
@@ -96,6 +97,8 @@ def _size(source: Source) -> int:
         return len(source.data)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return memoryview(source).nbytes
+    if isinstance(source, ZippedFile):
+        return source.size
     try:
         if isinstance(source, (str, os.PathLike)):
             status = Path(source).stat()

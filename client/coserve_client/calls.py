@@ -147,6 +147,19 @@ def models() -> Call[tuple[Model, ...]]:
     return Call("GET", "/v1/models", lambda r: decode(ModelList, json_document(r), "reply").models)
 
 
+def default_model() -> Call[Model | None]:
+    """Build the call that describes the ensemble that answers requests that name none."""
+
+    def parse(response: httpx.Response) -> Model | None:
+        served = decode(ModelList, json_document(response), "reply")
+        candidates = [one for one in served.models if one.name == served.default]
+        if served.default is None and len(served.models) == 1:
+            return served.models[0]
+        return candidates[0] if candidates else None
+
+    return Call("GET", "/v1/models", parse)
+
+
 def model(name: str, version: str | None = None) -> Call[Model]:
     """Build the call that describes one ensemble, in its newest version by default."""
     params: dict[str, Value] = {} if version is None else {"version": version}
@@ -159,6 +172,7 @@ class ModelList:
     """The body of `GET /v1/models`."""
 
     models: tuple[Model, ...]
+    default: str | None = None
 
 
 def readiness_path(model: str | None, version: str | None) -> str:

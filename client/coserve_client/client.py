@@ -183,6 +183,10 @@ class Client:
         """List the ensembles that the server offers."""
         return self._call(calls.models())
 
+    def default_model(self) -> Model | None:
+        """Describe the ensemble that answers requests that name none; None if requests must name one."""
+        return self._call(calls.default_model())
+
     def model(self, name: str, *, version: str | None = None) -> Model:
         """Describe one ensemble.
 

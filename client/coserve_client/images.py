@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
+from coserve_client.archives import ZippedFile, files_in_zip
 from coserve_client.errors import InputError
 
 SUFFIXES = frozenset(
@@ -23,7 +24,7 @@ class Image:
     filename: str
 
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image | ZippedFile
 
 
 def read_images(sources: Source | Iterable[Source]) -> list[Image]:
@@ -60,6 +61,8 @@ def read_image(source: Source, index: int) -> Image:
         return Image(bytes(source), f"image_{index}")
     if isinstance(source, (str, os.PathLike)):
         return Image(_read_path(Path(source)), _encodable(Path(source).name))
+    if isinstance(source, ZippedFile):
+        return Image(source.read(), _encodable(source.path.name))
     return _read_open_file(source, f"image_{index}")
 
 
@@ -78,6 +81,15 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {os.fsdecode(folder)}: {reason}") from error
     return _images_among(ordered)
+
+
+def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
+    """Find the image files in a zip, sorted by path.
+
+    Raises:
+        InputError: the zip cannot be read.
+    """
+    return [file for file in files_in_zip(path) if file.path.suffix.lower() in SUFFIXES]
 
 
 def _images_among(entries: Iterable["os.DirEntry[str]"]) -> Iterator[Path]:

@@ -13,6 +13,12 @@ class Handler(BaseHTTPRequestHandler):
 
     server: "Server"
 
+    def do_GET(self) -> None:
+        name = "E" if self.path == "/v1/models" else self.path.rpartition("/")[2].partition("?")[0]
+        described = model(name, self.server)
+        listing = {"default": "E" if self.server.has_default else None, "models": [described, described]}
+        self.answer(200, "application/json", listing if self.path == "/v1/models" else described)
+
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         parts: Any = message_from_bytes(
@@ -60,12 +66,31 @@ class Server(ThreadingHTTPServer):
         self.threshold: float | None = 0.97
         self.set_size = 2
         self.labels = ("cat", "dog")
+        self.has_default = True
+        self.members = 2
+        self.uncertainty: dict[str, tuple[float, float]] = {}
+        """Entropy and disagreement by file name."""
         self.arrived = threading.Event()
         self.may_answer = threading.Event()
         self.may_answer.set()
 
     def handle_error(self, *args: object) -> None:
         """Ignore errors: an interrupted command has closed its connection."""
+
+
+def model(name: str, server: Server) -> dict[str, Any]:
+    return {
+        "name": name,
+        "version": "1",
+        "ready": True,
+        "quorum": server.members,
+        "members": [f"{name}_member{index}" for index in range(server.members)],
+        "weights": [1.0] * server.members,
+        "max_batch_size": 64,
+        "labels": ["ant", "bee", "cow", server.labels[0], "eel", server.labels[1]],
+        "preprocessing": {},
+        "provenance": {},
+    }
 
 
 def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, Any]:
@@ -104,7 +129,9 @@ def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, 
             {
                 "filename": name,
                 "predictions": predictions,
-                "uncertainty": {"entropy": 0.3, "disagreement": 0.1},
+                "uncertainty": dict(
+                    zip(("entropy", "disagreement"), server.uncertainty.get(name, (0.3, 0.1)), strict=True)
+                ),
                 "member_predictions": of_members,
                 "prediction_set": classes[: server.set_size] if sets and sets["threshold"] else None,
             }

@@ -184,6 +184,19 @@ def test_describes_models(ask: Ask) -> None:
     assert paths == ["/v1/models/a%2Fb", "/v1/models"]
 
 
+@pytest.mark.parametrize(
+    ("default", "names", "expected"),
+    [("b", ["a", "b"], "b"), (None, ["a"], "a"), (None, ["a", "b"], None), ("c", ["a"], None)],
+)
+def test_describes_the_ensemble_that_answers_by_default(
+    ask: Ask, default: str | None, names: list[str], expected: str | None
+) -> None:
+    models = [MODEL | {"name": name} for name in names]
+    answer = httpx.Response(200, json={"default": default, "models": models})
+    model = ask(lambda request: answer, "default_model")
+    assert (model.name if model else None) == expected
+
+
 def test_reports_liveness_and_readiness_without_retrying(ask: Ask) -> None:
     paths: list[str] = []
 

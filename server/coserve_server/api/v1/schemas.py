@@ -1,7 +1,8 @@
 """Responses of the `/v1` API."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,24 @@ from coserve_server.pipeline.prediction_sets import Method, PredictionSets, SetR
 from coserve_server.pipeline.preparation import EncodedImage
 
 
-class Prediction(BaseModel):
+@dataclass(slots=True)
+class Prediction:
     """A predicted class of an image."""
 
+    # A reply may hold thousands, and a model takes five times as long to make.
     label: str
-    class_id: int = Field(description="Index of the class among the model's labels.")
-    probability: float = Field(
-        description="Softmax of all classes' logits divided by a temperature: the one for this number of "
-        "members in the model's provenance.calibration."
-    )
-    logit: float = Field(description="Weighted mean of the members' logits, or a single member's own logit.")
+    class_id: Annotated[int, Field(description="Index of the class among the model's labels.")]
+    probability: Annotated[
+        float,
+        Field(
+            description="Softmax of all classes' logits divided by a temperature: the one for this number of "
+            "members in the model's provenance.calibration."
+        ),
+    ]
+    logit: Annotated[
+        float,
+        Field(description="Weighted mean of the members' logits, or a single member's own logit."),
+    ]
 
 
 class Uncertainty(BaseModel):
@@ -259,12 +268,10 @@ def _list_top(
         logits: the image's, `[C]`.
         probabilities: likewise.
     """
+    class_ids = top_k(logits, k)
     return [
-        Prediction(
-            label=ensemble.labels[class_id],
-            class_id=class_id,
-            probability=probabilities[class_id],
-            logit=logits[class_id],
+        Prediction(ensemble.labels[class_id], class_id, probability, logit)
+        for class_id, probability, logit in zip(
+            class_ids.tolist(), probabilities[class_ids].tolist(), logits[class_ids].tolist(), strict=True
         )
-        for class_id in top_k(logits, k).tolist()
     ]

@@ -81,6 +81,12 @@ def serve() -> Iterator[Serve]:
         server.process.stdout.close()
 
 
+@pytest.fixture(scope="module")
+def error_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file for a server's standard error."""
+    return tmp_path_factory.mktemp("log") / "errors"
+
+
 @dataclass
 class Triton:
     """A running `coserve triton`; addresses are `host:port`."""

@@ -16,6 +16,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from tests.integration.conftest import Serve, Server
 from tests.integration.hostile_frames import BROKEN_CALLS, BROKEN_CONNECTIONS, FLOODS, GOOD, IMAGES
 from tests.integration.http2 import PING, START, call, exchange, frame, message
+from tests.integration.load import until
 from tests.server.api.grpc.calls import METHOD, failure, request
 from tests.server.api.grpc.test_wire import BOMBS
 from tests.server.onnx_repository import write_repository
@@ -27,13 +28,8 @@ NO_RETRY = [("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1)]
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("log") / "errors"
-
-
-@pytest.fixture(scope="module")
-def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[Server]:
-    with log.open("w") as file:
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, error_log: Path) -> Iterator[Server]:
+    with error_log.open("w") as file:
         yield start(serve, tmp_path_factory, file)
 
 
@@ -192,14 +188,10 @@ def test_too_many_connections(server: Server) -> None:
     asyncio.run(go())
 
 
-def test_nothing_leaks(server: Server, resources: dict[str, int], log: Path) -> None:
+def test_nothing_leaks(server: Server, resources: dict[str, int], error_log: Path) -> None:
     """Last: open files as before, and memory nearly so."""
-    for _ in range(100):
-        now = held(server)
-        if now["files"] <= resources["files"]:
-            break
-        asyncio.run(asyncio.sleep(0.1))
-    assert now["files"] <= resources["files"]
+    until(lambda: held(server)["files"] <= resources["files"])
+    now = held(server)
     assert now["bytes"] < resources["bytes"] + 60 * 2**20
     assert now["peak"] < resources["peak"] + 150 * 2**20
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in error_log.read_text()

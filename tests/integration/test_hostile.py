@@ -18,6 +18,7 @@ from tests.images.hostile_images import REFUSED, SHOWN
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import RED, classify, problem
 from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, POST, STAGES, TENSORS
+from tests.integration.load import until
 from tests.server.onnx_repository import LABELS, write_repository
 
 LIMIT_MS = 2000
@@ -25,13 +26,8 @@ MAX_CONNECTIONS = 40
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("log") / "errors"
-
-
-@pytest.fixture(scope="module")
-def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, log: Path) -> Iterator[Server]:
-    with log.open("w") as file:
+def server(serve: Serve, tmp_path_factory: pytest.TempPathFactory, error_log: Path) -> Iterator[Server]:
+    with error_log.open("w") as file:
         yield start(serve, tmp_path_factory, file)
 
 
@@ -261,14 +257,6 @@ def test_disconnects_are_survived(server: Server, stage: str, reset: bool) -> No
                 time.sleep(0.003 * turn)
 
 
-def until(what: Any) -> None:
-    for _ in range(600):
-        if what():
-            return
-        time.sleep(0.1)
-    raise AssertionError("the condition has not become true")
-
-
 def count_refused(server: Server) -> Counter[str]:
     with server.http() as http:
         text = http.get("/metrics").text
@@ -296,9 +284,9 @@ def test_refused_connections_are_counted(server: Server) -> None:
     assert counted == {"bad-request": 1, "head-too-large": 1, "method-not-allowed": 1}
 
 
-def test_no_error_is_logged_that_is_not_the_server_s(server: Server, log: Path) -> None:
+def test_no_error_is_logged_that_is_not_the_server_s(server: Server, error_log: Path) -> None:
     assert classify(server, RED).status_code == 200
-    assert "Traceback" not in log.read_text()
+    assert "Traceback" not in error_log.read_text()
 
 
 def test_nothing_of_all_that_is_kept(server: Server, resources: dict[str, int]) -> None:

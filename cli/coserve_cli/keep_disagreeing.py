@@ -109,6 +109,6 @@ class Keeping:
             typer.echo(f"error: {error}", err=True)
         line = f"kept {len(kept.copied)} of {self._disputed.seen} images in {self._collection.folder}"
         if kept.present:
-            line += f"; {len(kept.present)} lay there already"
+            line += f"; {len(kept.present)} were there already"
         typer.echo(f"{line}; see {kept.table}" if kept.table else line, err=to_stderr)
         return not kept.errors

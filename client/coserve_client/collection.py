@@ -13,7 +13,7 @@ from coserve_client.errors import InputError
 from coserve_client.images import Image
 
 UNLABELLED = "unlabelled"
-"""The folder of new images. It is none of `train`, `val` and `test`, so nobody trains on unchecked labels."""
+"""The folder of new images. It is not `train`, `val` or `test`, so that nobody trains on unchecked labels."""
 PARTIAL = ".part"
 """Suffix of files that are being written."""
 
@@ -53,7 +53,7 @@ class Collection:
             raise self._failure(error) from error
 
     def add(self, image: Image, class_folder: str) -> tuple[Path, bool]:
-        """Copy an image to `unlabelled/<class_folder>/`, unless it lies in the folder already.
+        """Copy an image to `unlabelled/<class_folder>/`, unless the folder has it already.
 
         Returns:
             Where the image lies, relative to the folder, and whether it is new.

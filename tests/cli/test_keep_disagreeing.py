@@ -99,7 +99,7 @@ def test_a_second_run_adds_only_what_is_new(photos: Path, tmp_path: Path) -> Non
     (out / "unlabelled/cat/9.png").rename(out / "train/dog/9.png")
     result = run(photos, "--keep-disagreeing", out, "--keep", 3)
     assert result.stdout.splitlines()[-1] == (
-        f"kept 1 of 10 images in {out}; 2 lay there already; see {out}/disagreement-2.csv"
+        f"kept 1 of 10 images in {out}; 2 were there already; see {out}/disagreement-2.csv"
     )
     images = {"train/dog/9.png", "unlabelled/cat/8.png", "unlabelled/cat/7.png"}
     assert files(out) == images | {"disagreement.csv", "disagreement-2.csv"}

@@ -37,7 +37,8 @@ def smallest() -> str:
 
 def exchange_labels(parameters: Parameters) -> None:
     labels = parameters["labels"]
-    one, other = labels.index("cat"), labels.index("dog")
+    one = labels.index("cat")
+    other = labels.index("dog")
     labels[one], labels[other] = labels[other], labels[one]
 
 

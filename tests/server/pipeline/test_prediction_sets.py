@@ -91,7 +91,8 @@ def test_thresholds_of_true_classes_give_their_coverage(coverage: float) -> None
     rng = np.random.default_rng(0)
     probabilities = softmax(rng.normal(0, 2, (400, 10)))
     truth = np.array([rng.choice(10, p=row) for row in probabilities])
-    fitted, other = probabilities[:200], probabilities[200:]
+    fitted = probabilities[:200]
+    other = probabilities[200:]
     lac = smallest([lac_scores(row)[label] for row, label in zip(fitted, truth, strict=False)], coverage)
     raps = smallest(
         [raps_scores(row, 0.01, 1)[label] for row, label in zip(fitted, truth, strict=False)], coverage

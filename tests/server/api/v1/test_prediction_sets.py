@@ -47,7 +47,8 @@ def test_the_set_has_all_of_its_classes_however_few_predictions_are_asked_for() 
 
 
 def test_each_image_has_its_own_set() -> None:
-    sure, equal = [0, 9, 99], [0, 99, 99]
+    sure = [0, 9, 99]
+    equal = [0, 99, 99]
     reply = classify(
         run(0, 1, sure, equal),
         run(0, 1, sure, equal),

@@ -32,8 +32,8 @@ def print_assessment(assessment: "Assessment") -> None:
 def _print_selective(scores: "dict[str, SelectiveAccuracy]") -> None:
     coverages = next(iter(scores.values())).accuracies
     heads = "".join(f"{f'{percent}%':>8}" for percent in coverages)
-    typer.echo(f"\n{'top-1 of the least doubtful':{NAME + 16}}")
-    typer.echo(f"{'':{NAME}}{heads}{'AURC':>8}{'excess':>8}")
+    typer.echo("\ntop-1 if only the images with the least doubt are answered")
+    typer.echo(f"{'answered':{NAME}}{heads}{'AURC':>8}{'excess':>8}")
     for name, one in scores.items():
         accuracies = "".join(f"{accuracy:>8.2%}" for accuracy in one.accuracies.values())
         typer.echo(f"{_words(name):{NAME}}{accuracies}{one.aurc:>8.4f}{one.excess_aurc:>8.4f}")

@@ -43,11 +43,11 @@ def test_tables_show_what_json_has(run: Path, photographs: Path) -> None:
     options = ("--ood", photographs, "--corrupt", "--limit", 3)
     shown = evaluate(run, *options)
     content = json.loads(evaluate(run, *options, "--json").stdout)
-    tables = shown.stdout.split("least doubtful")[1].splitlines()
+    tables = shown.stdout.split("least doubt are answered")[1].splitlines()
     assert max(len(line) for line in tables if str(photographs) not in line) <= 80
     names = [name.replace("_", " ") for name in MEASURES]
 
-    selective = rows_after(shown.stdout, "least doubtful")
+    selective = rows_after(shown.stdout, "least doubt are answered")
     assert list(selective)[-6:] == names
     confidence = content["selective_accuracy"]["confidence"]
     assert selective["confidence"][:5] == [f"{value:.2%}" for value in confidence["accuracies"].values()]

@@ -32,6 +32,9 @@ class RequestSettings(Section):
     """Limit on the bytes in a request's body."""
     max_images: int = Field(64, ge=1)
     """Limit on the images in a request."""
+    max_predictions: int = Field(100_000, ge=1)
+    """Limit on the predictions in an answer: images times classes requested, the same for each member whose
+    own predictions are requested, and all classes of each image if prediction sets are."""
     max_pixels: int = Field(50_000_000, ge=1, le=MAX_PIXELS)
     """Limit on the pixels of an image, checked in its header before decoding and again before resizing."""
     max_request_pixels: int = Field(250_000_000, ge=1)

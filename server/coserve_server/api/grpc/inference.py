@@ -15,6 +15,7 @@ from coserve_server.api.grpc.messages import parse, read_request, to_message, wr
 from coserve_server.api.requests.admin import check_admin
 from coserve_server.api.v2.models import ServerMetadata, describe_config, describe_tensors
 from coserve_server.api.v2.repository import check_enabled, describe_repository, load, unload
+from coserve_server.api.v2.responses import respond
 from coserve_server.api.v2.routes import INLINE_BINARY_BYTES, INLINE_JSON_BYTES, answer_images
 from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
 from coserve_server.catalogue.reload import Reloader
@@ -138,7 +139,7 @@ class Inference:
             wanted, images = await asyncio.to_thread(read_request, model, message, self.core.settings)
         limits = [limit for limit in (call.time_left_ns(), wanted.parameters.timeout * 1000) if limit]
         answer = await answer_images(self.core, call.record, model, images, min(limits, default=None))
-        return write_response(wanted, answer)
+        return await respond(write_response, wanted, answer)
 
     def find(self, call: Call, name: str, version: str) -> Ensemble:
         """Return the model that a message names, and note it in the call's record.

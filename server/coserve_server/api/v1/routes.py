@@ -1,5 +1,6 @@
 """The `/v1` routes: classify images, list models."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,18 +10,14 @@ from pydantic.json_schema import SkipJsonSchema
 from coserve_server import errors
 from coserve_server.api.problems import KINDS, describe_responses
 from coserve_server.api.requests import base64_images, parameters
+from coserve_server.api.requests.answer_size import INLINE_PREDICTIONS, check_predictions
 from coserve_server.api.requests.compression import CONTENT_ENCODING
 from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
 from coserve_server.api.requests.hot_routes import HotRoute
 from coserve_server.api.v1.images import FIELD, ClassifyRequest, read_images
-from coserve_server.api.v1.schemas import (
-    ClassifyReply,
-    Model,
-    ModelList,
-    describe_answer,
-    describe_model,
-)
+from coserve_server.api.v1.replies import write_reply
+from coserve_server.api.v1.schemas import ClassifyReply, Model, ModelList, describe_model
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.pipeline.prediction_sets import Method, SetRule, find_rule
 
@@ -60,7 +57,13 @@ class ClassifyQuery(BaseModel, extra="forbid"):
         None, description="Ensemble to use; optional if there is a default or only one is served."
     )
     version: str | None = Field(None, description="Version of the ensemble; the newest if omitted.")
-    top_k: int = Field(5, ge=1, description="Number of classes to return per image, at most all there are.")
+    top_k: int = Field(
+        5,
+        ge=1,
+        description="Number of classes to return per image, at most all there are. The server limits the "
+        "predictions in an answer: images times classes, with `member_predictions` the same for each member, "
+        "and with `coverage` all classes of each image.",
+    )
     member_predictions: bool = Field(
         False, description="Whether to return each member's own predictions too."
     )
@@ -88,6 +91,12 @@ class ClassifyQuery(BaseModel, extra="forbid"):
             raise errors.InvalidParametersError("set_method needs coverage, such as coverage=0.95")
         return None
 
+    def count_predictions(self, ensemble: Ensemble) -> int:
+        """Return how many predictions an answer may have per image."""
+        classes = len(ensemble.labels)
+        lists = 1 + len(ensemble.members) * self.member_predictions
+        return lists * min(self.top_k, classes) + classes * (self.coverage is not None)
+
 
 @router.post(
     "/classify",
@@ -110,10 +119,18 @@ async def classify(request: Request) -> Response:
     with core.admitted(record):
         ensemble = find_model(request, query.model, query.version)
         rule = query.find_rule(ensemble)
+        per_image = query.count_predictions(ensemble)
+        # Before the body is read, in which there may be more images.
+        check_predictions(core.settings, 1, per_image)
         images = await read_images(request, core.settings)
+        predictions = check_predictions(core.settings, len(images), per_image)
         answer = await while_connected(request, core.classify(record, ensemble, images, timeout_ns))
-        reply = describe_answer(answer, images, query.top_k, query.member_predictions, rule)
-    return Response(reply.model_dump_json(), media_type="application/json")
+
+        def write() -> bytes:
+            return write_reply(answer, images, query.top_k, query.member_predictions, rule)
+
+        reply = write() if predictions <= INLINE_PREDICTIONS else await asyncio.to_thread(write)
+    return Response(reply, media_type="application/json")
 
 
 hot_routes = [HotRoute("/v1/classify", classify, methods=["POST"])]

@@ -1,40 +1,25 @@
-"""Responses of the `/v1` API."""
+"""Schemas of the `/v1` API's responses; `replies` writes those to classification requests."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.preprocessing import Preprocessing
-from coserve_server.outcomes import MemberRun
-from coserve_server.pipeline.classifier import Classification, Classifier, Timings
-from coserve_server.pipeline.combine import Floats, top_k
-from coserve_server.pipeline.prediction_sets import Method, PredictionSets, SetRule
-from coserve_server.pipeline.preparation import EncodedImage
+from coserve_server.pipeline.classifier import Classifier
+from coserve_server.pipeline.prediction_sets import Method
 
 
-@dataclass(slots=True)
-class Prediction:
+class Prediction(BaseModel):
     """A predicted class of an image."""
 
-    # A reply may hold thousands, and a model takes five times as long to make.
     label: str
-    class_id: Annotated[int, Field(description="Index of the class among the model's labels.")]
-    probability: Annotated[
-        float,
-        Field(
-            description="Softmax of all classes' logits divided by a temperature: the one for this number of "
-            "members in the model's provenance.calibration."
-        ),
-    ]
-    logit: Annotated[
-        float,
-        Field(description="Weighted mean of the members' logits, or a single member's own logit."),
-    ]
+    class_id: int = Field(description="Index of the class among the model's labels.")
+    probability: float = Field(
+        description="Softmax of all classes' logits divided by a temperature: the one for this number of "
+        "members in the model's provenance.calibration."
+    )
+    logit: float = Field(description="Weighted mean of the members' logits, or a single member's own logit.")
 
 
 class Uncertainty(BaseModel):
@@ -151,41 +136,6 @@ class ModelList(BaseModel):
     not_served: dict[str, str] = Field(description="Why other ensembles could not be loaded, by name.")
 
 
-def describe_answer(
-    answer: Classification,
-    images: list[EncodedImage],
-    k: int,
-    member_predictions: bool,
-    rule: SetRule | None = None,
-) -> ClassifyReply:
-    """Return the response to a classification request.
-
-    Args:
-        images: the request's images, in the answer's order.
-        k: number of classes per image.
-        member_predictions: whether to include each member's own predictions.
-        rule: makes the prediction sets; None to leave them out.
-    """
-    sets = None if rule is None else rule.apply(answer.combined)
-    sizes: Sequence[int | None] = [None] * len(images)
-    if sets is not None and sets.sizes is not None:
-        sizes = sets.sizes
-    return ClassifyReply(
-        model=answer.ensemble.name,
-        version=answer.ensemble.version,
-        degraded=any(member.failure for member in answer.members),
-        measured_top1=answer.measured_top1,
-        overlap=answer.overlap,
-        members=_describe_runs(answer.members),
-        timings_ms=_to_ms(answer.timings),
-        prediction_sets=_describe_sets(sets),
-        results=[
-            _describe_result(answer, index, image.filename, k, member_predictions, size)
-            for index, (image, size) in enumerate(zip(images, sizes, strict=True))
-        ],
-    )
-
-
 def describe_model(classifier: Classifier, ensemble: Ensemble) -> Model:
     """Return the description of an ensemble."""
     return Model(
@@ -202,76 +152,3 @@ def describe_model(classifier: Classifier, ensemble: Ensemble) -> Model:
         provenance=ensemble.provenance,
         load_error=classifier.catalogue.load_errors.get(ensemble.name),
     )
-
-
-def _describe_result(
-    answer: Classification,
-    index: int,
-    filename: str | None,
-    k: int,
-    member_predictions: bool,
-    set_size: int | None,
-) -> Result:
-    combined = answer.combined
-    count = max(k, set_size or 0)
-    listed = _list_top(answer.ensemble, combined.logits[index], combined.probabilities[index], count)
-    return Result(
-        filename=filename,
-        predictions=listed[:k],
-        uncertainty=Uncertainty(entropy=combined.entropy[index], disagreement=combined.disagreement[index]),
-        member_predictions=_predict_by_member(answer, index, k) if member_predictions else None,
-        prediction_set=None if set_size is None else listed[:set_size],
-    )
-
-
-def _describe_sets(sets: PredictionSets | None) -> SetDescription | None:
-    if sets is None:
-        return None
-    return SetDescription(coverage=sets.coverage, method=sets.method, threshold=sets.threshold)
-
-
-def _describe_runs(runs: Sequence[MemberRun]) -> list[Member]:
-    origin = min((run.start_ns for run in runs if run.device is not None), default=0)
-    return [
-        Member(
-            name=run.name,
-            used=run.logits is not None,
-            device=run.device,
-            start_ms=None if run.device is None else (run.start_ns - origin) / 1e6,
-            end_ms=None if run.device is None else (run.end_ns - origin) / 1e6,
-            error=run.failure.reason if run.failure else None,
-        )
-        for run in runs
-    ]
-
-
-def _to_ms(timings: Timings) -> TimingsMs:
-    return TimingsMs(**{name: ns / 1e6 for name, ns in vars(timings).items()})
-
-
-def _predict_by_member(answer: Classification, index: int, k: int) -> dict[str, list[Prediction]]:
-    used = [(member.name, member.logits) for member in answer.members if member.logits is not None]
-    return {
-        name: _list_top(answer.ensemble, logits[index], probabilities[index], k)
-        for (name, logits), probabilities in zip(used, answer.combined.member_probabilities, strict=True)
-    }
-
-
-def _list_top(
-    ensemble: Ensemble, logits: NDArray[np.floating[Any]], probabilities: Floats, k: int
-) -> list[Prediction]:
-    """Return the `k` most probable classes of one image.
-
-    They are ordered by logits, since probabilities may round to 0.
-
-    Args:
-        logits: the image's, `[C]`.
-        probabilities: likewise.
-    """
-    class_ids = top_k(logits, k)
-    return [
-        Prediction(ensemble.labels[class_id], class_id, probability, logit)
-        for class_id, probability, logit in zip(
-            class_ids.tolist(), probabilities[class_ids].tolist(), logits[class_ids].tolist(), strict=True
-        )
-    ]

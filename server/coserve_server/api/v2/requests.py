@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coserve_server.api.requests.answer_size import check_predictions
 from coserve_server.api.requests.bodies import parse_json
 from coserve_server.api.v2.image_files import (
     BYTES,
@@ -69,7 +70,8 @@ def check_tensors(model: Ensemble, request: InferRequest, settings: Settings) ->
     """Return the request's only input, without checking its data.
 
     Raises:
-        InvalidParametersError: the model does not have these inputs and outputs.
+        InvalidParametersError: the model does not have these inputs and outputs, or the answer would have too
+            many predictions.
         TooManyImagesError: there are more files than the settings allow.
     """
     if request.parameters.priority:
@@ -80,6 +82,7 @@ def check_tensors(model: Ensemble, request: InferRequest, settings: Settings) ->
     _check_outputs(model, request)
     if tensor.datatype == BYTES and tensor.shape[0] > settings.max_images:
         raise TooManyImagesError(f"{tensor.shape[0]} images, more than the {settings.max_images} allowed")
+    check_predictions(settings, tensor.shape[0], _count_classified(model, request))
     return tensor
 
 
@@ -175,6 +178,12 @@ def _check_outputs(model: Ensemble, request: InferRequest) -> None:
         )
     if any(output.parameters.shared_memory_region is not None for output in request.outputs or []):
         raise InvalidParametersError(f"output {names[0]!r}: shared memory is not supported; leave it out")
+
+
+def _count_classified(model: Ensemble, request: InferRequest) -> int:
+    """Return the number of classes per image that the extension `classification` asks for."""
+    counts = [output.parameters.classification or 0 for output in request.outputs or []]
+    return sum(min(count, len(model.labels)) for count in counts)
 
 
 def _check_size(tensor: Input, found: int) -> int | None:

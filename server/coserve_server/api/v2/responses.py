@@ -1,18 +1,25 @@
 """Writes inference responses; tensors are JSON or bytes, as in requests."""
 
+import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
+from coserve_server.api.json_pieces import write_list, write_object
 from coserve_server.api.v2.requests import FP32
 from coserve_server.api.v2.schemas import InferRequest, Output, OutputParameters
 from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.combine import top_k
+
+T = TypeVar("T")
+
+INLINE_VALUES = 2**13
+"""Responses to more logits are written on a thread."""
 
 
 @dataclass(frozen=True)
@@ -50,23 +57,30 @@ def make_outputs(request: InferRequest, answer: Classification) -> list[tuple[Ou
 def write_response(request: InferRequest, answer: Classification) -> tuple[bytes, int | None]:
     """Return a response's body, and the length of its JSON if tensors follow it as bytes."""
     model = answer.ensemble
-    outputs = []
-    tensors = []
-    for wanted, result in make_outputs(request, answer):
-        output, tensor = _write_output(wanted, result, request.parameters.binary_data_output)
-        outputs.append(output)
-        tensors.append(tensor)
-    document: dict[str, Any] = {
-        "model_name": model.name,
-        "model_version": model.version,
-        "parameters": describe_answer(answer),
-        "outputs": outputs,
+    written = [
+        _write_output(wanted, result, request.parameters.binary_data_output)
+        for wanted, result in make_outputs(request, answer)
+    ]
+    fields = {
+        "model_name": to_json(model.name),
+        "model_version": to_json(model.version),
+        "parameters": to_json(describe_answer(answer)),
+        "outputs": b"[%b]" % b",".join(output for output, _ in written),
     }
     if request.id:
-        document["id"] = request.id
-    header = to_json(document)
-    binary = any("binary_data_size" in output.get("parameters", {}) for output in outputs)
-    return b"".join([header, *tensors]), len(header) if binary else None
+        fields["id"] = to_json(request.id)
+    header = write_object(fields.items())
+    tensors = [tensor for _, tensor in written if tensor is not None]
+    return b"".join([header, *tensors]), len(header) if tensors else None
+
+
+async def respond(
+    write: Callable[[InferRequest, Classification], T], request: InferRequest, answer: Classification
+) -> T:
+    """Return the response that `write` makes, on a thread if it is large."""
+    if answer.combined.logits.size <= INLINE_VALUES:
+        return write(request, answer)
+    return await asyncio.to_thread(write, request, answer)
 
 
 def describe_answer(answer: Classification) -> dict[str, str | bool | float]:
@@ -96,14 +110,23 @@ def _format_top(row: NDArray[np.float32], count: int, labels: Sequence[str]) -> 
 
     https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_classification.md
     """
-    return [f"{row[index]:f}:{index}:{labels[index]}" for index in top_k(row, count).tolist()]
+    indices = top_k(row, count)
+    return [
+        f"{value:f}:{index}:{labels[index]}"
+        for value, index in zip(row[indices].tolist(), indices.tolist(), strict=True)
+    ]
 
 
-def _write_output(wanted: Output, result: Result, binary_by_default: bool) -> tuple[dict[str, Any], bytes]:
+def _write_output(wanted: Output, result: Result, binary_by_default: bool) -> tuple[bytes, bytes | None]:
     """Return a tensor's JSON, and its bytes if they follow the JSON."""
     binary = wanted.parameters.binary_data
-    output: dict[str, Any] = {"name": wanted.name, "datatype": result.datatype, "shape": result.shape}
+    fields = {
+        "name": to_json(wanted.name),
+        "datatype": to_json(result.datatype),
+        "shape": to_json(result.shape),
+    }
     if binary_by_default if binary is None else binary:
         data = result.to_bytes()
-        return output | {"parameters": {"binary_data_size": len(data)}}, data
-    return output | {"data": result.to_list()}, b""
+        parameters = to_json({"binary_data_size": len(data)})
+        return write_object((fields | {"parameters": parameters}).items()), data
+    return write_object((fields | {"data": write_list(result.to_list())}).items()), None

@@ -28,7 +28,7 @@ from coserve_server.api.v2.models import (
     describe_tensors,
 )
 from coserve_server.api.v2.requests import read_request
-from coserve_server.api.v2.responses import write_response
+from coserve_server.api.v2.responses import respond, write_response
 from coserve_server.api.v2.schemas import InferRequest
 from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
 from coserve_server.engines.base import Images
@@ -191,7 +191,7 @@ async def infer(request: Request) -> Response:
         timeouts = [limit for limit in (timeout_ns, wanted.parameters.timeout * 1000) if limit]
         answering = answer_images(core, record, model, images, min(timeouts, default=None))
         answer = await while_connected(request, answering)
-    content, json_length = write_response(wanted, answer)
+        content, json_length = await respond(write_response, wanted, answer)
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")

@@ -24,7 +24,7 @@ def evaluate(
         bool,
         typer.Option(
             "--calibrate",
-            help="Fit temperatures that calibrate the probabilities, and record them in the run for export.",
+            help="Fit temperatures, prediction sets and early stopping; record them in the run for export.",
         ),
     ] = False,
     confusion_matrix: Annotated[

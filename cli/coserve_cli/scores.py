@@ -12,7 +12,9 @@ import typer
 if TYPE_CHECKING:
     from coserve_training.runs.calibrate import Calibration, Subset
     from coserve_training.runs.classes import ConfusionMatrix
+    from coserve_training.runs.early_stopping import EarlyStopping
     from coserve_training.runs.evaluate import Evaluation
+    from coserve_training.runs.prediction_sets import PredictionSets
 
 
 SPLITS = {
@@ -84,12 +86,23 @@ def print_calibration(
     matrix: "ConfusionMatrix | None" = None,
     more: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
-    """Print the scores, and then a row for each number of members, or JSON with `more`."""
+    """Print scores, temperatures, prediction sets and early stopping in a table each, or JSON with `more`."""
     if as_json:
         content = {"subsets": [asdict(subset) for subset in subsets], "calibration": asdict(calibration)}
         print_scores(evaluation, as_json, matrix, {**content, **more})
         return
     print_scores(evaluation, as_json, matrix)
+    halves = calibration.split == evaluation.split
+    _print_temperatures(calibration, subsets)
+    _print_prediction_sets(calibration.prediction_sets, halves)
+    if calibration.early_stopping:
+        _print_early_stopping(calibration.early_stopping)
+    typer.echo(
+        "\nScores are means over all choices or orders of members. " + _describe_fit(calibration, halves)
+    )
+
+
+def _print_temperatures(calibration: "Calibration", subsets: Sequence["Subset"]) -> None:
     typer.echo(f"\n{'members':>7}  {'temperature':>11}  {'top-1':>9}  {'NLL':>18}  {'ECE':>18}")
     for size, temperature in calibration.temperatures.items():
         alike = [subset for subset in subsets if len(subset.members) == size]
@@ -106,13 +119,48 @@ def print_calibration(
             f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, "
             "not an optimum: calibrate on more images, or harder ones"
         )
-    typer.echo("Means over all choices of that many members. " + _describe_fit(evaluation, calibration))
 
 
-def _describe_fit(evaluation: "Evaluation", calibration: "Calibration") -> str:
-    if calibration.split == evaluation.split:
-        return (
-            "Each half of the images is scored (→) with a\n"
-            "temperature fitted on the other half; the temperature shown and recorded is fitted on both."
+def _print_prediction_sets(sets: "PredictionSets", halves: bool) -> None:
+    """Print a row for each coverage and number of members: coverage as measured, and mean size."""
+    from coserve_training.runs.prediction_sets import images_needed
+
+    typer.echo("\nPrediction sets\ncoverage  members  LAC covers  classes    empty  RAPS covers  classes")
+    for coverage, by_size in sets.lac.measured.items():
+        for size, lac in by_size.items():
+            raps = sets.raps.measured[coverage][size]
+            typer.echo(
+                f"{coverage:>8.0%}  {size:>7}  {lac.coverage:>10.2%}  {lac.size:>7.2f}  {lac.empty:>7.2%}  "
+                f"{raps.coverage:>11.2%}  {raps.size:>7.2f}"
+            )
+    for name, images in (("LAC", sets.lac.images), ("RAPS", sets.raps.images)):
+        for coverage in sets.lac.thresholds:
+            needed = images_needed(coverage)
+            if images < needed:
+                typer.echo(
+                    f"{coverage:.0%} sets by {name} hold every class: they need {needed} images to fit on, "
+                    f"not {images}"
+                )
+            elif halves and images // 2 < needed:
+                typer.echo(
+                    f"{coverage:.0%} sets by {name} held every class when measured: half of {images} images "
+                    f"is fewer than {needed}"
+                )
+
+
+def _print_early_stopping(rows: Sequence["EarlyStopping"]) -> None:
+    typer.echo("\nEarly stopping\nmay lose  confidence  members      top-1  all members")
+    for row in rows:
+        typer.echo(
+            f"{row.loss:>8.1%}  {row.confidence:>10.4f}  {row.members:>7.2f}  {row.top1:>9.2%}  "
+            f"{row.whole_top1:>11.2%}"
         )
-    return f"Temperatures are fitted on the\n{calibration.images} images of {calibration.split}/."
+
+
+def _describe_fit(calibration: "Calibration", halves: bool) -> str:
+    if halves:
+        return (
+            "Each half of the\nimages is scored with what was fitted on the other half; what is recorded is "
+            "fitted on both."
+        )
+    return f"Everything is\nfitted on the {calibration.images} images of {calibration.split}/."

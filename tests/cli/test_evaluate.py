@@ -44,7 +44,7 @@ def test_calibrating_prints_a_row_per_number_of_members_and_records_what_it_prin
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     temperatures = recorded["calibration"]["temperatures"]
     assert {row[0]: float(row[1]) for row in rows} == pytest.approx(temperatures, abs=1e-4)
-    assert "temperature fitted on the other half" in printed
+    assert "scored with what was fitted on the other half" in printed
     as_json = json.loads(evaluate(run, "--calibrate", "--json").stdout)
     assert as_json["calibration"] == recorded["calibration"]
     assert len(as_json["subsets"]) == 15
@@ -53,6 +53,52 @@ def test_calibrating_prints_a_row_per_number_of_members_and_records_what_it_prin
         as_json.pop(name)
     assert sum(one["images"] for one in by_class["classes"]) == 30
     assert as_json == recorded["accuracy"] | {"calibration": recorded["calibration"]}
+
+
+def test_prediction_sets_and_early_stopping_are_printed_as_recorded(run: Path) -> None:
+    lines = evaluate(run, "--calibrate").stdout.splitlines()
+    recorded = json.loads((run / "last.calibration.json").read_text())["calibration"]
+    start = lines.index("Prediction sets") + 2
+    rows = [line.split() for line in lines[start : start + 12]]
+    assert [row[:2] for row in rows] == [[c, k] for c in ("90%", "95%", "99%") for k in "1234"]
+    for coverage, size, *figures in rows:
+        lac, raps = (
+            recorded["prediction_sets"][name]["measured"][str(float(coverage[:-1]) / 100)][size]
+            for name in ("lac", "raps")
+        )
+        assert figures == [
+            f"{lac['coverage']:.2%}",
+            f"{lac['size']:.2f}",
+            f"{lac['empty']:.2%}",
+            f"{raps['coverage']:.2%}",
+            f"{raps['size']:.2f}",
+        ]
+    assert lines[start + 12 :][:4] == [
+        "95% sets by LAC held every class when measured: half of 30 images is fewer than 19",
+        "99% sets by LAC hold every class: they need 99 images to fit on, not 30",
+        "95% sets by RAPS held every class when measured: half of 24 images is fewer than 19",
+        "99% sets by RAPS hold every class: they need 99 images to fit on, not 24",
+    ]
+    start = lines.index("Early stopping") + 2
+    assert [line.split() for line in lines[start : start + 3]] == [
+        [
+            f"{row['loss']:.1%}",
+            f"{row['confidence']:.4f}",
+            f"{row['members']:.2f}",
+            f"{row['top1']:.2%}",
+            f"{row['whole_top1']:.2%}",
+        ]
+        for row in recorded["early_stopping"]
+    ]
+
+
+def test_one_member_prints_no_early_stopping(capsys: pytest.CaptureFixture[str]) -> None:
+    targets = torch.arange(40) % 4
+    logits = torch.nn.functional.one_hot(targets).float().expand(1, 40, 4)
+    print_calibration(score_members(logits, targets), *calibrate(logits, targets), as_json=False)
+    printed = capsys.readouterr().out
+    assert "Prediction sets" in printed
+    assert "Early stopping" not in printed
 
 
 def test_an_optimum_out_of_range_is_reported(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ extend.py           the configuration of a resumed run
 start.py            the first files of a run, and what a resume changes in them
 evaluate.py         accuracy of an ensemble and its members on labelled images
 subsets.py          subsets of members and images to fit and to measure on
-prediction_sets.py  sets that hold the right class as often as asked for
+prediction_sets.py  sets that hold the true class as often as asked for
 early_stopping.py   when the members that have answered are enough
 calibrate.py        temperatures, and all of the above, recorded for export
 """

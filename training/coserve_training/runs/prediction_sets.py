@@ -1,8 +1,8 @@
-"""Prediction sets that hold the right class as often as asked for, by split conformal prediction.
+"""Prediction sets that hold the true class as often as asked for, by split conformal prediction.
 
 A method scores every class of an image, lower for likelier classes, and a set holds the classes whose score
-does not exceed a threshold. Thresholds are quantiles of the right classes' scores on labelled images. Sets of
-images of the same kind then hold the right class as often as asked for, however wrong the network is.
+does not exceed a threshold. Thresholds are quantiles of the true classes' scores on labelled images. Sets of
+images of the same kind then hold the true class as often as asked for, however wrong the network is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ class SetScores:
     """Scores of prediction sets on images that their thresholds were not fitted on.
 
     Attributes:
-        coverage: fraction of the sets that hold the right class.
+        coverage: fraction of the sets that hold the true class.
         size: mean number of classes in a set.
         empty: fraction of the sets that hold no class.
     """
@@ -50,7 +50,7 @@ class SetScores:
 
 @dataclass(frozen=True)
 class Lac:
-    """Least ambiguous sets (arXiv 1609.00451): the smallest on average; empty if no class is likely enough.
+    """Least ambiguous sets (arXiv 1609.00451): the smallest on average; empty if no class is probable enough.
 
     Attributes:
         images: number of images that the thresholds were fitted on.
@@ -121,23 +121,29 @@ def raps_scores(probabilities: Tensor, penalty: float, free_classes: int) -> Ten
 
 
 def conformal_threshold(scores: Tensor, images: int, coverage: float) -> float | None:
-    """Return the smallest threshold that the right class of a new image meets with probability `coverage`.
+    """Return the smallest threshold that the true class of a new image meets with probability `coverage`.
 
     With one score per image, it is the ceil((n + 1) coverage)-th smallest of the n scores. With m scores per
     image, one for each choice of members, all scores of one image share its weight (hierarchical conformal
     prediction, arXiv 2306.06342). The coverage then holds for a random choice of members.
 
     Args:
-        scores: scores of the right classes, `[m * images]`.
+        scores: scores of the true classes, `[m * images]`.
         images: number of images, n.
         coverage: the probability.
 
     Returns:
-        The threshold; None if there are too few images for any, fewer than coverage / (1 - coverage).
+        The threshold; None if there are too few images for any, fewer than `images_needed`.
     """
     choices = len(scores) // images if images else 1
     rank = ceil(Fraction(str(coverage)) * (images + 1) * choices)
     return float(scores.kthvalue(rank).values) if rank <= len(scores) else None
+
+
+def images_needed(coverage: float) -> int:
+    """Return the smallest number of images that a threshold can be fitted on."""
+    share = Fraction(str(coverage))
+    return ceil(share / (1 - share))
 
 
 def fit_prediction_sets(fit: Fit, folds: Sequence[Fold]) -> PredictionSets:
@@ -190,8 +196,8 @@ def _choose_penalty(fit: Fit) -> tuple[float, int]:
 
     def mean_size(choice: tuple[float, int]) -> float:
         scores = raps_scores(probabilities, *choice)
-        right = _of_targets(scores, targets)
-        thresholds = [conformal_threshold(right, images, coverage) for coverage in COVERAGES]
+        true = _of_targets(scores, targets)
+        thresholds = [conformal_threshold(true, images, coverage) for coverage in COVERAGES]
         return sum(
             classes if threshold is None else float((scores <= threshold).sum(-1).double().mean())
             for threshold in thresholds
@@ -205,9 +211,9 @@ def _fit_thresholds(score: Callable[[Tensor], Tensor], fit: Fit, largest: float)
     thresholds: BySize[float] = {coverage: {} for coverage in COVERAGES}
     for size, subsets in member_subsets(len(fit.outputs.logits)).items():
         blocks = _blocks(fit.outputs, fit.temperatures[size], subsets)
-        right = torch.cat([_of_targets(score(probabilities), targets) for probabilities, targets in blocks])
+        true = torch.cat([_of_targets(score(probabilities), targets) for probabilities, targets in blocks])
         for coverage, by_size in thresholds.items():
-            threshold = conformal_threshold(right, len(fit.outputs.targets), coverage)
+            threshold = conformal_threshold(true, len(fit.outputs.targets), coverage)
             by_size[size] = largest if threshold is None else ceil(threshold * 10**DIGITS) / 10**DIGITS
     return thresholds
 
@@ -225,8 +231,8 @@ def _measure(fitted: Sequence[tuple[Lac | Raps, Fold]]) -> BySize[SetScores]:
                 sets += len(targets)
                 for index, coverage in enumerate(COVERAGES):
                     inside = scores <= method.thresholds[coverage][size]
-                    right = _of_targets(inside, targets)
-                    sums[index] += torch.stack([right.sum(), inside.sum(), (~inside.any(-1)).sum()])
+                    covered = _of_targets(inside, targets)
+                    sums[index] += torch.stack([covered.sum(), inside.sum(), (~inside.any(-1)).sum()])
         for coverage, means in zip(COVERAGES, (sums / sets).tolist(), strict=True):
             measured[coverage][size] = SetScores(*(round(mean, 5) for mean in means))
     return measured
@@ -246,5 +252,5 @@ def _blocks(
 
 
 def _of_targets(values: Tensor, targets: Tensor) -> Tensor:
-    """Choose the right class's value `[N]` from `[N, C]`."""
+    """Choose the true class's value `[N]` from `[N, C]`."""
     return values.gather(1, targets[:, None])[:, 0]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def test_export_puts_the_calibration_into_the_provenance(exported: tuple[Path, C
         "four numbers that differ, or the tests tell nothing"
     )
     assert not calibration.bounded
+    assert provenance["calibration"] == json.loads(json.dumps(asdict(calibration)))
     assert [len(subset["members"]) for subset in provenance["accuracy"]["subsets"]] == [1, 1, 1, 2, 2, 2, 3]
 
 

@@ -34,8 +34,10 @@ _MODULES = {
     "Calibration": "runs.calibrate",
     "Cost": "counting",
     "DividedCost": "counting",
+    "EarlyStopping": "runs.early_stopping",
     "Evaluation": "runs.evaluate",
     "NetworkConfig": "networks.config",
+    "PredictionSets": "runs.prediction_sets",
     "Run": "runs.folder",
     "Scores": "runs.evaluate",
     "SelectiveAccuracy": "doubt.selective",
@@ -77,11 +79,13 @@ if TYPE_CHECKING:
     from coserve_training.runs.calibrate import Calibration as Calibration
     from coserve_training.runs.calibrate import Subset as Subset
     from coserve_training.runs.calibrate import calibrate_run as calibrate_run
+    from coserve_training.runs.early_stopping import EarlyStopping as EarlyStopping
     from coserve_training.runs.evaluate import Evaluation as Evaluation
     from coserve_training.runs.evaluate import Scores as Scores
     from coserve_training.runs.evaluate import evaluate_run as evaluate_run
     from coserve_training.runs.folder import Run as Run
     from coserve_training.runs.folder import load_run as load_run
+    from coserve_training.runs.prediction_sets import PredictionSets as PredictionSets
     from coserve_training.training_run import train as train
 else:
     # Hidden from type checkers, so that they report unknown names.

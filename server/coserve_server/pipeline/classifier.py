@@ -1,5 +1,6 @@
 """The transport-free core: from encoded images to an ensemble's combined answer."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from coserve_server.pipeline.combine import Combined, combine
 from coserve_server.pipeline.fan_out import fan_out
 from coserve_server.pipeline.preparation import EncodedImage, Preparation
 from coserve_server.settings import Settings
+
+INLINE_VALUES = 2**15
+"""More logits, those of all members together, are combined on a thread."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,11 @@ class Classifier:
         await fan_out(record, self._batcher, ensemble, images, quorum, deadline_ns)
         combining_ns = time.perf_counter_ns()
         used = [index for index, member in enumerate(record.members) if member.logits is not None]
-        combined = _combine(ensemble, record.members, used)
+        values = len(used) * len(images) * len(ensemble.labels)
+        if values <= INLINE_VALUES:
+            combined = _combine(ensemble, record.members, used)
+        else:
+            combined = await asyncio.to_thread(_combine, ensemble, record.members, used)
         ended_ns = time.perf_counter_ns()
         record.combined_ns = (combining_ns, ended_ns)
         timings = Timings(

@@ -68,12 +68,14 @@ class Preparation:
                 tensor, times = job.prepare()
                 record.prepared = (times,)
                 return tensor[np.newaxis]
+        # The threads write into the batch's own memory: stacking dozens of tensors here would hold others up.
+        batch = np.empty((len(images), 3, how.height, how.width), np.float32)
         jobs = [_Job(image, index, how, self._max_pixels, deadline_ns) for index, image in enumerate(images)]
         if len(jobs) * self._max_pixels > self._max_request_pixels:
             await self._check_pixels(jobs, deadline_ns)
-        prepared = await self._run([job.prepare for job in jobs], deadline_ns)
-        tensors, record.prepared = zip(*prepared, strict=True)
-        return np.stack(tensors)
+        steps = [partial(job.prepare_into, row) for job, row in zip(jobs, batch, strict=True)]
+        record.prepared = await self._run(steps, deadline_ns)
+        return batch
 
     async def _check_pixels(self, jobs: Sequence["_Job"], deadline_ns: int) -> None:
         """Add up the pixels that the images' headers announce."""
@@ -143,6 +145,12 @@ class _Job:
             halfway = time.perf_counter_ns()
             tensor = preprocess(image, self._how, self._max_pixels, box)
         return tensor, ImageTimes(began, halfway, time.perf_counter_ns())
+
+    def prepare_into(self, row: Images) -> ImageTimes:
+        """Write the image's tensor into `row`, `[3, H, W]`, and return its times."""
+        tensor, times = self.prepare()
+        row[:] = tensor
+        return times
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ from coserve_server.settings import Settings
 
 UNCOUNTED_BYTES = 2**16
 """Messages up to this size take little memory, whatever they contain."""
+PIECE_VALUES = 2**15
 
 M = TypeVar("M", bound=Message)
 
@@ -125,8 +126,11 @@ def _read_values(tensor: Input, message: messages.ModelInferRequest) -> NDArray[
     raw = _read_raw(tensor, message, "fp32_contents")
     if raw is not None:
         return read_bytes(tensor, raw, f"raw_input_contents has {len(raw)}")
-    contents = message.inputs[0].contents
-    values = np.fromiter(contents.fp32_contents, FP32, len(contents.fp32_contents))
+    numbers = message.inputs[0].contents.fp32_contents
+    values = np.empty(len(numbers), FP32)
+    # To convert all at once would hold the GIL, and so stop the event loop even from a thread.
+    for start in range(0, len(numbers), PIECE_VALUES):
+        values[start : start + PIECE_VALUES] = numbers[start : start + PIECE_VALUES]
     return read_bytes(tensor, values.tobytes(), f"fp32_contents has {values.nbytes}")
 
 

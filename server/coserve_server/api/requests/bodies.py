@@ -22,6 +22,8 @@ from coserve_server.settings import Settings
 
 GRACE_S = 5
 """Grace period before `min_upload_rate` applies."""
+INLINE_BYTES = 2**20
+"""Larger bodies are put together on a thread."""
 SPARE_VALUES = 1000
 """Values that a JSON body may have in addition to its images or numbers."""
 
@@ -41,7 +43,10 @@ async def read_body(request: Request, settings: Settings, max_bytes: int | None 
     """
     max_bytes = max_bytes or settings.max_body_bytes
     encoding = read_encoding(request.headers)
-    body = b"".join([piece async for piece in stream_body(request, settings, max_bytes)])
+    pieces = [piece async for piece in stream_body(request, settings, max_bytes)]
+    # Copying the largest bodies takes as long as other requests may wait.
+    large = sum(map(len, pieces)) > INLINE_BYTES
+    body = await asyncio.to_thread(b"".join, pieces) if large else b"".join(pieces)
     if encoding is None:
         return body
     return await asyncio.to_thread(decompress, body, encoding, max_bytes)

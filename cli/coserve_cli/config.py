@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="config", help="List, show and check the server's settings.", no_args_is_help=True)
+from coserve_cli.help import PlainGroup
+
+app = typer.Typer(
+    name="config",
+    cls=PlainGroup,
+    help="List, show and check the server's settings.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @app.command("list")

@@ -2,8 +2,26 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import typer
+
+CommandError: Any = typer.BadParameter.__mro__[2]
+"""Click's base class of errors in the arguments; Typer exports only this subclass, also of its own Click."""
+
+
+def report_misuse(error: Any) -> int:
+    """Print an error in the arguments as one line on stderr; return the exit status."""
+    # A group without a command shows its help instead.
+    if type(error).show is not typer.BadParameter.show:
+        error.show()
+        return int(error.exit_code)
+    message = " ".join(error.format_message().split())
+    stop = "" if message.endswith(("?", ".")) else "."
+    context = getattr(error, "ctx", None)
+    hint = f" See {context.command_path} --help" if context else ""
+    typer.echo(f"error: {message}{stop}{hint}", err=True)
+    return int(error.exit_code)
 
 
 @contextmanager

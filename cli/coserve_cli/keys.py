@@ -6,10 +6,14 @@ from typing import Annotated
 
 import typer
 
+from coserve_cli.help import PlainGroup
+
 app = typer.Typer(
     name="keys",
+    cls=PlainGroup,
     help="Create, list and revoke API keys for a server. Running servers apply changes within a second.",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 Name = Annotated[str, typer.Argument(help="Name of the key: letters, digits, dots, - and _.")]

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from coserve_cli.errors import CommandError, report_misuse
+from coserve_cli.help import PlainCommand
 
 VERBS = {
     "divide": "Show the parameters and multiply-adds of a network and of its members.",
@@ -44,6 +47,18 @@ EXTRAS = {
 }
 """Extras of the distribution that a verb may need."""
 
+ROAD = """\
+Divide an image classifier into a co-trained ensemble and serve its members
+concurrently, from a folder of labelled images to an answer:
+
+  coserve train --data photos/ --network wide_resnet28_10 --split 2 --output run
+  coserve evaluate run --calibrate
+  coserve export run --repository models --name photos
+  coserve serve --repository models
+  coserve classify cat.jpg    # or measure: coserve bench http --image cat.jpg
+
+coserve --help lists every command; coserve COMMAND --help explains one."""
+
 
 class Modules(Mapping[str, Any]):
     """The verbs as commands, each created when it is looked up."""
@@ -55,7 +70,7 @@ class Modules(Mapping[str, Any]):
         if hasattr(module, "app"):
             return typer.main.get_group(module.app)
         single = typer.Typer(add_completion=False)
-        single.command(name)(getattr(module, name))
+        single.command(name, cls=PlainCommand)(getattr(module, name))
         return typer.main.get_command(single)
 
     def __iter__(self) -> Iterator[str]:
@@ -72,13 +87,19 @@ class Verbs(TyperGroup):
         super().__init__(**attributes)
         self.commands = Modules()  # type: ignore[assignment]  # a read-only mapping
 
-    def main(self, *args: Any, **extra: Any) -> Any:
-        """Run the command; report in one line that its output cannot be written."""
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command; report in one line that it is misused, or that its output cannot be written."""
         # A terminal or a pipe of another encoding gets escapes for what it cannot show.
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
         try:
-            return super().main(*args, **extra)
+            sys.exit(super().main(*args, standalone_mode=False, **extra))
+        except CommandError as error:
+            sys.exit(report_misuse(error))
+        except typer.Abort:
+            sys.exit(1)
         except OSError as error:
             # An error of a file has a file name; this one is of standard output.
             if error.errno != errno.ENOSPC or error.filename is not None:
@@ -90,10 +111,10 @@ class Verbs(TyperGroup):
             sys.exit(1)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Show help if there is no verb; Typer's `no_args_is_help` would import Rich."""
+        """Refuse empty arguments."""
         if any(not arg or (arg.startswith("--") and arg.endswith("=")) for arg in args):
             raise typer.BadParameter("an argument is empty: is a variable not set?")
-        return super().parse_args(ctx, args or ["--help"])
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb; if a library is missing, say which extras install it."""
@@ -119,14 +140,36 @@ class Verbs(TyperGroup):
             formatter.write_dl(list(VERBS.items()))
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from coserve_cli.version import version_lines
+
+        typer.echo("\n".join(version_lines()))
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="coserve",
     cls=Verbs,
+    invoke_without_command=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 @app.callback()
-def coserve() -> None:
+def coserve(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_version,
+            help="Show the versions of Coserve, Python and the engines, and the usable cores.",
+        ),
+    ] = False,
+) -> None:
     """Divide an image classifier into a co-trained ensemble and serve its members concurrently."""
+    if context.invoked_subcommand is None:
+        typer.echo(ROAD)

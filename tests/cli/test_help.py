@@ -1,11 +1,14 @@
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from coserve_cli.main import EXTRAS, VERBS, Modules, app
+from coserve_cli.main import EXTRAS, ROAD, VERBS, Modules, app
 
 HEAVY = {"torch", "lightning", "fastapi", "onnxruntime", "onnx", "tritonclient", "httpx", "numpy", "PIL"}
 
@@ -20,13 +23,29 @@ def test_every_verb_has_help(verb: str) -> None:
 def test_lists_every_verb() -> None:
     result = CliRunner().invoke(app, ["-h"])
     assert result.exit_code == 0
-    assert CliRunner().invoke(app, []).stdout == result.stdout
     words = " ".join(result.stdout.split())
     for verb, summary in VERBS.items():
         assert f" {verb} {summary}" in words
         described = str(Modules()[verb].help).split("\n\n")[0].replace("\n", " ")
         # The summary has to fit on two lines; the description may say more.
         assert described.split()[:3] == summary.split()[:3]
+
+
+def test_without_a_command_the_road_is_shown() -> None:
+    result = CliRunner().invoke(app, [])
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    road = re.findall(r"^  coserve (\w+)", result.stdout, re.MULTILINE)
+    assert road == ["train", "evaluate", "export", "serve", "classify"]
+    assert "coserve --help" in result.stdout
+
+
+@pytest.mark.parametrize("line", re.findall(r"^  coserve (.+?)(?: +#.*)?$", ROAD, re.MULTILINE))
+def test_the_road_s_options_exist(line: str) -> None:
+    verb, *arguments = line.split()
+    with pytest.raises(SystemExit) as ended:
+        app([verb, *arguments, "--help"])
+    assert ended.value.code == 0
 
 
 @pytest.mark.parametrize("arguments", [["export", "run", "--repository", ""], ["serve", "--repository="]])
@@ -116,9 +135,29 @@ def test_every_verb_knows_its_extras() -> None:
     assert {extra for names in EXTRAS.values() for extra in names.split(",")} == extras
 
 
-def test_options_of_training_keep_their_names_at_80_columns() -> None:
-    shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "80"}).stdout
-    for name in ("--evaluation-scale", "--policy-magnitude-std", "--bias-learning-rate"):
-        assert f"{name} " in shown
-    assert "--policy " in shown
+def commands() -> Iterator[list[str]]:
+    """Yield every command with its group."""
+    for verb in VERBS:
+        yield [verb]
+        yield from ([verb, name] for name in getattr(Modules()[verb], "commands", ()))
+
+
+@pytest.mark.parametrize("arguments", [[], *commands()], ids=" ".join)
+def test_help_fits_80_columns_and_cuts_no_name(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "80"}).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "..." not in shown.partition("\n")[2]
+    command = get_command(app)
+    for name in arguments:
+        command = command.commands[name]
+    for parameter in command.params:
+        if parameter.param_type_name == "option":
+            for name in (*parameter.opts, *parameter.secondary_opts):
+                assert re.search(rf"{name}(?![\w-])", shown), name
+
+
+def test_options_of_training_are_grouped() -> None:
+    shown = CliRunner().invoke(app, ["train", "--help"]).stdout
+    assert shown.index("\nOptions:\n") < shown.index("--output ") < shown.index("\nAugmentation:\n")
+    assert shown.index("\nAugmentation:\n") < shown.index("--policy ")
     assert "autoaugment-svhn," in shown

@@ -43,6 +43,12 @@ def test_an_image_is_corrupted_alike_in_every_batch(name: str) -> None:
     assert (corrupted != images).any((1, 2, 3)).all()
 
 
+def test_each_image_has_noise_of_its_own() -> None:
+    images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (128, 129)])
+    noise = corrupt(images, "gaussian_noise", 5).astype(float) - images
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
+
+
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS.keys() - {"defocus_blur", "zoom_blur"}))
 def test_a_seed_draws_other_copies_where_chance_plays_a_part(name: str) -> None:
     images = photographs(count=2)

@@ -1,6 +1,5 @@
 """How well doubt tells images of other kinds from those that an ensemble knows."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ from torch import Tensor
 from coserve_training.doubt.measures import measure_doubt
 from coserve_training.errors import DataError
 
-TRUE_POSITIVES = 0.95
+PASSING_PERCENT = 95
+"""Percentage of the known images that must pass the threshold."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def separate(known: Tensor, others: Tensor) -> Separation:
     ordered = known.sort().values
     below = torch.searchsorted(ordered, others)
     not_above = torch.searchsorted(ordered, others, right=True)
-    # The subtraction keeps 0.95 * 20 from rounding up to 20.
-    threshold = ordered[math.ceil(TRUE_POSITIVES * len(known) - 1e-9) - 1]
+    # At least the given percentage: round up, in integers.
+    threshold = ordered[-(-PASSING_PERCENT * len(known) // 100) - 1]
     return Separation(
         auroc=round(float((below + not_above).double().mean()) / (2 * len(known)), 6),
         fpr95=round(float((others <= threshold).double().mean()), 6),

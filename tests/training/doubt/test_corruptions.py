@@ -128,13 +128,47 @@ def test_a_point_is_spread_as_the_blur_says() -> None:
     disk = corrupt(point, "defocus_blur", 5)[0, ..., 0].astype(int)
     assert (disk[15:18, 15:18] > 20).all()
     assert disk.sum() - disk[14:19, 14:19].sum() == 0
-    zoomed = corrupt(point, "zoom_blur", 5)[0, ..., 0]
-    assert zoomed[16, 16] > 100
+    aside = np.roll(point, (8, 8), (1, 2))
+    rows, columns = np.nonzero(corrupt(aside, "zoom_blur", 5)[0, ..., 0])
+    assert rows.max() == columns.max() == 27
+    assert rows.min() >= 24
+    assert columns.min() >= 24
     trail = corrupt(point, "motion_blur", 5)[0, ..., 0].astype(int)
     y, x = np.nonzero(trail)
     assert np.ptp(x) >= np.ptp(y)
     assert 5 <= np.ptp(x) <= 18
     assert x.min() == 16 or x.max() == 16
+
+
+@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name.endswith("blur")])
+def test_blur_keeps_the_mean(name: str) -> None:
+    images = photographs()
+    assert corrupt(images, name, 5).mean((1, 2)) == pytest.approx(images.mean((1, 2)), abs=8)
+
+
+def test_snow_falls_in_opposite_directions_and_fog_is_smooth() -> None:
+    grey = np.full((2, 64, 64, 3), 100, np.uint8)
+    snow = corrupt(grey, "snow", 4)
+    assert (snow == snow[:, ::-1, ::-1]).all()
+    steps = [np.abs(np.diff(fog[..., 0], axis=2)).mean((1, 2)) / fog[..., 0].std((1, 2))
+             for fog in (corrupt(grey, "fog", severity).astype(float) for severity in (2, 5))]  # fmt: skip
+    assert (steps[0] < steps[1]).all()
+    assert (steps[1] < 0.15).all()
+
+
+def test_elastic_images_are_skewed_first_and_stretched_more_later() -> None:
+    """A ramp that is skewed stays a plane."""
+    y, x = np.mgrid[:32, :32]
+    ramp = np.repeat((7 * x)[None, ..., None], 3, 3).astype(np.uint8)
+    inside = np.s_[8:24, 8:24]
+    basis = np.stack([x[inside].ravel(), y[inside].ravel(), np.ones(256)], 1)
+
+    def bending(severity: int) -> float:
+        levels = corrupt(ramp, "elastic_transform", severity)[0, ..., 0][inside].ravel().astype(float)
+        return float(np.std(levels - basis @ np.linalg.lstsq(basis, levels, rcond=None)[0]))
+
+    assert bending(1) < 0.5
+    assert 2 < bending(5) < 7
 
 
 def test_contrast_and_pixels() -> None:

@@ -120,7 +120,7 @@ def test_too_few_images_are_one_line(run: Path, image_folder: Path, tmp_path: Pa
 
 def test_the_worst_classes_are_printed_and_the_matrix_is_written(run: Path, tmp_path: Path) -> None:
     lines = evaluate(run, "--confusion-matrix", tmp_path / "matrix.csv").stdout.splitlines()
-    after = lines.index("scores are of the test split") + 1
+    after = lines.index("scored on the test split") + 1
     assert [line.split(" ")[0] for line in lines[after : after + 3]] == ["mean", "lowest", "most"]
     assert (tmp_path / "matrix.csv").read_text().splitlines()[0] == "actual \\ predicted,blue,green,red"
     refused = evaluate(run, "--confusion-matrix", tmp_path / "matrix.jpg")

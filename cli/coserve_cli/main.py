@@ -28,6 +28,7 @@ VERBS = {
     "bench": "Measure ensembles and servers.",
     "config": "List, show and check the server's settings.",
     "keys": "Create, list and revoke API keys for a server.",
+    "doctor": "Show what this machine can run, and which commands lack something.",
 }
 """Each verb has a module of its name, with a function of that name, or an `app` of several commands."""
 
@@ -45,7 +46,7 @@ EXTRAS = {
     "config": "server",
     "keys": "server",
 }
-"""Extras of the distribution that a verb may need."""
+"""Extras of the distribution that a verb may need; `doctor` needs none."""
 
 ROAD = """\
 Divide an image classifier into a co-trained ensemble and serve its members
@@ -57,7 +58,7 @@ concurrently, from a folder of labelled images to an answer:
   coserve serve --repository models
   coserve classify cat.jpg    # or measure: coserve bench http --image cat.jpg
 
-coserve --help lists every command; coserve COMMAND --help explains one."""
+coserve --help lists every command; coserve doctor tells what is installed."""
 
 
 class Modules(Mapping[str, Any]):
@@ -87,15 +88,15 @@ class Verbs(TyperGroup):
         super().__init__(**attributes)
         self.commands = Modules()  # type: ignore[assignment]  # a read-only mapping
 
-    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+    def main(self, args: Any = None, **extra: Any) -> Any:  # type: ignore[override]  # others by keyword
         """Run the command; report in one line that it is misused, or that its output cannot be written."""
         # A terminal or a pipe of another encoding gets escapes for what it cannot show.
         if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
             sys.stdout.reconfigure(errors="backslashreplace")
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **extra)
+        if not extra.pop("standalone_mode", True):
+            return super().main(args, standalone_mode=False, **extra)
         try:
-            sys.exit(super().main(*args, standalone_mode=False, **extra))
+            sys.exit(super().main(args, standalone_mode=False, **extra))
         except CommandError as error:
             sys.exit(report_misuse(error))
         except typer.Abort:

@@ -7,7 +7,6 @@ import base64
 import csv
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -22,8 +21,6 @@ from coserve_bench.stopping import POLL_S, check_stopped
 
 WINDOWS = 3
 """Windows of a measurement, whose mean is reported."""
-FETCHED = Path(".perf_analyzer/perf_analyzer")
-"""Where `make perf-analyzer` installs it."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +66,6 @@ class Latencies:
     p99_ms: float
 
 
-def find_program(binary: Path | None) -> Path:
-    """Return the given program, or else the one that `make perf-analyzer` installed, or the one on PATH.
-
-    Raises:
-        BenchError: the program does not exist or cannot be run.
-    """
-    usual = FETCHED if FETCHED.exists() else Path(shutil.which("perf_analyzer") or "perf_analyzer")
-    found = binary or usual
-    if not found.is_file() or not os.access(found, os.X_OK):
-        why = "is not executable" if found.exists() else "does not exist"
-        raise BenchError(f"{found} {why}: run make perf-analyzer, or give --binary")
-    return found.resolve()
-
-
 class PerfAnalyzer:
     """The program with images to send; a context manager."""
 
@@ -90,7 +73,7 @@ class PerfAnalyzer:
         """Prepare images to send.
 
         Args:
-            program: perf_analyzer, as `find_program` returns it.
+            program: perf_analyzer, as `program.find_program` returns it.
             input_name: name of the FP32 image tensor.
             shape: its shape, without the batch.
         """

@@ -57,8 +57,9 @@ def perf_analyzer(
     from coserve_bench.errors import BenchError
     from coserve_bench.output import OutputError, check_writable
     from coserve_bench.perf_analyzer.measure import check_gateway, measure, running_triton
+    from coserve_bench.perf_analyzer.program import find_program
     from coserve_bench.perf_analyzer.results import Results
-    from coserve_bench.perf_analyzer.run import Target, find_program
+    from coserve_bench.perf_analyzer.run import Target
     from coserve_bench.perf_analyzer.target import connect
     from coserve_bench.stopping import noting_signals
     from coserve_cli.errors import one_line

@@ -26,18 +26,43 @@ class Cores:
     ids: tuple[int, ...] | None
 
 
-def usable_cores(root: Path = Path("/")) -> Cores:
-    """Return the smaller of the CPU affinity and the CPU bandwidth quotas, rounded down.
+@dataclass(frozen=True)
+class CoreLimits:
+    """What limits the CPU cores of the process.
+
+    Attributes:
+        online: cores of the machine.
+        affinity: the kernel's numbers of the cores that the process may run on; None if unknown.
+        quota: the smallest CPU bandwidth quota of its control groups, in cores; None without any.
+        physical: physical cores among those of the affinity, which hyper-threads share; None if unknown.
+    """
+
+    online: int
+    affinity: tuple[int, ...] | None
+    quota: float | None
+    physical: int | None
+
+
+def core_limits(root: Path = Path("/")) -> CoreLimits:
+    """Return the CPU affinity, and the quotas of control groups.
 
     The quotas of all of the process's control groups count: version 1 (`cpu.cfs_quota_us`) and 2 (`cpu.max`).
 
     Args:
         root: folder of `proc` and `sys`; tests use a temporary one.
     """
-    quota = min(_read_quotas(root), default=float("inf"))
-    allowed = _read_affinity()
+    affinity = _read_affinity()
+    quota = min(_read_quotas(root), default=None)
+    return CoreLimits(os.cpu_count() or 1, affinity, quota, _count_physical(affinity or (), root))
+
+
+def usable_cores(root: Path = Path("/")) -> Cores:
+    """Return the smaller of the CPU affinity and the CPU bandwidth quota, rounded down: see `core_limits`."""
+    limits = core_limits(root)
+    quota = float("inf") if limits.quota is None else limits.quota
+    allowed = limits.affinity
     if allowed is None:
-        return Cores(max(1, int(min(os.cpu_count() or 1, quota))), None)
+        return Cores(max(1, int(min(limits.online, quota))), None)
     if quota < len(allowed):
         return Cores(max(1, int(quota)), None)
     return Cores(len(allowed), allowed)
@@ -65,6 +90,13 @@ def _read_affinity() -> tuple[int, ...] | None:
         return tuple(sorted(os.sched_getaffinity(0))) or None
     except (OSError, AttributeError):
         return None
+
+
+def _count_physical(cores: tuple[int, ...], root: Path) -> int | None:
+    """Count the groups of hyper-threads that these cores belong to."""
+    folder = root / "sys/devices/system/cpu"
+    siblings = {read_file(folder / f"cpu{core}/topology/thread_siblings_list").strip() for core in cores}
+    return len(siblings) if siblings and "" not in siblings else None
 
 
 def _read_quotas(root: Path) -> Iterator[float]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
-from coserve_server.machine.cores import Cores, usable_cores
+from coserve_server.machine.cores import CoreLimits, Cores, core_limits, usable_cores
 from coserve_server.machine.memory import available_bytes
 
 V2_MOUNT = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -43,6 +43,24 @@ def test_version_2_quota_in_a_container(tmp_path: Path, limit: str, count: int) 
     cores = usable_cores(system(tmp_path, mount, "0::/", {"sys/fs/cgroup/cpu.max": limit}))
     assert cores.count == count
     assert (cores.ids is None) == (count < 8), "threads are pinned only where no quota shares the cores"
+
+
+def test_limits_tell_affinity_quota_and_hyper_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    files = {"sys/fs/cgroup/cpu.max": "250000 100000"}
+    for core in range(4):
+        for thread in (core, core + 8):
+            name = f"sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list"
+            files[name] = f"{core},{core + 8}"
+    root = system(tmp_path, V2_MOUNT.format(root="/"), "0::/", files)
+    assert core_limits(root) == CoreLimits(16, (0, 1, 2, 3, 8, 9, 10, 11), 2.5, 4)
+
+
+def test_limits_that_the_system_does_not_show_are_unknown(tmp_path: Path) -> None:
+    limits = core_limits(tmp_path)
+    assert (limits.quota, limits.physical) == (None, None)
 
 
 def test_version_2_quota_of_a_parent_counts(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
         BodyTooLargeError: it has far too many values.
         InvalidParametersError: it does not fit the model.
     """
-    if sum(map(body.count, (b",", b"[", b"{"))) > max_values + SPARE_VALUES:
+    if _count_values(body) > max_values + SPARE_VALUES:
         raise BodyTooLargeError(
             f"the JSON body has far more than {max_values} values, the most that a request needs"
         )
@@ -75,6 +75,12 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
         if error.errors(include_context=False, include_input=False)[0]["type"] == "json_invalid":
             raise BadBodyError(f"not JSON: {text}") from error
         raise InvalidParametersError(text) from error
+
+
+def _count_values(body: bytes) -> int:
+    # In pieces, since counting holds the GIL.
+    starts = range(0, len(body), INLINE_BYTES)
+    return sum(body.count(sign, at, at + INLINE_BYTES) for at in starts for sign in (b",", b"[", b"{"))
 
 
 def describe_faults(error: ValidationError) -> str:

@@ -22,6 +22,7 @@ from coserve_server.api.v2.image_files import (
     split_sizes,
 )
 from coserve_server.api.v2.models import image_shape
+from coserve_server.api.v2.numbers import MIN_BYTES, NumberArrays, read_numbers
 from coserve_server.api.v2.schemas import InferRequest, Input, InputParameters, RequestParameters
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
@@ -51,16 +52,21 @@ def read_request(
     """
     length = _parse_length(header_length, len(body))
     raw = header_length is not None and length == 0
-    max_values = settings.max_images * math.prod(image_shape(model))
+    arrays = NumberArrays(b"" if raw else body[:length])
     request = (
-        _request_for_bytes(model, len(body)) if raw else parse_json(InferRequest, body[:length], max_values)
+        _request_for_bytes(model, len(body))
+        if raw
+        else parse_json(InferRequest, arrays.rest, _max_values(model, len(arrays.rest), settings))
     )
     tensor = check_tensors(model, request, settings)
     size = _check_size(tensor, len(body) - length)
     if tensor.datatype == BYTES:
         return request, _read_files(tensor, body[length:])
-    if size is None:
-        values: NDArray[np.float32] | NDArray[np.float64] = _from_json(tensor)
+    values: NDArray[np.float32] | NDArray[np.float64]
+    if (array := arrays.find(tensor.data)) is not None:
+        values = read_numbers(tensor.name, array, tensor.shape)
+    elif size is None:
+        values = _from_json(tensor)
     else:
         values = read_bytes(tensor, memoryview(body)[length:], f"binary_data_size says {size}")
     return request, make_batch(tensor, values, settings.max_magnitude)
@@ -121,6 +127,13 @@ def make_batch(
             f"input {tensor.name!r} must have finite values of at most {largest:g} in magnitude"
         )
     return np.require(values.reshape(tensor.shape), np.float32, ["C", "ALIGNED"])
+
+
+def _max_values(model: Ensemble, size: int, settings: Settings) -> int:
+    """Return the limit on the values in a request's JSON of `size` bytes, long arrays of numbers aside."""
+    if size > MIN_BYTES:
+        return settings.max_images
+    return settings.max_images * math.prod(image_shape(model))
 
 
 def _parse_length(header: str | None, body_length: int) -> int:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Annotated
+from functools import partial
+from typing import Annotated, BinaryIO
 
 from fastapi import Request
 from pydantic import BaseModel, Field
@@ -11,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from coserve_server.api.requests.base64_images import decode_base64
-from coserve_server.api.requests.bodies import parse_json, read_body, stream_body
+from coserve_server.api.requests.bodies import INLINE_BYTES, parse_json, read_body, stream_body
 from coserve_server.api.requests.compression import read_encoding
 from coserve_server.errors import (
     BadBodyError,
@@ -128,4 +129,11 @@ async def _read_part(name: str, part: UploadFile | str) -> EncodedImage:
         raise InvalidParametersError(f"unknown multipart field {name!r}; images go in {FIELD!r}")
     if isinstance(part, str):
         raise InvalidParametersError(f"multipart field {FIELD!r} has no file name, so it is not a file")
-    return EncodedImage(await part.read(), part.filename)
+    if part.size is None or part.size <= INLINE_BYTES:
+        return EncodedImage(await part.read(), part.filename)
+    return EncodedImage(await asyncio.to_thread(_read_file, part.file), part.filename)
+
+
+def _read_file(file: BinaryIO) -> bytes:
+    # Copying it in one piece would hold the GIL.
+    return b"".join(iter(partial(file.read, INLINE_BYTES), b""))

@@ -142,7 +142,7 @@ def _parse(numbers: bytes) -> list[Any]:
 
 def _skeleton(shape: Sequence[int]) -> bytes:
     """Return what is left of an array of that shape without its numbers."""
-    text = b""
-    for size in reversed(shape):
+    text = b"[%b]" % (b"," * (shape[-1] - 1))
+    for size in reversed(shape[:-1]):
         text = b"[%b]" % b",".join([text] * size)
     return text

@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo test test-compat test-compose lint bench bench-peers speedup force perf-analyzer clean
+.PHONY: setup demo wheel test test-compat test-compose lint bench bench-peers speedup force perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -29,6 +29,11 @@ $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
 
 demo: $(VENV)/.demo  ## serve the shipped ensembles
 	$(BIN)/coserve serve --repository model_repository --default-model wide_resnet16_4_s2 --port $(PORT)
+
+wheel: | $(BIN)/python  ## the wheel in dist/, tried in an empty environment
+	rm -f dist/coserve-*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python tests/packaging/check_wheel.py dist/coserve-*.whl
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

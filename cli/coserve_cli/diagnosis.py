@@ -21,7 +21,7 @@ PERF_ANALYZER = "bench perf-analyzer"
 OPTIONAL = {
     "gpu": "coserve serve --gpus",
     "openvino": "coserve serve --engine openvino",
-    "heic": "HEIC and AVIF photographs",
+    "heic": "HEIC photographs",
     "otel": "traces (otlp_endpoint)",
     "plots": "plots of evaluations and benchmarks",
     "tensorboard": "coserve train --tensorboard",

@@ -58,7 +58,7 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(machine: dict[s
     machine["missing"] = {"train": ["torch", "lightning"], "heic": ["pillow-heif"]}
     shown = words()
     assert "train missing: torch, lightning pip install 'coserve[train]'" in shown
-    assert "heic for HEIC and AVIF photographs missing: pillow-heif pip install 'coserve[heic]'" in shown
+    assert "heic for HEIC photographs missing: pillow-heif pip install 'coserve[heic]'" in shown
     assert "bench perf-analyzer missing: perf_analyzer make perf-analyzer" in shown
     assert "train" not in shown.partition(" ready ")[2].partition(" missing")[0].split(", ")
 

@@ -6,6 +6,7 @@ from coserve_cli import requirements
 
 LINES = [
     "typer>=0.19",
+    "colorama; python_version >= '3.0'",
     "torch>=2.7; extra == 'train'",
     "tomli>=2; (python_version < '3.0') and extra == 'train'",
     "pillow>=11.3; extra == 'train'",

@@ -154,7 +154,7 @@ def test_the_command_says_which_split_scores_are_of(run: Path, data: Path, tmp_p
         return result.output
 
     assert "scored on the test split\n" in evaluate(run)
-    assert "Temperatures are fitted on the\n15 images of val/." in evaluate(run, "--calibrate")
+    assert "Everything is\nfitted on the 15 images of val/." in evaluate(run, "--calibrate")
     assert json.loads(evaluate(run, "--json"))["split"] == "test"
     other = only(data, tmp_path / "val", "val")
     assert "scored on the val split; there is no test split\n" in evaluate(run, "--data", other)

@@ -157,6 +157,7 @@ def test_a_hash_ignores_what_does_not_change_the_recipe(config: TrainConfig, cha
     ({}, {"epochs": 31}), ({}, {"learning_rate": 0.2}), ({}, {"flip": False}), ({}, {"image_size": 40}),
     ({}, {"evaluation_scale": 1.15}), ({}, {"warmup_epochs": 3}), ({}, {"co_training_warmup_epochs": 3}),
     ({}, {"final_learning_rate": 0.0}), ({}, {"co_training_term": "kl"}), ({}, {"ema": 0.9}),
+    ({}, {"own_views": False}),
     ({"erasing": 0.5}, {"erasing_area": (0.1, 0.2)}), ({"erasing": 0.5}, {"erasing_ratio": (0.9, 1.1)}),
     ({"policy": "randaugment"}, {"policy_magnitude": 3}), ({"crop": "resized"}, {"crop_area": (0.2, 1.0)}),
     ({"policy": "randaugment"}, {"policy_magnitude_std": 1.0}), ({"schedule": "step"}, {"decay_epochs": 3}),

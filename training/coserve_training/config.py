@@ -182,6 +182,9 @@ class TrainConfig:
     co_training_warmup_epochs: Annotated[
         NotNegative | None, Help(CO_TRAINING, "Warm-up of that weight; 40/300 of the epochs by default.")
     ] = None
+    own_views: Annotated[
+        bool, Help(CO_TRAINING, "Give each member a view of its own of each image, not one for all.")
+    ] = True
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -255,6 +258,10 @@ class TrainConfig:
     def member_weight_decay(self) -> float:
         """Weight decay of each member, by the paper's Eq. 6 if `divide_weight_decay`."""
         return self.weight_decay * (math.exp(1 / self.split - 1) if self.divide_weight_decay else 1)
+
+    def drawer_of(self, member: int) -> int:
+        """Return the member whose random numbers draw this member's views: itself, or the first for all."""
+        return member if self.own_views else 0
 
     def size_at(self, epoch: int) -> int:
         """Return the training resolution in pixels at `epoch`, counted from 0.

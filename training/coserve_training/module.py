@@ -110,7 +110,7 @@ class CoTraining(L.LightningModule):
         images, targets = batch
         views = []
         for member, pixels in zip(self.members, images, strict=True):
-            self._seed(ERASE, step, int(member))
+            self._seed(ERASE, step, config.drawer_of(int(member)))
             views.append(erase_parts(self.normalise(to_pixels(pixels)), config))
         if config.mixup:
             self._seed(MIXUP, step)

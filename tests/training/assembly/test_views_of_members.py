@@ -3,7 +3,7 @@
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -224,6 +224,23 @@ def test_the_resolution_grows_as_configured(config: TrainConfig, tmp_path: Path)
         tested = [batch.views.shape[-1] for batch in recorded.tests[:-1:2]]
         assert tested == [side for side, _ in sizes]
         assert recorded.tests[-1].views.shape[-1] == SIDE, "the last evaluation is at full size"
+
+
+@pytest.mark.parametrize("changes", [
+    {"crop": "padded", "flip": True}, {"crop": "resized"}, {"policy": "randaugment"}, {"erasing": 0.5},
+    {"cutout": 8},
+])  # fmt: skip
+def test_without_own_views_all_members_see_the_first_ones(
+    config: TrainConfig, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    own, same = (
+        record(replace(config, epochs=1, own_views=own, **changes), tmp_path / f"{own}")
+        for own in (True, False)
+    )
+    for step, shared in zip(own.steps, same.steps, strict=True):
+        assert not torch.equal(step.views[0], step.views[1])
+        for view in shared.views:
+            assert torch.equal(view, step.views[0])
 
 
 def test_mixup_blends_the_same_pairs_for_all_members(config: TrainConfig, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ class MemberViews:
     def draw(self, image: OpenedImage, square: Square, epoch: int, index: int, repeat: int) -> Pixels:
         """Return views `[members, size, size, 3]` at the epoch's resolution; for arguments see `Views`."""
         size = self.config.size_at(epoch)
-        randoms = [
-            np.random.default_rng([self.config.seed, epoch, member, index, repeat]) for member in self.members
-        ]
+        seed = self.config.seed
+        drawers = [self.config.drawer_of(member) for member in self.members]
+        randoms = [np.random.default_rng([seed, epoch, drawer, index, repeat]) for drawer in drawers]
         resampling = Image.Resampling[self.config.interpolation.upper()]
         if self.config.crop == "resized":
             crops = crop_photograph(image, size, self.config.crop_area, resampling, randoms)

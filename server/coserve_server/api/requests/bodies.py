@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from coserve_server.api.requests.compression import decompress, read_encoding
 from coserve_server.api.requests.dependencies import get_record
+from coserve_server.api.requests.long_texts import MIN_BYTES, SPARE_VALUES
 from coserve_server.api.requests.timeouts import timeout
 from coserve_server.errors import (
     BadBodyError,
@@ -24,8 +25,8 @@ GRACE_S = 5
 """Grace period before `min_upload_rate` applies."""
 INLINE_BYTES = 2**20
 """Larger bodies are put together on a thread."""
-SPARE_VALUES = 1000
-"""Values that a JSON body may have in addition to its images or numbers."""
+MAX_JSON_BYTES = 2**20
+"""Limit on a JSON body without long texts and arrays of numbers; each value may add `MIN_BYTES`."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -56,18 +57,21 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
     """Parse a JSON body; the parser itself allows 200 levels of nesting and numbers of 4300 digits.
 
     Args:
+        body: the JSON, without long texts and arrays of numbers: the parser holds the GIL.
         max_values: limit on the number of values, counted roughly before parsing: `[],[],…` would take many
             times its size in memory, and each wrong value would get a report of its own.
 
     Raises:
         BadBodyError: the body is not JSON.
-        BodyTooLargeError: it has far too many values.
+        BodyTooLargeError: it has far too many values, or too many bytes.
         InvalidParametersError: it does not fit the model.
     """
     if _count_values(body) > max_values + SPARE_VALUES:
         raise BodyTooLargeError(
             f"the JSON body has far more than {max_values} values, the most that a request needs"
         )
+    if len(body) > (most := MAX_JSON_BYTES + max_values * MIN_BYTES):
+        raise BodyTooLargeError(f"the JSON body has more than {most} bytes beside its images and numbers")
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

@@ -14,6 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from coserve_server.api.requests.base64_images import decode_base64
 from coserve_server.api.requests.bodies import INLINE_BYTES, parse_json, read_body, stream_body
 from coserve_server.api.requests.compression import read_encoding
+from coserve_server.api.requests.long_texts import LongTexts
 from coserve_server.errors import (
     BadBodyError,
     InvalidParametersError,
@@ -64,8 +65,9 @@ async def read_images(request: Request, settings: Settings) -> list[EncodedImage
 
 
 def _decode_json(body: bytes, max_images: int) -> list[EncodedImage]:
-    texts = parse_json(ClassifyRequest, body, max_images).images
-    return [EncodedImage(decode_base64(text, index)) for index, text in enumerate(texts)]
+    texts = LongTexts(body, max_images)
+    images = parse_json(ClassifyRequest, texts.rest, max_images).images
+    return [EncodedImage(decode_base64(texts.read(text), index)) for index, text in enumerate(images)]
 
 
 class _Parser(MultiPartParser):

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Sequence
 
 from coserve_server.api.requests.base64_images import decode_base64
+from coserve_server.api.requests.long_texts import LongTexts
 from coserve_server.errors import InvalidParametersError
 from coserve_server.pipeline.preparation import EncodedImage
 
@@ -67,8 +68,13 @@ def split_sizes(name: str, sizes: Sequence[int], count: int, data: bytes) -> lis
     return files
 
 
-def decode_texts(name: str, count: int, texts: Sequence[object] | None) -> list[EncodedImage]:
+def decode_texts(
+    name: str, count: int, texts: Sequence[object] | None, long_texts: LongTexts
+) -> list[EncodedImage]:
     """Return the image files that JSON holds in base64.
+
+    Args:
+        long_texts: those that were cut out of the JSON.
 
     Raises:
         InvalidParametersError: there are not that many texts.
@@ -78,4 +84,6 @@ def decode_texts(name: str, count: int, texts: Sequence[object] | None) -> list[
         raise InvalidParametersError(
             f"input {name!r}: {count} image files need binary_data_size, or data of as many texts in base64"
         )
-    return [EncodedImage(decode_base64(str(text), index)) for index, text in enumerate(texts)]
+    return [
+        EncodedImage(decode_base64(long_texts.read(str(text)), index)) for index, text in enumerate(texts)
+    ]

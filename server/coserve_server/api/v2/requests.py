@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from coserve_server.api.requests.answer_size import check_predictions
 from coserve_server.api.requests.bodies import parse_json
+from coserve_server.api.requests.long_texts import LongTexts
 from coserve_server.api.v2.image_files import (
     BYTES,
     check_shape,
@@ -52,7 +53,8 @@ def read_request(
     """
     length = _parse_length(header_length, len(body))
     raw = header_length is not None and length == 0
-    arrays = NumberArrays(b"" if raw else body[:length])
+    texts = LongTexts(b"" if raw else body[:length], settings.max_images)
+    arrays = NumberArrays(texts.rest)
     request = (
         _request_for_bytes(model, len(body))
         if raw
@@ -61,7 +63,7 @@ def read_request(
     tensor = check_tensors(model, request, settings)
     size = _check_size(tensor, len(body) - length)
     if tensor.datatype == BYTES:
-        return request, _read_files(tensor, body[length:])
+        return request, _read_files(tensor, body[length:], texts)
     values: NDArray[np.float32] | NDArray[np.float64]
     if (array := arrays.find(tensor.data)) is not None:
         values = read_numbers(tensor.name, array, tensor.shape)
@@ -220,12 +222,12 @@ def _check_size(tensor: Input, found: int) -> int | None:
     return size
 
 
-def _read_files(tensor: Input, data: bytes) -> list[EncodedImage]:
+def _read_files(tensor: Input, data: bytes, long_texts: LongTexts) -> list[EncodedImage]:
     size = tensor.parameters.binary_data_size
     count = tensor.shape[0]
     if size is None:
         texts = None if tensor.data is None else _flatten(tensor.data, tensor.shape)
-        return decode_texts(tensor.name, count, texts)
+        return decode_texts(tensor.name, count, texts, long_texts)
     if isinstance(size, str):
         return split_sizes(tensor.name, [int(one) for one in size.split(",")], count, data)
     return split_elements(tensor.name, count, data)

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -93,10 +94,19 @@ def test_other_compressed_data_that_is_too_much() -> None:
         compression.decompress(b"", "gzip", 2)
 
 
-@given(st.binary(max_size=300), st.sampled_from(["\n", "\r\n", " ", "\t"]), st.integers(1, 99))
-def test_base64_may_have_line_breaks_and_be_a_data_uri(data: bytes, gap: str, width: int) -> None:
+def divided(text: str, size: int) -> Iterator[str]:
+    return (text[at : at + size] for at in range(0, len(text), size))
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(["\n", "\r\n", " ", "\t"]),
+    st.integers(1, 99),
+    st.integers(100, 200),
+)
+def test_base64_may_have_line_breaks_and_be_a_data_uri(data: bytes, gap: str, width: int, size: int) -> None:
     text = base64.b64encode(data).decode()
-    broken = gap.join(text[at : at + width] for at in range(0, len(text), width)) + gap
+    broken = gap.join(divided(text, width)) + gap
     for prefix in (
         "",
         gap,
@@ -104,7 +114,7 @@ def test_base64_may_have_line_breaks_and_be_a_data_uri(data: bytes, gap: str, wi
         "DATA:;BASE64,",
         f"{gap}data:a/b;charset=utf-8;base64,{gap}",
     ):
-        assert decode_base64(prefix + broken, 0) == data
+        assert decode_base64(divided(prefix + broken, size), 0) == data
 
 
 @pytest.mark.parametrize(
@@ -123,4 +133,4 @@ def test_base64_may_have_line_breaks_and_be_a_data_uri(data: bytes, gap: str, wi
 )
 def test_what_is_not_base64(text: str, fault: str) -> None:
     with pytest.raises(BadImageError, match=fault):
-        decode_base64(text, 3)
+        decode_base64(iter([text]), 3)

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc.wire import has_more_fields
-from coserve_server.api.requests.long_texts import SPARE_VALUES, describe_faults
+from coserve_server.api.requests.bodies import describe_faults
+from coserve_server.api.requests.long_texts import SPARE_VALUES
 from coserve_server.api.v2.image_files import BYTES, split_elements
 from coserve_server.api.v2.requests import FP32, check_tensors, make_batch, read_bytes
 from coserve_server.api.v2.responses import describe_answer, make_outputs

@@ -54,7 +54,7 @@ test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its 
 bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
 	$(BIN)/coserve bench speedup --repository model_repository --network wide_resnet16_4
 
-speedup: $(SPEEDUP:%=benchmarks/results/speedup/%.json)  ## what docs/performance.md shows: ten minutes in quiet
+speedup: $(SPEEDUP:%=benchmarks/results/speedup/%.json)  ## what docs/results/performance.md shows: ten minutes in quiet
 	$(BIN)/python benchmarks/speedup_page.py
 
 $(SHIPPED:%=benchmarks/results/speedup/%.json): benchmarks/results/speedup/%.json: force | $(VENV)/.all

@@ -15,7 +15,7 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 """The Pythons that `pyproject.toml` has classifiers for."""
 OLDEST_PYTHON = PYTHONS[0]
 OLDEST_ONNXRUNTIME = "1.17.0"
-"""The oldest ONNX Runtime that loads exported networks (docs/export.md)."""
+"""The oldest ONNX Runtime that loads exported networks (docs/guides/training/export.md)."""
 EXTRAS = ("server", "client", "otel", "openvino", "heic")
 CONSTRAINTS = ("--constraint", "constraints.txt")
 COMPOSE_1 = (

@@ -1,6 +1,6 @@
 """What files made to harm a decoder cost Pillow alone, and with the limits of `coserve_images`.
 
-python benchmarks/hostile_images.py            a row of docs/limits.md for each file
+python benchmarks/hostile_images.py            a row of docs/reference/limits.md for each file
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Write the results of `peers/compare.py` into docs/benchmark.md.
+"""Write the results of `peers/compare.py` into docs/results/benchmark.md.
 
 python benchmarks/peers_page.py            update the page; `make bench-peers` ends with this
 python benchmarks/peers_page.py --check    fail if the page's tables differ from the JSON files
@@ -22,7 +22,7 @@ def main() -> None:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/peers")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/benchmark.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/results/benchmark.md")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     results = [json.loads(file.read_text("utf-8")) for file in sorted(arguments.results.glob("*.json"))]

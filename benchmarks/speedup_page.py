@@ -1,4 +1,4 @@
-"""Write the results of `coserve bench speedup` into docs/performance.md: tables, and plots next to the page.
+"""Write the results of `coserve bench speedup` into docs/results/performance.md, and plots next to it.
 
     python benchmarks/speedup_page.py            update the page; `make speedup` ends with this
     python benchmarks/speedup_page.py --check    fail if the page's tables differ from the JSON files
@@ -25,7 +25,7 @@ def main() -> None:
     """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/speedup")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/performance.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/results/performance.md")
     parser.add_argument("--plots", type=Path, default=ROOT / "docs/images/speedup")
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
@@ -57,7 +57,7 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
             f"Measured on {machine['count']} {machine['devices']} ({machine['processor']}) with ONNX Runtime "
             f"{machine['onnxruntime']}. Peak: {peak['one_device']:.0f} GFLOP/s on one, "
             f"{peak['all_devices']:.0f} on all.{others} "
-            f"[Results as JSON](../benchmarks/results/speedup/{name}.json).\n"
+            f"[Results as JSON](../../benchmarks/results/speedup/{name}.json).\n"
         )
         for one in report.networks:
             accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"

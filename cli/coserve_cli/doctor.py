@@ -107,7 +107,7 @@ def _machine_lines(machine: "Machine") -> Iterator[str]:
 
 def _docker(diagnosis: "Diagnosis") -> str:
     if diagnosis.docker is None:
-        return "none; docs/deploy.md needs it"
+        return "none; docs/guides/serving/deploy.md needs it"
     engine = f"engine {diagnosis.docker}" if diagnosis.docker else "no engine answers"
     return f"{engine}, {f'Compose {diagnosis.compose}' if diagnosis.compose else 'no Compose'}"
 

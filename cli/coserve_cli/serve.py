@@ -13,7 +13,9 @@ def serve(
     config: Annotated[
         Path | None,
         typer.Option(
-            envvar="COSERVE_CONFIG", help="TOML file of settings (docs/configuration.md).", show_default=False
+            envvar="COSERVE_CONFIG",
+            help="TOML file of settings (docs/reference/configuration.md).",
+            show_default=False,
         ),
     ] = None,
     repository: Annotated[

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SetMethod = Literal["lac", "raps"]
-"""How prediction sets are made: docs/http-api.md, Prediction sets."""
+"""How prediction sets are made: docs/reference/http-api.md, Prediction sets."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Write checked ensembles of ONNX networks into a Triton model repository.
 
-The names below are the public API, with examples in docs/python-export.md. They are imported when they are
-first used, because torch and ONNX take seconds to import, and exporting ONNX files needs no torch.
+The names below are the public API (docs/guides/using/python-export.md has examples). They are imported when
+they are first used, because torch and ONNX take seconds to import, and exporting ONNX files needs no torch.
 
 trained.py        the networks of a training run: `export_run`
 existing.py       existing ONNX files: `export_onnx`

@@ -1,4 +1,4 @@
-"""The contents of an ensemble in a model repository (docs/model-repository.md)."""
+"""The contents of an ensemble in a model repository (docs/reference/model-repository.md)."""
 
 import math
 import re
@@ -59,7 +59,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> "Preprocessing":
-        """Read the JSON object that docs/model-repository.md defines.
+        """Read the JSON object that docs/reference/model-repository.md defines.
 
         Raises:
             DescriptionError: a key is missing or unknown, or a value is invalid.

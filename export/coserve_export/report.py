@@ -123,7 +123,7 @@ def report_members(
 
 
 def export_record(precision: str, parity: Parity, members: Sequence[Parity]) -> dict[str, object]:
-    """Return the provenance's `export` (docs/model-repository.md), with the members' own figures."""
+    """Return the provenance's `export` (docs/reference/model-repository.md), with figures by member."""
     return {
         "precision": precision,
         **_parity_json(parity),

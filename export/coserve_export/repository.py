@@ -63,7 +63,7 @@ def write_ensemble(
         repository: the model repository; created if it does not exist.
         description: the ensemble.
         members: its networks, in order.
-        provenance: the JSON object that docs/model-repository.md defines.
+        provenance: the JSON object that docs/reference/model-repository.md defines.
         overwrite: replace an ensemble of the same name, including members that the new one does not have.
 
     Returns:

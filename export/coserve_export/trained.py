@@ -64,7 +64,7 @@ def export_run(
         name: the ensemble's name; by default the network and the split, such as `wide_resnet16_8_s2`.
         precision: `"fp32"` or `"fp16"` for weights and arithmetic; input and logits are always fp32.
         int8: quantise the fp32 networks with these options; by default they are not quantised.
-        checkpoint: `"last"` for the last epoch's, `"best"` for the best epoch (docs/data.md, Splits).
+        checkpoint: `"last"`, or `"best"` for the best epoch (docs/guides/training/data.md, Splits).
         max_batch_size: the largest batch of every model.
         deployment: how Triton runs the members.
         overwrite: replace an ensemble of the same name.

@@ -44,7 +44,7 @@ def write_version(
         repository: the model repository.
         description: the ensemble; its `max_batch_size` and `deployment` are ignored.
         members: the new version's networks, in order.
-        provenance: the JSON object that docs/model-repository.md defines; replaces the old version's.
+        provenance: JSON object (docs/reference/model-repository.md); replaces the old version's.
 
     Returns:
         The version written.

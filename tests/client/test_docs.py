@@ -1,4 +1,4 @@
-"""Run the examples of docs/client.md as a reader would, against the servers that the page describes."""
+"""Run the examples of docs/guides/using/client.md as a reader would, against the servers it describes."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from tests.integration.conftest import COSERVE, Serve, serve
 __all__ = ["serve"]
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "client.md").read_text()
+PAGE = (ROOT / "docs/guides/using/client.md").read_text()
 
 
 class Example(NamedTuple):
@@ -87,7 +87,7 @@ def test_examples_run(
     code = example.code
     for shown, real in site.addresses.items():
         code = code.replace(f'"{shown}"', f'"{real}"')
-    exec(compile(code, f"docs/client.md, {example.section}", "exec"), {"__name__": "__main__"})
+    exec(compile(code, f"client.md, {example.section}", "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
     assert printed
     assert example.output in (None, printed)

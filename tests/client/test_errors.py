@@ -72,7 +72,7 @@ def test_raises_problems_by_status_without_retrying(ask: Ask, status: int, kind:
 
 
 def test_every_documented_problem_has_its_error(ask: Ask) -> None:
-    page = Path(__file__).parents[2] / "docs" / "http-api.md"
+    page = Path(__file__).parents[2] / "docs/reference/http-api.md"
     documented = re.findall(r"^\| `(/problems/([a-z-]+))` \| (\d{3}) \|", page.read_text(), re.M)
     assert len(documented) > 15
     general = {"not-found", "method-not-allowed", "bad-request", "head-timeout", "head-too-large"}

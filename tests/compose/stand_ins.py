@@ -51,7 +51,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> None:
 
 
 def download_wheels(folder: Path) -> None:
-    """Download the wheels, as docs/deploy.md describes for images built without an index."""
+    """Download the wheels, as docs/guides/serving/deploy.md describes for images built without an index."""
     run(*PIP, "download", "--dest", folder, *FOR_IMAGE, ".[server,otel,openvino]", "hatchling>=1.27")
 
 

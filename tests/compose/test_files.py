@@ -135,7 +135,7 @@ def test_the_extras_of_images_are_the_package_s() -> None:
     named = {
         name for one in arguments for name in VARIABLE.sub(r"\2", one.get("EXTRAS", "")).split(",") if name
     }
-    documented = re.findall(r"EXTRAS=([\w,]+)", (ROOT / "docs/deploy.md").read_text())
+    documented = re.findall(r"EXTRAS=([\w,]+)", (ROOT / "docs/guides/serving/deploy.md").read_text())
     assert documented
     assert named | {name for one in documented for name in one.split(",")} <= extras
 

@@ -1,4 +1,4 @@
-"""Run the examples of docs/python-export.md from top to bottom, on tiny networks."""
+"""Run the examples of docs/guides/using/python-export.md from top to bottom, on tiny networks."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PAGE = Path(__file__).parents[2] / "docs/python-export.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/using/python-export.md"
 LABELS = ["cat", "dog", "frog", "horse", "ship"]
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])

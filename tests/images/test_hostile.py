@@ -56,7 +56,7 @@ def test_is_shown(name: str) -> None:
 
 @pytest.mark.parametrize(("mode", "bytes_per_pixel"), [("L", 6), ("RGB", 6), ("I;16", 9), ("RGBA", 11)])
 def test_decoding_takes_a_few_bytes_per_pixel(mode: str, bytes_per_pixel: int) -> None:
-    """Measure the growth of a process of its own, up to its peak; docs/limits.md has these figures."""
+    """Measure the growth of a process of its own, up to its peak: figures of docs/reference/limits.md."""
     script = (
         "import re, sys\n"
         "from coserve_images.decode import decode\n"

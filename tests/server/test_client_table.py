@@ -1,10 +1,10 @@
-"""Every test that docs/v2.md names for a client exists."""
+"""Every test that docs/reference/v2.md names for a client exists."""
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/v2.md").read_text("utf-8")
+PAGE = (ROOT / "docs/reference/v2.md").read_text("utf-8")
 
 
 def test_every_client_in_the_table_has_a_test() -> None:

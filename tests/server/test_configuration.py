@@ -20,7 +20,7 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-PAGE = Path(__file__).parents[2] / "docs/configuration.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/configuration.md"
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_the_page_lists_exactly_the_settings_there_are() -> None:
         for one in describe()
     )
     table = header + "".join(rows)
-    assert table in PAGE.read_text("utf-8"), f"docs/configuration.md needs this table:\n{table}"
+    assert table in PAGE.read_text("utf-8"), f"docs/reference/configuration.md needs this table:\n{table}"
 
 
 def test_every_setting_is_described() -> None:

@@ -1,4 +1,4 @@
-"""Runs the examples of docs/python-server.md in order, in a program of their own."""
+"""Runs the examples of docs/guides/using/python-server.md in order, in a program of their own."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tests.server.onnx_repository import write_repository
 
-PAGE = (Path(__file__).parents[2] / "docs/python-server.md").read_text("utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/guides/using/python-server.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$(?:\n\n^```\n(.*?)^```$)?", PAGE, re.M | re.S)
 
 ASK = """

@@ -1,11 +1,11 @@
-"""Run the examples of docs/python-training.md from top to bottom, on a tiny data set."""
+"""Run the examples of docs/guides/using/python-training.md from top to bottom, on a tiny data set."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs/python-training.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/using/python-training.md"
 
 
 def test_the_examples_run_and_print_what_the_page_shows(

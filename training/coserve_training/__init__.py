@@ -1,7 +1,7 @@
 """Divide image classifiers into ensembles and train their members together (arXiv 2011.14660).
 
-The names below are the public API, with examples in docs/python-training.md. They are imported when they are
-first used, because torch and Lightning take seconds to import.
+The names below are the public API (docs/guides/using/python-training.md has examples). They are imported when
+they are first used, because torch and Lightning take seconds to import.
 
 networks/        architectures by name, and the rules that divide them: `member_network`
 counting.py      parameters and multiply-adds: `cost`

@@ -38,7 +38,7 @@ PAPER_EPOCHS = 300
 class TrainConfig:
     """The options of a training run.
 
-    Every field is an option of `coserve train` and a key in a recipe (docs/train.md).
+    Every field is an option of `coserve train` and a key in a recipe (docs/guides/training/train.md).
     """
 
     data: tuple[str, ...]

@@ -62,7 +62,7 @@ def cost(network: str, split: int, num_classes: int = 10, image_size: int = 32) 
     """Count a network and the members it is divided into.
 
     Args:
-        network: a name such as `wide_resnet28_10` (docs/networks.md).
+        network: a name such as `wide_resnet28_10` (docs/reference/networks.md).
         split: number of members S.
         num_classes: outputs of the classifier.
         image_size: height and width in pixels.

@@ -1,4 +1,4 @@
-"""Recipes: TOML files of options, which users can copy and change (docs/train.md)."""
+"""Recipes: TOML files of options, which users can copy and change (docs/guides/training/train.md)."""
 
 import hashlib
 import json

@@ -52,7 +52,7 @@ def labels_of(dataset: str) -> tuple[str, ...]:
 
 
 def preprocessing_of(dataset: str, image_size: int) -> dict[str, object]:
-    """Return how the authors prepare test images, as docs/model-repository.md defines it."""
+    """Return how the authors prepare test images, as docs/reference/model-repository.md defines it."""
     photographs = dataset == "imagenet"
     return {
         "height": image_size,

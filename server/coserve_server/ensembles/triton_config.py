@@ -1,4 +1,4 @@
-"""Read ensembles from Triton's model configurations: docs/model-repository.md."""
+"""Read ensembles from Triton's model configurations: docs/reference/model-repository.md."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: s
         source: where the ensemble's configuration comes from, for error messages.
 
     Raises:
-        RepositoryError: the ensemble does not follow docs/model-repository.md; the text begins with `source`.
+        RepositoryError: violates docs/reference/model-repository.md; the text begins with `source`.
     """
     return _Reader(name, version, configs, source).read_ensemble()
 

@@ -158,7 +158,7 @@ def test_the_page_has_the_stored_figures(measured: tuple[dict[str, Any], Path], 
     page = tmp_path / "performance.md"
     results.mkdir()
     (results / f"{NETWORK}.json").write_bytes((folder / "out.json").read_bytes())
-    page.write_text((ROOT / "docs" / "performance.md").read_text("utf-8"), "utf-8")
+    page.write_text((ROOT / "docs/results/performance.md").read_text("utf-8"), "utf-8")
     places = ("--results", str(results), "--page", str(page), "--plots", str(tmp_path / "images"))
     assert speedup_page(*places).returncode == 0
     assert speedup_page(*places, "--check").returncode == 0

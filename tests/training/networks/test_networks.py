@@ -163,8 +163,8 @@ def test_families_know_their_examples(family: type[NetworkConfig]) -> None:
 
 @pytest.fixture
 def documented_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Install the package that docs/networks.md describes, as pip would."""
-    page = (Path(__file__).parents[3] / "docs/networks.md").read_text("utf-8")
+    """Install the package that docs/reference/networks.md describes, as pip would."""
+    page = (Path(__file__).parents[3] / "docs/reference/networks.md").read_text("utf-8")
     python, toml = (re.search(f"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml"))
     assert python
     assert toml

@@ -144,7 +144,7 @@ def assess_run(
         folder: the run folder.
         data: one or several paths of a data set with test images; by default the run's own data.
         others: paths of images of other kinds, labelled or not.
-        checkpoint: "last", or "best" for the best epoch (docs/data.md, Splits).
+        checkpoint: "last", or "best" for the best epoch (docs/guides/training/data.md, Splits).
         corrupted: score corrupted copies of the test images.
         limit: corrupt at most this number of test images, and take at most this number from each of `others`.
         progress: called with the progress of decoding and evaluating.

@@ -179,7 +179,7 @@ def calibrate_run(
     Args:
         folder: the run folder.
         data: one or several paths of a data set; by default the run's own data.
-        checkpoint: "last", or "best" for the best epoch (docs/data.md, Splits).
+        checkpoint: "last", or "best" for the best epoch (docs/guides/training/data.md, Splits).
         progress: called with the progress of decoding, evaluating and calibrating.
         report: called with a line for each thing to note about the data.
 

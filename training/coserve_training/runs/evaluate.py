@@ -192,7 +192,7 @@ def held_out_logits(
     Args:
         folder: the run folder.
         data: one or several paths of a data set; by default the run's own data.
-        checkpoint: "last", or "best" for the best epoch (docs/data.md, Splits).
+        checkpoint: "last", or "best" for the best epoch (docs/guides/training/data.md, Splits).
         progress: called with the progress of decoding and evaluating.
         report: called with a line for each thing to note about the data.
         calibrating: run the members on the validation split, too, if there is one beside the test split.
@@ -255,7 +255,7 @@ def evaluate_run(
     Args:
         folder: the run folder.
         data: one or several paths of a data set; by default the run's own data.
-        checkpoint: "last", or "best" for the best epoch (docs/data.md, Splits).
+        checkpoint: "last", or "best" for the best epoch (docs/guides/training/data.md, Splits).
         progress: called with the progress of decoding and evaluating.
         report: called with a line for each thing to note about the data.
 

@@ -73,7 +73,7 @@ class Description:
 
     @property
     def preprocessing(self) -> dict[str, object]:
-        """The preprocessing that members expect, as defined in docs/model-repository.md."""
+        """The preprocessing that members expect, as defined in docs/reference/model-repository.md."""
         config = self.config
         return {
             "height": config.image_size,
@@ -114,8 +114,8 @@ class Run:
     Attributes:
         members: networks in evaluation mode, float32: normalised images `[N, 3, H, W]` to logits `[N, C]`.
         labels: names of the classes, by index.
-        preprocessing: the preprocessing that members expect, as defined in docs/model-repository.md.
-        provenance: how the ensemble was made, as defined in docs/model-repository.md, without `export`.
+        preprocessing: what members expect, as defined in docs/reference/model-repository.md.
+        provenance: how the ensemble was made (docs/reference/model-repository.md), without `export`.
         samples: held-out images `[N, H, W, 3]`.
         folder: the run folder; None for networks that come from elsewhere.
     """
@@ -133,7 +133,7 @@ def load_run(folder: Path | str, checkpoint: Checkpoint = "last") -> Run:
 
     Args:
         folder: the run folder.
-        checkpoint: "last", or "best" for the best epoch (docs/data.md, Splits).
+        checkpoint: "last", or "best" for the best epoch (docs/guides/training/data.md, Splits).
 
     Raises:
         RunError: if the folder is not a run folder, or one of its files is missing or damaged.

@@ -7,6 +7,7 @@ This script owns everything between the page's two markers.
 """
 
 import argparse
+import os
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -66,7 +67,7 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
         yield from (f"- not measured: {reason}" for reason in report.missing)
         yield ""
         yield from markdown(rows(report))
-        folder = images[name].relative_to(place) if images[name].is_relative_to(place) else images[name]
+        folder = os.path.relpath(images[name], place)
         yield f"\n![Latency by S and batch size]({folder}/latency.png)"
         if report.top1:
             yield f"\n![Accuracy against latency]({folder}/accuracy.png)"

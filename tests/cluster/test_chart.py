@@ -1,0 +1,121 @@
+"""The Helm chart, rendered by Helm, with every toggle."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cluster.cases import CASES, rendered
+from tests.cluster.chart import NAME, TOOLS
+from tests.cluster.schemas import OTHERS, VERSIONS, fault
+
+pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make .cluster` fetches Helm")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_helm_lint_finds_nothing(name: str) -> None:
+    assert rendered()[name].findings == ["icon is recommended"]
+
+
+def distinct() -> list[dict[str, Any]]:
+    """Return the objects of all cases, each once."""
+    found = {json.dumps(one, sort_keys=True): one for case in rendered().values() for one in case.objects}
+    return [*found.values()]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_accepts_every_object(version: str) -> None:
+    own = [one for one in distinct() if one["kind"] not in OTHERS]
+    found = [text for one in own if (text := fault(one, version))]
+    # Image volumes came with 1.31.
+    expected = 1 if int(version.partition(".")[2]) < 31 else 0
+    assert len(found) == expected, found
+    assert all("('image' was unexpected)" in text for text in found)
+
+
+def test_a_misspelt_field_would_be_noticed() -> None:
+    broken = json.loads(json.dumps(rendered()["default"]["Deployment"]))
+    broken["spec"]["template"]["spec"]["containers"][0]["readynessProbe"] = {}
+    assert all("readynessProbe" in (fault(broken, version) or "") for version in VERSIONS)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_container_is_confined(name: str) -> None:
+    for one in rendered()[name].objects:
+        if one["kind"] != "Deployment":
+            continue
+        pod = one["spec"]["template"]["spec"]
+        assert pod["enableServiceLinks"] is False
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted <= {volume["name"] for volume in pod["volumes"]}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_selectors_select_one_tier(name: str) -> None:
+    """A Service that also selected Triton's pods would send HTTP requests to Triton."""
+    case = rendered()[name]
+    tiers = {
+        one["metadata"]["name"]: one["spec"]["template"]["metadata"]["labels"]
+        for one in case.objects
+        if one["kind"] == "Deployment"
+    }
+    for one in case.objects:
+        spec = one.get("spec", {})
+        selector = spec.get("podSelector") or spec.get("selector")
+        if selector is None:
+            continue
+        wanted = (selector.get("matchLabels") or selector).items()
+        if one["kind"] == "ServiceMonitor":
+            (target,) = [
+                s
+                for s in case.objects
+                if s["kind"] == "Service" and wanted <= s["metadata"]["labels"].items()
+            ]
+            assert target["metadata"]["name"] == one["metadata"]["name"]
+            assert {end["port"] for end in spec["endpoints"]} <= {
+                port["name"] for port in target["spec"]["ports"]
+            }
+        else:
+            assert [tier for tier, labels in tiers.items() if wanted <= labels.items()] == [
+                one["metadata"]["name"]
+            ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_scalers_name_the_deployment_and_leave_it_no_number(name: str) -> None:
+    case = rendered()[name]
+    scaled = {
+        one["spec"]["scaleTargetRef"]["name"]
+        for one in case.objects
+        if one["kind"] in ("HorizontalPodAutoscaler", "ScaledObject")
+    }
+    deployments = {
+        one["metadata"]["name"]: one["spec"] for one in case.objects if one["kind"] == "Deployment"
+    }
+    assert {tier for tier, spec in deployments.items() if "replicas" not in spec} == scaled
+
+
+def test_the_names_are_short_enough() -> None:
+    names = [one["metadata"]["name"] for one in rendered()["names"].objects]
+    assert max(map(len, names)) <= 63
+    assert "x" * 56 + "-triton" in names
+
+
+def test_the_default_objects() -> None:
+    assert rendered()["default"].kinds() == [
+        ("Deployment", NAME),
+        ("PodDisruptionBudget", NAME),
+        ("Service", NAME),
+        ("ServiceAccount", NAME),
+    ]

@@ -58,6 +58,14 @@ def serve(
     default_model: Annotated[
         str | None, typer.Option(help="Ensemble for requests that do not name one.", show_default=False)
     ] = None,
+    exit_on_error: Annotated[
+        str | None,
+        typer.Option(
+            metavar="true|false",
+            help="End the start if an ensemble cannot be loaded; false: never. By default, if none can.",
+            show_default=False,
+        ),
+    ] = None,
     min_members: Annotated[
         int | None,
         typer.Option(
@@ -154,6 +162,7 @@ def serve(
             port=port,
             grpc_port=grpc_port,
             default_model=default_model,
+            exit_on_error=exit_on_error,
             min_members=min_members,
             deadline_ms=deadline_ms,
             serve_members=serve_members,

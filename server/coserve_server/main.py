@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from coserve_server.api.app import build_app
 from coserve_server.api.reporting import Reporter
 from coserve_server.catalogue.reload import Reloader
-from coserve_server.errors import SettingsError
+from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores, usable_cores
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
@@ -180,6 +180,9 @@ async def open_core(settings: Settings) -> AsyncIterator[Core]:
         if settings.repository is None:
             classifier = Classifier(await _triton_engine(settings), settings, cores.count)
             stack.push_async_callback(classifier.close)
+            catalogue = classifier.catalogue
+            if settings.exit_on_error and (faults := [*catalogue.faults(), *catalogue.not_served.values()]):
+                raise EngineError("; ".join(faults))
         else:
             engine = _embedded_engine(settings, cores)
             classifier = Classifier(engine, settings, cores.count)
@@ -249,8 +252,10 @@ def _embedded_engine(settings: Settings, cores: Cores) -> "EmbeddedEngine":
 
 
 async def _load(reloader: Reloader, settings: Settings) -> None:
-    """Load the repository, which must have the default model, sound or not."""
-    await reloader.start(settings.strict_start)
+    """Load the repository, which must have the default model, sound or not, if errors may end the start."""
+    await reloader.start(settings.exit_on_error)
+    if settings.exit_on_error is False:
+        return
     catalogue = reloader.catalogue
     default = settings.default_model
     if default is not None and default not in {*catalogue.ensembles, *catalogue.rejected}:

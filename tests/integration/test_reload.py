@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import Serve, Server
-from tests.integration.gateway import RED, classify, problem, refused
+from tests.integration.gateway import RED, classify, problem, refused, until_ready
 from tests.integration.load import PNG, Load, check_versions_are_not_mixed, logits_by_version, until
 from tests.server.onnx_repository import NAN, add_version, read_config, write_config, write_repository
 
@@ -115,7 +115,7 @@ def test_what_is_broken_at_the_start_is_listed_and_its_repair_served(serve: Serv
     broken = write_repository(folder, "broken") / "broken_member1/1/model.onnx"
     sound = broken.read_bytes()
     broken.write_bytes(b"no network")
-    assert str(broken) in refused("--repository", folder, "--port", "0", strict_start=True)
+    assert str(broken) in refused("--repository", folder, "--port", "0", "--exit-on-error", "true")
     server = serve(folder, repository_poll_ms=30)
     assert "  not served: broken" in server.announcement
     assert len(logits_of(server)) == 4
@@ -130,6 +130,21 @@ def test_what_is_broken_at_the_start_is_listed_and_its_repair_served(serve: Serv
     broken.write_bytes(sound)
     until(lambda: get(server, "/readyz") == {"status": "ready"})
     classify(server, RED, model="broken").raise_for_status()
+
+
+def test_a_server_with_nothing_to_serve_yet(serve: Serve, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    assert refused("--repository", folder, "--port", "0") == f"error: {folder} is not a folder"
+    waiting = ("--exit-on-error", "false", "--default-model", "pair")
+    server = serve(folder, *waiting, repository_poll_ms=30)
+    assert f"  not ready: {folder} is not a folder" in server.announcement
+    assert get(server, "/healthz") == {"status": "alive"}
+    with server.http() as http:
+        assert f"{folder} is not a folder" in problem(http.get("/readyz"), 503, "no-quorum")
+    assert f"{folder} is not a folder" in problem(classify(server, RED), 503, "no-quorum")
+    write_repository(tmp_path / "built").rename(folder)
+    until_ready(server)
+    classify(server, RED).raise_for_status()
 
 
 def test_ensembles_come_and_go(serve: Serve, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc as grpc
 
 from tests.integration.conftest import Serve, Server, StartTriton
-from tests.integration.gateway import RED, classify, logits, member_logits, problem, until_ready
+from tests.integration.gateway import RED, classify, logits, member_logits, problem, refused, until_ready
 from tests.server.onnx_repository import HANGS, limit_instances, write_repository
 
 
@@ -198,8 +198,11 @@ def test_a_model_that_cannot_be_loaded(triton: StartTriton, serve: Serve, tmp_pa
     server = triton(limit_instances(tmp_path))
     gateway = serve(None, "--triton-url", server.grpc)
     with gateway.http() as http:
-        detail = problem(http.get("/readyz"), 503, "no-quorum")
+        assert http.get("/readyz").json() == {"status": "ready", "not_served": ["broken_member1"]}
+        detail = http.get("/v1/models").json()["not_served"]["broken_member1"]
     assert "has not loaded broken_member1: " in detail
+    strict = ("--engine", "triton", "--triton-url", server.grpc, "--exit-on-error", "true")
+    assert refused(*strict, log_level="error") == f"error: {detail}"
     response = classify(gateway, RED, model="broken")
     assert "has not loaded broken_member1: " in problem(response, 503, "no-quorum")
     assert classify(gateway, RED, model="sound").json()["degraded"] is False

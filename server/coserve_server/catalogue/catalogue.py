@@ -15,11 +15,13 @@ class Catalogue:
         rejected: why the newest files of a model are not served, by name; an older version may be. Written by
             the reloader.
         unloaded: names of models that clients have unloaded, and may load again. Written by the reloader.
+        unreadable: why the repository cannot be read as a whole; None if it can. Written by the reloader.
     """
 
     def __init__(self, inventory: Inventory, settings: Settings) -> None:
         self.rejected: Mapping[str, str] = {}
         self.unloaded: Collection[str] = ()
+        self.unreadable: str | None = None
         self._inventory = inventory
         self._settings = settings
         self._draining = False
@@ -98,7 +100,7 @@ class Catalogue:
 
     def faults(self) -> list[str]:
         """Return why some ensemble cannot answer; empty if every one has its quorum."""
-        faults = list(self._inventory.faults())
+        faults = [*self._inventory.faults(), *self._why_nothing()]
         if self._draining:
             faults.append("the server is stopping")
         default = self._settings.default_model
@@ -123,8 +125,18 @@ class Catalogue:
         self._draining = True
 
     def _why_missing(self, name: str | None) -> str | None:
-        rejected = self.rejected.get(name) if name is not None else None
-        return rejected or self._inventory.why_missing(name)
+        if name is None:
+            missing = self._inventory.why_missing(name)
+            return missing and "; ".join([missing, *self._why_nothing()])
+        if not self.ensembles and self.unreadable:
+            return self.unreadable
+        return self.rejected.get(name) or self._inventory.why_missing(name)
+
+    def _why_nothing(self) -> list[str]:
+        """Return why nothing of the repository is served; empty while something is."""
+        if self.ensembles:
+            return []
+        return [self.unreadable] if self.unreadable else list(self.rejected.values())
 
     def _choice(self) -> str:
         return f"choose from {', '.join(self.ensembles) or 'nothing'}"

@@ -49,25 +49,33 @@ class Reloader:
         self._left_out: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
 
-    async def start(self, strict: bool) -> None:
+    async def start(self, exit_on_error: bool | None = None) -> None:
         """Serve the sound ensembles; log why the others are not served, and note it in the catalogue.
 
         Args:
-            strict: whether every ensemble must be sound.
+            exit_on_error: whether to raise if an ensemble cannot be served; None: only if none can.
 
         Raises:
-            StartupError: nothing can be served, or, if `strict`, not everything.
+            StartupError: nothing can be served, or, if `exit_on_error` is true, not everything.
         """
         # Before reading: what changes meanwhile is read again.
         self._taken = await read_patiently(self._folder, self._look)
-        contents = await read_patiently(self._folder, self._read)
+        try:
+            contents = await read_patiently(self._folder, self._read)
+        except RepositoryError as error:
+            if exit_on_error is not False:
+                raise
+            logger.error("nothing is served: %s", error)
+            self.catalogue.unreadable = printable(str(error))
+            return
         errors: dict[str, StartupError] = {
-            name: RepositoryError(error) for name, error in contents.errors.items()
+            name: RepositoryError(text) for name, text in contents.errors.items()
         }
         for name, versions in contents.versions.items():
-            if error := await self._serve_first(name, versions):
-                errors[name] = error
-        if errors and (strict or not self._engine.ensembles):
+            if fault := await self._serve_first(name, versions):
+                errors[name] = fault
+        fatal = exit_on_error is None and not self._engine.ensembles
+        if errors and (exit_on_error or fatal):
             texts = dict.fromkeys(map(str, errors.values()))
             first = next(iter(errors.values()))
             raise first if len(texts) == 1 else RepositoryError("; ".join(texts))
@@ -110,7 +118,9 @@ class Reloader:
             except RepositoryError as error:
                 # More likely an unmounted volume than the wish to serve nothing.
                 logger.error("nothing is reloaded: %s", error)
+                self.catalogue.unreadable = printable(str(error))
                 return
+            self.catalogue.unreadable = None
             self._report_left_out(contents)
             self._list_unloaded(contents)
             known = {*self._engine.ensembles, *self.catalogue.rejected}

@@ -8,8 +8,9 @@ from coserve_server.settings.section import Milliseconds, Section
 class LifecycleSettings(Section):
     """Reload and shutdown."""
 
-    strict_start: bool = False
-    """Whether one broken ensemble of `repository` stops the start; by default the sound ones are served."""
+    exit_on_error: bool | None = None
+    """Whether ensembles that cannot be loaded end the start: `true` if there is one, `false` never, not even
+    if nothing can be served; by default only then."""
     repository_poll_ms: Milliseconds = Field(1000, ge=0)
     """Time between checks of `repository` for changes to serve without a restart; 0 for no checks."""
     repository_control: bool = False

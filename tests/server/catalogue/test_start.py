@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
-from coserve_server.errors import RepositoryError, StartupError
+from coserve_server.errors import NoQuorumError, RepositoryError, StartupError
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import load_settings
 from tests.server.onnx_repository import write_repository
@@ -24,14 +25,14 @@ BROKEN: dict[str, Callable[[Path], object]] = {
 }
 
 
-def start(folder: Path, strict: bool = False) -> tuple[dict[str, str], set[str]]:
+def start(folder: Path, exit_on_error: bool | None = None) -> tuple[dict[str, str], set[str]]:
     """Return what is not served, and what is after its repair."""
 
     async def go() -> tuple[dict[str, str], set[str]]:
         engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
         reloader = Reloader(folder, engine, Catalogue(engine, load_settings(repository=folder)))
         try:
-            await reloader.start(strict)
+            await reloader.start(exit_on_error)
             assert list(engine.ensembles) == ["pair"]
             refused = dict(reloader.catalogue.not_served)
             for name in ("rotten", "rotten_member0", "rotten_member1", "rotten_mean"):
@@ -54,7 +55,7 @@ def test_what_is_broken_at_the_start_does_not_keep_the_rest_from_being_served(
     write_repository(write_repository(tmp_path, "pair"), "rotten")
     BROKEN[kind](tmp_path)
     with pytest.raises(StartupError) as strict:
-        start(tmp_path, strict=True)
+        start(tmp_path, exit_on_error=True)
     caplog.set_level("INFO")
     refused, served = start(tmp_path)
     assert refused == {"rotten": str(strict.value)}
@@ -71,7 +72,7 @@ def test_what_the_start_has_read_is_not_read_again_until_it_changes(
     async def go() -> None:
         engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
         reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
-        await reloader.start(strict=False)
+        await reloader.start()
         looks = 0
         refreshes = 0
         look = reloader._look
@@ -106,3 +107,46 @@ def test_a_start_with_nothing_to_serve_fails_with_every_reason(tmp_path: Path) -
         (tmp_path / f"{name}_member0/1/model.onnx").write_bytes(b"no")
     with pytest.raises(RepositoryError, match=r"^ensemble one: .*cannot be loaded.*; ensemble two: .*"):
         start(tmp_path)
+
+
+def rot(folder: Path) -> None:
+    write_repository(folder, "rotten")
+    BROKEN["no network"](folder)
+
+
+NOTHING_SOUND: dict[str, Callable[[Path], object]] = {
+    "no folder": lambda folder: None,
+    "no model": lambda folder: folder.mkdir(),
+    "no sound model": rot,
+}
+
+
+@pytest.mark.parametrize("kind", NOTHING_SOUND)
+def test_a_start_that_no_error_ends_waits_for_something_to_serve(kind: str, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    NOTHING_SOUND[kind](folder)
+
+    async def go() -> None:
+        engine = OnnxRuntimeEngine(EngineOptions(), Cores(2, None), {})
+        catalogue = Catalogue(engine, load_settings(repository=folder))
+        reloader = Reloader(folder, engine, catalogue)
+        try:
+            with pytest.raises(StartupError) as refused:
+                await reloader.start()
+            await reloader.start(exit_on_error=False)
+            reason = str(refused.value)
+            assert catalogue.faults() == ["no ensemble is loaded", reason]
+            for name in (None, "rotten"):
+                with pytest.raises(NoQuorumError, match=re.escape(reason)):
+                    catalogue.ensemble(name)
+            watching = asyncio.create_task(reloader.watch(0.01))
+            write_repository(write_repository(tmp_path / "built", "pair"), "rotten")
+            shutil.copytree(tmp_path / "built", folder, dirs_exist_ok=True)
+            while set(engine.ensembles) != {"pair", "rotten"}:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert catalogue.faults() == []
+            watching.cancel()
+        finally:
+            await engine.close()
+
+    asyncio.run(go())

@@ -126,8 +126,9 @@ def test_a_model_that_cannot_be_loaded_is_named(repository: Path) -> None:
         fakes[0].loaded -= {"pair", "pair_member0", "pair_member1"}
         fakes[0].reasons["pair_member1"] = "Internal: no memory\n\nAt:\n  model.py"
         await until(lambda: "pair" not in engine.ensembles)
-        (fault,) = engine.faults()
+        (fault,) = engine.load_errors.values()
         assert fault.endswith("has not loaded pair_member1: Internal: no memory")
+        assert engine.faults() == [], "it does not keep the other from being served"
         assert fault in str(engine.why_missing("pair"))
 
     with_engine(repository, use)
@@ -141,7 +142,7 @@ def test_every_server_that_cannot_load_a_model_is_named(repository: Path) -> Non
             fake.loaded -= {"pair", "pair_member0", "pair_member1"}
             fake.reasons["pair_member1"] = reason
         await until(lambda: "pair" not in engine.ensembles)
-        (fault,) = engine.faults()
+        (fault,) = engine.load_errors.values()
         one, other = (endpoint.address for endpoint in engine._endpoints)
         assert fault == (
             f"{one} has not loaded pair_member1: no memory; {other} has not loaded pair_member1: no backend"

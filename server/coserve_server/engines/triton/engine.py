@@ -84,15 +84,15 @@ class TritonEngine:
         return frozenset(m.name for m in ensemble.members if any(host.ready(m) for host in hosts))
 
     def faults(self) -> list[str]:
-        """Return why no server has an ensemble, or else which models servers could not load."""
-        return list(self.load_errors.values()) if self._ensembles else [self._nothing()]
+        """Return why no server has an ensemble; a model that cannot be loaded is no fault of the others."""
+        return [] if self._ensembles else [self._nothing()]
 
     def why_missing(self, name: str | None) -> str | None:
         """Return why no server has an ensemble, or else which servers list this one but lack it."""
         if not self._ensembles:
             return self._nothing()
         lacking = [f"{one.address} has not loaded {name}" for one in self._endpoints if name in one.missing]
-        return "; ".join([*lacking, *self.faults()]) if lacking else None
+        return "; ".join([*lacking, *self.load_errors.values()]) if lacking else None
 
     def describe(self, ensemble: Ensemble) -> str:
         """Return the servers that have the ensemble."""

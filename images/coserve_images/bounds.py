@@ -19,7 +19,7 @@ scan walks the whole image, however few bytes it has. Encoders write about ten."
 MAX_SEGMENTS = 10_000
 """Limit on a progressive JPEG's segments, which are counted in Python."""
 MAX_EXIF_SEGMENTS = 32
-"""Limit on a JPEG's segments of EXIF, which need no second one."""
+"""Limit on a JPEG's segments of EXIF, which need no second one, and on what may begin a directory of EXIF."""
 MAX_STRIPS = 50_000
 """Limit on a TIFF's strips or tiles, for each of which Pillow starts a decoder."""
 MAX_TILED = 4
@@ -28,6 +28,8 @@ smaller than the image, four of them are needed."""
 MAX_COMPRESSED_CHUNKS = 256
 """Limit on a PNG's compressed texts and profiles, each of which may inflate to a megabyte."""
 
+PIECE_BYTES = 2**20
+"""Files are searched in pieces of this size, since searching holds the GIL."""
 MAX_COMMENT_BYTES = 2**16
 """Limit on a GIF's comments."""
 BOUNDS_TAGS = int(PIL.__version__.partition(".")[0]) >= 13
@@ -101,7 +103,7 @@ def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
     """Raise ImageError if a JPEG has too many scans for its pixels."""
     allowed = MAX_SCANS * max_pixels // pixels
     # Counting these two bytes takes no time. They may also occur in a thumbnail, or behind the image.
-    if data.count(b"\xff\xda") > allowed and _count_scans(data, allowed) > allowed:
+    if _count(data, b"\xff\xda") > allowed and _count_scans(data, allowed) > allowed:
         raise ImageError(f"more scans than the {allowed} allowed for a JPEG of {pixels} pixels")
 
 
@@ -110,7 +112,7 @@ def _count_scans(data: bytes, enough: int) -> int:
     scans = 0
     position = 2
     for _ in range(MAX_SEGMENTS):
-        marker = _MARKER.search(data, position)
+        marker = _find_marker(data, position)
         if marker is None or data[marker.end() - 1] == _END_OF_IMAGE:
             return scans
         scans += data[marker.end() - 1] == _START_OF_SCAN
@@ -118,6 +120,21 @@ def _count_scans(data: bytes, enough: int) -> int:
             return scans
         position = marker.end() + int.from_bytes(data[marker.end() : marker.end() + 2], "big")
     raise ImageError(f"more than {MAX_SEGMENTS} segments")
+
+
+def _find_marker(data: bytes, position: int) -> re.Match[bytes] | None:
+    """Return a JPEG's next marker, at the position or behind it."""
+    for begin in range(position, len(data), PIECE_BYTES):
+        marker = _MARKER.search(data, begin, begin + PIECE_BYTES + 1)
+        if marker is not None:
+            return marker
+    return None
+
+
+def _count(data: bytes, part: bytes) -> int:
+    """Count how often a part occurs that does not overlap itself."""
+    begins = range(0, len(data), PIECE_BYTES)
+    return sum(data.count(part, begin, begin + PIECE_BYTES + len(part) - 1) for begin in begins)
 
 
 def _check_comments(reader: Reader) -> None:
@@ -143,7 +160,7 @@ def _check_metadata(reader: Reader) -> None:
     if BOUNDS_TAGS and reader.size <= MAX_EXIF_SEGMENTS * 2**16:
         return
     data = reader.getvalue()
-    if data.count(b"Exif\0\0") > (MAX_EXIF_SEGMENTS if BOUNDS_TAGS else 4):
+    if _count(data, b"Exif\0\0") > (MAX_EXIF_SEGMENTS if BOUNDS_TAGS else 4):
         raise ImageError("too many segments of EXIF")
     if not BOUNDS_TAGS:
         _check_exif(data)
@@ -151,7 +168,9 @@ def _check_metadata(reader: Reader) -> None:
 
 def _check_exif(data: bytes) -> None:
     """Check directories of EXIF in a file, whose tags Pillow before 13 reads even if they overlap."""
-    for head in _EXIF_HEAD.finditer(data):
+    for heads, head in enumerate(_EXIF_HEAD.finditer(data)):
+        if heads >= MAX_EXIF_SEGMENTS:
+            raise ImageError("too many directories of EXIF")
         exif = data[head.start() :]
         try:
             entries = _read_directory(Reader(exif), exif[:16], "<" if exif[:2] == b"II" else ">")
@@ -181,13 +200,13 @@ def _check_directory(reader: Reader, head: bytes, max_pixels: int) -> None:
     # Pillow takes the last of two, and libtiff the first.
     if sum(entry[0] in _STRUCTURE for entry in entries) > len(_STRUCTURE & tags.keys()):
         raise ImageError("a tag of the TIFF occurs twice")
-    strips = max(_count(tags, _STRIP_OFFSETS), _count(tags, _TILE_OFFSETS))
+    strips = max(_length(tags, _STRIP_OFFSETS), _length(tags, _TILE_OFFSETS))
     if strips > MAX_STRIPS:
         raise ImageError(f"more than {MAX_STRIPS} strips or tiles")
     if _TILE_OFFSETS in tags:
         _check_tiles(tags, order, max_pixels)
     if _value(tags, _COMPRESSION, order) in _JPEG_IN_TIFF:
-        scans = reader.getvalue().count(b"\xff\xda")
+        scans = _count(reader.getvalue(), b"\xff\xda")
         pixels = _value(tags, _WIDTH, order) * _value(tags, _HEIGHT, order)
         counts = _TILE_COUNTS if _TILE_OFFSETS in tags else _STRIP_COUNTS
         # If no two strips share bytes, no two share a scan.
@@ -232,7 +251,8 @@ def _read_directory(reader: Reader, head: bytes, order: str) -> list[tuple[int, 
     return list(struct.iter_unpack(order + entry_format, whole))
 
 
-def _count(tags: Tags, tag: int) -> int:
+def _length(tags: Tags, tag: int) -> int:
+    """Return the number of a tag's values."""
     return tags[tag][1] if tag in tags else 0
 
 

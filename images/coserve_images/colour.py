@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MAX_PROFILE_BYTES = 4 * 2**20
 """Larger ICC profiles are ignored; those of printing presses have up to 3 MB."""
+BAND_PIXELS = 2**20
+"""Pixels that are filled in one step."""
 SAME = 2
 """Largest difference in levels between two renderings of one colour that count as the same. Without it, the
 rounding of conversions would change images that are sRGB already and say so."""
@@ -33,10 +35,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if profile:
         image = _convert_profile(image, profile)
     if image.mode in ("LA", "RGBA"):
-        page = Image.new("RGB", image.size, "white")
-        page.paste(image.convert("RGB") if image.mode == "LA" else image, mask=image.getchannel("A"))
-        return page
+        return _put_on_page(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _put_on_page(image: Image.Image) -> Image.Image:
+    """Return a transparent image on a white page; in bands, since filling an image holds the GIL."""
+    page = Image.new("RGB", image.size, None)
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        band = image.crop(box)
+        page.paste("white", box)
+        page.paste(band.convert("RGB") if band.mode == "LA" else band, box, band.getchannel("A"))
+    return page
 
 
 def _resolve(image: Image.Image) -> Image.Image:

@@ -24,7 +24,7 @@ from coserve_images.orientation import TRANSPOSED, Box, read_orientation, turn_b
 from coserve_images.reader import Reader
 
 SPARE = 2
-"""A JPEG is decoded at the smallest fraction that leaves its shorter side this many times too long."""
+"""The shorter side of a JPEG is decoded at least this many times as long as needed."""
 JPEG = ("JPEG", "MPO")
 """Pillow's names of JPEG: some cameras append further images."""
 
@@ -141,8 +141,11 @@ class OpenedImage:
             size = self._image.size
             # A frame can be larger than the header says.
             check_pixels(size, self._max_pixels)
-            box = turn_box(self._box or (0, 0, *size), size, read_orientation(self._image))
-            return Decoded(to_rgb(turn_upright(self._image)), box)
+            upright = turn_upright(self._image)
+            if self._box is None:
+                return Decoded(to_rgb(upright), (0, 0, *upright.size))
+            box = turn_box(self._box, size, read_orientation(self._image))
+            return Decoded(to_rgb(upright), box)
 
 
 def open_image(

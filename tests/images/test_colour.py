@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from coserve_images import colour
 from coserve_images.decode import decode
 from tests.images import profiles
 from tests.images.hostile_images import chunk, png
@@ -119,3 +120,18 @@ def test_a_profile_in_a_damaged_chunk_counts_as_srgb() -> None:
     broken = chunk(b"iCCP", b"icc\0\0" + zlib.compress(ADOBE_RGB)[:-40] + b"x" * 40)
     data = png(1, 1, zlib.compress(b"\0\x64\x32\x19"), broken)
     assert np.asarray(decode(data))[0, 0].tolist() == [0x64, 0x32, 0x19]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("band_pixels", [1, 30, 31, 60, 10_000])
+def test_transparent_images_are_put_on_a_page_in_bands(
+    mode: str, band_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 30, len(mode)), np.uint8)
+    pixels[:, :9, -1] = 0
+    pixels[:, 9:12, -1] = 255
+    monkeypatch.setattr(colour, "BAND_PIXELS", band_pixels)
+    shown = np.asarray(colour.to_rgb(Image.fromarray(pixels, mode))).astype(int)
+    alpha = pixels[..., -1:] / 255
+    assert np.abs(shown - (pixels[..., :-1] * alpha + 255 * (1 - alpha))).max() <= 1
+    assert (shown[:, :9] == 255).all()

@@ -6,9 +6,11 @@ import sys
 
 import pytest
 
+from coserve_images import bounds
+from coserve_images.bounds import check_scans
 from coserve_images.decode import decode
 from coserve_images.errors import ImageError
-from tests.images.hostile_images import MAX_PIXELS, REFUSED, SHOWN, before_pixels, encoded
+from tests.images.hostile_images import MAX_PIXELS, REFUSED, SHOWN, before_pixels, encoded, scans
 from tests.images.tiffs import huge_tile
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of damaged metadata
@@ -33,6 +35,36 @@ def test_a_tiff_that_says_two_things_is_refused() -> None:
     twice = struct.pack("<HHHII", struct.unpack("<H", whole[8:10])[0] + 1, 322, 4, 1, 2**20)
     with pytest.raises(ImageError, match="occurs twice"):
         decode(whole[:8] + twice + whole[10:], MAX_PIXELS)
+
+
+@pytest.mark.parametrize("count", [0, 5, 24])
+@pytest.mark.parametrize("piece_bytes", [1, 2, 7, 1000])
+def test_scans_are_counted_in_pieces(count: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = scans(count, (16, 16))
+    expected = data.count(b"\xff\xda")
+    # Counting the bytes alone finds some that are no scans.
+    monkeypatch.setattr(bounds, "_count", lambda *_: expected + 1)
+    monkeypatch.setattr(bounds, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(bounds, "MAX_SCANS", 1)
+    check_scans(data, 1, expected)
+    with pytest.raises(ImageError, match="more scans"):
+        check_scans(data, 1, expected - 1)
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 2, 7, 1000])
+def test_bytes_are_counted_in_pieces(piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "PIECE_BYTES", piece_bytes)
+    data = b"\xff\xda" * 9 + b"\xff\xff\xda" * 5
+    assert bounds._count(data, b"\xff\xda") == 14
+
+
+def test_directories_of_exif_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow before 13 needs the check; each directory costs a copy of the file."""
+    monkeypatch.setattr(bounds, "BOUNDS_TAGS", False)
+    whole = encoded(kind="JPEG")
+    assert decode(whole + b"II*\0" * 32, MAX_PIXELS)
+    with pytest.raises(ImageError, match="too many directories of EXIF"):
+        decode(whole + b"II*\0" * 33, MAX_PIXELS)
 
 
 def test_damaged_metadata_gives_no_warnings() -> None:

@@ -189,6 +189,11 @@ REQUESTS = {
     "large image": lambda: ("/v1/classify", picture(3000, "BMP"), {"Content-Type": "image/bmp"}),
     "large image in a multipart body": lambda: multipart([picture(3000, "BMP")]),
     "boundaries": lambda: multipart([b"\r\n--bx" * 2**17]),
+    "JPEG with more behind it": lambda: (
+        "/v1/classify",
+        picture(64, "JPEG") + b"\xff" * (MOST - 2**14),
+        {"Content-Type": "image/jpeg"},
+    ),
     "all classes": lambda: multipart([picture(4)] * 64, f"top_k={CLASSES}"),
     "all members": lambda: multipart([picture(4)] * FITTING, f"top_k={CLASSES}&member_predictions=true"),
     "sets": lambda: multipart([picture(4)] * 64, "coverage=0.99"),

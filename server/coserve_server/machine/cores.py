@@ -68,10 +68,14 @@ def usable_cores(root: Path = Path("/")) -> Cores:
     return Cores(len(allowed), allowed)
 
 
-def pin_thread(cores: tuple[int, ...]) -> bool:
-    """Keep the calling thread on these cores, if the system allows it; return whether it does."""
+def pin_thread(cores: tuple[int, ...], thread: int = 0) -> bool:
+    """Keep a thread on these cores, if the system allows it; return whether it does.
+
+    Args:
+        thread: the kernel's number of the thread; 0 for the calling one.
+    """
     try:
-        os.sched_setaffinity(0, cores)
+        os.sched_setaffinity(thread, cores)
     except (OSError, AttributeError) as error:
         _warn_unpinned(str(error))
         return False

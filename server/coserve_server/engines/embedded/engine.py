@@ -179,10 +179,15 @@ class EmbeddedEngine:
         budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._options.threads)
         cores = self._cores.ids if self._pins(budget) else None
         size = budget.threads
-        return [
+        lanes = [
             Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size], size)
             for i in range(budget.lanes)
         ]
+        pins = [lane.pin for lane in lanes if lane.pin and lane.threads == 1]
+        # A lane that moved would leave its library's own threads behind.
+        for pin in pins:
+            pin.beside = [one for one in pins if one is not pin]
+        return lanes
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Return whether the library's threads stay on the cores of the lane that loads a member."""

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from coserve_server.machine.cores import pin_thread
+from coserve_server.engines.embedded.pins import Pin
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class Lane:
     Attributes:
         threads: how many threads a library may use to run a member, this one included.
         device: where members run, for users.
+        pin: keeps the thread on cores of its own; None if it may run on all.
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Lane:
         self._runs: dict[Future[Any], _Run] = {}
         self.threads = threads
         self.device = device
-        if pinned and self._thread.submit(pin_thread, pinned).result():
-            self.device = f"cpu:{','.join(map(str, pinned))}"
+        self.pin = self._thread.submit(Pin.this_thread, pinned).result() if pinned else None
+        if self.pin:
+            self.device = f"cpu:{','.join(map(str, self.pin.cores))}"
 
     def submit(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call behind those before it."""
@@ -81,10 +83,24 @@ class Lane:
             left_out: called instead if `leave_out` drops the call.
             stop: makes the call end early; called from another thread.
         """
-        run = self._thread.submit(function)
+        pin = self.pin
+        if pin and not pin.working:
+            pin.start()
+        run = self._thread.submit(self._run_on, pin, function) if pin else self._thread.submit(function)
         self._runs[run] = _Run(left_out, stop)
         run.add_done_callback(self._runs.pop)
         return run
+
+    def _run_on(self, pin: Pin, function: Callable[[], None]) -> None:
+        # Queued while the run before it ended.
+        if not pin.working:
+            pin.start()
+        function()
+        # This run is among them until its future is done.
+        if len(self._runs) > 1:
+            pin.start()
+        else:
+            pin.stop()
 
     def leave_out(self) -> None:
         """Drop the calls that wait behind a stuck run."""

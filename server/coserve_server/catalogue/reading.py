@@ -2,14 +2,13 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from coserve_server.errors import RepositoryError
+from coserve_server.machine.threads import call_on_thread
 
 T = TypeVar("T")
 
@@ -26,7 +25,7 @@ class SilentError(RepositoryError):
 async def read_patiently(folder: Path, function: Callable[[], T]) -> T:
     """Call a function that reads a folder, and wait for it; log a long wait and its end."""
     began = time.monotonic()
-    reading = _call(function)
+    reading = call_on_thread(function, "repository")
     waited = 0.0
     while not (await asyncio.wait({reading}, timeout=max(waited, PATIENCE_S)))[0]:
         waited = time.monotonic() - began
@@ -44,37 +43,7 @@ async def read_soon(folder: Path, function: Callable[[], T]) -> T:
     Raises:
         SilentError: the file system does not answer.
     """
-    reading = _call(function)
+    reading = call_on_thread(function, "repository")
     if not (await asyncio.wait({reading}, timeout=PATIENCE_S))[0]:
         raise SilentError(f"{folder} has not answered for {PATIENCE_S:g} s; is its file system reachable?")
     return reading.result()
-
-
-def _call(function: Callable[[], T]) -> "asyncio.Future[T]":
-    """Call the function in a thread that keeps neither the event loop nor the process from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-            # Nobody may wait any more.
-            future.exception()
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result = None
-        error = None
-        try:
-            result = function()
-        except BaseException as caught:
-            error = caught
-        # The loop may be closed by now.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(finish, result, error)
-
-    threading.Thread(target=run, name="repository", daemon=True).start()
-    return future

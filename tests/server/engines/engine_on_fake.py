@@ -30,7 +30,7 @@ def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -
         try:
             await until(lambda: all(endpoint.error is None for endpoint in engine._endpoints))
             await asyncio.wait_for(use(engine, fakes), 60)
-            await until(lambda: engine_tasks() == {"TritonEngine._watch"} | (engine_tasks() & POLLING))
+            await until(lambda: engine_tasks() - POLLING == {"Servers._watch", "Servers._follow"})
         finally:
             await engine.close()
             for fake in fakes:
@@ -41,12 +41,15 @@ def with_engine(repository: Path, use: Use, servers: int = 1, **settings: Any) -
 
 
 POLLING = {"UnaryUnaryCall._invoke"}
+"""Calls in progress."""
 
 
 def engine_tasks() -> set[str]:
     """Return the names of the engine's tasks; the fake servers run in the same loop."""
     names = {str(task.get_coro().__qualname__) for task in asyncio.all_tasks()}
-    return {name for name in names if name.startswith(("TritonEngine", "Endpoint", "UnaryUnaryCall"))}
+    return {
+        name for name in names if name.startswith(("TritonEngine", "Servers", "Endpoint", "UnaryUnaryCall"))
+    }
 
 
 async def until(condition: Callable[[], bool]) -> None:

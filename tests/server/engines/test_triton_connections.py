@@ -25,33 +25,6 @@ def repository(tmp_path: Path) -> Path:
     return write_repository(tmp_path / "models")
 
 
-def test_a_name_with_several_addresses_shares_the_load(repository: Path) -> None:
-    """`localhost` is 127.0.0.1 and ::1, with one server each on the same port."""
-
-    async def run() -> None:
-        four = FakeTriton(repository)
-        six = FakeTriton(repository)
-        port = (await four.start()).rpartition(":")[2]
-        await six.start(f"[::1]:{port}")
-        engine = await TritonEngine.connect(
-            load_settings(engine="triton", triton_url=f"localhost:{port}", triton_refresh_ms=20)
-        )
-        try:
-            await until(lambda: bool(four.tokens and six.tokens and engine.ensembles))
-            for _ in range(4):
-                assert all(run.failure is None for run in await infer(engine))
-            assert len(four.requests) == len(six.requests) == 4
-            await six.stop()
-            for _ in range(4):
-                assert all(run.failure is None for run in await infer(engine))
-            assert len(four.requests) == 12
-        finally:
-            await engine.close()
-            await four.stop()
-
-    asyncio.run(run())
-
-
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell")
 def test_a_request_that_is_left_goes_to_no_other_server(repository: Path) -> None:
     """This holds even if its server is lost at the same moment."""

@@ -10,10 +10,9 @@ from coserve_server.settings import Settings
 
 Metadata = Sequence[tuple[str, str]]
 
-# One channel takes all addresses of a name in turn, and retries a lost call on the next one.
+# A call whose connection is lost is tried once more, on a new one.
 # https://github.com/grpc/grpc/blob/master/doc/service_config.md
 SERVICE_CONFIG = {
-    "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
             "name": [{"service": "inference.GRPCInferenceService"}],
@@ -43,17 +42,24 @@ OPTIONS = [
 ]
 
 
-def open_channel(address: str, settings: Settings) -> grpc.aio.Channel:
-    """Open a channel to `HOST:PORT`, encrypted if the settings say so; it connects on first use."""
-    target = f"dns:///{address}"
+def open_channel(address: str, name: str, settings: Settings) -> grpc.aio.Channel:
+    """Open a channel to one server, encrypted if the settings say so; it connects on first use.
+
+    Args:
+        address: `ADDRESS:PORT`.
+        name: `HOST:PORT`, which the certificate and proxies on the way know.
+    """
+    # The percent sign before an IPv6 address' zone is part of a URI here.
+    target = f"dns:///{address.replace('%', '%25')}"
+    options = [*OPTIONS, ("grpc.default_authority", name)]
     if not settings.triton_tls:
-        return grpc.aio.insecure_channel(target, OPTIONS)
+        return grpc.aio.insecure_channel(target, options)
     credentials = grpc.ssl_channel_credentials(
         _read(settings.triton_root_certificates),
         _read(settings.triton_client_key),
         _read(settings.triton_client_certificate),
     )
-    return grpc.aio.secure_channel(target, credentials, OPTIONS)
+    return grpc.aio.secure_channel(target, credentials, options)
 
 
 def _read(path: Path | None) -> bytes | None:

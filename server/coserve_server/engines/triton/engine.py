@@ -4,11 +4,11 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from coserve_server.engines.base import Images
-from coserve_server.engines.triton.channel import call_metadata, open_channel
 from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoint
+from coserve_server.engines.triton.servers import Servers
 from coserve_server.engines.triton.shared_memory import SharedMemory, Slot
 from coserve_server.engines.triton.tensors import MemberRequests, read_logits
 from coserve_server.ensembles.ensemble import Ensemble, Member
@@ -33,18 +33,15 @@ class TritonEngine:
     def __init__(self, settings: Settings) -> None:
         size = settings.triton_shared_memory_mib * 2**20
         self._memory = SharedMemory(size) if size else None
-        self._endpoints = [
-            Endpoint(address, open_channel(address, settings), call_metadata(settings), self._memory)
-            for address in settings.triton_addresses
-        ]
-        self._refresh_s = settings.triton_refresh_ms / 1000
+        self._servers = Servers(settings, self._memory, self._refresh)
         self._ensembles: dict[str, Ensemble] = {}
         self._turn = itertools.count()
-        self._watches: list[asyncio.Task[None]] = []
 
     @classmethod
     async def connect(cls, settings: Settings) -> "TritonEngine":
-        """Poll every server once, and keep polling; servers that do not answer yet are not an error.
+        """Poll every server once, and keep polling.
+
+        Servers that do not answer yet are not an error, nor are names without an address.
 
         Raises:
             SettingsError: the shared memory cannot be allocated.
@@ -53,8 +50,7 @@ class TritonEngine:
         if settings.triton_tls:
             check_triton_files(settings)
         engine = cls(settings)
-        await asyncio.gather(*(engine._refresh(endpoint) for endpoint in engine._endpoints))
-        engine._watches = [asyncio.create_task(engine._watch(endpoint)) for endpoint in engine._endpoints]
+        await engine._servers.start()
         return engine
 
     @property
@@ -121,7 +117,8 @@ class TritonEngine:
         up = [host for host in hosts if host.error is None]
         first = next(self._turn) % len(up) if up else 0
         # Lost servers too: one may have come back since the last poll.
-        order = [*up[first:], *up[:first], *(host for host in hosts if host.error is not None)]
+        lost = [host for host in hosts if host.error is not None]
+        order = [*up[first:], *up[:first], *lost, *self._choose(self._servers.leaving, ensemble)]
         slot = self._memory.put(images) if self._memory else None
         requests = MemberRequests(images, slot)
         tasks = [
@@ -132,11 +129,8 @@ class TritonEngine:
         return list(tasks)
 
     async def close(self) -> None:
-        """Stop polling, and close the connections."""
-        for watch in self._watches:
-            watch.cancel()
-        await asyncio.gather(*self._watches, return_exceptions=True)
-        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
+        """Stop polling, close the connections, and free the shared memory."""
+        await self._servers.close()
         if self._memory:
             self._memory.close()
 
@@ -165,18 +159,23 @@ class TritonEngine:
         failure = Failure("failed", message)
         return MemberRun(member.name, device, start, time.perf_counter_ns(), None, failure)
 
+    @property
+    def _endpoints(self) -> Sequence[Endpoint]:
+        return self._servers.endpoints
+
     def _hosts(self, ensemble: Ensemble) -> list[Endpoint]:
+        return self._choose(self._endpoints, ensemble)
+
+    @staticmethod
+    def _choose(endpoints: Iterable[Endpoint], ensemble: Ensemble) -> list[Endpoint]:
+        """Return the servers that describe the ensemble as the request's."""
         whole = ensemble.whole
-        return [one for one in self._endpoints if one.ensembles.get(whole.name) is whole]
+        return [one for one in endpoints if one.ensembles.get(whole.name) is whole]
 
     def _nothing(self) -> str:
-        states = (f"{one.address}: {one.error or 'answers'}" for one in self._endpoints)
+        states = [f"{name}: {reason}" for name, reason in self._servers.unknown.items()]
+        states += [f"{one.address}: {one.error or 'answers'}" for one in self._endpoints]
         return f"no Triton server has an ensemble ({'; '.join(states)})"
-
-    async def _watch(self, endpoint: Endpoint) -> None:
-        while True:
-            await asyncio.sleep(self._refresh_s)
-            await self._refresh(endpoint)
 
     async def _refresh(self, endpoint: Endpoint) -> None:
         try:
@@ -193,13 +192,9 @@ class TritonEngine:
 
         Equal descriptions become one object, so that requests need not compare them.
         """
-        merged: dict[str, Ensemble] = {}
-        # The description of an answering server wins over a lost one's.
-        for endpoint in sorted(self._endpoints, key=lambda one: one.error is not None):
+        merged = {name: self._elect(name) for one in self._endpoints for name in one.ensembles}
+        for endpoint in self._endpoints:
             for name, ensemble in endpoint.ensembles.items():
-                if name not in merged:
-                    known = self._ensembles.get(name)
-                    merged[name] = known if known is not None and known == ensemble else ensemble
                 if merged[name] == ensemble:
                     endpoint.ensembles[name] = merged[name]
                 elif endpoint.error is None and self._ensembles.get(name) is not merged[name]:
@@ -209,6 +204,14 @@ class TritonEngine:
                         endpoint.address,
                     )
         self._ensembles = merged
+
+    def _elect(self, name: str) -> Ensemble:
+        """Choose the description that most answering servers give; among equals the newest, then today's."""
+        up = [one for one in self._endpoints if one.error is None and name in one.ensembles]
+        given = [one.ensembles[name] for one in up or self._endpoints if name in one.ensembles]
+        known = self._ensembles.get(name)
+        best = max(given, key=lambda one: (given.count(one), int(one.version), one == known))
+        return known if known is not None and known == best else best
 
 
 def _free_after(tasks: Sequence[asyncio.Task[MemberRun]], memory: SharedMemory, slot: Slot) -> None:

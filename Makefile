@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo wheel test test-compat test-compose test-cluster lint bench bench-peers speedup force perf-analyzer clean
+.PHONY: setup demo wheel test test-compat test-compose test-cluster lint bench bench-peers speedup force perf-analyzer browser clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -45,6 +45,7 @@ lint: $(VENV)/.all
 test: $(VENV)/.all  ## the whole suite but test-compose and test-cluster
 	@$(MAKE) --no-print-directory perf-analyzer || echo "without perf_analyzer, its tests fail (offline: are skipped)"
 	@$(MAKE) --no-print-directory .cluster/installed || echo "without Helm's library, the tests of its chart are skipped"
+	@$(MAKE) --no-print-directory browser || echo "without Chromium, the page at / is not tested"
 	$(PYTEST) -m "not compose and not cluster"
 
 test-compat: $(VENV)/.all  ## every Python here, the oldest and newest libraries, both Composes: minutes
@@ -80,6 +81,11 @@ bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER: m
 	$(BIN)/python benchmarks/peers_page.py
 
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer
+
+browser:  ## Chromium, in which the page at / is tested; needs root on Debian and Ubuntu
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+		apt-get --quiet=2 update && DEBIAN_FRONTEND=noninteractive \
+		apt-get --quiet=2 install --no-install-recommends chromium fonts-dejavu-core; }
 
 .perf_analyzer/perf_analyzer: benchmarks/fetch_perf_analyzer.py | $(VENV)/.all
 	$(BIN)/python benchmarks/fetch_perf_analyzer.py .perf_analyzer

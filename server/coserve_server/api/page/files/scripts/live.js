@@ -17,14 +17,15 @@ const ROWS = [
 
 let charts = null;
 let timer = null;
-let running = false;
+let turn = 0;
 let history = [];
 let read = null;
 
 /** Start or stop reading the metrics. */
 export function showLive(shown, loadCharts, complain) {
   clearTimeout(timer);
-  running = shown;
+  turn += 1;
+  const mine = turn;
   if (!shown) return;
   const step = async () => {
     if (!document.hidden) {
@@ -35,10 +36,12 @@ export function showLive(shown, loadCharts, complain) {
         history = [];
         read = null;
         $("live-text").textContent = "";
+        // Asking again without a key would only be refused again.
+        if (error.kind === "unauthenticated") turn += 1;
         complain(error);
       }
     }
-    if (running) timer = setTimeout(step, EVERY_MS);
+    if (mine === turn) timer = setTimeout(step, EVERY_MS);
   };
   step();
 }

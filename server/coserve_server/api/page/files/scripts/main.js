@@ -37,6 +37,8 @@ function askForKey() {
   $("key").focus();
 }
 
+const watchLive = () => showLive(!$("live").hidden, loadCharts, explain);
+
 async function start() {
   try {
     const { models, default: first, not_served: missing } = await readModels();
@@ -137,7 +139,7 @@ function takePhotograph(file) {
 
 watchPhotographs(takePhotograph, complain);
 watchRace(loadCharts, explain);
-watchTabs((view) => showLive(view === "live", loadCharts, explain));
+watchTabs(watchLive);
 $("docs-link").href = new URL("docs", ROOT);
 $("model").addEventListener("change", chooseModel);
 $("coverage").addEventListener("change", () => {
@@ -147,6 +149,8 @@ $("coverage").addEventListener("change", () => {
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
   setKey($("key").value);
-  if (hasKey()) start();
+  if (!hasKey()) return;
+  start();
+  watchLive();
 });
 start();

@@ -18,6 +18,7 @@ const ROWS = [
 let charts = null;
 let timer = null;
 let turn = 0;
+let failed = false;
 let history = [];
 let read = null;
 
@@ -32,7 +33,11 @@ export function showLive(shown, loadCharts, complain) {
       try {
         charts ??= await loadCharts();
         await update();
+        if (failed) $("trouble").hidden = true;
+        failed = false;
       } catch (error) {
+        if (mine !== turn) return;
+        failed = true;
         history = [];
         read = null;
         $("live-text").textContent = "";

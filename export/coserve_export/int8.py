@@ -102,11 +102,17 @@ def quantise(
         run: the run folder of the networks, if any. Its test images stay out of calibration.
 
     Raises:
-        DescriptionError: the images cannot be used.
+        DescriptionError: the images cannot be used, or the members are to run on GPUs.
         NetworkError: a member cannot be quantised.
         ParityError: more than 5 in 100 images change class.
         AccuracyError: more accuracy is lost than the options allow.
     """
+    deployment = description.deployment
+    if deployment.placement.gpus or deployment.cuda or deployment.tensorrt:
+        raise DescriptionError(
+            "int8 networks run on the CPU: ONNX Runtime has no int8 convolutions for CUDA, TensorRT reads "
+            "another form; for GPUs, export in fp16 or fp32, or leave out the options for GPUs"
+        )
     progress("reading images")
     evaluation = _read_evaluation(options, description, run)
     calibration, comparison = _draw_calibration(options, description, evaluation, run)

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from coserve_export.deployment import Deployment, Placement
 from coserve_export.ensemble import Preprocessing
 from coserve_export.errors import AccuracyError, DescriptionError, ExportError, NetworkError, ParityError
 from coserve_export.existing import export_onnx
@@ -203,3 +204,18 @@ def test_classes_follow_the_order_of_the_ensemble(photos: Path) -> None:
     with Image.open(photos / images.sources[0].name) as image:
         expected = preprocessing.normalise(np.asarray(image)[None, 1:7, 1:7])
     np.testing.assert_array_equal(first[:1], expected)
+
+
+@pytest.mark.parametrize(
+    "deployment",
+    [
+        Deployment(Placement(gpus=(0,))),
+        Deployment(cuda={"use_tf32": "0"}),
+        Deployment(tensorrt={"precision_mode": "INT8"}),
+    ],
+)
+def test_int8_is_refused_for_gpus(
+    export: Export, make_onnx: Callable[..., Path], photos: Path, deployment: Deployment
+) -> None:
+    with pytest.raises(DescriptionError, match=r"int8 networks run on the CPU: .* export in fp16 or fp32"):
+        export(make_onnx("a.onnx"), int8=Int8([photos]), deployment=deployment)

@@ -12,7 +12,7 @@ from coserve_bench.errors import BenchError
 from coserve_bench.progress import Progress
 from coserve_bench.speedup.apart import run_apart
 from coserve_bench.speedup.devices import find_devices
-from coserve_bench.speedup.family import BF16, Family, exported_in, read_family
+from coserve_bench.speedup.family import BF16, TF32, Family, exported_in, read_family
 from coserve_bench.speedup.measure import Limits, measure
 from coserve_bench.speedup.memory import measure_memory
 from coserve_bench.speedup.other_work import OtherWork
@@ -70,7 +70,7 @@ def compare(request: Request, progress: Progress | None) -> Report:
         KeyboardInterrupt: Ctrl-C was pressed before the first measurement; later it ends the measuring.
         MemoryError: there is not enough memory for the batches.
     """
-    devices = find_devices(request.gpus, request.batch_sizes)
+    devices = find_devices(request.gpus)
     with tempfile.TemporaryDirectory(prefix="coserve-speedup-") as scratch:
         engines, no_engine = _available_engines(request)
         available, no_precision = _available_precisions(request, engines)
@@ -112,15 +112,26 @@ def _available_engines(request: Request) -> tuple[list[str], list[str]]:
 
 def _available_precisions(request: Request, engines: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the requested precisions that an engine computes in, and why other engines do not."""
-    if BF16 not in request.precisions:
-        return request.precisions, []
-    missing = [f"{BF16}, {engine}: {NO_BF16[engine]}" for engine in engines if BF16 not in precisions(engine)]
-    if len(missing) < len(engines):
-        return request.precisions, missing
-    available = tuple(precision for precision in request.precisions if precision != BF16)
+    available = []
+    missing = []
+    for precision in request.precisions:
+        reasons = [(engine, _why_not(precision, engine, request.gpus)) for engine in engines]
+        unable = [f"{precision}, {engine}: {reason}" for engine, reason in reasons if reason]
+        missing += unable
+        if len(unable) < len(engines):
+            available.append(precision)
     if not available:
         raise BenchError("; ".join(missing))
-    return available, missing
+    return tuple(available), missing
+
+
+def _why_not(precision: str, engine: str, gpus: Sequence[int]) -> str | None:
+    """Return why an engine cannot compute fp32 networks in a precision."""
+    if precision == BF16 and BF16 not in precisions(engine):
+        return NO_BF16[engine]
+    if precision == TF32 and not gpus:
+        return "only GPUs compute in tf32; give --gpus"
+    return None
 
 
 def _family(request: Request, scratch: Path, progress: Progress | None) -> Family:

@@ -1,9 +1,6 @@
 """Devices that networks run on: cores of this machine, streams of one GPU, or several GPUs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from coserve_server.engines.embedded.lanes import ThreadBudget
 from coserve_server.engines.onnxruntime.gpus import check_gpus
@@ -17,12 +14,10 @@ class Devices:
     Attributes:
         cores: all usable cores.
         gpus: GPUs by number; empty to run on cores.
-        graphs: batch sizes to record CUDA graphs for, if an engine uses them.
     """
 
     cores: Cores
     gpus: tuple[int, ...] = ()
-    graphs: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -46,20 +41,16 @@ class Devices:
         if self.kind == "cores":
             budget = ThreadBudget.share(members, self.cores.count)
             return budget.lanes * budget.threads
-        return members if self.kind == "streams" else min(members, len(self.gpus))
+        # Of fewer members than GPUs there are copies.
+        return members if self.kind == "streams" else len(self.gpus)
 
 
-def find_devices(gpus: tuple[int, ...], batch_sizes: Sequence[int]) -> Devices:
+def find_devices(gpus: tuple[int, ...]) -> Devices:
     """Return the cores this process may use, or the GPUs with these numbers.
 
-    Args:
-        batch_sizes: sizes that will be run, whole or divided among all GPUs.
-
     Raises:
-        coserve_server.errors.SettingsError: this build of ONNX Runtime does not run on GPUs.
+        coserve_server.errors.SettingsError: this machine lacks a GPU, or ONNX Runtime cannot use it.
     """
-    if not gpus:
-        return Devices(usable_cores())
-    check_gpus()
-    parts = {len(part) for size in batch_sizes for part in np.array_split(np.empty(size), len(gpus))}
-    return Devices(usable_cores(), gpus, tuple(sorted({*batch_sizes, *parts} - {0})))
+    if gpus:
+        check_gpus(gpus)
+    return Devices(usable_cores(), gpus)

@@ -15,7 +15,9 @@ from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.repository import read_repository
 
 BF16 = "bf16"
-"""Networks are not exported in this precision: fp32 networks are computed in it."""
+TF32 = "tf32"
+COMPUTED = (BF16, TF32)
+"""Networks are not exported in these precisions: fp32 networks are computed in them."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Division:
 
     Attributes:
         split: number of members S; with 1, the undivided network.
-        precision: precision of the networks, or `BF16`.
+        precision: precision of the networks, or one of `COMPUTED`.
         ensemble: the ensemble as it is served.
         fused: the members as one network; the ensemble itself if it has a single member.
         multiply_adds: of one image through all members.
@@ -38,8 +40,8 @@ class Division:
 
     @property
     def top1(self) -> float | None:
-        """Accuracy of the members' mean, a fraction, as measured after training; None for bf16."""
-        if self.precision == BF16:
+        """Accuracy of the members' mean, a fraction, as measured after training; None in `COMPUTED`."""
+        if self.precision in COMPUTED:
             return None
         top1: float | None = self.ensemble.provenance.get("accuracy", {}).get("ensemble", {}).get("top1")
         return top1
@@ -60,7 +62,7 @@ class Family:
 
 def exported_in(precision: str) -> str:
     """Return the precision of the exported networks that are computed in a precision."""
-    return "fp32" if precision == BF16 else precision
+    return "fp32" if precision in COMPUTED else precision
 
 
 def read_family(
@@ -71,7 +73,7 @@ def read_family(
     Args:
         network: the undivided network's name in their provenance; may be None if there is only one.
         splits: numbers of members to read, besides 1.
-        precisions: precisions to read; bf16 uses the fp32 ensembles.
+        precisions: precisions to read; those in `COMPUTED` use the fp32 ensembles.
         scratch: folder for fused networks.
 
     Raises:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime as ort
 
 from coserve_bench.engine import ONNXRUNTIME, OPENVINO, LoadedNetworks, load_ensemble
-from coserve_bench.speedup.family import BF16
+from coserve_bench.speedup.family import BF16, TF32
 from coserve_bench.speedup.ways import (
     ALL_DEVICES,
     CONCURRENT,
@@ -22,7 +23,7 @@ from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.members import LoadedMember
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.onnxruntime import sessions
-from coserve_server.engines.onnxruntime.gpus import GpuLoader, gpu_device
+from coserve_server.engines.onnxruntime.gpus import GpuLane, GpuLoader
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.machine.cores import Cores
 from coserve_server.outcomes import MemberRun
@@ -51,13 +52,8 @@ def load(plan: Plan) -> LoadedNetworks:
 def _served(plan: Plan, ensemble: Ensemble, cores: Cores, threads: int | None = None) -> LoadedNetworks:
     """Load an ensemble as the server does; members with as many threads as there are cores take turns."""
     precision: Precision = "bf16" if plan.division.precision == BF16 else "fp32"
-    options = EngineOptions(
-        OPENVINO if plan.engine == OPENVINO else ONNXRUNTIME,
-        threads,
-        precision=precision,
-        gpus=plan.devices.gpus,
-        cuda_graphs=_graph_sizes(plan),
-    )
+    engine = OPENVINO if plan.engine == OPENVINO else ONNXRUNTIME
+    options = replace(_gpu_options(plan), engine=engine, threads=threads, precision=precision)
     return load_ensemble(ensemble, options, cores)
 
 
@@ -88,13 +84,13 @@ def _on_gpus(plan: Plan) -> LoadedNetworks:
     part of the batch, since no network spans several GPUs.
     """
     division = plan.division
-    gpus = plan.devices.gpus
     if plan.way == CONCURRENT:
         return _served(plan, division.ensemble, plan.devices.cores)
     ensemble = division.fused if plan.way == FUSED else division.ensemble
-    load_member = GpuLoader(gpus, _graph_sizes(plan))
-    used = gpus if plan.way == ALL_DEVICES else gpus[:1]
-    lanes = [Lane(f"gpu{gpu}", device=gpu_device(gpu)) for gpu in used]
+    options = _gpu_options(plan)
+    load_member = GpuLoader(options)
+    used = options.gpus if plan.way == ALL_DEVICES else options.gpus[:1]
+    lanes = [GpuLane(f"gpu{gpu}", [gpu], options.gpu_precision) for gpu in used]
     # Loaded on the lanes: a CUDA graph can only be used by the thread that recorded it.
     parts = [
         [lane.submit(load_member, ensemble, member, lane).result() for member in ensemble.members]
@@ -103,8 +99,12 @@ def _on_gpus(plan: Plan) -> LoadedNetworks:
     return _on_lanes(ensemble.name, parts)
 
 
-def _graph_sizes(plan: Plan) -> tuple[int, ...]:
-    return plan.devices.graphs if plan.engine == GRAPHS else ()
+def _gpu_options(plan: Plan) -> EngineOptions:
+    return EngineOptions(
+        gpus=plan.devices.gpus,
+        cuda_graphs=plan.engine == GRAPHS,
+        gpu_precision="tf32" if plan.division.precision == TF32 else "fp32",
+    )
 
 
 def _on_lanes(name: str, parts: Sequence[Sequence[LoadedMember]]) -> LoadedNetworks:

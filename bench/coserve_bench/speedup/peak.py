@@ -8,7 +8,8 @@ from onnx import TensorProto, helper
 
 from coserve_bench.speedup.devices import Devices
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.onnxruntime import gpus
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.onnxruntime import gpus, replica
 from coserve_server.engines.onnxruntime.sessions import CPU
 
 SIZES = {"cores": 1536, "streams": 8192, "gpus": 8192}
@@ -42,9 +43,9 @@ def _best(devices: Devices, threads: int) -> float:
     size = SIZES[devices.kind]
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    provider = gpus.provider(devices.gpus[0]) if devices.gpus else CPU
+    provider = gpus.provider(devices.gpus[0], EngineOptions()) if devices.gpus else CPU
     session = ort.InferenceSession(_product(size), options, [provider], enable_fallback=0)
-    where = (gpus.DEVICE, devices.gpus[0]) if devices.gpus else ("cpu", 0)
+    where = (replica.DEVICE, devices.gpus[0]) if devices.gpus else ("cpu", 0)
     # Inputs and output stay on the device, so that no copy is timed.
     binding = session.io_binding()
     values = np.random.default_rng(0).normal(size=(size, size)).astype(np.float32)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from coserve_bench.engine import ONNXRUNTIME, OPENVINO
 from coserve_bench.speedup.devices import Devices
-from coserve_bench.speedup.family import BF16, Division
+from coserve_bench.speedup.family import BF16, TF32, Division
 
 ONE_DEVICE = "one_device"
 ALL_DEVICES = "all_devices"
@@ -47,10 +47,12 @@ class Plan:
 def plans(division: Division, engine: str, devices: Devices) -> list[Plan]:
     """Return the ways to run a division.
 
-    The undivided network has no members to run concurrently or to fuse. Only openvino computes in bf16; other
-    engines have no plans for it.
+    The undivided network has no members to run concurrently or to fuse. Only openvino computes in bf16,
+    and only GPUs in tf32; others have no plans for it.
     """
     if division.precision == BF16 and engine != OPENVINO:
+        return []
+    if division.precision == TF32 and not devices.gpus:
         return []
     ways = [ONE_DEVICE]
     if devices.count > 1:

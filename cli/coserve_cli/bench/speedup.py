@@ -9,7 +9,7 @@ import typer
 from coserve_cli.divide import DatasetName
 
 ENGINES = ("onnxruntime", "openvino")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+PRECISIONS = ("fp32", "fp16", "tf32", "bf16", "int8")
 
 
 def speedup(
@@ -31,8 +31,8 @@ def speedup(
         str,
         typer.Option(
             metavar="P,…",
-            help="fp32, fp16, bf16, int8; the output names those that are not available. For bf16, openvino "
-            "computes the fp32 networks in bf16.",
+            help="fp32, fp16, tf32, bf16, int8; the output names those that are not available. GPUs compute "
+            "the fp32 networks in tf32, and openvino in bf16.",
         ),
     ] = "fp32",
     engines: Annotated[
@@ -52,7 +52,7 @@ def speedup(
         typer.Option(
             metavar="I,…",
             help="GPUs to run on instead of cores, by number: streams of one GPU, or several GPUs. Uses ONNX "
-            "Runtime's CUDA provider. Untested.",
+            "Runtime's CUDA provider. Never run on one yet.",
         ),
     ] = None,
     cuda_graphs: Annotated[

@@ -10,6 +10,8 @@ from coserve_server.settings.section import Section, split_list
 
 Precision = Literal["fp32", "bf16"]
 """Precision in which fp32 networks are computed."""
+GpuPrecision = Literal["fp32", "tf32"]
+"""Precision in which fp32 networks are computed on NVIDIA's GPUs."""
 
 
 def _check_distinct(numbers: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,16 +39,14 @@ class EngineSettings(Section):
         BeforeValidator(split_list),
         AfterValidator(_check_distinct),
     ] = ()
-    """Numbers of GPUs, separated by commas, on which the engine `onnxruntime` places members in turn; by
-    default members run on the CPU."""
-    cuda_graphs: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...],
-        NoDecode,
-        BeforeValidator(split_list),
-        AfterValidator(_check_distinct),
-    ] = ()
-    """Batch sizes, separated by commas, that members on `gpus` run as CUDA graphs, with one launch instead of
-    one per kernel."""
+    """Numbers of GPUs, separated by commas, on which the engine `onnxruntime` places members in turn, with
+    copies until all GPUs are used; by default members run on the CPU."""
+    cuda_graphs: bool = False
+    """Whether members on `gpus` run as CUDA graphs, with one launch per batch instead of one per kernel."""
+    gpu_precision: GpuPrecision = "fp32"
+    """Precision in which members on `gpus` compute fp32 networks: `tf32` is faster and rounds to 10 bits."""
+    gpu_memory_mib: int | None = Field(None, ge=1)
+    """Limit on the memory that one member takes on a GPU, in MiB; by default what is free."""
     openvino_cache: Path | None = None
     """Folder where the engine `openvino` caches compiled networks for faster starts; created if missing."""
     openvino_precision: Precision = "fp32"
@@ -56,8 +56,10 @@ class EngineSettings(Section):
     def _check_options(self) -> "EngineSettings":
         if self.engine != "onnxruntime" and self.gpus:
             raise ValueError("gpus: only engine onnxruntime uses them")
-        if self.cuda_graphs and not self.gpus:
-            raise ValueError("cuda_graphs: only members on gpus run as CUDA graphs")
+        if not self.gpus:
+            for name in ("cuda_graphs", "gpu_precision", "gpu_memory_mib"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name}: only members on gpus use it")
         if self.gpus and self.member_threads is not None:
             raise ValueError("member_threads: members on gpus take no share of the cores")
         if self.engine != "openvino":

@@ -1,12 +1,12 @@
-"""`coserve bench speedup` on GPUs, with ONNX Runtime's CPU provider instead of CUDA's."""
+"""`coserve bench speedup` on GPUs, in whose place stand ONNX Runtime's CPU provider and a fake driver."""
 
 import asyncio
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from typer.testing import CliRunner
 
@@ -25,15 +25,15 @@ from coserve_bench.speedup.ways import (
     plans,
 )
 from coserve_cli.main import app
-from coserve_server.engines.onnxruntime import gpus
+from coserve_server.engines.onnxruntime.replica import Replica
+from tests.server.engines.fake_cuda import stand_in
 
 BATCH = np.zeros((3, 3, 8, 8), np.float32)
 
 
 @pytest.fixture(autouse=True)
 def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
-    monkeypatch.setattr(gpus, "DEVICE", "cpu")
+    stand_in(monkeypatch)
 
 
 @pytest.mark.parametrize("numbers", [(0,), (0, 1)], ids=["streams", "several"])
@@ -46,15 +46,15 @@ def test_every_way_answers_the_whole_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     threads: set[threading.Thread] = set()
+    run = Replica.run
 
-    class Options(ort.RunOptions):
-        def add_run_config_entry(self, key: str, value: str) -> None:
-            threads.add(threading.current_thread())
-            super().add_run_config_entry(key, value)
+    def noted(self: Replica, *arguments: Any) -> Any:
+        threads.add(threading.current_thread())
+        return run(self, *arguments)
 
-    monkeypatch.setattr(ort, "RunOptions", Options)
+    monkeypatch.setattr(Replica, "run", noted)
     family = read_family(repository, "tiny", [2], ["fp32"], tmp_path)
-    devices = find_devices(numbers, [len(BATCH)])
+    devices = find_devices(numbers)
 
     async def images_of(way: str, division: Division) -> int:
         loaded = load(Plan(way, division, engine, devices))
@@ -80,16 +80,6 @@ def test_every_way_answers_the_whole_batch(
     assert threading.main_thread() not in threads, "graphs belong to the threads that record them"
 
 
-@pytest.mark.parametrize(
-    ("numbers", "sizes", "graphs"),
-    [((0,), (1, 8), (1, 8)), ((0, 1), (1, 5), (1, 2, 3, 5)), ((0, 1, 2), (1,), (1,)), ((), (1, 8), ())],
-)
-def test_graphs_are_recorded_for_batches_and_their_parts(
-    numbers: tuple[int, ...], sizes: tuple[int, ...], graphs: tuple[int, ...]
-) -> None:
-    assert find_devices(numbers, sizes).graphs == graphs
-
-
 def test_graphs_are_compared_among_themselves(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(peak.SIZES, "streams", 64)
     # Its separate processes would use the real CUDA provider.
@@ -100,6 +90,8 @@ def test_graphs_are_compared_among_themselves(repository: Path, monkeypatch: pyt
         "--gpus",
         "0",
         "--cuda-graphs",
+        "--precisions",
+        "fp32,tf32",
         "--repeats",
         "5",
         "--seconds",
@@ -110,8 +102,13 @@ def test_graphs_are_compared_among_themselves(repository: Path, monkeypatch: pyt
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
     ways = [(1, ONE_DEVICE), (2, ONE_DEVICE), (2, CONCURRENT), (2, FUSED)]
-    expected = {(engine, *way) for engine in (ONNXRUNTIME, GRAPHS) for way in ways}
-    assert {(row["engine"], row["split"], row["way"]) for row in rows} == expected
+    expected = {
+        (engine, precision, *way)
+        for engine in (ONNXRUNTIME, GRAPHS)
+        for precision in ("fp32", "tf32")
+        for way in ways
+    }
+    assert {(row["engine"], row["precision"], row["split"], row["way"]) for row in rows} == expected
     for row in rows:
         if (row["split"], row["way"]) == (1, ONE_DEVICE):
             assert row["speedup"] == 1

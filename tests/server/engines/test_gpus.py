@@ -1,6 +1,7 @@
-"""Members on GPUs; without a CUDA provider, ONNX Runtime's CPU provider stands in for it."""
+"""Members on GPUs; without them, ONNX Runtime's CPU provider and a fake driver stand in."""
 
 import asyncio
+import gc
 import time
 import weakref
 from collections import Counter
@@ -18,32 +19,38 @@ import pytest
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.options import EngineOptions
-from coserve_server.engines.factory import create_engine
-from coserve_server.engines.onnxruntime import cuda_graphs, gpus
+from coserve_server.engines.onnxruntime import (
+    cuda_graphs,
+    gpus,
+)
 from coserve_server.engines.onnxruntime.cuda_graphs import CaptureLock
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
-from coserve_server.engines.onnxruntime.sessions import create_session
+from coserve_server.engines.onnxruntime.replica import batch_sizes
 from coserve_server.ensembles.repository import read_repository
-from coserve_server.errors import EngineError, SettingsError
+from coserve_server.errors import EngineError
 from coserve_server.machine.cores import Cores
 from coserve_server.outcomes import MemberRun
-from coserve_server.settings import load_settings
 from tests.server.engines.embedded import infer, with_engine
+from tests.server.engines.fake_cuda import HAS_CUDA, FakeDriver, stand_in
 from tests.server.onnx_repository import FAILS, HANGS, write_repository
 
 T = TypeVar("T")
 ONE = Cores(1, None)
 CUDA = "CUDAExecutionProvider"
-HAS_CUDA = CUDA in ort.get_available_providers()
 
 
 @pytest.fixture
-def numbers(monkeypatch: pytest.MonkeyPatch) -> tuple[int, ...]:
+def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
+    """The driver of a machine with two GPUs."""
+    return stand_in(monkeypatch)
+
+
+@pytest.fixture
+def numbers(request: pytest.FixtureRequest) -> tuple[int, ...]:
     """GPUs to use: one if GPUs are real, since there may be only one."""
     if HAS_CUDA:
         return (0,)
-    monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
-    monkeypatch.setattr(gpus, "DEVICE", "cpu")
+    request.getfixturevalue("driver")
     return (0, 1)
 
 
@@ -51,62 +58,112 @@ def images(count: int) -> Images:
     return np.random.default_rng(count).random((count, 3, 8, 8), np.float32)
 
 
-def test_members_give_the_same_logits_as_on_the_cpu(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def expected(repository: Path, index: int, batch: Images) -> Any:
+    path = repository / f"pair_member{index}/1/model.onnx"
+    return ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"images": batch})[0]
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["kernels", "graphs"])
+def test_members_give_the_same_logits_as_on_the_cpu(
+    tmp_path: Path, numbers: tuple[int, ...], graphs: bool
+) -> None:
     write_repository(tmp_path, members=3)
+    # Other layouts, and read-only memory like a request's body.
+    reversed_images = np.ascontiguousarray(images(2)[:, ::-1])[:, ::-1]
+    reversed_images.flags.writeable = False
+    batches = (images(3), images(1), reversed_images, images(8), images(5))
 
     async def use(engine: EmbeddedEngine) -> list[list[MemberRun]]:
         ensemble = engine.ensembles["pair"]
         assert engine.lanes(ensemble) == 3, "whatever the number of cores"
-        assert engine.describe(ensemble).endswith(f"of GPU {', '.join(map(str, numbers))}")
-        # Other sizes and layouts, and read-only memory like a request's body.
-        reversed_images = np.ascontiguousarray(images(2)[:, ::-1])[:, ::-1]
-        reversed_images.flags.writeable = False
-        return [await infer(engine, batch) for batch in (images(3), images(1), reversed_images)]
+        assert engine.describe(ensemble).endswith(f"of GPU {', '.join(map(str, numbers))}, in fp32")
+        return [await infer(engine, batch) for batch in batches]
 
-    batches = with_engine(tmp_path, use, EngineOptions(gpus=numbers), ONE)
-    for runs, batch in zip(batches, (images(3), images(1), images(2)), strict=True):
+    options = EngineOptions(gpus=numbers, cuda_graphs=graphs)
+    for runs, batch in zip(with_engine(tmp_path, use, options, ONE), batches, strict=True):
         for index, run in enumerate(runs):
-            path = tmp_path / f"pair_member{index}/1/model.onnx"
-            session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-            np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-3)
-            assert run.device == f"{gpus.DEVICE}:{numbers[index % len(numbers)]}"
             assert run.failure is None
+            np.testing.assert_allclose(run.logits, expected(tmp_path, index, batch), atol=1e-3)
 
 
-def test_batches_of_some_sizes_run_as_graphs(
+@pytest.mark.parametrize(
+    ("members", "gpu_numbers", "devices"),
+    [
+        (2, [0, 1], ["cuda:0", "cuda:1"]),
+        (3, [4], ["cuda:4", "cuda:4", "cuda:4"]),
+        (4, [0, 1], ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]),
+        (2, [0, 1, 2, 3], ["cuda:0,2", "cuda:1,3"]),
+        (2, [5, 6, 7], ["cuda:5,7,6", "cuda:6,5,7"]),
+    ],
+)
+def test_every_gpu_has_equally_many_members(
+    tmp_path: Path, members: int, gpu_numbers: list[int], devices: list[str]
+) -> None:
+    ensemble = read_repository(write_repository(tmp_path, members=members))["pair"]
+    lanes = gpus.gpu_lanes(ensemble, gpu_numbers)
+    assert [lane.device for lane in lanes] == devices
+    assert len(set(Counter(gpu for lane in lanes for gpu in lane.gpus).values())) == 1
+    for lane in lanes:
+        lane.close()
+
+
+def test_copies_share_a_batch(tmp_path: Path, driver: FakeDriver) -> None:
+    write_repository(tmp_path, members=1)
+
+    async def use(engine: EmbeddedEngine) -> list[MemberRun]:
+        assert engine.describe(engine.ensembles["pair"]).endswith("of GPU 0, 1, in fp32")
+        before = driver.copies["download"]
+        runs = [(await infer(engine, images(count)))[0] for count in (5, 1)]
+        assert driver.copies["download"] - before == 2 + 1, "one image needs one copy"
+        return runs
+
+    five, one = with_engine(tmp_path, use, EngineOptions(gpus=(0, 1)), ONE)
+    assert five.device == "cuda:0,1"
+    np.testing.assert_allclose(five.logits, expected(tmp_path, 0, images(5)), atol=1e-3)
+    np.testing.assert_allclose(one.logits, expected(tmp_path, 0, images(1)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"),
+    [(1, [1]), (2, [1, 2]), (64, [1, 2, 4, 8, 16, 32, 64]), (48, [1, 2, 4, 8, 16, 32, 48])],
+)
+def test_a_few_batch_sizes_run(largest: int, sizes: list[int]) -> None:
+    assert batch_sizes(largest) == sizes
+
+
+def test_every_size_is_captured_when_loading_and_batches_are_padded_to_it(
     tmp_path: Path, numbers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_repository(tmp_path, members=2)
-    graphs: list[str] = []
+    graphs: list[int] = []
 
     class Options(ort.RunOptions):
         def add_run_config_entry(self, key: str, value: str) -> None:
             assert key == "gpu_graph_id"
-            graphs.append(value)
+            graphs.append(int(value))
             super().add_run_config_entry(key, value)
 
-    async def use(engine: EmbeddedEngine) -> list[list[MemberRun]]:
-        monkeypatch.setattr(ort, "RunOptions", Options)
-        reversed_images = np.ascontiguousarray(images(3)[:, ::-1])[:, ::-1]
-        return [await infer(engine, batch) for batch in (images(1), reversed_images, images(2), images(1))]
+    monkeypatch.setattr(ort, "RunOptions", Options)
 
-    # Sizes beyond the ensemble's largest batch are not captured.
-    batches = with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=(1, 3, 100)), ONE)
-    assert sorted(graphs) == sorted(["1", "3", "-1", "1"] * 2)
-    for runs, batch in zip(batches, (images(1), images(3), images(2), images(1)), strict=True):
-        for index, run in enumerate(runs):
-            session = ort.InferenceSession(
-                tmp_path / f"pair_member{index}/1/model.onnx", providers=["CPUExecutionProvider"]
-            )
-            np.testing.assert_allclose(run.logits, session.run(None, {"images": batch})[0], atol=1e-3)
+    async def use(engine: EmbeddedEngine) -> None:
+        # The check of the logits runs one and two images more.
+        assert Counter(graphs) == {1: 4, 2: 4, 4: 2, 8: 2}
+        assert graphs[:4] == [8, 4, 2, 1], "first what takes the most memory"
+        graphs.clear()
+        for count in (3, 8, 5, 1):
+            await infer(engine, images(count))
+
+    with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=True), ONE)
+    assert graphs == [4, 4, 8, 8, 8, 8, 1, 1]
 
 
-def test_a_member_that_cannot_be_recorded_is_named(tmp_path: Path, numbers: tuple[int, ...]) -> None:
+def test_a_member_that_cannot_be_captured_is_named(tmp_path: Path, numbers: tuple[int, ...]) -> None:
     write_repository(tmp_path)
     ensemble = read_repository(tmp_path)["pair"]
     unlike = replace(ensemble, labels=(*ensemble.labels, "one more"))
-    with pytest.raises(EngineError, match=r"pair_member0 .* cannot be captured as a CUDA graph: .*dimens"):
-        OnnxRuntimeEngine(EngineOptions(gpus=numbers, cuda_graphs=(1,)), ONE, {"pair": unlike})
+    fault = r"pair_member0 .* cannot be run in batches of up to 8 as CUDA graphs: .*dimens"
+    with pytest.raises(EngineError, match=fault):
+        OnnxRuntimeEngine(EngineOptions(gpus=numbers, cuda_graphs=True), ONE, {"pair": unlike})
 
 
 def test_nothing_else_runs_while_a_graph_is_recorded() -> None:
@@ -146,24 +203,16 @@ def test_a_run_that_does_not_end_stops_no_others(monkeypatch: pytest.MonkeyPatch
         pass
 
 
-def test_members_on_one_gpu_share_an_upload(
-    tmp_path: Path, numbers: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_members_on_one_gpu_share_an_upload(tmp_path: Path, driver: FakeDriver) -> None:
     write_repository(tmp_path, members=4)
-    uploads: Counter[int] = Counter()
-    upload = ort.OrtValue.ortvalue_from_numpy
-
-    def counted(array: np.ndarray, device: str, number: int) -> Any:
-        uploads[number] += 1
-        return upload(array, device, number)
 
     async def use(engine: EmbeddedEngine) -> None:
-        monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", counted)
+        driver.copies.clear()
         for count in (1, 2, 2):
             await infer(engine, images(count))
 
-    with_engine(tmp_path, use, EngineOptions(gpus=numbers), ONE)
-    assert uploads == dict.fromkeys(numbers, 3)
+    with_engine(tmp_path, use, EngineOptions(gpus=(0, 1)), ONE)
+    assert driver.copies == {"upload": 2 * 3, "copy": 4 * 3, "download": 4 * 3}
 
 
 def test_a_fault_affects_only_its_own_member(tmp_path: Path, numbers: tuple[int, ...]) -> None:
@@ -196,41 +245,15 @@ def test_closing_frees_the_gpu(tmp_path: Path, numbers: tuple[int, ...]) -> None
     async def use(engine: EmbeddedEngine) -> None:
         (loaded,) = engine._loaded.values()
         await infer(engine, images(1))
-        sessions = [weakref.ref(member.session) for member in loaded.members]
+        replicas = [weakref.ref(one) for member in loaded.members for one in member.replicas]  # type: ignore[attr-defined]
         await engine.close()
-        assert [session() for session in sessions] == [None, None]
+        assert [one() for one in replicas] == [None, None]
 
-    with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=(1,)), ONE)
+    with_engine(tmp_path, use, EngineOptions(gpus=numbers, cuda_graphs=True), ONE)
 
 
-@pytest.mark.skipif(HAS_CUDA, reason="there may be GPUs")
-def test_without_cuda_nothing_runs_on_the_cpu_instead(tmp_path: Path) -> None:
+def test_closing_frees_every_buffer(tmp_path: Path, driver: FakeDriver) -> None:
     write_repository(tmp_path)
-    settings = load_settings(repository=tmp_path, gpus="0, 1")
-    assert settings.gpus == (0, 1)
-    with pytest.raises(SettingsError, match=r"gpus: this ONNX Runtime has no CUDA.*onnxruntime-gpu\[cuda"):
-        create_engine(EngineOptions.from_settings(settings), Cores(2, None))
-    ensemble = read_repository(tmp_path)["pair"]
-    with (
-        pytest.raises(EngineError, match=r"pair_member0 .* cannot be run by CUDAExecutionProvider"),
-        pytest.warns(UserWarning, match=CUDA),
-    ):
-        create_session(ensemble, ensemble.members[0], 1, gpus.provider(0))
-
-
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        ({"gpus": "0", "engine": "openvino"}, "gpus: only engine onnxruntime uses them"),
-        ({"gpus": "0", "member_threads": 2}, "member_threads: members on gpus take no share"),
-        ({"cuda_graphs": "1,8"}, "cuda_graphs: only members on gpus"),
-        ({"gpus": "0", "cuda_graphs": "0"}, "cuda_graphs: Input should be greater than or equal to 1"),
-        ({"gpus": "0", "cuda_graphs": "1,8,1"}, "cuda_graphs: .*each number may be named once"),
-        ({"gpus": "0,0"}, "gpus: .*each number may be named once"),
-        ({"gpus": "0,x"}, "gpus: Input should be a valid integer"),
-        ({"gpus": "-1"}, "gpus: Input should be greater than or equal to 0"),
-    ],
-)
-def test_settings_that_do_not_fit(tmp_path: Path, settings: dict[str, Any], fault: str) -> None:
-    with pytest.raises(SettingsError, match=fault):
-        load_settings(repository=tmp_path, **settings)
+    with_engine(tmp_path, lambda engine: infer(engine, images(1)), EngineOptions(gpus=(0, 1)), ONE)
+    gc.collect()
+    assert not driver.memory

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from coserve_server.settings import Precision, Settings
+from coserve_server.settings import GpuPrecision, Precision, Settings
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,9 @@ class EngineOptions:
         precision: in which fp32 networks are computed; for `openvino`.
         cache: folder for compiled networks; for `openvino`.
         gpus: GPUs to place members on, by number; for `onnxruntime`. Empty for the cores.
-        cuda_graphs: batch sizes that run as CUDA graphs on `gpus`.
+        cuda_graphs: whether members on `gpus` run as CUDA graphs.
+        gpu_precision: in which fp32 networks are computed on `gpus`.
+        gpu_memory_mib: limit on each member's memory on a GPU.
     """
 
     engine: str = "onnxruntime"
@@ -26,7 +28,9 @@ class EngineOptions:
     max_batch_size: int | None = None
     cache: Path | None = None
     gpus: tuple[int, ...] = ()
-    cuda_graphs: tuple[int, ...] = ()
+    cuda_graphs: bool = False
+    gpu_precision: GpuPrecision = "fp32"
+    gpu_memory_mib: int | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "EngineOptions":
@@ -40,4 +44,6 @@ class EngineOptions:
             cache=settings.openvino_cache,
             gpus=settings.gpus,
             cuda_graphs=settings.cuda_graphs,
+            gpu_precision=settings.gpu_precision,
+            gpu_memory_mib=settings.gpu_memory_mib,
         )

@@ -1,4 +1,4 @@
-"""Runs each member as an ONNX Runtime session of this process, on cores or a GPU of its own."""
+"""Runs each member as an ONNX Runtime session of this process, on cores or on GPUs."""
 
 from collections.abc import Mapping
 
@@ -18,17 +18,21 @@ class OnnxRuntimeEngine(EmbeddedEngine):
         """Load and warm every member; see `EmbeddedEngine`.
 
         Raises:
-            SettingsError: this ONNX Runtime has no support for GPUs.
+            SettingsError: the options' GPUs cannot be used.
         """
         self._gpus = options.gpus
-        load = GpuLoader(options.gpus, options.cuda_graphs) if options.gpus else load_member
+        self._precision = options.gpu_precision
+        load = GpuLoader(options) if options.gpus else load_member
         super().__init__(load, options, cores, ensembles)
 
     def describe(self, ensemble: Ensemble) -> str:
         """Return where the ensemble's members run."""
         if not self._gpus:
             return super().describe(ensemble)
-        return f"at once, each on a stream of its own of GPU {', '.join(map(str, self._gpus))}"
+        gpus = ", ".join(map(str, self._gpus))
+        return f"at once, each on a stream of its own of GPU {gpus}, in {self._precision}"
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
-        return gpu_lanes(ensemble, self._gpus) if self._gpus else super()._new_lanes(ensemble)
+        if not self._gpus:
+            return super()._new_lanes(ensemble)
+        return [*gpu_lanes(ensemble, self._gpus, self._precision)]

@@ -3,8 +3,9 @@
 Provider: https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html
 """
 
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from math import gcd
 
 import numpy as np
 import onnxruntime as ort
@@ -13,22 +14,26 @@ from numpy.typing import NDArray
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import LoadedMember, misfit
-from coserve_server.engines.onnxruntime.cuda_graphs import CAPTURES, GRAPH_ID, NO_GRAPH, Graph
+from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.onnxruntime import cuda_driver, cuda_libraries
+from coserve_server.engines.onnxruntime.cuda_graphs import CAPTURES
+from coserve_server.engines.onnxruntime.replica import FLOAT, Replica, Upload
 from coserve_server.engines.onnxruntime.sessions import Provider, create_session
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.errors import SettingsError, first_line
+from coserve_server.errors import EngineError, SettingsError, first_line
+from coserve_server.settings import GpuPrecision
 
 CUDA = "CUDAExecutionProvider"
 """ONNX Runtime's name for the execution provider."""
-DEVICE = "cuda"
-"""ONNX Runtime's name for the device type."""
+WORKSPACE_BYTES = 64 * 2**20
+"""Estimate of what a session takes at least beside weights and batches: cuBLAS's and cuDNN's workspaces."""
 
 
-def check_gpus() -> None:
-    """Check that ONNX Runtime supports GPUs.
+def check_gpus(gpus: Sequence[int]) -> None:
+    """Check that this machine has the GPUs, and that ONNX Runtime can use them.
 
     Raises:
-        SettingsError: it does not.
+        SettingsError: it has not, ONNX Runtime was built without CUDA, or a library is missing.
     """
     available = ort.get_available_providers()
     if CUDA not in available:
@@ -37,132 +42,164 @@ def check_gpus() -> None:
             "onnxruntime-gpu[cuda,cudnn] in place of onnxruntime"
         )
         raise SettingsError([fault])
-    # CUDA's libraries may come from PyPI, where the system's loader does not look.
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+    count = cuda_driver.count_gpus()
+    if missing := [gpu for gpu in gpus if gpu >= count]:
+        numbers = ", ".join(map(str, missing))
+        raise SettingsError([f"gpus: there is no GPU {numbers}; the driver shows {count}, from 0 on"])
+    cuda_libraries.load()
 
 
-def provider(gpu: int, graphs: bool = False) -> Provider:
-    """Return the execution provider for a GPU.
+def provider(gpu: int, how: EngineOptions) -> Provider:
+    """Return the execution provider for a GPU, by its number."""
+    options = {
+        "device_id": str(gpu),
+        "enable_cuda_graph": str(int(how.cuda_graphs)),
+        # The default, EXHAUSTIVE, times every algorithm for every shape.
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": str(int(how.gpu_precision == "tf32")),
+        # The default doubles the arena each time it grows.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if how.gpu_memory_mib is not None:
+        options["gpu_mem_limit"] = str(how.gpu_memory_mib * 2**20)
+    return CUDA, options
 
-    Args:
-        gpu: the GPU's number.
-        graphs: whether CUDA graphs will be captured.
+
+class GpuLane(Lane):
+    """A thread that runs members on GPUs.
+
+    Attributes:
+        gpus: numbers of the GPUs, each of which runs a share of every batch.
     """
-    return CUDA, {"device_id": str(gpu), "enable_cuda_graph": str(int(graphs))}
+
+    def __init__(self, name: str, gpus: Sequence[int], precision: GpuPrecision = "fp32") -> None:
+        """Start the thread. Its device names the GPUs, and the precision unless it is fp32."""
+        device = f"cuda:{','.join(map(str, gpus))}"
+        super().__init__(name, device=device if precision == "fp32" else f"{device} in {precision}")
+        self.gpus = tuple(gpus)
 
 
-def gpu_device(gpu: int) -> str:
-    """Return the name of a GPU in replies."""
-    return f"{DEVICE}:{gpu}"
+def gpu_lanes(ensemble: Ensemble, gpus: Sequence[int], precision: GpuPrecision = "fp32") -> list[GpuLane]:
+    """Make one lane per member, on the GPUs in turn.
 
-
-def gpu_lanes(ensemble: Ensemble, gpus: Sequence[int]) -> list[Lane]:
-    """Make one lane per member, on the GPUs in turn."""
-    return [
-        Lane(f"{ensemble.name}-{i}", device=gpu_device(gpus[i % len(gpus)]))
-        for i in range(len(ensemble.members))
-    ]
-
-
-class SharedInput:
-    """A batch's copy on one GPU. The first member that needs it makes it; the others share it."""
-
-    def __init__(self, gpu: int) -> None:
-        self._gpu = gpu
-        self._lock = threading.Lock()
-        self._images: Images | None = None
-        self._copy: ort.OrtValue | None = None
-
-    def upload(self, images: Images) -> ort.OrtValue:
-        """Return the copy of these images; it stays until another batch replaces it."""
-        with self._lock:
-            if self._copy is None or self._images is not images:
-                self._copy = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), DEVICE, self._gpu)
-                self._images = images
-            return self._copy
+    Each member has copies on several GPUs if that is needed for all GPUs to have equally many.
+    """
+    members = len(ensemble.members)
+    copies = len(gpus) // gcd(members, len(gpus))
+    turns = [[gpus[(copy * members + i) % len(gpus)] for copy in range(copies)] for i in range(members)]
+    return [GpuLane(f"{ensemble.name}-{i}", turn, precision) for i, turn in enumerate(turns)]
 
 
 class GpuMember(LoadedMember):
-    """A member whose session runs on a GPU, and the lane that waits for it."""
+    """A member with a session on each of its lane's GPUs."""
 
-    def __init__(
-        self,
-        member: Member,
-        session: ort.InferenceSession,
-        lane: Lane,
-        shared_input: SharedInput,
-        graphs: Mapping[int, Graph],
-    ) -> None:
+    def __init__(self, member: Member, lane: GpuLane, replicas: Sequence[Replica]) -> None:
+        """Take the replicas: the first for the lane's thread, each other for one of its own."""
         super().__init__(member, lane)
-        self.session = session
-        self.binding = session.io_binding()
-        self.shared_input = shared_input
-        self.graphs = graphs
+        self.replicas = list(replicas)
+        self.threads = [ThreadPoolExecutor(1, f"{member.name}-gpu{gpu}") for gpu in lane.gpus[1:]]
 
     def call(self) -> "_Call":
         """Prepare a run."""
         return _Call(self)
 
     def close(self) -> None:
-        """Free the GPU's memory while no graph is being captured."""
+        """Free the GPUs' memory while no graph is being captured."""
+        for thread in self.threads:
+            thread.shutdown()
         with CAPTURES.using():
-            del self.session, self.binding, self.shared_input, self.graphs
+            self.replicas.clear()
 
 
 class _Call:
     def __init__(self, loaded: GpuMember) -> None:
         self._loaded = loaded
-        self._options = ort.RunOptions()
+        self._options = [ort.RunOptions() for _ in loaded.replicas]
 
     def infer(self, images: Images) -> NDArray[np.float32]:
-        graph = self._loaded.graphs.get(len(images))
-        with CAPTURES.using():
-            return self._run(images) if graph is None else graph.run(images, self._options)
+        replicas = self._loaded.replicas
+        ends = np.linspace(0, len(images), min(len(replicas), len(images)) + 1).astype(int).tolist()
+        parts = [slice(*ends[i : i + 2]) for i in range(len(ends) - 1)]
+        others: list[Future[NDArray[np.float32]]] = [
+            thread.submit(self._run, index, images, part)
+            for index, (thread, part) in enumerate(zip(self._loaded.threads, parts[1:], strict=False), 1)
+        ]
+        try:
+            first = self._run(0, images, parts[0])
+        finally:
+            wait(others)
+        return np.concatenate([first, *(other.result() for other in others)]) if others else first
 
-    def _run(self, images: Images) -> NDArray[np.float32]:
-        member = self._loaded.member
-        binding = self._loaded.binding
-        self._options.add_run_config_entry(GRAPH_ID, NO_GRAPH)
-        binding.bind_ortvalue_input(member.input_name, self._loaded.shared_input.upload(images))
-        # Bind anew each time: the last run's output has that batch's size.
-        binding.bind_output(member.output_name, "cpu")
-        self._loaded.session.run_with_iobinding(binding, self._options)
-        logits: NDArray[np.float32]
-        (logits,) = binding.copy_outputs_to_cpu()
-        return logits
+    def _run(self, index: int, images: Images, part: slice) -> NDArray[np.float32]:
+        with CAPTURES.using():
+            return self._loaded.replicas[index].run(images, part, self._options[index])
 
     def stop(self) -> None:
-        self._options.terminate = True
+        for options in self._options:
+            options.terminate = True
 
 
 class GpuLoader:
     """Loads members onto the GPUs that their lanes name."""
 
-    def __init__(self, gpus: Sequence[int], graphs: Sequence[int]) -> None:
-        """Prepare to load onto these GPUs.
-
-        Args:
-            gpus: their numbers.
-            graphs: batch sizes to capture as CUDA graphs.
+    def __init__(self, options: EngineOptions) -> None:
+        """Prepare to load onto the options' GPUs.
 
         Raises:
-            SettingsError: this ONNX Runtime has no support for GPUs.
+            SettingsError: they cannot be used; see `check_gpus`.
         """
-        check_gpus()
-        self._gpus = {gpu_device(gpu): (gpu, SharedInput(gpu)) for gpu in gpus}
-        self._graphs = graphs
+        check_gpus(options.gpus)
+        self._options = options
+        self._gpus = {number: cuda_driver.Gpu(number) for number in options.gpus}
+        self._uploads = {number: Upload(gpu) for number, gpu in self._gpus.items()}
 
     def __call__(self, ensemble: Ensemble, member: Member, lane: Lane) -> GpuMember:
-        """Load a member and capture its graphs; see `embedded.members.Load`."""
-        gpu, shared_input = self._gpus[lane.device]
-        sizes = [size for size in self._graphs if size <= ensemble.max_batch_size]
-        with CAPTURES.using():
-            session = create_session(ensemble, member, lane.threads, provider(gpu, bool(sizes)))
+        """Load a member and warm it up; see `embedded.members.Load`.
+
+        Raises:
+            EngineError: also if a GPU has too little memory, or the member is quantised to int8.
+        """
+        assert isinstance(lane, GpuLane)
+        _refuse_int8(ensemble)
+        replicas = [self._load(ensemble, member, number) for number in lane.gpus]
+        loaded = GpuMember(member, lane, replicas)
         try:
-            graphs = {size: Graph(session, ensemble, member, size, (DEVICE, gpu)) for size in sizes}
+            # A graph belongs to the thread that captures it.
+            for replica, thread in zip(replicas[1:], loaded.threads, strict=True):
+                thread.submit(replica.warm_up).result()
+            replicas[0].warm_up()
         # ONNX Runtime's errors share no base class but Exception.
         except Exception as error:
-            reason = f"cannot be captured as a CUDA graph: {first_line(error)}"
-            raise misfit(ensemble, member, reason) from error
-        return GpuMember(member, session, lane, shared_input, graphs)
+            loaded.close()
+            graphs = " as CUDA graphs" * self._options.cuda_graphs
+            size = f"cannot be run in batches of up to {ensemble.max_batch_size}{graphs}"
+            raise misfit(ensemble, member, f"{size}: {first_line(error)}") from error
+        return loaded
+
+    def _load(self, ensemble: Ensemble, member: Member, number: int) -> Replica:
+        with CAPTURES.using():
+            self._check_memory(ensemble, member, number)
+            session = create_session(ensemble, member, 1, provider(number, self._options))
+            graphs = self._options.cuda_graphs
+            return Replica(session, ensemble, member, self._uploads[number], self._gpus[number], graphs)
+
+    def _check_memory(self, ensemble: Ensemble, member: Member, number: int) -> None:
+        """Refuse a load that does not fit, which would take memory from those that run."""
+        weights = sum(size for _, size, *_ in member.stamps)
+        batch = ensemble.max_batch_size * (int(np.prod(ensemble.preprocessing.shape)) + len(ensemble.labels))
+        needed = (weights + batch * FLOAT + WORKSPACE_BYTES) >> 20
+        free = self._gpus[number].free_bytes() >> 20
+        if needed > free:
+            reason = f"takes at least {needed} MiB of GPU {number}, which has {free} MiB free"
+            raise misfit(ensemble, member, reason)
+        limit = self._options.gpu_memory_mib
+        if limit is not None and needed > limit:
+            raise misfit(ensemble, member, f"takes at least {needed} MiB, but gpu_memory_mib is {limit}")
+
+
+def _refuse_int8(ensemble: Ensemble) -> None:
+    if ensemble.provenance.get("export", {}).get("precision") == "int8":
+        raise EngineError(
+            f"ensemble {ensemble.name} is int8, which ONNX Runtime cannot run on GPUs: export it in fp32 or "
+            "fp16, or run it on the CPU"
+        )

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import threading
 
 import numpy as np
 import onnxruntime as ort
@@ -18,18 +19,30 @@ logger = logging.getLogger(__name__)
 
 # ONNX Runtime's severity levels.
 WARNING = 2
+ERROR = 3
 FATAL = 4
 
 Provider = tuple[str, dict[str, str]]
 """An execution provider's name and options."""
 
 CPU: Provider = ("CPUExecutionProvider", {})
+CPU_FALLBACK = "fallback to CPU EP has been explicitly disabled"
+"""Part of ONNX Runtime's message about operators that a provider lacks."""
+
+_loading = threading.local()
+"""What ONNX Runtime says is wrong while this thread makes a session, in `errors`."""
 
 
 def _forward(severity: int, _category: str, member: str, _place: str, message: str) -> None:
-    """Write a warning to the server's log; errors arrive as exceptions anyway."""
+    """Write a warning to the server's log, and keep an error for `create_session`.
+
+    While batches run, errors are raised as exceptions too. While a session is made, not all are: a provider
+    that cannot be used is left out.
+    """
     if severity == WARNING:
         _warn(member, message)
+    elif severity == ERROR and hasattr(_loading, "errors"):
+        _loading.errors.append(message)
 
 
 @functools.lru_cache(1000)
@@ -104,12 +117,20 @@ def create_session(
     if not on_cpu:
         # Fail rather than run parts of the network on the CPU.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    _loading.errors = []
     try:
         session = ort.InferenceSession(member.model_path, options, [provider], enable_fallback=0)
     # ONNX Runtime's errors share no base class but Exception.
     except Exception as error:
-        fault = "cannot be loaded" if on_cpu else f"cannot be run by {provider[0]} alone"
-        raise misfit(ensemble, member, f"{fault}: {first_line(error)}") from error
+        if on_cpu:
+            raise misfit(ensemble, member, f"cannot be loaded: {first_line(error)}") from error
+        # The first error is the cause of those after it.
+        reason = first_line(next(iter(_loading.errors), error))
+        if CPU_FALLBACK in reason:
+            reason = "it has operators that run on the CPU only, as quantised networks have"
+        raise misfit(ensemble, member, f"cannot be run by {provider[0]} alone: {reason}") from error
+    finally:
+        del _loading.errors
     inputs = {tensor.name: tensor.type for tensor in session.get_inputs()}
     outputs = {tensor.name: tensor.type for tensor in session.get_outputs()}
     check_tensors(ensemble, member, inputs, outputs, "tensor(float)")

@@ -25,7 +25,11 @@ class RequestSettings(Section):
     """Time after which a connection without requests is closed; more than a proxy's or load balancer's, which
     is often 60 s."""
     max_connections: int = Field(1000, ge=1)
-    """Limit on open connections; idle ones are closed for new ones, and more are refused."""
+    """Limit on open connections; idle ones are closed for new ones, and more are refused. Health is
+    reported above it."""
+    max_connection_age_ms: Milliseconds = Field(0, ge=0)
+    """Age, give or take a tenth, at which a connection ends with its next response, so that clients spread
+    over replicas; 0 for no limit."""
     max_requests: int = Field(64, ge=1)
     """Limit on concurrent classification requests, counted before their bodies are read; more are refused."""
     max_body_bytes: int = Field(32 * 2**20, ge=1)

@@ -5,26 +5,25 @@ head, and for a client that does not read its response.
 """
 
 import asyncio
-import logging
+import math
+import random
 import socket
 import sys
 from collections import Counter
-from http import HTTPStatus
-from uuid import uuid4
 
 from httptools import HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser, parse_url
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from coserve_server.api.problems import MEDIA_TYPE, Problem
 from coserve_server.observability.metrics import Metrics
-from coserve_server.observability.record import REQUEST_ID
 from coserve_server.settings import Settings
-
-logger = logging.getLogger(__name__)
+from coserve_server.transport.refusals import write_problem
 
 MAX_HEAD_BYTES = 16 * 2**10
 """Limit on a request's target and headers together."""
 TOO_LARGE = (431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
+PROBES = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+EXTRA_CONNECTIONS = 16
+"""Connections above the limit that may ask for health alone: a busy server must not be restarted for it."""
 MAX_SHOWN_BYTES = 100
 MAX_PIPELINED = 64
 """Requests that may wait on a connection for the answer to an earlier one; later ones are not read."""
@@ -42,6 +41,8 @@ def limited(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
     class Limited(Connection):
         head_timeout_s = settings.head_timeout_ms / 1000
         max_connections = settings.max_connections
+        max_age_s = settings.max_connection_age_ms / 1000 or math.inf
+        probes = frozenset((root + path).encode() for root in ("", settings.root_path) for path in PROBES)
         refusals = metrics.connections_refused
 
     return Limited
@@ -60,8 +61,15 @@ class Connection(HttpToolsProtocol):
 
     head_timeout_s: float
     max_connections: int
+    max_age_s: float
+    """Age after which the next response is the last."""
+    probes: frozenset[bytes]
+    """Paths that are answered above the limit of connections."""
     refusals: Counter[str]
     """Connections refused, by the kind of problem."""
+    _expires_at = math.inf
+    _is_extra = False
+    """Whether the connection is above the limit, for a probe."""
     _head_timer: asyncio.TimerHandle | None = None
     _bytes_without_body = 0
     _resuming = False
@@ -81,10 +89,11 @@ class Connection(HttpToolsProtocol):
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             own = transport.get_extra_info("socket")
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_RESPONSE_MS)
-        if len(self.connections) > self.max_connections and not self._close_idlest():
-            self._refuse(
-                503, "overloaded", f"the limit of {self.max_connections} open connections is reached"
-            )
+        # Connections that were opened together must not end together.
+        self._expires_at = self.loop.time() + random.uniform(0.9, 1.1) * self.max_age_s  # noqa: S311  # no secret
+        self._is_extra = len(self.connections) > self.max_connections and not self._close_idlest()
+        if self._is_extra and len(self.connections) > self.max_connections + EXTRA_CONNECTIONS:
+            self._refuse(*self._too_many())
         else:
             self._await_head()
 
@@ -151,7 +160,11 @@ class Connection(HttpToolsProtocol):
             )
         if not self.url.startswith(b"/"):
             self.url = _read_target(self.url)
+        if self._is_extra and self.url.partition(b"?")[0] not in self.probes:
+            raise _HeadError(*self._too_many())
         super().on_headers_complete()
+        if self._is_extra or self.loop.time() >= self._expires_at:
+            self.close_after_answer()
         if not self.pipeline:
             self._answering = self.cycle
 
@@ -206,6 +219,9 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
 
+    def _too_many(self) -> tuple[int, str, str]:
+        return 503, "overloaded", f"the limit of {self.max_connections} open connections is reached"
+
     def _close_idlest(self) -> bool:
         """Close the connection that has been idle for longest; return whether there was one."""
         idle = {
@@ -248,7 +264,7 @@ class Connection(HttpToolsProtocol):
         self.refusals[slug] += 1
         answering = self._answering
         if answering is None or answering.response_complete or not answering.response_started:
-            self.transport.write(_write_problem(status, slug, detail))
+            self.transport.write(write_problem(status, slug, detail))
         self._abandon()
         self._stop_head_timer()
         self.transport.close()
@@ -265,27 +281,3 @@ def _read_target(target: bytes) -> bytes:
         ) from error
     query = b"?" + url.query if url.query else b""
     return (url.path or b"/") + query
-
-
-def _write_problem(status: int, slug: str, detail: str) -> bytes:
-    """Write a problem document as an HTTP response that closes the connection."""
-    title = slug.replace("-", " ").capitalize()
-    problem = Problem(
-        type=f"/problems/{slug}", title=title, status=status, detail=detail, instance=uuid4().urn
-    )
-    request_id = uuid4().hex
-    extra = {"instance": problem.instance, "request_id": request_id}
-    logger.info("%s %s: %s", problem.instance, problem.type, detail, extra=extra)
-    body = problem.model_dump_json().encode()
-    head = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
-        f"Content-Type: {MEDIA_TYPE}",
-        f"Content-Length: {len(body)}",
-        f"{REQUEST_ID}: {request_id}",
-        "Connection: close",
-    ]
-    if status == HTTPStatus.METHOD_NOT_ALLOWED:
-        head.append("Allow: GET, HEAD, POST")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        head.append("Retry-After: 1")
-    return "\r\n".join([*head, "", ""]).encode() + body

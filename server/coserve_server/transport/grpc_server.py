@@ -1,5 +1,7 @@
 """The gRPC server: its address, TLS, and limits on connections."""
 
+import math
+
 import grpc.aio
 
 from coserve_server.api.grpc.service import Services, max_open_calls
@@ -76,6 +78,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
     ]
+    # Calls in progress are finished, however long; gRPC varies the age by a tenth itself.
+    if settings.max_connection_age_ms:
+        options.append(("grpc.max_connection_age_ms", math.ceil(settings.max_connection_age_ms)))
     return [(name, min(value, MAX_OPTION)) for name, value in options]
 
 

@@ -31,6 +31,7 @@ from tests.server.api.application import LOGITS
 from tests.server.api.grpc.calls import METHOD, UNLIMITED, Served, failure, logits, request, run, serving
 from tests.server.fake_engine import ReadingEngine, ensemble
 
+GOAWAY = 7
 LOCAL = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 
@@ -244,3 +245,22 @@ def test_small_calls_take_only_small_messages() -> None:
             assert error.details() == "the message has more than the 65536 bytes allowed"
 
     run(engine(), test)
+
+
+def test_a_connection_beyond_its_age_is_told_to_go_away() -> None:
+    """It says so in a frame of its own (RFC 9113, 6.8), and lets the calls in progress end."""
+
+    async def test(served: Served) -> None:
+        host, _, port = served.server.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        empty_settings = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + empty_settings)
+        kind = None
+        while kind != GOAWAY:
+            head = await reader.readexactly(9)
+            kind = head[3]
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+        assert b"max_age" in payload
+        writer.close()
+
+    run(engine(), test, max_connection_age_ms=50)

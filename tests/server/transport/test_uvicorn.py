@@ -14,7 +14,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from coserve_server.transport.connections import Connection
+from coserve_server.observability.metrics import Metrics
+from coserve_server.settings import load_settings
+from coserve_server.transport.connections import Connection, limited
 from coserve_server.transport.drain import DrainingServer
 
 CONNECTION_METHODS = [
@@ -146,8 +148,8 @@ def test_uvicorn_calls_what_connections_override() -> None:
 
         return method
 
-    limits = {"head_timeout_s": 60, "max_connections": 1, "refusals": Counter()}
-    kind = type("Recording", (Connection,), limits | {name: recording(name) for name in CONNECTION_METHODS})
+    parent = limited(load_settings(repository="unused", max_connections=1), Metrics())
+    kind = type("Recording", (parent,), {name: recording(name) for name in CONNECTION_METHODS})
 
     async def ask() -> None:
         with connected(kind) as connection:

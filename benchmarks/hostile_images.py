@@ -16,9 +16,11 @@ from pathlib import Path
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from coserve_images.formats import register_heic
 from tests.images import hostile_images as hostile
 from tests.images.tiffs import tiff
 
+register_heic()
 SIDE = 7000
 TIMEOUT_S = 30
 
@@ -97,6 +99,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "PNG of one colour": lambda: flat("PNG", "RGBA"),
     "WebP of one colour": lambda: flat("WEBP", method=0),
     "AVIF of one colour": lambda: flat("AVIF", speed=10),
+    "HEIC of one colour": lambda: flat("HEIF"),
     "GIF of one colour": lambda: flat("GIF", "P"),
     "TIFF of one colour, LZMA": lambda: flat("TIFF", compression="lzma"),
     "JPEG without pixels": lambda: (whole := flat("JPEG"))[: whole.index(b"\xff\xda") + 14] + b"\xff\xd9",

@@ -70,7 +70,8 @@ def flat(kind: str, megapixels: int, mode: str = "RGB") -> bytes:
     """Return an image of one colour, which is a small file."""
     side = int((megapixels * 1e6) ** 0.5)
     file = io.BytesIO()
-    Image.new(mode, (side, side)).save(file, kind)
+    options = {"compression": "tiff_adobe_deflate"} if kind == "TIFF" else {}
+    Image.new(mode, (side, side)).save(file, kind, **options)
     return file.getvalue()
 
 

@@ -27,6 +27,8 @@ SPARE = 2
 """The shorter side of a JPEG is decoded at least this many times as long as needed."""
 JPEG = ("JPEG", "MPO")
 """Pillow's names of JPEG: some cameras append further images."""
+HEIC = "HEIF"
+"""pillow-heif's name of HEIC."""
 
 # Limit a PNG's total text to Pillow's limit for one chunk: unpacking the default of 64 MiB takes a second.
 PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
@@ -162,7 +164,7 @@ def open_image(
         reader.seek(0)
         if is_heic(reader.read(64)):
             register_heic()
-            formats = (*formats, "HEIF")
+            formats = (*formats, HEIC)
         reader.seek(0)
         image = _identify(reader, formats)
         opened = OpenedImage(image, reader, max_pixels)
@@ -173,7 +175,7 @@ def open_image(
             if image.info.get("progressive"):
                 check_scans(reader.getvalue(), image.width * image.height, max_pixels)
             scale_transparency(image)
-            if image.format == "HEIF" and turns_itself(reader.getvalue()):
+            if image.format == HEIC and turns_itself(reader.getvalue()):
                 del image.info["original_orientation"]
             stack.pop_all()
     return opened
@@ -186,6 +188,8 @@ def _identify(reader: Reader, formats: tuple[str, ...]) -> ImageFile.ImageFile:
         reader.seek(0)
         if reader.read(4) in TIFF_HEADS:
             raise UnknownFormatError("a kind of TIFF that is not supported") from error
+        if HEIC in formats:
+            raise ImageError("broken or truncated: a HEIC file without an image that can be read") from error
         raise UnknownFormatError(f"not an image in a supported format ({', '.join(FORMATS)})") from error
 
 

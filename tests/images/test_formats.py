@@ -2,11 +2,12 @@
 
 import io
 import re
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 import coserve_images.formats as formats
 from coserve_client.images import SUFFIXES as CLIENT_SUFFIXES
@@ -95,7 +96,42 @@ def test_heic_of_phones_has_a_colour_profile() -> None:
     assert np.abs(shown - [218, 43, 54]).max() <= 6
 
 
+def heic(width: int = 64, height: int = 64) -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((width, height), 50).convert("RGB").save(file, "HEIF")
+    return file.getvalue()
+
+
 @pytest.mark.usefixtures("_heic")
-def test_broken_heic_is_an_error() -> None:
-    with pytest.raises(ImageError):
+def test_the_first_image_of_several_is_shown() -> None:
+    file = io.BytesIO()
+    red, blue = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+    red.save(file, "HEIF", save_all=True, append_images=[blue])
+    shown = decode(file.getvalue())
+    assert shown.size == (64, 64)
+    assert shown.getpixel((32, 32)) == pytest.approx((255, 0, 0), abs=4)
+
+
+@pytest.mark.usefixtures("_heic")
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.95, 0.999])
+def test_heic_that_is_cut_off_is_an_error(share: float) -> None:
+    whole = heic()
+    assert decode(whole).size == (64, 64)
+    with pytest.raises(ImageError, match="broken or truncated"):
+        decode(whole[: int(len(whole) * share)])
+    with pytest.raises(ImageError, match="broken or truncated"):
         decode(PHONE)
+
+
+@pytest.mark.usefixtures("_heic")
+def test_pixels_of_heic_are_limited_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = heic(100, 102)
+    lying = whole.replace(struct.pack(">II", 100, 102), struct.pack(">II", 60_000, 60_000))
+    claiming_less = whole.replace(struct.pack(">II", 100, 102), struct.pack(">II", 8, 8))
+    assert whole not in (lying, claiming_less)
+    with pytest.raises(ImageError, match="broken or truncated"):
+        decode(claiming_less, 10_000)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
+    for data in (whole, lying):
+        with pytest.raises(ImageError, match="more than the 10000"):
+            decode(data, 10_000)

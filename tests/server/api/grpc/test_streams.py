@@ -82,7 +82,7 @@ def test_a_client_s_deadline_reaches_the_members(monkeypatch: pytest.MonkeyPatch
     def leave_a_second(call: Call) -> int:
         left = time_left(call)
         assert left is not None
-        # gRPC rounds timeouts up on their way, by up to a second.
+        # gRPC rounds timeouts up on their way: 60 s arrived as 60.1 s.
         assert left < 62_000_000_000
         return min(max(left - 59_000_000_000, 100_000_000), 1_000_000_000)
 

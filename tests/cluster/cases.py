@@ -64,6 +64,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "cpu": {"autoscaling": {"enabled": True, "behavior": {"scaleDown": {"stabilizationWindowSeconds": 60}}}},
     "queue": {"autoscaling": {"enabled": True, "metric": "queue"}},
+    "requests": {"autoscaling": {"enabled": True, "metric": "requests"}},
+    "keda requests": {
+        "autoscaling": {"enabled": True, "kind": "keda", "metric": "requests"},
+        "prometheus": {"address": "http://prometheus:9090"},
+    },
     "keda cpu": {"autoscaling": {"enabled": True, "kind": "keda", "behavior": {"scaleDown": {}}}},
     "keda queue": {
         "autoscaling": {"enabled": True, "kind": "keda", "metric": "queue"},

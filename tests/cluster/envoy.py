@@ -30,7 +30,7 @@ RETRIES = {
     ],
     "host_selection_retry_max_attempts": 3,
 }
-"""What docs/cluster.md recommends for pods that are killed."""
+"""What docs/guides/serving/cluster.md recommends for pods that are killed."""
 
 
 class Envoy:

@@ -69,7 +69,7 @@ def test_settings_of_the_chart_s_own_cannot_be_set_twice() -> None:
 def test_the_grace_period_covers_drain_deadline_and_exit(drain_ms: int, deadline_ms: int | None) -> None:
     settings = {} if deadline_ms is None else {"deadline_ms": deadline_ms}
     (case,) = render({"drainDelayMs": drain_ms, "settings": settings})
-    # docs/serve.md, "Graceful shutdown": two seconds more than the deadline, and two to exit.
+    # docs/guides/serving/serve.md, "Graceful shutdown": two seconds more than the deadline, and two to exit.
     needed = drain_ms / 1000 + (deadline_ms or Settings.model_fields["deadline_ms"].default) / 1000 + 2 + 2
     assert needed < case.pod["terminationGracePeriodSeconds"] <= needed + 2
 
@@ -154,6 +154,10 @@ NOT_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "no prometheus": (
         {"autoscaling": {"enabled": True, "kind": "keda", "metric": "queue"}},
         "set prometheus.address",
+    ),
+    "requests of triton": (
+        {"triton": {"enabled": True, "autoscaling": {"enabled": True, "metric": "requests"}}},
+        "choose cpu or queue",
     ),
     "no key for metrics": (
         {"auth": {"apiKeys": {"secret": "x"}}, "serviceMonitor": {"enabled": True}},

@@ -156,6 +156,16 @@ def test_images_are_pinned() -> None:
             assert re.search(r":v?\d+\.\d+", image), image
 
 
+def test_every_file_names_the_same_triton_which_no_request_ends() -> None:
+    files = ["docker-compose.yml", ".env.example", "docs/guides/serving/triton.md"]
+    text = "".join((ROOT / name).read_text() for name in files)
+    named = set(re.findall(r"nvcr\.io/nvidia/tritonserver:([\d.]+)-py3", text))
+    chart = yaml.safe_load((ROOT / "deploy/helm/coserve/values.yaml").read_text())["triton"]["image"]["tag"]
+    (release,) = named | {chart.removesuffix("-py3")}
+    # CVE-2025-23310 and CVE-2025-23311.
+    assert tuple(map(int, release.split("."))) >= (25, 7)
+
+
 def test_the_build_context_has_only_the_image_s_files() -> None:
     dockerfile = (ROOT / "server/Dockerfile").read_text()
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)

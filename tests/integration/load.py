@@ -26,6 +26,7 @@ class Load:
         server: Server,
         model: str = "pair",
         enough: Callable[[httpx.Client], bool] = lambda _: False,
+        clients: int = CLIENTS,
     ) -> None:
         self.answers: list[dict[str, Any]] = []
         self.failures: list[str] = []
@@ -33,7 +34,7 @@ class Load:
         self._model = model
         self._enough = enough
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         query = {"model": self._model, "member_predictions": True}

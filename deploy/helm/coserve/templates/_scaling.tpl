@@ -19,9 +19,12 @@ spec:
 {{- end }}
 {{- end }}
 
-{{/* The share of requests' time that they wait for a turn, over all pods: 0 without requests. */}}
-{{- define "coserve.queueShare" -}}
+{{/* Prometheus' query for a metric, over all pods of a tier; the queue share is 0 without requests. */}}
+{{- define "coserve.query" -}}
 {{- $labels := printf "namespace=%q,service=%q" .root.Release.Namespace .tier -}}
+{{- if eq .values.autoscaling.metric "requests" -}}
+sum(avg_over_time(coserve_requests_in_flight{ {{- $labels -}} }[1m]))
+{{- else -}}
 {{- $waited := "coserve_queue_duration_seconds_sum" -}}
 {{- $total := "coserve_request_duration_seconds_sum" -}}
 {{- if eq .component "triton" -}}
@@ -30,10 +33,15 @@ spec:
 {{- end -}}
 sum(rate({{ $waited }}{ {{- $labels -}} }[1m])) / (sum(rate({{ $total }}{ {{- $labels -}} }[1m])) > 0) or vector(0)
 {{- end }}
+{{- end }}
 
 {{- define "coserve.autoscaler" -}}
 {{- $scaling := .values.autoscaling }}
 {{- if $scaling.enabled }}
+{{- if and (eq .component "triton") (eq $scaling.metric "requests") }}
+{{- fail "triton.autoscaling.metric: Triton does not count its requests in progress; choose cpu or queue" }}
+{{- end }}
+{{- $share := eq $scaling.metric "queue" }}
 {{- if eq $scaling.kind "keda" }}
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
@@ -61,15 +69,15 @@ spec:
         value: {{ $scaling.cpu | quote }}
     {{- else }}
     {{- if not .root.Values.prometheus.address }}
-    {{- fail "autoscaling.metric is queue and autoscaling.kind is keda: set prometheus.address, such as http://prometheus-operated.monitoring.svc:9090" }}
+    {{- fail "autoscaling.kind is keda and autoscaling.metric not cpu: set prometheus.address, such as http://prometheus-operated.monitoring.svc:9090" }}
     {{- end }}
     - type: prometheus
-      # As an HPA would: replicas × share / threshold.
-      metricType: Value
+      # A share scales the replicas there are; requests are divided among them.
+      metricType: {{ ternary "Value" "AverageValue" $share }}
       metadata:
         serverAddress: {{ .root.Values.prometheus.address }}
-        query: {{ include "coserve.queueShare" . | quote }}
-        threshold: {{ divf $scaling.queue 100 | quote }}
+        query: {{ include "coserve.query" . | quote }}
+        threshold: {{ ternary (divf $scaling.queue 100) $scaling.requests $share | quote }}
     {{- end }}
 {{- else }}
 apiVersion: autoscaling/v2
@@ -103,10 +111,10 @@ spec:
     - type: Pods
       pods:
         metric:
-          name: {{ ternary "triton_queue_share" "coserve_queue_share" (eq .component "triton") }}
+          name: {{ if $share }}{{ .component }}_queue_share{{ else }}gateway_requests_in_progress{{ end }}
         target:
           type: AverageValue
-          averageValue: {{ mul 10 $scaling.queue }}m
+          averageValue: {{ ternary (printf "%vm" (mul 10 $scaling.queue)) (toString $scaling.requests) $share | quote }}
     {{- end }}
 {{- end }}
 {{- end }}

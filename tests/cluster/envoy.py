@@ -89,6 +89,12 @@ class Envoy:
 
         self._wait(uses)
 
+    def connections(self, cluster: str) -> int:
+        """Return how many connections to a cluster have been opened so far."""
+        with httpx.Client(trust_env=False, timeout=60) as http:
+            text = http.get(f"{self._admin}/stats", params={"filter": f"{cluster}.upstream_cx_total$"}).text
+        return int(text.rpartition(" ")[2])
+
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)

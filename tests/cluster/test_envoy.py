@@ -95,6 +95,19 @@ def test_adding_and_removing_gateways_moves_the_load(
     assert load.failures == []
 
 
+def test_connections_that_end_at_an_age_lose_nothing_without_retries(
+    serve: Serve, repository: Path, start_envoy: StartEnvoy
+) -> None:
+    envoy = start_envoy()
+    with Service(envoy) as service:
+        service.add(*(serve(repository, max_connection_age_ms=50) for _ in range(2)))
+        with Load(envoy) as load:
+            for _ in range(20):
+                load.wait_for_more()
+            assert envoy.connections("stable") > 10
+    assert load.failures == []
+
+
 def test_a_killed_gateway_loses_nothing_with_retries(
     serve: Serve, repository: Path, start_envoy: StartEnvoy
 ) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from coserve_server.settings import Settings, load_settings
 from tests.cluster.cases import CASES, MUTUAL, rendered
@@ -15,6 +16,7 @@ from tests.server.onnx_repository import write_repository
 __all__ = ["serve"]
 pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make .cluster` fetches Helm")
 
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 OTHER_VARIABLES = {"COSERVE_HEALTHCHECK_CERTIFICATE", "COSERVE_HEALTHCHECK_KEY"}
 """Of the image's health check."""
@@ -58,7 +60,13 @@ def test_settings_of_the_chart_s_own_cannot_be_set_twice() -> None:
         for case in rendered().values()
         for variable in case.variables
     }
-    own -= {*CASES["settings"]["settings"], "triton_token", "healthcheck_certificate", "healthcheck_key"}
+    own -= {
+        *VALUES["settings"],
+        *CASES["settings"]["settings"],
+        "triton_token",
+        "healthcheck_certificate",
+        "healthcheck_key",
+    }
     own |= {"host", "port"}
     errors = refusals(*({"settings": {name: "x"}} for name in sorted(own)))
     for name, error in zip(sorted(own), errors, strict=True):

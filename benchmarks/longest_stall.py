@@ -25,6 +25,8 @@ from PIL import Image
 from soak.serving import serving
 from tritonclient.grpc import service_pb2 as messages
 
+from coserve_images.formats import register_heic
+
 MAX_BODY = 32 * 2**20 - 2**12
 MAX_IMAGES = 64
 MAX_PREDICTIONS = 100_000
@@ -132,7 +134,7 @@ def json_requests() -> Iterator[tuple[str, Sent]]:
 
 def image_requests() -> Iterator[tuple[str, Sent]]:
     """Yield image files that take long to decode."""
-    kinds = [(kind, "RGB") for kind in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF")]
+    kinds = [(kind, "RGB") for kind in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF")]
     for kind, mode in [*kinds, ("PNG", "RGBA"), ("GIF", "P")]:
         for megapixels in (12, 49):
             file = flat(kind, megapixels, mode)
@@ -268,6 +270,7 @@ def main() -> None:
         "--only", default="", help="only requests whose name contains one of these, with commas between"
     )
     options = parser.parse_args()
+    register_heic()
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from coserve_images.apart import COPIED_FORMATS, DecodingProcess, UnavailableError
 from coserve_images.decode import OpenedImage, open_image
 from coserve_images.errors import ImageError, LateError
 from coserve_images.preprocess import preprocess, shorter_side
@@ -22,6 +23,8 @@ from coserve_server.observability.record import ImageTimes, Record
 
 T = TypeVar("T")
 LATE = "the images were not decoded before the deadline"
+APART_PIXELS = 2 * 2**20
+"""An image of `COPIED_FORMATS` with more pixels is decoded in a process of its own."""
 SMALL_BYTES = 2**14
 SMALL_PIXELS = 2**14
 """A single image within both limits, before and after resizing, is prepared on the event loop."""
@@ -41,6 +44,7 @@ class Preparation:
     def __init__(self, cores: int, max_pixels: int, max_request_pixels: int) -> None:
         """Limit the pixels of each image, and of all images of a request."""
         self._threads = ThreadPoolExecutor(cores, "prepare")
+        self._processes = _Processes()
         self._cores = cores
         self._max_pixels = max_pixels
         self._max_request_pixels = max_request_pixels
@@ -64,13 +68,18 @@ class Preparation:
         if len(images) == 1 and _is_cheap(images[0].data):
             # Changing threads costs more than such an image. If this fails, a thread reports why.
             with suppress(BadImageError):
-                job = _Job(images[0], 0, how, min(SMALL_PIXELS, self._max_pixels), deadline_ns)
+                job = _Job(
+                    images[0], 0, how, min(SMALL_PIXELS, self._max_pixels), deadline_ns, self._processes
+                )
                 tensor, times = job.prepare()
                 record.prepared = (times,)
                 return tensor[np.newaxis]
         # The threads write into the batch's own memory: stacking dozens of tensors here would hold others up.
         batch = np.empty((len(images), 3, how.height, how.width), np.float32)
-        jobs = [_Job(image, index, how, self._max_pixels, deadline_ns) for index, image in enumerate(images)]
+        jobs = [
+            _Job(image, index, how, self._max_pixels, deadline_ns, self._processes)
+            for index, image in enumerate(images)
+        ]
         if len(jobs) * self._max_pixels > self._max_request_pixels:
             await self._check_pixels(jobs, deadline_ns)
         steps = [partial(job.prepare_into, row) for job, row in zip(jobs, batch, strict=True)]
@@ -101,8 +110,9 @@ class Preparation:
                 future.cancel()
 
     def close(self) -> None:
-        """End the threads; drop waiting images."""
+        """End the threads and processes; drop waiting images."""
         self._threads.shutdown(cancel_futures=True)
+        self._processes.close()
 
 
 def _is_cheap(data: bytes) -> bool:
@@ -110,17 +120,54 @@ def _is_cheap(data: bytes) -> bool:
     return len(data) <= SMALL_BYTES and b"acsp" not in data and b"iCCP" not in data
 
 
+class _Processes:
+    """Processes that decode images, at most as many as there are threads that use them at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[DecodingProcess] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[DecodingProcess]:
+        """Lend a process; raise UnavailableError if none can be started."""
+        process = self._take()
+        try:
+            yield process
+        finally:
+            if process.alive:
+                self._idle.append(process)
+
+    def _take(self) -> DecodingProcess:
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+            process.close()
+        return DecodingProcess()
+
+    def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().close()
+
+
 class _Job:
     """One image on its way to a tensor."""
 
     def __init__(
-        self, image: EncodedImage, index: int, how: Preprocessing, max_pixels: int, deadline_ns: int
+        self,
+        image: EncodedImage,
+        index: int,
+        how: Preprocessing,
+        max_pixels: int,
+        deadline_ns: int,
+        processes: _Processes,
     ) -> None:
         self._image = image
         self._index = index
         self._how = how
         self._max_pixels = max_pixels
         self._deadline_ns = deadline_ns
+        self._processes = processes
         self._opened: OpenedImage | None = None
         self._opening_ns = 0
 
@@ -139,6 +186,12 @@ class _Job:
         # Without a reference, the decoded pixels do not outlive this step.
         self._opened = None
         began = time.perf_counter_ns() - self._opening_ns
+        if opened.format in COPIED_FORMATS and math.prod(opened.stored_size) > APART_PIXELS:
+            with suppress(UnavailableError), self._translated(), self._processes.borrow() as process:
+                tensor, halfway = process.prepare(
+                    self._image.data, self._how, self._max_pixels, self._deadline_ns
+                )
+                return tensor, ImageTimes(began, halfway, time.perf_counter_ns())
         with self._translated():
             with opened:
                 image, box = opened.decode(shorter_side(self._how))

@@ -1,0 +1,89 @@
+"""Decoding in a process of its own."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from coserve_images import apart
+from coserve_images.apart import DecodingProcess, UnavailableError
+from coserve_images.decode import open_image
+from coserve_images.errors import ImageError, LateError
+from coserve_images.preprocess import preprocess
+from tests.images.hostile_images import encoded
+
+
+@dataclass(frozen=True)
+class Input:
+    height: int = 20
+    width: int = 24
+    resize_size: int | None = 28
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = (0.5, 0.4, 0.3)
+    std: tuple[float, ...] = (0.2, 0.3, 0.4)
+
+
+FILE = encoded((90, 70), "WEBP")
+
+
+def soon(seconds: float = 60) -> int:
+    return time.perf_counter_ns() + int(seconds * 1e9)
+
+
+@pytest.fixture
+def process() -> Iterator[DecodingProcess]:
+    process = DecodingProcess()
+    yield process
+    if process.alive:
+        process.close()
+
+
+def test_the_tensor_is_the_same_as_in_this_process(process: DecodingProcess) -> None:
+    for kind in ("WEBP", "AVIF", "JPEG"):
+        data = encoded((90, 70), kind)
+        with open_image(data) as opened:
+            image, box = opened.decode(28)
+        began = time.perf_counter_ns()
+        tensor, decoded_ns = process.prepare(data, Input(), 10_000, soon())
+        np.testing.assert_array_equal(tensor, preprocess(image, Input(), box=box))
+        assert tensor.dtype == np.float32
+        assert began < decoded_ns < time.perf_counter_ns()
+
+
+def test_an_image_that_is_refused_leaves_the_process_alive(process: DecodingProcess) -> None:
+    with pytest.raises(ImageError, match="90 x 70 pixels, more than the 6299 allowed"):
+        process.prepare(FILE, Input(), 6299, soon())
+    with pytest.raises(ImageError, match="broken or truncated"):
+        process.prepare(FILE[:200], Input(), 6300, soon())
+    assert process.alive
+    process.prepare(FILE, Input(), 6300, soon())
+
+
+def test_the_deadline_ends_the_process(process: DecodingProcess) -> None:
+    os.kill(process._process.pid, signal.SIGSTOP)
+    with pytest.raises(LateError, match="before the deadline"):
+        process.prepare(FILE, Input(), 10_000, soon(0.05))
+    assert not process.alive
+
+
+def test_a_process_that_ends_is_an_error_of_the_image(process: DecodingProcess) -> None:
+    process._process.kill()
+    process._process.wait()
+    assert not process.alive
+    with pytest.raises(ImageError, match="for lack of memory"):
+        process.prepare(FILE, Input(), 10_000, soon())
+
+
+def test_without_a_process_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(UnavailableError, match="No such file"):
+        DecodingProcess()
+    monkeypatch.undo()
+    monkeypatch.setattr(apart, "_START", "raise SystemExit(3)")
+    with pytest.raises(UnavailableError, match=r"ended with (3|-9)"):
+        DecodingProcess()

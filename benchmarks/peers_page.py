@@ -6,7 +6,7 @@ python benchmarks/peers_page.py --check    fail if the page's tables differ from
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +31,83 @@ def main() -> None:
 
 
 def section(results: Results) -> Iterator[str]:
-    """Yield the conditions, a comparison per load, and Coserve's latency by stage."""
+    """Yield the conditions, a table for each kind of images, and Coserve's latency by stage."""
     engine = results["engine"]
     measured = [one for one in results["servers"] if one["failure"] is None]
     best = max(engine["images_per_s"].values())
     yield f"### {results['model']}\n"
     yield (
-        f"{results['images']} images of {results['image_bytes'] / 1000:.1f} kB, "
         f"{results['cores']} cores for server and load generator, ONNX Runtime {results['onnxruntime']}, "
-        f"{results['rounds']} rounds of {results['seconds']:g} s per load. The engine alone takes "
-        f"{engine['latency_ms']['p50']:.2f} ms per image (p50) and reaches {best:.0f} images per second at "
-        f"its best batch size."
+        f"{results['rounds']} round{'s' * (results['rounds'] > 1)} of {results['seconds']:g} s per load. "
+        f"The engine alone takes {engine['latency_ms']['p50']:.2f} ms per image (p50) and reaches {best:.0f} "
+        f"images per second at its best batch size."
     )
-    for index, load in enumerate(measured[0]["loads"]):
-        yield f"\n{loop(load)}:\n"
-        yield from markdown(comparison(measured, index))
+    for kind in results["images"]:
+        for neighbour in (False, True):
+            table = list(comparison(measured, kind["name"], neighbour))
+            if table:
+                yield f"\n{heading(kind, neighbour)}:\n"
+                yield from markdown(table)
     for one in results["servers"]:
         if one["failure"] is not None:
             yield f"\n{one['server']} was not measured: {one['failure']}"
+    memory = ", ".join(f"{one['server']} {one['memory_mib']} MiB" for one in measured)
+    yield f"\nMemory: {memory}."
     yield "\nCoserve's mean latency by stage, in milliseconds:\n"
-    yield from markdown(breakdown(measured[0]["loads"]))
+    yield from markdown(breakdown(loads_of(measured[0], results["images"][0]["name"], False)))
+
+
+def heading(kind: Results, neighbour: bool) -> str:
+    """Describe a table."""
+    size = kind["mean_bytes"] / 1000
+    text = f"{size / 1000:.1f} MB" if size >= 1000 else f"{size:.0f} kB" if size >= 10 else f"{size:.1f} kB"
+    return f"**Images of {text}**{', beside a busy process' * neighbour}"
+
+
+def loads_of(server: Results, images: str, neighbour: bool) -> list[Results]:
+    """Return a server's loads with images of one kind, quiet or beside a busy process."""
+    return [load for load in server["loads"] if (load["images"], load["neighbour"]) == (images, neighbour)]
+
+
+def comparison(servers: list[Results], images: str, neighbour: bool) -> Iterator[list[str]]:
+    """Compare all servers: a row for each, a column for each load; nothing if there was no such load."""
+    rows = [loads_of(server, images, neighbour) for server in servers]
+    if not rows[0]:
+        return
+    yield ["answers/s (p50 / p99 ms)", *(loop(load) for load in rows[0])]
+    for server, loads in zip(servers, rows, strict=True):
+        yield [f"{server['server']} {server['version']}", *map(cell, loads)]
+    if len(rows) > 1:
+        yield ["**Coserve ÷ best peer**", *(ratio(loads[0], loads[1:]) for loads in zip(*rows, strict=True))]
 
 
 def loop(load: Results) -> str:
-    """Describe a load."""
+    """Name a load."""
     if load["loop"] == "open":
-        return f"**Open loop**, {load['requested_per_s']:g} requests per second"
-    count = load["concurrency"]
-    return f"**Closed loop**, {count} concurrent request{'s' * (count > 1)}"
+        return f"open loop, {load['requested_per_s']:g}/s"
+    return f"{load['concurrency']} client{'s' * (load['concurrency'] > 1)}"
 
 
-def comparison(servers: list[Results], index: int) -> Iterator[list[str]]:
-    """Compare all servers under one load."""
-    yield ["", "answers/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed", "memory MiB"]
-    for server in servers:
-        load = server["loads"][index]
-        latency = load["latency_ms"] or {}
-        yield [
-            f"{server['server']} {server['version']}",
-            f"{load['requests_per_s']:.1f}",
-            *(f"{latency[name]:.2f}" if latency else "–" for name in ("p50", "p90", "p99", "max")),
-            str(sum(load["errors"].values())),
-            str(server["memory_mib"]),
-        ]
+def cell(load: Results) -> str:
+    """Return throughput, latencies and failures under one load."""
+    latency = load["latency_ms"]
+    if not latency:
+        return "–"
+    failed = sum(load["errors"].values())
+    failures = f", {failed} failed" if failed else ""
+    return f"{load['requests_per_s']:.1f} ({latency['p50']:.1f} / {latency['p99']:.1f}){failures}"
+
+
+def ratio(own: Results, peers: Sequence[Results]) -> str:
+    """Divide throughput and p99 by the best ones of all peers that answered everything."""
+    sound = [peer for peer in peers if peer["latency_ms"] and not peer["errors"]]
+    if not sound or not own["latency_ms"]:
+        return "–"
+    latency = own["latency_ms"]["p99"] / min(peer["latency_ms"]["p99"] for peer in sound)
+    if own["loop"] == "open":
+        return f"p99 {latency:.2f}"
+    throughput = own["requests_per_s"] / max(peer["requests_per_s"] for peer in sound)
+    return f"**{throughput:.2f}**, p99 {latency:.2f}"
 
 
 def breakdown(loads: list[Results]) -> Iterator[list[str]]:

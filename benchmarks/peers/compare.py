@@ -1,12 +1,13 @@
 """Compare Coserve with other servers: same ensemble, load generator and machine.
 
 Every round starts each server alone, checks that its logits equal Coserve's, warms it up and applies all
-loads, so that a disturbance of the machine affects all of them alike. All servers take images as multipart
-uploads and answer with the five most probable classes; access logs are off. Members run concurrently
-everywhere, with the same threads and options. Each round also runs the ensemble directly in Coserve's engine,
-which no server can beat.
+loads, so that a disturbance of the machine affects all of them alike. All servers answer with the five most
+probable classes; access logs are off. Members run concurrently everywhere, with the same threads and options.
+Each round also runs the ensemble directly in Coserve's engine, which no server can beat.
 
     python benchmarks/peers/compare.py --image photo.jpg
+
+Each --image is measured on its own; files of more than 1 MB with at most 8 clients, and not at a rate.
 
 The first run installs the peers into `.peers/`. Writes a file named like the model into
 `benchmarks/results/peers/`. Run it on an idle machine.
@@ -19,19 +20,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import httpx
 import onnxruntime as ort
-from servers import Running, Server, ServerError, servers
+from measured import Kind, Measured
+from servers import ServerError, servers
 
 from coserve_bench.errors import BenchError
 from coserve_bench.http.engine_alone import EngineAlone
-from coserve_bench.http.generator import Generator
-from coserve_bench.http.images import EncodedImage, read_images
-from coserve_bench.http.loads import ClosedLoop, Interval, Load, OpenLoop, Target
-from coserve_bench.http.results import LoadResults
+from coserve_bench.http.images import read_images
+from coserve_bench.http.loads import ClosedLoop, Interval, Load, OpenLoop
 from coserve_bench.output import write_whole
 from coserve_client import CoserveError
 from coserve_server.ensembles.ensemble import Ensemble
@@ -40,74 +39,6 @@ from coserve_server.errors import StartupError
 from coserve_server.machine.cores import usable_cores
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
-BOUNDARY = "coserve-peers"
-WARM_UP = ClosedLoop(8), Interval(0, 3)
-TOLERANCE = 1e-3
-"""Tolerance of logits."""
-
-
-class Measured:
-    """Results of one server, over all rounds."""
-
-    def __init__(self, server: Server, loads: list[Load]) -> None:
-        self.server = server
-        self.loads = [LoadResults(load) for load in loads]
-        self.memory_mib: list[float] = []
-        self.failure: str | None = None
-
-    def round(
-        self,
-        running: Running,
-        images: list[EncodedImage],
-        expected: list[dict[int, float]],
-        interval: Interval,
-    ) -> None:
-        """Check and measure the server once.
-
-        Raises:
-            ServerError: its logits differ from Coserve's.
-        """
-        for image, logits in zip(images, expected, strict=True):
-            check(image, running.ask(image.data), logits)
-        bodies = [multipart(running.server.upload, image) for image in images]
-        with Generator(Target(running.url, bodies)) as generator:
-            generator.run(*WARM_UP)
-            for load in self.loads:
-                run = generator.run(load.load, interval)
-                if run.stopped:
-                    raise KeyboardInterrupt
-                load.add(run)
-        self.memory_mib.append(running.memory_mib())
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all results, or why there are none."""
-        summary = {"server": self.server.name, "failure": self.failure}
-        if self.failure is not None:
-            return summary
-        return {
-            **summary,
-            "version": self.server.version(),
-            "memory_mib": round(median(self.memory_mib)),
-            "loads": [load.to_json() for load in self.loads],
-        }
-
-
-def check(image: EncodedImage, logits: dict[int, float], expected: dict[int, float]) -> None:
-    """Raise ServerError if the logits differ."""
-    if logits.keys() != expected.keys() or any(
-        abs(logits[index] - value) > TOLERANCE for index, value in expected.items()
-    ):
-        raise ServerError(f"answers {logits} for {image.name}, not {expected}")
-
-
-def multipart(upload: str, image: EncodedImage) -> tuple[str, bytes]:
-    """Return the content type and the body of an upload of one file (RFC 7578)."""
-    head = (
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{upload}"; filename="image"\r\n'
-        f"Content-Type: {image.kind}\r\n\r\n"
-    )
-    body = head.encode() + image.data + f"\r\n--{BOUNDARY}--\r\n".encode()
-    return f"multipart/form-data; boundary={BOUNDARY}", body
 
 
 def describe(ensemble: Ensemble) -> dict[str, Any]:
@@ -127,42 +58,45 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
 
 def compare(
     candidates: list[Measured],
+    kinds: list[Kind],
     engine: EngineAlone,
     ensemble: Ensemble,
-    images: list[EncodedImage],
     rounds: int,
     interval: Interval,
 ) -> None:
     """Measure all servers in turn; the first one, Coserve, gives the expected logits."""
-    expected: list[dict[int, float]] = []
+    preprocessing = ensemble.preprocessing
+    side = preprocessing.resize_size or min(preprocessing.height, preprocessing.width)
     with tempfile.TemporaryDirectory(prefix="cp-") as place:
         description = Path(place, "ensemble.json")
         description.write_text(json.dumps(describe(ensemble)))
 
-        def once(one: Measured) -> None:
+        def once(one: Measured, first: bool) -> None:
             one.server.install()
             with (
                 # Short names, because paths of Ray's sockets are limited to 107 bytes.
                 tempfile.TemporaryDirectory(dir=place, prefix="", ignore_cleanup_errors=True) as folder,
-                one.server.running(Path(folder), description, images[0].data) as running,
+                one.server.running(Path(folder), description, kinds[0].images[0]) as running,
             ):
-                expected.extend([] if expected else [running.ask(image.data) for image in images])
-                one.round(running, images, expected, interval)
+                if first:
+                    for kind in kinds:
+                        kind.expect(running, side)
+                one.round(running, interval)
 
         for number in range(rounds):
             asyncio.run(engine.measure(interval.seconds))
             for one in candidates:
                 if one.failure is None:
                     print(f"round {number + 1} of {rounds}: {one.server.name}", file=sys.stderr)
-                    one.failure = failure_of(once, one)
-                if not expected:
+                    one.failure = failure_of(once, one, number == 0 and one is candidates[0])
+                if candidates[0].failure is not None:
                     sys.exit(f"{one.server.name} gives no logits to compare with: {one.failure}")
 
 
-def failure_of(once: Callable[[Measured], None], one: Measured) -> str | None:
+def failure_of(once: Callable[[Measured, bool], None], one: Measured, first: bool) -> str | None:
     """Measure a server, and return why it failed, if it did."""
     try:
-        once(one)
+        once(one, first)
     except (ServerError, httpx.HTTPError) as error:
         return str(error)
     return None
@@ -170,12 +104,12 @@ def failure_of(once: Callable[[Measured], None], one: Measured) -> str | None:
 
 def table(candidates: list[Measured]) -> None:
     """Print the results of each load."""
-    for index, load in enumerate(candidates[0].loads):
-        print(f"\n{load.load}")
+    for index, case in enumerate(candidates[0].cases):
+        print(f"\n{case}")
         print(f"{'':<10}  {'answers/s':>10}  {'p50 ms':>8}  {'p90 ms':>8}  {'p99 ms':>8}  {'failed':>6}")
         for one in candidates:
-            if one.failure is None and one.loads[index].latency:
-                result = one.loads[index]
+            if one.failure is None and one.cases[index].results.latency:
+                result = one.cases[index].results
                 latencies = "  ".join(f"{result.latency.percentile(p):>8.2f}" for p in (50, 90, 99))
                 failed = sum(result.errors.values())
                 print(f"{one.server.name:<10}  {result.per_second:>10.1f}  {latencies}  {failed:>6}")
@@ -192,6 +126,7 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--model", default="wide_resnet16_4_s2")
     parser.add_argument("--image", type=Path, action="append", required=True, help="a file or folder")
+    parser.add_argument("--neighbour", action="store_true", help="measure beside a busy process too")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 8, 32, 128], help="closed loops")
     parser.add_argument(
         "--rate", type=float, nargs="*", default=[50], help="open loops, in requests per second"
@@ -202,19 +137,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="by default in benchmarks/results/peers/")
     arguments = parser.parse_args()
     output = arguments.output or RESULTS / f"{arguments.model}.json"
-    images = read_images(arguments.image)
+    kinds = [Kind(path.stem, read_images([path])) for path in arguments.image]
     engine = EngineAlone(arguments.repository, arguments.model)
     ensemble = read_repository(arguments.repository)[arguments.model]
     loads: list[Load] = [*map(ClosedLoop, arguments.concurrency), *map(OpenLoop, arguments.rate)]
     first, *others = servers(arguments.repository, arguments.model)
     chosen = [first, *(one for one in others if not arguments.only or one.name in arguments.only)]
-    candidates = [Measured(server, loads) for server in chosen]
+    candidates = [Measured(server, kinds, loads, arguments.neighbour) for server in chosen]
     interval = Interval(0.5, arguments.seconds)
-    compare(candidates, engine, ensemble, images, arguments.rounds, interval)
+    compare(candidates, kinds, engine, ensemble, arguments.rounds, interval)
     report = {
         "model": arguments.model,
-        "images": len(images),
-        "image_bytes": round(sum(len(image.data) for image in images) / len(images)),
+        "images": [kind.to_json() for kind in kinds],
         "cores": usable_cores().count,
         "onnxruntime": ort.__version__,
         "rounds": arguments.rounds,

@@ -14,8 +14,11 @@ from pathlib import Path
 import httpx
 import psutil
 
+from coserve_bench.http.images import EncodedImage
+
 HERE = Path(__file__).parent
 ENVIRONMENTS = HERE.parents[1] / ".peers"
+BOUNDARY = "coserve-peers"
 START_S = 120
 STOP_S = 20
 
@@ -32,7 +35,7 @@ class Server:
         name: the server's name, for the report.
         package: package whose version is reported.
         path: path of the URL that takes images.
-        upload: name of the multipart field for images.
+        upload: name of the multipart field for images; None if the body is the image.
         arguments: returns its command line for a port.
         requirements: requirements file of its environment; None for this environment.
         variables: environment variables.
@@ -41,7 +44,7 @@ class Server:
     name: str
     package: str
     path: str
-    upload: str
+    upload: str | None
     arguments: Callable[[int], list[str]]
     requirements: Path | None = None
     variables: dict[str, str] = field(default_factory=dict)
@@ -75,13 +78,24 @@ class Server:
                 raise ServerError(f"cannot be installed: {_last_line(done.stderr)}")
         stamp.write_text(wanted)
 
+    def body(self, image: EncodedImage) -> tuple[str, bytes]:
+        """Return the content type and body of a request: the image, or an upload of one file (RFC 7578)."""
+        if self.upload is None:
+            return image.kind, image.data
+        head = (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{self.upload}"; filename="image"\r\n'
+            f"Content-Type: {image.kind}\r\n\r\n"
+        )
+        body = head.encode() + image.data + f"\r\n--{BOUNDARY}--\r\n".encode()
+        return f"multipart/form-data; boundary={BOUNDARY}", body
+
     def version(self) -> str:
         """Return the version of its package."""
         script = f"from importlib.metadata import version; print(version({self.package!r}))"
         return subprocess.check_output([self.folder / "python", "-c", script], text=True).strip()
 
     @contextmanager
-    def running(self, folder: Path, ensemble: Path, image: bytes) -> Iterator["Running"]:
+    def running(self, folder: Path, ensemble: Path, image: EncodedImage) -> Iterator["Running"]:
         """Start the server on a free port, wait for its first response, and finally stop all its processes.
 
         Args:
@@ -120,7 +134,7 @@ class Running:
     url: str
     process: "subprocess.Popen[bytes]"
 
-    def wait(self, image: bytes, log: Path) -> None:
+    def wait(self, image: EncodedImage, log: Path) -> None:
         """Wait until the server answers."""
         ends = time.monotonic() + START_S
         while time.monotonic() < ends:
@@ -134,10 +148,12 @@ class Running:
                 return
         raise ServerError(f"gave no answer within {START_S} s: {_last_line(log.read_text())}")
 
-    def ask(self, image: bytes) -> dict[int, float]:
+    def ask(self, image: EncodedImage) -> dict[int, float]:
         """Classify an image, and return the logits of the most probable classes by index."""
-        files = {self.server.upload: ("image.jpg", image, "image/jpeg")}
-        reply = httpx.post(self.url, files=files, timeout=30, trust_env=False).raise_for_status().json()
+        kind, body = self.server.body(image)
+        headers = {"Content-Type": kind}
+        answer = httpx.post(self.url, content=body, headers=headers, timeout=30, trust_env=False)
+        reply = answer.raise_for_status().json()
         first = reply[0] if isinstance(reply, list) else reply.get("results", [reply])[0]
         return {one["class_id"]: one["logit"] for one in first["predictions"]}
 
@@ -167,9 +183,15 @@ class Running:
 def servers(repository: Path, model: str) -> list[Server]:
     """Return Coserve and its peers."""
 
-    def peer(name: str, package: str, arguments: Callable[[int], list[str]], **variables: str) -> Server:
+    def peer(
+        name: str,
+        package: str,
+        arguments: Callable[[int], list[str]],
+        upload: str | None = "image",
+        **variables: str,
+    ) -> Server:
         requirements = HERE / f"requirements-{package}.txt"
-        return Server(name, package, "/classify", "image", arguments, requirements, variables)
+        return Server(name, package, "/classify", upload, arguments, requirements, variables)
 
     serve = ["coserve", "serve", "--repository", str(repository.resolve()), "--default-model", model]
     return [
@@ -185,6 +207,12 @@ def servers(repository: Path, model: str) -> list[Server]:
         peer("FastAPI", "fastapi", lambda port: ["python", "with_fastapi.py", str(port)]),
         peer("LitServe", "litserve", lambda port: ["python", "with_litserve.py", str(port)]),
         peer(
+            "Mosec",
+            "mosec",
+            lambda port: ["python", "with_mosec.py", "--address", "127.0.0.1", "--port", str(port)],
+            upload=None,
+        ),
+        peer(
             "BentoML",
             "bentoml",
             lambda port: [*("bentoml", "serve", "with_bentoml:Classifier"), "--port", str(port)],
@@ -195,6 +223,7 @@ def servers(repository: Path, model: str) -> list[Server]:
             "ray",
             lambda port: ["python", "with_ray.py", str(port)],
             RAY_USAGE_STATS_ENABLED="0",
+            RAY_SERVE_THROUGHPUT_OPTIMIZED="1",
         ),
     ]
 

@@ -279,6 +279,13 @@ def summarize(classifier: Classifier, address: str, grpc: "GrpcServer | None" = 
         count = len(ensemble.members)
         where = classifier.engine.describe(ensemble)
         lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {where}")
+    if (mirror := classifier.mirror) is not None:
+        state = (
+            f"{classifier.settings.mirror_share:.0%} of requests, when idle"
+            if mirror.served
+            else "not served"
+        )
+        lines.append(f"  mirror {mirror.name}: {state}")
     lines.extend(f"  not ready: {fault}" for fault in classifier.catalogue.faults())
     lines.extend(f"  not served: {name}" for name in classifier.catalogue.not_served)
     needed = len(classifier.catalogue.ensembles) > 1 and classifier.settings.default_model is None

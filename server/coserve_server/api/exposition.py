@@ -20,6 +20,7 @@ from coserve_server.catalogue.reload import Reloader
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.metrics import Histogram, Metrics, ModelMetrics
 from coserve_server.pipeline.classifier import Classifier
+from coserve_server.pipeline.mirror import Mirror
 
 
 def create_registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
@@ -28,6 +29,8 @@ def create_registry(classifier: Classifier, metrics: Metrics, reloader: Reloader
     registry.register(_Served(classifier))
     registry.register(_Requests(metrics))
     registry.register(_Models(metrics))
+    if classifier.mirror is not None:
+        registry.register(_Mirror(classifier.mirror))
     if reloader is not None:
         registry.register(_Reloads(reloader))
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -68,6 +71,33 @@ class _Served(Collector):
             for ensemble in self.classifier.catalogue.versions(model):
                 family.add_metric((model, ensemble.version), read(ensemble))
         return family
+
+
+class _Mirror(Collector):
+    """Compares the mirror's answers with the clients'."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.mirror = mirror
+
+    def collect(self) -> Iterator[Metric]:
+        names = ("model", "version", "mirror")
+        text = "Requests chosen for the mirror, by outcome."
+        requests = CounterMetricFamily("coserve_mirror_requests", text, labels=(*names, "outcome"))
+        text = "Images that the mirror answered, too."
+        images = CounterMetricFamily("coserve_mirror_images", text, labels=names)
+        text = "Images of those whose most probable class is the same."
+        agreements = CounterMetricFamily("coserve_mirror_agreements", text, labels=names)
+        text = "Time that the client's ensemble (by: answer) and the mirror (by: mirror) had the same images."
+        durations = HistogramMetricFamily("coserve_mirror_inference_seconds", text, labels=(*names, "by"))
+        for model, comparison in self.mirror.comparisons.items():
+            labels = (*model, self.mirror.name)
+            for outcome, count in comparison.outcomes.items():
+                requests.add_metric((*labels, outcome), count)
+            images.add_metric(labels, comparison.images)
+            agreements.add_metric(labels, comparison.agreements)
+            for by, histogram in (("answer", comparison.answer), ("mirror", comparison.mirror)):
+                durations.add_metric((*labels, by), _buckets(histogram), histogram.sum)
+        yield from (requests, images, agreements, durations)
 
 
 class _Reloads(Collector):

@@ -20,6 +20,7 @@ from coserve_server.pipeline.admission import Admission
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.combine import Combined, combine
 from coserve_server.pipeline.fan_out import fan_out
+from coserve_server.pipeline.mirror import Mirror
 from coserve_server.pipeline.preparation import EncodedImage, Preparation
 from coserve_server.settings import Settings
 
@@ -80,6 +81,7 @@ class Classifier:
         self._batcher = Batcher(engine, self._count_batch)
         self._preparation = Preparation(cores, settings.max_pixels, settings.max_request_pixels)
         self._admission = Admission(settings.max_requests, settings.deadline_ms / 1000)
+        self.mirror = self._create_mirror()
 
     @contextmanager
     def admitted(self, record: Record) -> Iterator[None]:
@@ -90,7 +92,15 @@ class Classifier:
         """
         record.classifies = True
         with self._admission.admitted():
-            yield
+            if self.mirror is None:
+                yield
+                return
+            self.mirror.pause()
+            try:
+                yield
+            finally:
+                if self._admission.in_progress == 1:
+                    self.mirror.resume()
 
     async def classify(
         self,
@@ -142,9 +152,18 @@ class Classifier:
 
     async def close(self) -> None:
         """Free the engine and the threads."""
+        if self.mirror is not None:
+            await self.mirror.close()
         self._preparation.close()
         self._batcher.close()
         await self.engine.close()
+
+    def _create_mirror(self) -> Mirror | None:
+        if self.settings.mirrored is None:
+            return None
+        patience_ns = round(self.settings.deadline_ms * 1e6)
+        share = self.settings.mirror_share
+        return Mirror(self.engine, self.catalogue, self.settings.mirrored, share, patience_ns)
 
     def _count_batch(self, ensemble: Ensemble, run: BatchRun) -> None:
         members = run.outcomes()
@@ -196,6 +215,8 @@ class Classifier:
             infer_ns=timings.inference,
             output_ns=timings.combine,
         )
+        if self.mirror is not None:
+            self.mirror.offer(record, ensemble, images, combined.probabilities)
         return Classification(
             ensemble=ensemble,
             members=record.members,

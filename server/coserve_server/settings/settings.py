@@ -8,12 +8,19 @@ from coserve_server.settings.environment import Environment
 from coserve_server.settings.lifecycle import LifecycleSettings
 from coserve_server.settings.listening import ListeningSettings
 from coserve_server.settings.logs import LogSettings
+from coserve_server.settings.mirror import MirrorSettings
 from coserve_server.settings.requests import RequestSettings
 from coserve_server.settings.triton import TritonSettings
 
 
 class Settings(
-    LogSettings, TritonSettings, RequestSettings, LifecycleSettings, ListeningSettings, EngineSettings
+    LogSettings,
+    TritonSettings,
+    MirrorSettings,
+    RequestSettings,
+    LifecycleSettings,
+    ListeningSettings,
+    EngineSettings,
 ):
     """The server's settings; arguments override environment variables, which override the file.
 

@@ -53,8 +53,13 @@ def test_scans_are_counted_in_pieces(count: int, piece_bytes: int, monkeypatch: 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2, 7, 1000])
 def test_bytes_are_counted_in_pieces(piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Searched(bytes):
+        def count(self, part: bytes, begin: int = 0, end: int = 2**31) -> int:  # type: ignore[override]
+            assert end - begin <= piece_bytes + 1
+            return super().count(part, begin, end)
+
     monkeypatch.setattr(bounds, "PIECE_BYTES", piece_bytes)
-    data = b"\xff\xda" * 9 + b"\xff\xff\xda" * 5
+    data = Searched(b"\xff\xda" * 9 + b"\xff\xff\xda" * 5)
     assert bounds._count(data, b"\xff\xda") == 14
 
 

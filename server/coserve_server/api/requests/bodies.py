@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TypeVar
 
 from fastapi import Request
@@ -45,12 +45,17 @@ async def read_body(request: Request, settings: Settings, max_bytes: int | None 
     max_bytes = max_bytes or settings.max_body_bytes
     encoding = read_encoding(request.headers)
     pieces = [piece async for piece in stream_body(request, settings, max_bytes)]
-    # Copying the largest bodies takes as long as other requests may wait.
-    large = sum(map(len, pieces)) > INLINE_BYTES
-    body = await asyncio.to_thread(b"".join, pieces) if large else b"".join(pieces)
+    body = await join(pieces)
     if encoding is None:
         return body
     return await asyncio.to_thread(decompress, body, encoding, max_bytes)
+
+
+async def join(pieces: Sequence[bytes]) -> bytes:
+    """Put the pieces of a body together."""
+    # Copying the largest bodies takes as long as other requests may wait.
+    large = sum(map(len, pieces)) > INLINE_BYTES
+    return await asyncio.to_thread(b"".join, pieces) if large else b"".join(pieces)
 
 
 def parse_json(model: type[M], body: bytes, max_values: int) -> M:

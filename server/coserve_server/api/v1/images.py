@@ -2,25 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from functools import partial
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from fastapi import Request
 from pydantic import BaseModel, Field
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from coserve_server.api.requests.base64_images import decode_base64
-from coserve_server.api.requests.bodies import INLINE_BYTES, parse_json, read_body, stream_body
+from coserve_server.api.requests.bodies import join, parse_json, read_body, stream_body
 from coserve_server.api.requests.compression import read_encoding
 from coserve_server.api.requests.long_texts import LongTexts
-from coserve_server.errors import (
-    BadBodyError,
-    InvalidParametersError,
-    TooManyImagesError,
-    UnsupportedTypeError,
-)
+from coserve_server.api.v1.multipart import Part, PartReader
+from coserve_server.errors import InvalidParametersError, UnsupportedTypeError
 from coserve_server.pipeline.preparation import EncodedImage
 from coserve_server.settings import Settings
 
@@ -70,72 +62,30 @@ def _decode_json(body: bytes, max_images: int) -> list[EncodedImage]:
     return [EncodedImage(decode_base64(texts.read(text), index)) for index, text in enumerate(images)]
 
 
-class _Parser(MultiPartParser):
-    """Starlette's parser, which by itself accepts a body that is cut off between two parts.
-
-    Attributes:
-        ended: whether the last boundary has arrived.
-    """
-
-    ended = False
-
-    def on_end(self) -> None:
-        """Note that the last boundary has arrived."""
-        self.ended = True
-
-
 async def _read_multipart(request: Request, settings: Settings) -> list[EncodedImage]:
-    charset = parse_options_header(request.headers["Content-Type"])[1].get(b"charset", b"utf-8")
-    # Some of Python's codecs fail on any bytes, or return text that no response can encode.
-    if charset.lower() != b"utf-8":
-        raise BadBodyError("multipart body: the charset must be utf-8")
+    reader = PartReader(request.headers["Content-Type"], settings.max_images)
     compressed = read_encoding(request.headers) is not None
     stream = (
         _decompressed(request, settings)
         if compressed
         else stream_body(request, settings, settings.max_body_bytes)
     )
-    # One file more than allowed is left for `Classifier` to report; the parser stops at the next.
-    parser = _Parser(request.headers, _in_pieces(stream), max_files=settings.max_images + 1, max_fields=16)
-    # Keep parts in memory rather than on disk: the limit on the body's size bounds them.
-    parser.spool_max_size = settings.max_body_bytes
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise TooManyImagesError(f"more than the {settings.max_images} images allowed") from error
-        raise BadBodyError(f"multipart body: {error.message}") from error
-    try:
-        if not parser.ended:
-            raise BadBodyError("multipart body: the last boundary is missing")
-        return [await _read_part(name, part) for name, part in form.multi_items()]
-    finally:
-        await form.close()
+    async for body in stream:
+        for begin in range(0, len(body), PIECE_BYTES):
+            if begin:
+                # Let other requests run.
+                await asyncio.sleep(0)
+            reader.write(body[begin : begin + PIECE_BYTES])
+    return [await _read_part(part) for part in reader.finish()]
 
 
 async def _decompressed(request: Request, settings: Settings) -> AsyncGenerator[bytes, None]:
     yield await read_body(request, settings)
 
 
-async def _in_pieces(stream: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """Divide a body into small pieces, and let other requests run between them."""
-    async for body in stream:
-        for begin in range(0, len(body), PIECE_BYTES):
-            if begin:
-                await asyncio.sleep(0)
-            yield body[begin : begin + PIECE_BYTES]
-
-
-async def _read_part(name: str, part: UploadFile | str) -> EncodedImage:
-    if name != FIELD:
-        raise InvalidParametersError(f"unknown multipart field {name!r}; images go in {FIELD!r}")
-    if isinstance(part, str):
+async def _read_part(part: Part) -> EncodedImage:
+    if part.name != FIELD:
+        raise InvalidParametersError(f"unknown multipart field {part.name!r}; images go in {FIELD!r}")
+    if part.filename is None:
         raise InvalidParametersError(f"multipart field {FIELD!r} has no file name, so it is not a file")
-    if part.size is None or part.size <= INLINE_BYTES:
-        return EncodedImage(await part.read(), part.filename)
-    return EncodedImage(await asyncio.to_thread(_read_file, part.file), part.filename)
-
-
-def _read_file(file: BinaryIO) -> bytes:
-    # Copying it in one piece would hold the GIL.
-    return b"".join(iter(partial(file.read, INLINE_BYTES), b""))
+    return EncodedImage(await join(part.pieces), part.filename)

@@ -46,6 +46,10 @@ def test_a_member_that_failed_is_red(server: Server, tab: Tab) -> None:
     drawn = page.text_content("#race svg") or ""
     assert "degraded in 20 of 20" in drawn
     assert "✕ failed" in drawn
+    assert "S=2 took " in tab.text("#race-result")
+    assert tab.text("#race-result").endswith("and lacked members in 20 of 20 answers.")
+    # The accuracy of the member that answered, not of the ensemble.
+    assert [row[:2] for row in tab.rows("#accuracy")] == [["fails, degraded", "80.0 %"]]
     assert tab.barriers("#answer") == []
     page.click("#tab-live")
     page.wait_for_selector("#live-members tr.failed")

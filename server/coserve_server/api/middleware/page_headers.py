@@ -40,9 +40,10 @@ class PageHeaders:
 
 
 def docs_policy(app: FastAPI, root_path: str) -> bytes:
-    """Return a Content-Security-Policy that allows only what the page /docs needs.
+    """Return a Content-Security-Policy that allows only what the pages / and /docs need.
 
-    Swagger UI has one inline script, sets styles from its scripts, and keeps its icons in data: addresses.
+    Swagger UI has one inline script, sets styles from its scripts, and keeps its icons in data: addresses. So
+    do the charts and the photograph of the page at /, which has no inline script.
 
     Args:
         root_path: path prefix of the application, which the inline script holds.

@@ -141,7 +141,7 @@ export function raceBars(lanes, line, now = Infinity) {
       Plot.text(written, {
         x: "end",
         y: "key",
-        text: (bar) => (bar.error ? `✕ ${bar.late ? "late" : "failed"}` : milliseconds(bar.end)),
+        text: (bar) => (bar.error ? `✕ ${bar.late ? `late at ${milliseconds(bar.waited)}` : "failed"}` : milliseconds(bar.end)),
         fill: (bar) => (bar.error ? FAILED : "currentColor"),
         textAnchor: "start",
         dx: 5,
@@ -153,7 +153,7 @@ export function raceBars(lanes, line, now = Infinity) {
 
 /** One dot per ensemble and per subset of its members. dots: {top1, ms, whole, title, lane}. */
 export function accuracyDots(dots) {
-  const fill = (dot) => colour(dot.lane);
+  const fill = (dot) => (dot.failed ? FAILED : colour(dot.lane));
   return (width) => ({
     height: Math.max(220, Math.min(320, width * 0.7)),
     marginLeft: 46,

@@ -85,13 +85,15 @@ function summarise(replies) {
  * The latency of a subset is the time until its last member has answered, while all members run.
  */
 export function accuracyPoints(lanes) {
-  return lanes.flatMap(({ model, replies, ms }, lane) => {
+  return lanes.flatMap(({ model, replies, drawn, ms }, lane) => {
     if (ms === null) return [];
     const { accuracy = {} } = model.provenance;
     const size = model.members.length;
     const short = `S=${size}`;
-    const whole = accuracy.ensemble?.top1;
-    const dots = whole === undefined ? [] : [{ top1: whole, ms, whole: true, short, title: model.name, lane }];
+    // That of the members that answered, which may lack some.
+    const whole = drawn.measured_top1;
+    const title = `${model.name}${drawn.degraded ? ", degraded" : ""}`;
+    const dots = whole === null ? [] : [{ top1: whole, ms, whole: true, short, title, lane, failed: drawn.degraded }];
     for (const subset of accuracy.subsets ?? []) {
       if (subset.members.length === size) continue;
       const times = replies.map((reply) => latest(reply, subset.members)).filter((time) => time !== null);

@@ -96,6 +96,7 @@ function drawLane({ model, drawn, ms, overlap, degraded, replies }) {
       end: member.end_ms,
       error: member.used ? null : member.error,
       late: member.end_ms === null,
+      waited: ms,
       index,
     })),
   };
@@ -128,9 +129,11 @@ function verdict(drawn, line) {
   if (line === null || !divided.length) {
     return drawn.map(({ model, ms }) => `${model.name} took ${milliseconds(ms)}`).join("; ") + ".";
   }
-  const parts = divided.map(({ model, ms }) => {
+  const parts = divided.map(({ model, ms, degraded, replies }) => {
+    const took = `S=${model.members.length} took ${milliseconds(ms)}`;
+    if (degraded) return `${took} and lacked members in ${degraded} of ${replies.length} answers`;
     const ratio = ms < line ? `${(line / ms).toFixed(2)} times as fast` : `${(ms / line).toFixed(2)} times as slow`;
-    return `S=${model.members.length} took ${milliseconds(ms)}, ${ratio}`;
+    return `${took}, ${ratio}`;
   });
   return `The undivided network, the dashed line, took ${milliseconds(line)}; ${parts.join("; ")}.`;
 }

@@ -27,21 +27,19 @@ export function span(reply) {
 /** Send the requests, each to every ensemble in turn, so that whatever else runs slows all alike.
  *
  * The first round warms up and does not count. Returns a lane per ensemble, with its replies;
- * `progress(done, all)` hears of each request. Throws a Problem if an ensemble does not answer.
+ * `progress(done, all)` hears of each round. Throws a Problem if an ensemble does not answer.
  */
 export async function race(models, photograph, signal, progress, rounds = ROUNDS) {
   const lanes = models.map((model) => ({ model, replies: [], problem: null }));
   const begun = performance.now();
-  const all = (rounds + 1) * lanes.length;
-  let done = 0;
   for (let round = 0; round <= rounds; round += 1) {
     for (const lane of lanes) {
       if (signal.aborted) return finish(lanes);
       const late = performance.now() - begun > PATIENCE_MS;
       if (!lane.problem && !(late && lane.replies.length)) await ask(lane, photograph, signal, round > 0);
-      done += 1;
-      progress(done, all);
     }
+    // Once a round: what the browser draws takes time from the members if it runs on the same cores.
+    progress(round + 1, rounds + 1);
   }
   return finish(lanes);
 }

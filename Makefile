@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo wheel test test-compat test-compose test-cluster lint bench bench-peers speedup force perf-analyzer browser clean
+.PHONY: setup demo wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup force perf-analyzer browser clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -66,6 +66,9 @@ test-cluster: $(VENV)/.all .cluster/installed  ## the Helm chart behind Envoy, P
 
 bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once
 	$(BIN)/coserve bench speedup --repository model_repository --network wide_resnet16_4
+
+gpu:  ## members on one GPU: nine minutes; PYTHON needs PyTorch alone
+	$(PYTHON) benchmarks/gpu.py --output benchmarks/results/gpu
 
 speedup: $(SPEEDUP:%=benchmarks/results/speedup/%.json)  ## what docs/results/performance.md shows: ten minutes in quiet
 	$(BIN)/python benchmarks/speedup_page.py

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
+from coserve_bench.random_networks import SAMPLES, randomise
 from coserve_export.parity import Precision
 from coserve_export.trained import export_networks
 from coserve_training.counting import DATASETS
 from coserve_training.networks import member_network
 from coserve_training.runs.folder import Run
-
-SAMPLES = 8
 
 
 def export_family(
@@ -64,24 +62,3 @@ def export_family(
             done += 1
             if progress is not None:
                 progress("exporting", done, len(splits) * len(precisions))
-
-
-def randomise(network: nn.Module, image_size: int) -> nn.Module:
-    """Set the batch norms of an untrained network as training might leave them.
-
-    Scales are drawn around 1, so that no branch vanishes. Means and variances are those of the activations of
-    normally distributed images, so that activations stay finite in a network of any depth.
-
-    Returns:
-        the network, in evaluation mode.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-            module.reset_running_stats()
-            # Average over all batches, with equal weights.
-            module.momentum = None
-    with torch.no_grad():
-        network.train()(torch.randn(SAMPLES, 3, image_size, image_size))
-    return network.eval()

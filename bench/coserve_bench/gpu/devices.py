@@ -128,7 +128,7 @@ def open_device(name: str) -> Device:
         SystemExit: PyTorch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(f"PyTorch {torch.__version__} finds no GPU; --device cpu tries the steps without one")
+        raise SystemExit(f"PyTorch {torch.__version__} finds no GPU; --device cpu tries all without one")
     return Cuda() if name == "cuda" else Cpu()
 
 

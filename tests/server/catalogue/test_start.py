@@ -145,6 +145,7 @@ def test_a_start_that_no_error_ends_waits_for_something_to_serve(kind: str, tmp_
             while set(engine.ensembles) != {"pair", "rotten"}:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             assert catalogue.faults() == []
+            assert catalogue.unreadable is None
             watching.cancel()
         finally:
             await engine.close()

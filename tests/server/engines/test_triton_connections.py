@@ -120,3 +120,32 @@ def test_the_token_goes_with_every_call_and_only_encrypted(repository: Path, tmp
         assert fake.tokens == {"Bearer secret"}
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(("certified", "trusted"), [("localhost", True), ("elsewhere.test", False)])
+def test_the_certificate_is_for_the_name_in_the_settings(
+    certified: str, trusted: bool, repository: Path, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "root.pem")
+    mine = authority.issue_cert(certified)
+    key = [(mine.private_key_pem.bytes(), mine.cert_chain_pems[0].bytes())]
+
+    async def run() -> None:
+        fake = FakeTriton(repository)
+        port = (await fake.start(credentials=grpc.ssl_server_credentials(key))).rpartition(":")[2]
+        engine = await TritonEngine.connect(
+            load_settings(
+                engine="triton",
+                triton_url=f"localhost:{port}",
+                triton_tls=True,
+                triton_root_certificates=tmp_path / "root.pem",
+            )
+        )
+        try:
+            assert bool(engine.ensembles) is trusted
+        finally:
+            await engine.close()
+            await fake.stop()
+
+    asyncio.run(run())

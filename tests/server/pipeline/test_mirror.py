@@ -132,6 +132,19 @@ def test_the_mirror_waits_until_nobody_else_does(monkeypatch: pytest.MonkeyPatch
     serve(use)
 
 
+def test_a_request_that_follows_at_once_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "IDLE_S", 0.02)
+
+    async def use(served: Served) -> None:
+        await served.answer(1)
+        with served.core.admitted(Record()):
+            await asyncio.sleep(0.06)
+            assert [name for name, _ in served.engine.batches_given] == ["pair"]
+        await served.given("other", 1)
+
+    serve(use)
+
+
 def test_what_waits_too_long_or_needs_too_much_memory_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     # The images of one request, and its answer: 4 * 4 * 3 * 4 and 2 * 8 bytes.
     monkeypatch.setattr(mirror_module, "MAX_WAITING_BYTES", 2 * (192 + 16))

@@ -188,7 +188,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500), [[400]]),
     "no HTTP": (b"hello world\r\n\r\n", [[400]]),
-    "HTTP/0.9": (b"GET /\r\n\r\n", [[400], [404]]),
+    "HTTP/0.9": (b"GET /\r\n\r\n", [[400], [200]]),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", [[400], [404, 400]]),
     "no host": (b"GET /healthz HTTP/1.1\r\n\r\n", [[400]]),
     "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", [[400]]),

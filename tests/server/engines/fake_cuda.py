@@ -30,6 +30,7 @@ class FakeDriver:
     Attributes:
         copies: bytes copied in each direction, by `upload`, `copy` and `download`, each call apart.
         memory: what is allocated, by address.
+        gpus: their number.
         free: what each GPU reports as free, in bytes.
     """
 
@@ -39,7 +40,7 @@ class FakeDriver:
     def __init__(self, gpus: int, free: int = 2**33) -> None:
         self.copies: Counter[str] = Counter()
         self.memory: dict[int, Any] = {}
-        self._gpus = gpus
+        self.gpus = gpus
         self.free = free
         self._context: object = None
 
@@ -47,7 +48,7 @@ class FakeDriver:
         return (Status.CUDA_SUCCESS,)
 
     def cuDeviceGetCount(self) -> tuple[Status, int]:
-        return Status.CUDA_SUCCESS, self._gpus
+        return Status.CUDA_SUCCESS, self.gpus
 
     def cuDeviceGet(self, number: int) -> tuple[Status, int]:
         return Status.CUDA_SUCCESS, number

@@ -123,6 +123,19 @@ def test_copies_share_a_batch(tmp_path: Path, driver: FakeDriver) -> None:
     np.testing.assert_allclose(one.logits, expected(tmp_path, 0, images(1)), atol=1e-3)
 
 
+def test_copies_of_two_members_on_one_gpu_take_different_parts(tmp_path: Path, driver: FakeDriver) -> None:
+    write_repository(tmp_path, members=2)
+    driver.gpus = 3
+
+    async def use(engine: EmbeddedEngine) -> list[MemberRun]:
+        return await infer(engine, images(7))
+
+    runs = with_engine(tmp_path, use, EngineOptions(gpus=(0, 1, 2)), ONE)
+    assert [run.device for run in runs] == ["cuda:0,2,1", "cuda:1,0,2"]
+    for index, run in enumerate(runs):
+        np.testing.assert_allclose(run.logits, expected(tmp_path, index, images(7)), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("largest", "sizes"),
     [(1, [1]), (2, [1, 2]), (64, [1, 2, 4, 8, 16, 32, 64]), (48, [1, 2, 4, 8, 16, 32, 48])],

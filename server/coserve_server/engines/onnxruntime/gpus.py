@@ -106,7 +106,8 @@ class GpuMember(LoadedMember):
     def close(self) -> None:
         """Free the GPUs' memory while no graph is being captured."""
         for thread in self.threads:
-            thread.shutdown()
+            # One that is stuck frees its session when it ends.
+            thread.shutdown(wait=False, cancel_futures=True)
         with CAPTURES.using():
             self.replicas.clear()
 

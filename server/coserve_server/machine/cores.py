@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,14 +58,18 @@ def core_limits(root: Path = Path("/")) -> CoreLimits:
 
 
 def usable_cores(root: Path = Path("/")) -> Cores:
-    """Return the smaller of the CPU affinity and the CPU bandwidth quota, rounded down: see `core_limits`."""
+    """Return the smaller of the CPU affinity and the CPU bandwidth quota, rounded up: see `core_limits`.
+
+    Rounded down, a part of a quota would be left unused: with 1.5 cores, members at once had 1.25 to 1.5 times
+    the throughput of members one after another.
+    """
     limits = core_limits(root)
     quota = float("inf") if limits.quota is None else limits.quota
     allowed = limits.affinity
     if allowed is None:
-        return Cores(max(1, int(min(limits.online, quota))), None)
+        return Cores(math.ceil(min(limits.online, quota)), None)
     if quota < len(allowed):
-        return Cores(max(1, int(quota)), None)
+        return Cores(math.ceil(quota), None)
     return Cores(len(allowed), allowed)
 
 

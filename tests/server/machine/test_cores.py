@@ -7,6 +7,8 @@ from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.machine.cores import CoreLimits, Cores, core_limits, usable_cores
 from coserve_server.machine.memory import available_bytes
 
+SHARED = ("200000 100000", "250000 100000", "50000 100000", "750000 100000")
+"""Quotas below eight cores."""
 V2_MOUNT = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
 V1_MOUNT = "33 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct"
 
@@ -32,8 +34,9 @@ def test_without_control_groups_the_affinity_counts(tmp_path: Path) -> None:
     ("limit", "count"),
     [
         ("200000 100000", 2),
-        ("250000 100000", 2),
+        ("250000 100000", 3),
         ("50000 100000", 1),
+        ("750000 100000", 8),
         ("1600000 100000", 8),
         ("max 100000", 8),
     ],
@@ -42,7 +45,7 @@ def test_version_2_quota_in_a_container(tmp_path: Path, limit: str, count: int) 
     mount = V2_MOUNT.format(root="/")
     cores = usable_cores(system(tmp_path, mount, "0::/", {"sys/fs/cgroup/cpu.max": limit}))
     assert cores.count == count
-    assert (cores.ids is None) == (count < 8), "threads are pinned only where no quota shares the cores"
+    assert (cores.ids is None) == (limit in SHARED), "threads are pinned only where no quota shares the cores"
 
 
 def test_limits_tell_affinity_quota_and_hyper_threads(
@@ -72,7 +75,7 @@ def test_version_2_quota_of_a_parent_counts(tmp_path: Path) -> None:
     assert usable_cores(system(tmp_path, V2_MOUNT.format(root="/"), group, files)).count == 3
 
 
-@pytest.mark.parametrize(("quota", "count"), [("-1", 8), ("400000", 4), ("150000", 1)])
+@pytest.mark.parametrize(("quota", "count"), [("-1", 8), ("400000", 4), ("150000", 2)])
 def test_version_1_quota_in_a_container_without_namespace(tmp_path: Path, quota: str, count: int) -> None:
     folder = "sys/fs/cgroup/cpu,cpuacct"
     files = {f"{folder}/cpu.cfs_quota_us": quota, f"{folder}/cpu.cfs_period_us": "100000"}

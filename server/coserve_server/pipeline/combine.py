@@ -51,20 +51,26 @@ def combine(
         calibration: a temperature for each number of members that are averaged.
     """
     logits = member_logits.astype(np.float64)
+    count = len(logits)
     # Scale by the largest weight first, so that the sum cannot overflow.
-    shares = weights / weights.max()
-    shares /= shares.sum()
-    members, logarithms = _softmax(logits / calibration.temperature(1))
-    combined = np.einsum("s,snc->nc", shares, logits)
-    probabilities, own_logarithms = _softmax(combined / calibration.temperature(len(logits)))
-    mixture = np.einsum("s,snc->nc", shares, members)
+    shares = weights / np.maximum.reduce(weights)
+    shares /= np.add.reduce(shares)
+    combined = _mean(shares, logits)
+    # The members and their mean together: for tiny arrays, a call of NumPy costs more than its arithmetic.
+    scaled = np.empty((count + 1, *combined.shape))
+    np.divide(logits, calibration.temperature(1), out=scaled[:count])
+    np.divide(combined, calibration.temperature(count), out=scaled[count])
+    probabilities, logarithms = _softmax(scaled)
+    entropies = _entropy(probabilities, logarithms)
+    members = probabilities[:count]
+    mixture = _mean(shares, members)
     # Clamp before taking logs: 0 * log 0 counts as 0.
     mixture_entropy = _entropy(mixture, np.log(np.maximum(mixture, TINY)))
-    information = mixture_entropy - shares @ _entropy(members, logarithms)
+    information = mixture_entropy - shares @ entropies[:count]
     return Combined(
         logits=combined,
-        probabilities=probabilities,
-        entropy=_entropy(probabilities, own_logarithms),
+        probabilities=probabilities[count],
+        entropy=entropies[count],
         # Rounding may leave a negative value of the order of 1e-16.
         disagreement=np.maximum(information, 0),
         member_probabilities=members,
@@ -74,6 +80,11 @@ def combine(
 def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     """Return the class ids of the `k` largest scores of one image `[C]`, largest first; ties by class id."""
     return np.argsort(-scores, kind="stable")[:k]
+
+
+def _mean(shares: Floats, values: Floats) -> Floats:
+    """Return the weighted mean of `[S, N, C]` over the members, `[N, C]`."""
+    return np.asarray((shares @ values.reshape(len(values), -1)).reshape(values.shape[1:]))
 
 
 def _softmax(logits: Floats) -> tuple[Floats, Floats]:

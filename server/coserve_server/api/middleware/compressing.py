@@ -27,7 +27,6 @@ class Compressing:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        encoding = choose_encoding(Headers(scope=scope).get("accept-encoding", ""))
         start: Message | None = None
 
         async def compressing_send(message: Message) -> None:
@@ -39,7 +38,7 @@ class Compressing:
                 begun = start
                 start = None
                 if not message.get("more_body", False):
-                    message = await _compress(begun, message, encoding)
+                    message = await _compress(begun, message, scope)
                 await send(begun)
             await send(message)
 
@@ -71,12 +70,15 @@ def _read_weight(parameters: str) -> float:
         return 0
 
 
-async def _compress(start: Message, body: Message, encoding: str | None) -> Message:
+async def _compress(start: Message, body: Message, scope: Scope) -> Message:
     """Return the message of the body, compressed if that makes it smaller; change the headers to fit."""
     content: bytes = body.get("body", b"")
-    headers = MutableHeaders(raw=list(start["headers"]))
-    if len(content) < MIN_BYTES or not _is_compressible(headers):
+    if len(content) < MIN_BYTES:
         return body
+    headers = MutableHeaders(raw=list(start["headers"]))
+    if not _is_compressible(headers):
+        return body
+    encoding = choose_encoding(Headers(scope=scope).get("accept-encoding", ""))
     headers.add_vary_header("Accept-Encoding")
     if encoding is not None:
         inline = len(content) <= INLINE_BYTES

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LINGER_S = 10
@@ -22,8 +21,8 @@ class LingeringClose:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and watch how much of its body is read."""
-        headers = Headers(scope=scope) if scope["type"] == "http" else {}
-        unread = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        headers = dict(scope["headers"]) if scope["type"] == "http" else {}
+        unread = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
         if not unread:
             await self.app(scope, receive, send)
             return

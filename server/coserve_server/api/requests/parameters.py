@@ -5,6 +5,7 @@ FastAPI's own parsing took a third of the time that a small image's request spen
 
 import math
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -29,7 +30,8 @@ def parse_query(request: Request, model: type[M]) -> M:
         RequestValidationError: a parameter is unknown or invalid.
     """
     try:
-        return model.model_validate(dict(request.query_params))
+        query = request.scope["query_string"].decode("latin-1")
+        return model.model_validate(dict(parse_qsl(query, keep_blank_values=True)) if query else {})
     except ValidationError as error:
         faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
         raise RequestValidationError(faults) from error

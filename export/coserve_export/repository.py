@@ -14,6 +14,7 @@ from coserve_export.triton_config import ensemble_config, mean_config, member_co
 
 CONFIG_FILE = "config.pbtxt"
 FIRST_VERSION = 1
+KEPT = "Keeps this folder where empty folders and files are dropped.\n"
 
 
 def check_can_write(repository: Path, name: str, overwrite: bool) -> None:
@@ -121,5 +122,6 @@ def build_version(root: Path, description: Description, members: Sequence[Member
         (folder / "model.onnx").write_bytes(model)
     ensemble = root / description.name / str(version)
     ensemble.mkdir(parents=True)
-    # Triton requires this folder and ignores the file; Git would drop the folder if it were empty.
-    (ensemble / ".keep").touch()
+    # Triton requires this folder and ignores the file. Git and object stores drop empty folders, and KServe's
+    # storage initializer drops empty files.
+    (ensemble / ".keep").write_text(KEPT, "utf-8")

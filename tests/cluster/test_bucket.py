@@ -28,7 +28,7 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store") / "models/photos"
     write_repository(folder)
     # As an export does, since a bucket has no empty folders.
-    (folder / "pair/1/.keep").touch()
+    (folder / "pair/1/.keep").write_text("kept")
     return folder
 
 

@@ -35,6 +35,12 @@ def test_layout(repository: Path, describe: Describe, tree: Tree) -> None:
     assert list(repository.parent.iterdir()) == [repository]
 
 
+def test_no_folder_is_lost_where_empty_files_are(repository: Path, describe: Describe, tree: Tree) -> None:
+    """KServe's storage initializer copies no empty files from S3 and Azure."""
+    write_ensemble(repository, describe(), NEW, {})
+    assert all(tree(repository).values())
+
+
 def test_servers_of_other_users_can_read_the_folders(repository: Path, describe: Describe) -> None:
     write_ensemble(repository, describe(), NEW, {})
     assert all(path.stat().st_mode & 0o055 == 0o055 for path in repository.rglob("*") if path.is_dir())

@@ -1,6 +1,5 @@
 """Prints what an ensemble knows about its own doubt."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,11 +12,6 @@ if TYPE_CHECKING:
 
 NAME = 18
 """Width of the column of names."""
-
-
-def describe_assessment(assessment: "Assessment") -> dict[str, object]:
-    """Return an assessment for JSON."""
-    return asdict(assessment)
 
 
 def print_assessment(assessment: "Assessment") -> None:

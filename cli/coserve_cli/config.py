@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coserve_cli.help import PlainGroup
+from coserve_cli.help import PlainCommand, PlainGroup
 
 app = typer.Typer(
     name="config",
@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+@app.command("list", cls=PlainCommand)
 def list_() -> None:
     """List every setting with its type or values, its default and its meaning."""
     from coserve_server.configuration import describe
@@ -27,7 +27,7 @@ def list_() -> None:
         typer.echo(f"{setting.name} ({setting.type}{default})\n    {setting.description}")
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def show(
     config: Annotated[
         Path | None, typer.Option(envvar="COSERVE_CONFIG", help="TOML file of settings.", show_default=False)
@@ -55,7 +55,7 @@ def show(
         typer.echo(f"{one.name:{names}}  {one.source:11}  {value}".rstrip())
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def check(file: Annotated[Path, typer.Argument(help="TOML file of settings.")]) -> None:
     """Check a file of settings and the files it names; exit with status 1 if there is a fault.
 

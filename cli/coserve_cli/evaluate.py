@@ -1,5 +1,6 @@
 """`coserve evaluate`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Evaluate an ensemble and its members: accuracy, likelihood, calibration error, disagreement, doubt."""
-    from coserve_cli.assessment import describe_assessment, print_assessment
+    from coserve_cli.assessment import print_assessment
     from coserve_cli.errors import one_line
     from coserve_cli.progress import progress_bars
     from coserve_cli.scores import print_calibration, print_scores
@@ -90,7 +91,7 @@ def evaluate(
         )
         if confusion_matrix is not None:
             matrix.write(confusion_matrix)
-    doubt = describe_assessment(assessment)
+    doubt = asdict(assessment)
     if calibrate:
         print_calibration(evaluation, calibration, subsets, as_json, matrix, doubt)
     else:

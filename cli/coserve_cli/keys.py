@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from coserve_cli.help import PlainGroup
+from coserve_cli.help import PlainCommand, PlainGroup
 
 app = typer.Typer(
     name="keys",
@@ -30,7 +30,7 @@ class RoleName(str, Enum):
     admin = "admin"
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def create(
     name: Name,
     file: File,
@@ -53,7 +53,7 @@ def create(
             raise
 
 
-@app.command("list")
+@app.command("list", cls=PlainCommand)
 def list_(file: File) -> None:
     """List the names and roles of the keys."""
     from coserve_cli.errors import one_line
@@ -65,7 +65,7 @@ def list_(file: File) -> None:
             typer.echo(f"{key.name}  {key.role}")
 
 
-@app.command()
+@app.command(cls=PlainCommand)
 def revoke(name: Name, file: File) -> None:
     """Remove a key from the file, so that servers reject it."""
     from coserve_cli.errors import one_line

@@ -1,6 +1,7 @@
 """Prints results, and writes them to a file."""
 
 import json
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,3 +20,8 @@ def print_results(content: object, table: Iterable[str], file: Path | None, as_j
     typer.echo(text if as_json else "\n".join(table))
     if file is not None:
         write_whole(file, f"{text}\n")
+
+
+def print_wrapped(text: str) -> None:
+    """Print a sentence or a list in lines of at most 80 columns, which are indented after the first."""
+    typer.echo(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from coserve_cli.output import print_wrapped
+
 if TYPE_CHECKING:
     from coserve_training.runs.calibrate import Calibration, Subset
     from coserve_training.runs.classes import ConfusionMatrix
@@ -71,11 +73,11 @@ def _print_worst(matrix: "ConfusionMatrix") -> None:
     worst = sorted(found, key=lambda pair: pair[0])[:WORST]
     if worst:
         listed = ", ".join(f"{one.label} {recall:.2%} of {one.images}" for recall, one in worst)
-        typer.echo(f"lowest recall: {listed}")
+        print_wrapped(f"lowest recall: {listed}")
         pairs = ", ".join(
             f"{pair.actual} as {pair.predicted} {pair.images}" for pair in matrix.confusions[:WORST]
         )
-        typer.echo(f"most confused: {pairs}")
+        print_wrapped(f"most confused: {pairs}")
 
 
 def print_calibration(
@@ -97,8 +99,9 @@ def print_calibration(
     _print_prediction_sets(calibration.prediction_sets, halves)
     if calibration.early_stopping:
         _print_early_stopping(calibration.early_stopping)
-    typer.echo(
-        "\nScores are means over all choices or orders of members. " + _describe_fit(calibration, halves)
+    typer.echo()
+    print_wrapped(
+        f"Scores are means over all choices or orders of members. {_describe_fit(calibration, halves)}"
     )
 
 
@@ -115,7 +118,7 @@ def _print_temperatures(calibration: "Calibration", subsets: Sequence["Subset"])
             f"{nll:>8.4f} → {calibrated_nll:.4f}  {ece:>8.4f} → {calibrated_ece:.4f}"
         )
     for size in calibration.bounded:
-        typer.echo(
+        print_wrapped(
             f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, "
             "not an optimum: calibrate on more images, or harder ones"
         )
@@ -137,12 +140,12 @@ def _print_prediction_sets(sets: "PredictionSets", halves: bool) -> None:
         for coverage in sets.lac.thresholds:
             needed = images_needed(coverage)
             if images < needed:
-                typer.echo(
+                print_wrapped(
                     f"{coverage:.0%} sets by {name} hold every class: they need {needed} images to fit on, "
                     f"not {images}"
                 )
             elif halves and images // 2 < needed:
-                typer.echo(
+                print_wrapped(
                     f"{coverage:.0%} sets by {name} held every class when measured: half of {images} images "
                     f"is fewer than {needed}"
                 )
@@ -160,7 +163,7 @@ def _print_early_stopping(rows: Sequence["EarlyStopping"]) -> None:
 def _describe_fit(calibration: "Calibration", halves: bool) -> str:
     if halves:
         return (
-            "Each half of the\nimages is scored with what was fitted on the other half; what is recorded is "
+            "Each half of the images is scored with what was fitted on the other half; what is recorded is "
             "fitted on both."
         )
-    return f"Everything is\nfitted on the {calibration.images} images of {calibration.split}/."
+    return f"Everything is fitted on the {calibration.images} images of {calibration.split}/."

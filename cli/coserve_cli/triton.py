@@ -20,7 +20,7 @@ def triton(
     repository: Annotated[Path, typer.Option(help="Folder of the model repository.")],
     options: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[-- TRITON OPTIONS]", help="Options for tritonserver, after --."),
+        typer.Argument(metavar="-- TRITON_OPTIONS", help="Options for tritonserver, after --."),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="HTTP port; 0 picks a free one.")] = 0,

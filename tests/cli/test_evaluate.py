@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from coserve_cli.main import app
 from coserve_cli.scores import print_calibration
 from coserve_training.runs.calibrate import calibrate
+from coserve_training.runs.classes import ConfusionMatrix
 from coserve_training.runs.evaluate import score_members
 from tests.training.untrained_run import write_run
 
@@ -44,7 +45,7 @@ def test_calibrating_prints_a_row_per_number_of_members_and_records_what_it_prin
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     temperatures = recorded["calibration"]["temperatures"]
     assert {row[0]: float(row[1]) for row in rows} == pytest.approx(temperatures, abs=1e-4)
-    assert "scored with what was fitted on the other half" in printed
+    assert "scored with what was fitted on the other half" in " ".join(printed.split())
     as_json = json.loads(evaluate(run, "--calibrate", "--json").stdout)
     assert as_json["calibration"] == recorded["calibration"]
     assert len(as_json["subsets"]) == 15
@@ -73,10 +74,12 @@ def test_prediction_sets_and_early_stopping_are_printed_as_recorded(run: Path) -
             f"{raps['coverage']:.2%}",
             f"{raps['size']:.2f}",
         ]
-    assert lines[start + 12 :][:4] == [
-        "95% sets by LAC held every class when measured: half of 30 images is fewer than 19",
+    assert lines[start + 12 :][:6] == [
+        "95% sets by LAC held every class when measured: half of 30 images is fewer than",
+        "  19",
         "99% sets by LAC hold every class: they need 99 images to fit on, not 30",
-        "95% sets by RAPS held every class when measured: half of 24 images is fewer than 19",
+        "95% sets by RAPS held every class when measured: half of 24 images is fewer than",
+        "  19",
         "99% sets by RAPS hold every class: they need 99 images to fit on, not 24",
     ]
     start = lines.index("Early stopping") + 2
@@ -105,8 +108,25 @@ def test_an_optimum_out_of_range_is_reported(capsys: pytest.CaptureFixture[str])
     targets = torch.arange(40) % 4
     logits = 20 * torch.nn.functional.one_hot(targets).float().expand(2, 40, 4)
     print_calibration(score_members(logits, targets), *calibrate(logits, targets), as_json=False)
-    told = [line for line in capsys.readouterr().out.splitlines() if "not an optimum" in line]
+    told = [line for line in capsys.readouterr().out.splitlines() if "limit of the search" in line]
     assert [line.split(" is ")[0] for line in told] == ["0.1 for 1 member", "0.1 for 2 members"]
+
+
+def test_every_line_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """Names of classes may be long, and temperatures may need an explanation."""
+    targets = torch.arange(60) % 6
+    logits = 20 * torch.nn.functional.one_hot((targets + (torch.arange(60) < 30)) % 6).float().expand(
+        4, 60, 6
+    )
+    labels = [f"n0153028{index}_brambling_of_kind_{index}" for index in range(6)]
+    matrix = ConfusionMatrix.count(logits.mean(0), targets, labels)
+    print_calibration(
+        score_members(logits, targets), *calibrate(logits, targets), as_json=False, matrix=matrix
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    listed = " ".join(" ".join(lines).split())
+    assert all(f"{label} 50.00% of 10" in listed for label in labels[:5])
 
 
 def test_too_few_images_are_one_line(run: Path, image_folder: Path, tmp_path: Path) -> None:
@@ -121,7 +141,8 @@ def test_too_few_images_are_one_line(run: Path, image_folder: Path, tmp_path: Pa
 def test_the_worst_classes_are_printed_and_the_matrix_is_written(run: Path, tmp_path: Path) -> None:
     lines = evaluate(run, "--confusion-matrix", tmp_path / "matrix.csv").stdout.splitlines()
     after = lines.index("scored on the test split") + 1
-    assert [line.split(" ")[0] for line in lines[after : after + 3]] == ["mean", "lowest", "most"]
+    starts = [line.split(" ")[0] for line in lines[after:] if line[:1].strip()]
+    assert starts[:3] == ["mean", "lowest", "most"]
     assert (tmp_path / "matrix.csv").read_text().splitlines()[0] == "actual \\ predicted,blue,green,red"
     refused = evaluate(run, "--confusion-matrix", tmp_path / "matrix.jpg")
     assert refused.exit_code == 1

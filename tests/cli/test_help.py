@@ -138,6 +138,7 @@ def test_help_fits_80_columns_and_cuts_no_name(arguments: list[str]) -> None:
     shown = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "80"}).stdout
     assert max(map(len, shown.splitlines())) <= 80
     assert "..." not in shown.partition("\n")[2]
+    assert not re.search(r"<[a-zA-Z]+(\[|>|\|| range)|\{", shown.replace("<class>", "")), "a name of Typer's"
     command = get_command(app)
     for name in arguments:
         command = command.commands[name]

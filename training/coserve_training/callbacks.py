@@ -113,11 +113,12 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / "last.ckpt")
         if trainer.is_global_zero:
             write_history(self.folder, self.history.rows)
-            size = "" if grown else f" at {row['image_size']}×{row['image_size']} pixels"
+            pixels = "" if grown else f"  {row['image_size']} px"
+            left = _time_left(config, row["epoch"], row["seconds"])
             self.report(
                 f"epoch {row['epoch']}/{row['epochs']}  loss {row['train_loss']:.4f}  "
-                f"train top-1 {row['train_top1']:.2%}  {chooses} top-1 {row[f'{chooses}_top1']:.2%}{size}  "
-                f"{row['seconds']:.0f} s"
+                f"train {row['train_top1']:.2%}  {chooses} {row[f'{chooses}_top1']:.2%}{pixels}  "
+                f"{row['seconds']:.0f} s{left}"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,6 +128,15 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best accuracy from a checkpoint."""
         self.best = dict(state_dict["best"])
+
+
+def _time_left(config: TrainConfig, trained: int, seconds: float) -> str:
+    """Describe how long the remaining epochs take, if time is proportional to the images' area."""
+    areas = [config.size_at(epoch) ** 2 for epoch in range(trained - 1, config.epochs)]
+    minutes = round(seconds * sum(areas[1:]) / areas[0] / 60)
+    if trained == config.epochs:
+        return ""
+    return f"  {minutes // 60} h {minutes % 60:02} min left" if minutes >= 60 else f"  {minutes} min left"
 
 
 def write_history(folder: Path, rows: list[dict[str, Any]]) -> None:

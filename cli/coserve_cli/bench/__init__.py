@@ -5,7 +5,7 @@ import typer
 from coserve_cli.bench.http import http
 from coserve_cli.bench.perf_analyzer import perf_analyzer
 from coserve_cli.bench.speedup import speedup
-from coserve_cli.help import PlainGroup
+from coserve_cli.help import PlainCommand, PlainGroup
 
 app = typer.Typer(
     name="bench",
@@ -14,6 +14,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-app.command()(http)
-app.command()(perf_analyzer)
-app.command()(speedup)
+app.command(cls=PlainCommand)(http)
+app.command(cls=PlainCommand)(perf_analyzer)
+app.command(cls=PlainCommand)(speedup)

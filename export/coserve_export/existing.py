@@ -69,7 +69,8 @@ def export_onnx(
         repository: Triton's model repository; created if it does not exist.
         name: the ensemble's name.
         labels: one label per class, in order of class index, or a text file with one per line.
-        mean, std: the channel statistics that the networks were trained with, in units of pixel / 255.
+        mean: mean of each channel that the networks were trained with, in units of pixel / 255.
+        std: standard deviations, likewise.
         resize_size: length in pixels that the shorter side is resized to before the central crop; by default
             the longer side of the networks' input.
         stretch: resize to the networks' input without keeping proportions, instead of cropping.

@@ -12,7 +12,13 @@ PLAIN = TrainConfig(network="wide_resnet10_1", data=("photos",), split=1, epochs
 
 @pytest.mark.parametrize(
     ("trained", "seconds", "words"),
-    [(1, 60.0, "  23 min left"), (1, 600.0, "  3 h 50 min left"), (23, 60.0, "  1 min left"), (24, 60.0, "")],
+    [
+        (1, 60.0, "  23 min left"),
+        (1, 600.0, "  3 h 50 min left"),
+        (23, 60.0, "  60 s left"),
+        (23, 99.0, "  2 min left"),
+        (24, 60.0, ""),
+    ],
 )
 def test_the_remaining_epochs_take_as_long_as_the_last(trained: int, seconds: float, words: str) -> None:
     assert _time_left(PLAIN, trained, seconds) == words

@@ -133,10 +133,13 @@ class Checkpoints(Checkpoint):
 def _time_left(config: TrainConfig, trained: int, seconds: float) -> str:
     """Describe how long the remaining epochs take, if time is proportional to the images' area."""
     areas = [config.size_at(epoch) ** 2 for epoch in range(trained - 1, config.epochs)]
-    minutes = round(seconds * sum(areas[1:]) / areas[0] / 60)
+    left = seconds * sum(areas[1:]) / areas[0]
     if trained == config.epochs:
         return ""
-    return f"  {minutes // 60} h {minutes % 60:02} min left" if minutes >= 60 else f"  {minutes} min left"
+    if left < 90:
+        return f"  {left:.0f} s left"
+    hours, minutes = divmod(round(left / 60), 60)
+    return f"  {hours} h {minutes:02} min left" if hours else f"  {minutes} min left"
 
 
 def write_history(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup force perf-analyzer browser clean
+.PHONY: setup demo docs wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup force perf-analyzer browser clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -27,11 +27,14 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/.all: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[all,dev]'
+	$(PIP) --editable '.[all,dev,docs]'
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## serve the shipped ensembles
 	$(BIN)/coserve serve --repository model_repository --default-model wide_resnet16_4_s2 --port $(PORT)
+
+docs: $(VENV)/.all  ## the documentation as a site in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 wheel: | $(BIN)/python  ## the wheel in dist/, tried in an empty environment
 	rm -f dist/coserve-*.whl

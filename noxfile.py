@@ -72,7 +72,7 @@ def quick(session: nox.Session) -> None:
 @nox.session(python=PYTHONS)
 def setup(session: nox.Session) -> None:
     """Check, without installing anything, that `make setup` finds every package of constraints.txt."""
-    install(session, "--dry-run", *CONSTRAINTS, "--editable", ".[all,dev]")
+    install(session, "--dry-run", *CONSTRAINTS, "--editable", ".[all,dev,docs]")
 
 
 @nox.session(python=OLDEST_PYTHON)

@@ -11,12 +11,9 @@ import argparse
 from collections import defaultdict
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 
+from coserve_bench import plot_style
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 
@@ -43,30 +40,36 @@ def plot(ensembles: list[Ensemble], output: Path) -> None:
             [mean - min(values) for mean, values in zip(means, by_size.values(), strict=True)],
             [max(values) - mean for mean, values in zip(means, by_size.values(), strict=True)],
         ]
-        axes.errorbar(cost, means, bars, color=colour(split), linewidth=0.8, linestyle=":", capsize=2)
-        axes.annotate(
-            provenance["network"],
-            (cost[-1], means[-1]),
-            (-6, 4),
-            textcoords="offset points",
-            size=7,
-            ha="right",
+        axes.errorbar(
+            cost, means, bars, color=plot_style.SPLITS[split], linewidth=0.8, linestyle=":", capsize=2
         )
         by_split[split].append((cost[-1], means[-1]))
     for split, points in sorted(by_split.items()):
-        axes.plot(*zip(*sorted(points), strict=True), marker="o", color=colour(split), label=f"S = {split}")
+        axes.plot(
+            *zip(*sorted(points), strict=True),
+            marker="o",
+            color=plot_style.SPLITS[split],
+            label=f"S = {split}",
+        )
     images = ensembles[0].provenance["accuracy"]["images"]
     axes.set_xlabel("multiply-adds of the members that answer (millions)")
     axes.set_ylabel(f"top-1 accuracy on {images:,} test images (%)")
     axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(output, dpi=120)
-
-
-def colour(split: int) -> str:
-    """Return the colour of a number of members."""
-    return f"C{split.bit_length() - 1}"
+    # One name for the ensembles of a network, below all of their points.
+    for network in {ensemble.provenance["network"] for ensemble in ensembles}:
+        whole = [accuracy_by_members(one) for one in ensembles if one.provenance["network"] == network]
+        costs = [
+            one.provenance["split"] * one.provenance["member_multiply_adds"] / 1e6
+            for one in ensembles
+            if one.provenance["network"] == network
+        ]
+        lowest = min(max(by_size.items())[1][0] for by_size in whole)
+        middle = (min(costs) + max(costs)) / 2
+        axes.annotate(
+            network, (middle, lowest), (0, -16), textcoords="offset points", ha="center", fontsize=9
+        )
+    plot_style.save(figure, output)
 
 
 def main() -> None:

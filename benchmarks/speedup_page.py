@@ -15,7 +15,6 @@ from pathlib import Path
 from marked_page import markdown, update
 
 from coserve_bench.speedup.report import Report, Row
-from coserve_bench.speedup.table import describe
 from coserve_bench.speedup.ways import ALL_DEVICES, CONCURRENT, ONE_DEVICE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +57,7 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
             f"Measured on {machine['count']} {machine['devices']} ({machine['processor']}) with ONNX Runtime "
             f"{machine['onnxruntime']}. Peak: {peak['one_device']:.0f} GFLOP/s on one, "
             f"{peak['all_devices']:.0f} on all.{others} "
-            f"[Results as JSON](../../benchmarks/results/speedup/{name}.json).\n"
+            f"[All rows as JSON](../../benchmarks/results/speedup/{name}.json).\n"
         )
         for one in report.networks:
             accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"
@@ -66,7 +65,7 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
             yield f"- S={one.split} {one.precision}: {members}{accuracy}"
         yield from (f"- not measured: {reason}" for reason in report.missing)
         yield ""
-        yield from markdown(rows(report))
+        yield from markdown(table(report))
         folder = os.path.relpath(images[name], place)
         yield f"\n![Latency by S and batch size]({folder}/latency.png)"
         if report.top1:
@@ -95,31 +94,25 @@ def summary(reports: dict[str, Report]) -> Iterator[Cells]:
                 ]
 
 
-def rows(report: Report) -> Iterator[Cells]:
-    """Yield every row of one network's report."""
-    head = ["engine", "batch", "S", "way", "median ms (quartiles)", "images/s", "overlap"]
-    yield [*head, "speedup", "ideal", "reached", "floor ms", "of the peak", "MiB"]
+def table(report: Report) -> Iterator[Cells]:
+    """Compare the ways that matter, in ms, with a row for each engine, precision, batch size and division."""
+    yield ["engine", "batch", "S", "one device", "all devices", "concurrent", "overlap", "reached"]
     for (engine, precision), size in product(report.runners, report.batch_sizes):
-        for row in report.comparable_rows(engine, precision, size):
-            way = describe(row.way, row.split, str(report.machine["devices"]))
-            yield [f"{engine} {precision}", str(size), str(row.split), way, *figures(row)]
+        rows = report.comparable_rows(engine, precision, size)
+        for split in sorted({row.split for row in rows}):
+            by_way = {row.way: row for row in rows if row.split == split}
+            together = by_way.get(CONCURRENT)
+            yield [
+                *(f"{engine} {precision}", str(size), str(split)),
+                *(median(by_way.get(way)) for way in (ONE_DEVICE, ALL_DEVICES, CONCURRENT)),
+                "" if together is None else f"{together.overlap.median:.2f}",
+                "" if together is None else f"{together.speedup / together.ideal_speedup:.0%}",
+            ]
 
 
-def figures(row: Row) -> Cells:
-    """Format the figures of one row."""
-    ms = row.ms
-    memory = row.memory_mib
-    return [
-        f"{ms.median:.2f} ({ms.q1:.2f}–{ms.q3:.2f})",
-        f"{row.images_per_s:.0f}",
-        f"{row.overlap.median:.2f}",
-        f"{row.speedup:.2f}",
-        f"{row.ideal_speedup:.2f}",
-        f"{row.speedup / row.ideal_speedup:.0%}",
-        f"{row.floor_ms:.2f}",
-        f"{row.peak_fraction:.0%}",
-        "" if memory is None else f"{memory:.0f}",
-    ]
+def median(row: Row | None) -> str:
+    """Format the median of a row that may be missing."""
+    return "" if row is None else f"{row.ms.median:.2f}"
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from coserve_bench import plot_style
 from coserve_bench.speedup.report import Report, Row
 from coserve_bench.speedup.table import DEVICE_NAMES
 from coserve_bench.speedup.ways import ALL_DEVICES, CONCURRENT, FUSED, FUSED_PARALLEL, ONE_DEVICE
@@ -28,17 +25,10 @@ def draw(report: Report, folder: Path) -> list[Path]:
     Returns:
         the files written.
     """
-    files = [_save(_latency(report), folder / "latency.png")]
+    files = [plot_style.save(_latency(report), folder / "latency.png")]
     if report.top1:
-        files.append(_save(_accuracy(report), folder / "accuracy.png"))
+        files.append(plot_style.save(_accuracy(report), folder / "accuracy.png"))
     return files
-
-
-def _save(figure: Figure, file: Path) -> Path:
-    partial = file.with_name(f".{file.name}.partial")
-    figure.savefig(partial, format="png", dpi=120)
-    plt.close(figure)
-    return partial.rename(file)
 
 
 def _latency(report: Report) -> Figure:
@@ -59,7 +49,7 @@ def _latency(report: Report) -> Figure:
                 _bars(axes, rows, kind)
             axes.set_title(f"{engine}, {precision}, batches of {size}")
         row[0].set_ylabel("latency (ms)")
-    panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    panels[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     figure.suptitle(_title(report))
     return figure
 
@@ -72,14 +62,23 @@ def _bars(axes: Axes, rows: list[Row], kind: str) -> None:
             continue
         positions = [splits.index(row.split) + (index - len(WAYS) // 2) * BAR for row in of_way]
         medians = [row.ms.median for row in of_way]
-        axes.bar(positions, medians, BAR * 0.9, yerr=_spread(of_way), label=_label(way, kind))
+        axes.bar(
+            positions,
+            medians,
+            BAR * 0.9,
+            yerr=_spread(of_way),
+            label=_label(way, kind),
+            color=plot_style.WAYS[index],
+            ecolor=plot_style.INK,
+        )
         starts = [position - BAR / 2 for position in positions]
         ends = [position + BAR / 2 for position in positions]
-        lines = axes.hlines([row.floor_ms for row in of_way], starts, ends, "black", "dashed", linewidth=1)
+        lines = axes.hlines(
+            [row.floor_ms for row in of_way], starts, ends, plot_style.INK, "dashed", linewidth=1
+        )
     lines.set_label("perfectly shared")
     axes.set_xticks(range(len(splits)), [f"S={split}" for split in splits])
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
+    axes.grid(visible=False, axis="x")
 
 
 def _accuracy(report: Report) -> Figure:
@@ -89,20 +88,25 @@ def _accuracy(report: Report) -> Figure:
     figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
     top1 = report.top1
     runners = [(engine, precision) for engine, precision in report.runners if (precision, 1) in top1]
+    labels: dict[tuple[float, float], str] = {}
     for engine, precision in runners:
-        for way, rows in _lines(report.comparable_rows(engine, precision, size), kind):
+        for index, (way, rows) in enumerate(_lines(report.comparable_rows(engine, precision, size), kind)):
             medians = [row.ms.median for row in rows]
             accuracies = [100 * top1[precision, row.split] for row in rows]
+            color = plot_style.WAYS[index] if len(runners) == 1 else None
             label = way if len(runners) == 1 else f"{way}, {engine}, {precision}"
-            axes.errorbar(medians, accuracies, xerr=_spread(rows), marker="o", capsize=3, label=label)
+            axes.errorbar(
+                medians, accuracies, xerr=_spread(rows), marker="o", capsize=3, label=label, color=color
+            )
             for row, point in zip(rows, zip(medians, accuracies, strict=True), strict=True):
-                axes.annotate(f"S={row.split}", point, (5, 5), textcoords="offset points", fontsize=8)
+                labels[point] = f"S={row.split}"
     axes.set_xlabel(f"latency (ms), batches of {size}")
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes.margins(y=0.2)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_title(_title(report))
+    plot_style.label_points(axes, labels)
     return figure
 
 

@@ -163,11 +163,12 @@ def test_the_page_has_the_stored_figures(measured: tuple[dict[str, Any], Path], 
     assert speedup_page(*places).returncode == 0
     assert speedup_page(*places, "--check").returncode == 0
     concurrent = next(row for row in values["rows"] if row["way"] == "concurrent")
-    assert f"| concurrent | {concurrent['ms']['median']:.2f} (" in page.read_text("utf-8")
+    figures = f"| {concurrent['ms']['median']:.2f} | {concurrent['overlap']['median']:.2f} |"
+    assert figures in page.read_text("utf-8")
     assert f"![Latency by S and batch size](images/{NETWORK}/latency.png)" in page.read_text("utf-8")
     assert (tmp_path / "images" / NETWORK / "latency.png").is_file()
 
-    page.write_text(page.read_text("utf-8").replace("| concurrent | ", "| concurrent | 1"), "utf-8")
+    page.write_text(page.read_text("utf-8").replace(figures, figures.replace("| ", "| 1")), "utf-8")
     drifted = speedup_page(*places, "--check")
     assert drifted.returncode == 1
     assert "run speedup_page.py" in drifted.stderr

@@ -1,0 +1,53 @@
+"""Run the commands of docs/start/your-photographs.md on a few small images and for one epoch."""
+
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import COSERVE, Serve, serve
+
+__all__ = ["serve"]
+
+PAGE = (Path(__file__).parents[2] / "docs/start/your-photographs.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```\n\$ (coserve .*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+def shape(output: str) -> list[str]:
+    """Return the words that begin lines: figures and names of the reader's classes differ."""
+    lines = [line for line in output.splitlines() if line.strip() and not line.startswith("…")]
+    return list(dict.fromkeys(re.sub(r"[\d.,%]+", "N", line.split()[0]) for line in lines))
+
+
+def test_the_road_leads_from_photographs_to_an_answer(
+    image_folder: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").symlink_to(image_folder)
+    Path("new.jpg").write_bytes(next(image_folder.rglob("*.png")).read_bytes())
+    verbs = []
+    environment = dict(os.environ)
+    for block in BLOCKS:
+        command, _, shown = block.replace("\\\n", "").partition("\n")
+        _, verb, *arguments = shlex.split(command)
+        verbs.append(verb)
+        if verb == "serve":
+            assert arguments == ["--repository", "models"]
+            server = serve(tmp_path / "models")
+            environment["COSERVE_URL"] = server.url
+            assert shape("\n".join(server.announcement[1:])) == shape(shown.partition("\n")[2])
+            continue
+        if verb == "train":
+            arguments[arguments.index("--epochs") + 1] = "1"
+        done = subprocess.run(
+            [COSERVE, verb, *arguments], capture_output=True, text=True, timeout=250, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        if verb == "divide":
+            assert done.stdout == shown
+        else:
+            assert set(shape(shown)) <= {*shape(done.stdout), *shape(done.stderr)}
+    assert verbs == ["divide", "train", "evaluate", "export", "serve", "classify"]

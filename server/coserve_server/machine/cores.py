@@ -60,8 +60,8 @@ def core_limits(root: Path = Path("/")) -> CoreLimits:
 def usable_cores(root: Path = Path("/")) -> Cores:
     """Return the smaller of the CPU affinity and the CPU bandwidth quota, rounded up: see `core_limits`.
 
-    Rounded down, a part of a quota would be left unused: with 1.5 cores, members at once had 1.25 to 1.5 times
-    the throughput of members one after another.
+    Rounded down, a part of a quota would be left unused: with 1.5 cores, two members at once had 1.25 to 1.5
+    times the throughput of two in turn.
     """
     limits = core_limits(root)
     quota = float("inf") if limits.quota is None else limits.quota

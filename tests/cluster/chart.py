@@ -11,7 +11,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / ".cluster"
-"""Where `make .cluster` installs Helm, Envoy and the schemas."""
+"""Where `make .cluster/installed` installs Helm and the schemas."""
 CHART = ROOT / "deploy/helm/coserve"
 NAMESPACE = "vision"
 RELEASE = "photos"

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 TOOLS = Path(__file__).parents[2] / ".cluster"
-ENVOY = TOOLS / "envoy/_bin/envoy"
+ENVOY = TOOLS / "servers/envoy/_bin/envoy"
 CLUSTERS = ("stable", "canary")
 RETRIES = {
     "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",

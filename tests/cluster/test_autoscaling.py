@@ -27,7 +27,7 @@ from tests.server.onnx_repository import write_repository
 __all__ = ["exported", "serve", "triton"]
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make .cluster/installed` fetches Helm"),
+    pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm"),
 ]
 
 PROMETHEUS = shutil.which("prometheus", path=f"{TOOLS / 'bin'}") or shutil.which("prometheus")

@@ -14,10 +14,10 @@ from tests.cluster.chart import TOOLS, render
 from tests.cluster.envoy import free_port
 from tests.server.onnx_repository import write_repository
 
-RCLONE = TOOLS / "bin/rclone"
+RCLONE = TOOLS / "servers/bin/rclone"
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(not RCLONE.exists(), reason="`make .cluster/installed` fetches rclone"),
+    pytest.mark.skipif(not RCLONE.exists(), reason="`make test-cluster` fetches rclone"),
 ]
 KEYS = {"AWS_ACCESS_KEY_ID": "someone", "AWS_SECRET_ACCESS_KEY": "something"}
 """What the Secret holds."""

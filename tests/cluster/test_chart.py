@@ -9,7 +9,7 @@ from tests.cluster.cases import CASES, rendered
 from tests.cluster.chart import NAME, TOOLS
 from tests.cluster.schemas import OTHERS, VERSIONS, fault
 
-pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make .cluster` fetches Helm")
+pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm")
 
 
 @pytest.mark.parametrize("name", CASES)

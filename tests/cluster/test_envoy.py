@@ -16,7 +16,7 @@ from tests.server.onnx_repository import add_version, write_repository
 __all__ = ["serve"]
 pytestmark = [
     pytest.mark.cluster,
-    pytest.mark.skipif(not ENVOY.exists(), reason="`make .cluster` fetches Envoy"),
+    pytest.mark.skipif(not ENVOY.exists(), reason="`make test-cluster` fetches Envoy"),
 ]
 
 DRAIN_DELAY_MS = 10_000

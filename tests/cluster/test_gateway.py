@@ -14,7 +14,7 @@ from tests.integration.conftest import Serve, serve
 from tests.server.onnx_repository import write_repository
 
 __all__ = ["serve"]
-pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make .cluster` fetches Helm")
+pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm")
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")

@@ -12,9 +12,7 @@ from tests.integration.conftest import StartTriton, triton
 from tests.server.onnx_repository import write_repository
 
 __all__ = ["triton"]
-pytestmark = pytest.mark.skipif(
-    not (TOOLS / "helm_python").exists(), reason="`make .cluster/installed` fetches Helm"
-)
+pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm")
 
 TRITON = f"{NAME}-triton"
 

@@ -8,7 +8,11 @@ from tests.cluster.chart import Rendered, render
 MUTUAL = {"secret": "tls", "clientAuthorities": {"secret": "clients"}, "probeSecret": "probe"}
 PARENTS = [{"name": "public", "namespace": "gateways"}]
 TRITON_SCALES = {
-    "triton": {"enabled": True, "autoscaling": {"enabled": True, "kind": "keda", "metric": "queue"}}
+    "triton": {
+        "enabled": True,
+        "autoscaling": {"enabled": True, "kind": "keda", "metric": "queue"},
+        "networkPolicy": {"metricsFrom": [{"namespaceSelector": {}}]},
+    }
 }
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
@@ -80,7 +84,7 @@ CASES: dict[str, dict[str, Any]] = {
         "tls": {"secret": "tls"},
         "serviceMonitor": {"enabled": True, "apiKey": {"secret": "key"}, "tlsConfig": {"serverName": "x"}},
     },
-    "triton": {"triton": {"enabled": True}, "serviceMonitor": {"enabled": True}},
+    "triton": {"triton": {"enabled": True}},
     "triton with gpus": {
         "triton": {
             "enabled": True,
@@ -94,6 +98,7 @@ CASES: dict[str, dict[str, Any]] = {
             "autoscaling": {"enabled": True},
         },
         "repository": {"source": "bucket", "bucket": {"url": "s3://b"}},
+        "serviceMonitor": {"enabled": True},
     },
     "triton scales": TRITON_SCALES | {"prometheus": {"address": "http://prometheus:9090"}},
     "triton elsewhere": {"triton": {"url": "a:8001,b:8001"}},

@@ -4,12 +4,16 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.cases import CASES, rendered
-from tests.cluster.chart import NAME, TOOLS
+from tests.cluster.chart import CHART, NAME, TOOLS, render
 from tests.cluster.schemas import OTHERS, VERSIONS, fault
 
 pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm")
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -119,3 +123,84 @@ def test_the_default_objects() -> None:
         ("Service", NAME),
         ("ServiceAccount", NAME),
     ]
+
+
+@pytest.mark.parametrize("text", ["true", "null", "123", "1e3", "0x1f", "0o7", "1.5", "y"])
+def test_text_that_yaml_takes_for_something_else_stays_text(text: str) -> None:
+    """Every name that a user chooses; what Kubernetes accepts for strings alone tells."""
+    case, named = render(
+        {
+            "nameOverride": text,
+            "fullnameOverride": "x",
+            "image": {"tag": text},
+            "repository": {
+                "source": "bucket",
+                "folder": text,
+                "bucket": {"url": f"s3://{text}", "secret": text},
+            },
+            "auth": {"apiKeys": {"secret": text, "key": text}},
+            "tls": {"secret": text},
+            "httpRoute": {"enabled": True, "parentRefs": [{"name": "x"}], "canary": {"service": text}},
+            "topologySpread": [{"maxSkew": 1, "topologyKey": text, "whenUnsatisfiable": "DoNotSchedule"}],
+            "serviceMonitor": {
+                "enabled": True,
+                "apiKey": {"secret": text, "key": text},
+                "tlsConfig": {"a": "b"},
+            },
+            "serviceAccount": {"name": text},
+            "priorityClassName": text,
+        },
+        {"fullnameOverride": text if text.isalpha() else "x", "autoscaling": {"enabled": True}},
+    )
+    objects = [*case.objects, *named.objects]
+    assert not [found for one in objects if one["kind"] not in OTHERS and (found := fault(one, "1.34"))]
+    assert case["HTTPRoute"]["spec"]["rules"][0]["backendRefs"][1]["name"] == text
+    credentials = case["ServiceMonitor"]["spec"]["endpoints"][0]["authorization"]["credentials"]
+    assert credentials == {"name": text, "key": text}
+
+
+@pytest.mark.parametrize("name", ["default", "s3", "triton"])
+def test_a_pod_may_get_cores_of_its_own(name: str) -> None:
+    """Its quality of service is Guaranteed: all containers have limits and equal requests, init containers too.
+
+    https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/#guaranteed
+    """
+    for one in rendered()[name].objects:
+        if one["kind"] == "Deployment":
+            pod = one["spec"]["template"]["spec"]
+            for container in [*pod.get("initContainers", []), *pod["containers"]]:
+                resources = container["resources"]
+                assert {"cpu", "memory"} <= resources["limits"].keys()
+                assert resources.get("requests", {}).items() <= resources["limits"].items()
+
+
+def test_an_update_is_given_up_only_after_the_time_that_a_start_may_take() -> None:
+    for one in rendered()["triton"].objects:
+        if one["kind"] == "Deployment":
+            (container,) = one["spec"]["template"]["spec"]["containers"]
+            probe = container["startupProbe"]
+            assert one["spec"]["progressDeadlineSeconds"] > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+def test_values_without_a_default_of_nothing_cannot_be_deleted() -> None:
+    """Helm deletes what is null, and a template without it would say `nil pointer` or render nothing."""
+
+    def missing(schema: dict[str, Any], values: dict[str, Any], path: str = "") -> list[str]:
+        schema = SCHEMA["definitions"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        if "properties" not in schema or path.endswith("resources"):
+            return []
+        here = [
+            f"{path}.{key}"
+            for key, value in values.items()
+            if value not in (None, "", [], {}) and key not in schema.get("required", [])
+        ]
+        below = [
+            text
+            for key, value in values.items()
+            if isinstance(value, dict) and key in schema["properties"]
+            for text in missing(schema["properties"][key], value, f"{path}.{key}")
+        ]
+        return here + below
+
+    allowed = {".autoscaling.requests", ".settings.max_connection_age_ms"}
+    assert set(missing(SCHEMA, VALUES)) <= allowed | {".repository.bucket.image.tag", ".triton.image.tag"}

@@ -1,5 +1,6 @@
 """What the chart tells the gateway, beside what the gateway has: settings, paths, times."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.server.onnx_repository import write_repository
 __all__ = ["serve"]
 pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm")
 
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 OTHER_VARIABLES = {"COSERVE_HEALTHCHECK_CERTIFICATE", "COSERVE_HEALTHCHECK_KEY"}
@@ -68,6 +70,8 @@ def test_settings_of_the_chart_s_own_cannot_be_set_twice() -> None:
         "healthcheck_key",
     }
     own |= {"host", "port"}
+    allowed = SCHEMA["properties"]["settings"]["propertyNames"]["enum"]
+    assert set(allowed) == set(Settings.model_fields) - own
     errors = refusals(*({"settings": {name: "x"}} for name in sorted(own)))
     for name, error in zip(sorted(own), errors, strict=True):
         assert f"invalid propertyName '{name}'" in error
@@ -145,11 +149,46 @@ def test_anyone_is_let_in_only_within_the_cluster_or_on_purpose(name: str, anony
     assert ("No key is needed" in case.notes) is anonymous
 
 
+TRITON = {"triton": {"enabled": True}}
+KEYS = {"auth": {"apiKeys": {"secret": "x"}}}
+ROUTE = {"enabled": True, "parentRefs": [{"name": "x"}]}
 NOT_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
+    "probe without clients' authorities": ({"tls": {"probeSecret": "x"}}, "set tls.clientAuthorities.secret"),
+    "certificates and anyone": ({"auth": {"allowAnonymous": True}, "tls": MUTUAL}, "choose"),
+    "name with a digit first": ({"fullnameOverride": "1st"}, "/fullnameOverride"),
+    "name with a dot": ({"nameOverride": "a.b"}, "set fullnameOverride"),
+    "one port twice": ({"service": {"port": 8001}, "grpc": {"enabled": True}}, "change one of them"),
+    "no account": ({"serviceAccount": {"create": False, "annotations": {"a": "b"}}}, "annotate your own"),
+    "no update": ({"triton": {"enabled": True, "maxSurge": "0%"}}, "lets no update begin"),
+    "metrics behind a policy": (TRITON | {"serviceMonitor": {"enabled": True}}, "networkPolicy.metricsFrom"),
+    "parent folder": ({"repository": {"folder": "a/../.."}}, "has no .."),
+    "volume of the chart's": ({"volumes": [{"name": "tmp", "emptyDir": {}}]}, "rename it"),
+    "variable of the chart's": ({"env": [{"name": "COSERVE_ENGINE", "value": "x"}]}, "remove it"),
+    "variable of a probe's": ({"env": [{"name": "COSERVE_PORT", "value": "1"}]}, "remove it"),
+    "variable twice": ({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "remove it"),
+    "canary of nothing": ({"httpRoute": {"canary": {"weight": 1}}}, "another release"),
+    "canary of its own": ({"httpRoute": {"canary": {"service": NAME}}}, "name another release's"),
+    "no share": (KEYS | {"httpRoute": ROUTE | {"weight": 0}}, "are both 0"),
+    "second backend": (KEYS | {"httpRoute": ROUTE | {"rule": {"backendRefs": []}}}, "'backendRefs'"),
+    "fewer than none": (
+        {"autoscaling": {"enabled": True, "minReplicas": 9, "maxReplicas": 3}},
+        "minReplicas (9) is more than maxReplicas (3)",
+    ),
+    "part of nothing": ({"autoscaling": {"enabled": True}, "resources": {"limits": None}}, "limits.cpu"),
+    "no tag": ({"repository": {"image": {"tag": ""}}}, "neither a tag nor a digest"),
+    "tag in the name": ({"image": {"repository": "r/x:1"}}, "/image/repository"),
+    "a setting misspelt": ({"settings": {"defualt_model": "x"}}, "invalid propertyName 'defualt_model'"),
+    "a value deleted": ({"image": None}, "missing property 'image'"),
+    "memory": ({"resources": {"limits": {"memory": "2 GB"}}}, "/resources/limits/memory"),
+    "label of the chart's": ({"podLabels": {"app.kubernetes.io/component": "x"}}, "invalid propertyName"),
+    "no client certificate for metrics": (
+        {"tls": MUTUAL, "serviceMonitor": {"enabled": True, "tlsConfig": {"serverName": "x"}}},
+        "tlsConfig.cert and keySecret",
+    ),
     "load balancer": ({"service": {"type": "LoadBalancer"}}, "set auth.apiKeys.secret"),
     "route": ({"httpRoute": {"enabled": True, "parentRefs": [{"name": "x"}]}}, "set auth.apiKeys.secret"),
     "nobody": ({"auth": {"allowAnonymous": False}}, "nothing else says who may ask"),
-    "both": ({"auth": {"allowAnonymous": True, "apiKeys": {"secret": "x"}}}, "exclude each other"),
+    "both": ({"auth": {"allowAnonymous": True, "apiKeys": {"secret": "x"}}}, "choose"),
     "no parent": (
         {"httpRoute": {"enabled": True}, "auth": {"allowAnonymous": True}},
         "needs httpRoute.parentRefs",
@@ -176,6 +215,7 @@ NOT_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
         "set serviceMonitor.tlsConfig",
     ),
     "misspelt": ({"replcas": 3}, "additional properties 'replcas' not allowed"),
+    "no scaling to none": ({"autoscaling": {"minReplicas": 0}}, "/autoscaling/minReplicas"),
     "part of a core": ({"resources": {"limits": {"cpu": "1500m"}}}, "/resources/limits/cpu"),
     "a fraction of a core": ({"resources": {"limits": {"cpu": 1.5}}}, "/resources/limits/cpu"),
     "another store": (

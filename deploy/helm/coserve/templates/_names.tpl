@@ -1,18 +1,18 @@
 {{/* Names and labels. */}}
 
 {{- define "coserve.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimAll "-" }}
 {{- end }}
 
 {{/* At most 56 characters, since "-triton" follows. */}}
 {{- define "coserve.fullname" -}}
 {{- $name := include "coserve.name" . }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 56 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | trunc 56 | trimAll "-" }}
 {{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 56 | trimSuffix "-" }}
+{{- .Release.Name | trunc 56 | trimAll "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 56 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name $name | trunc 56 | trimAll "-" }}
 {{- end }}
 {{- end }}
 
@@ -31,8 +31,8 @@
 {{/* Labels that select the pods of one tier; (list . "gateway") */}}
 {{- define "coserve.selector" -}}
 {{- $root := first . -}}
-app.kubernetes.io/name: {{ include "coserve.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/name: {{ include "coserve.name" $root | quote }}
+app.kubernetes.io/instance: {{ $root.Release.Name | quote }}
 app.kubernetes.io/component: {{ last . }}
 {{- end }}
 
@@ -45,5 +45,8 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- end }}
 
 {{- define "coserve.image" -}}
+{{- if not (or .tag .digest) }}
+{{- fail (printf "the image %s has neither a tag nor a digest: set one" .repository) }}
+{{- end }}
 {{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
 {{- end }}

@@ -16,12 +16,12 @@
   {{- toYaml $repository.volume | nindent 2 }}
 {{- else if and (eq $repository.source "image") (eq $repository.image.mode "mount") }}
   image:
-    reference: {{ include "coserve.image" $repository.image }}
+    reference: {{ include "coserve.image" $repository.image | quote }}
     pullPolicy: {{ $repository.image.pullPolicy }}
 {{- else }}
   emptyDir:
     {{- with $repository.sizeLimit }}
-    sizeLimit: {{ . }}
+    sizeLimit: {{ . | quote }}
     {{- else }}
     {}
     {{- end }}
@@ -39,17 +39,17 @@
 {{- $repository := .Values.repository }}
 {{- if and (eq $repository.source "image") (eq $repository.image.mode "copy") }}
 - name: repository
-  image: {{ include "coserve.image" $repository.image }}
+  image: {{ include "coserve.image" $repository.image | quote }}
   imagePullPolicy: {{ $repository.image.pullPolicy }}
-  command: [cp, -R, {{ printf "%s/." (trimSuffix "/" $repository.image.path) }}, /repository]
+  command: [cp, -R, {{ printf "%s/." (trimSuffix "/" $repository.image.path) | quote }}, /repository]
   {{- include "coserve.repository.copier" . | nindent 2 }}
 {{- else if eq $repository.source "bucket" }}
 - name: repository
-  image: {{ include "coserve.image" $repository.bucket.image }}
+  image: {{ include "coserve.image" $repository.bucket.image | quote }}
   imagePullPolicy: {{ $repository.bucket.image.pullPolicy }}
   args:
     - copy
-    - {{ include "coserve.repository.remote" . }}
+    - {{ include "coserve.repository.remote" . | quote }}
     - /repository
     - --stats-one-line-date
     - --error-on-no-transfer
@@ -69,7 +69,7 @@
   {{- with $repository.bucket.secret }}
   envFrom:
     - secretRef:
-        name: {{ . }}
+        name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- end }}

@@ -5,8 +5,8 @@
 apiVersion: policy/v1
 kind: PodDisruptionBudget
 metadata:
-  name: {{ .tier }}
-  namespace: {{ .root.Release.Namespace }}
+  name: {{ .tier | quote }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "coserve.labels" (list .root .component) | nindent 4 }}
 spec:
@@ -41,18 +41,26 @@ sum(rate({{ $waited }}{ {{- $labels -}} }[1m])) / (sum(rate({{ $total }}{ {{- $l
 {{- if and (eq .component "triton") (eq $scaling.metric "requests") }}
 {{- fail "triton.autoscaling.metric: Triton does not count its requests in progress; choose cpu or queue" }}
 {{- end }}
+{{- $prefix := ternary "triton." "" (eq .component "triton") }}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
+{{- fail (printf "%sautoscaling.minReplicas (%v) is more than maxReplicas (%v)" $prefix $scaling.minReplicas $scaling.maxReplicas) }}
+{{- end }}
+{{- $resources := default dict .values.resources }}
+{{- if and (eq $scaling.metric "cpu") (not (dig "requests" "cpu" "" $resources)) (not (dig "limits" "cpu" "" $resources)) }}
+{{- fail (printf "%sautoscaling.metric is cpu, a part of the requested cores: set %sresources.limits.cpu or requests.cpu" $prefix $prefix) }}
+{{- end }}
 {{- $share := eq $scaling.metric "queue" }}
 {{- if eq $scaling.kind "keda" }}
 apiVersion: keda.sh/v1alpha1
 kind: ScaledObject
 metadata:
-  name: {{ .tier }}
-  namespace: {{ .root.Release.Namespace }}
+  name: {{ .tier | quote }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "coserve.labels" (list .root .component) | nindent 4 }}
 spec:
   scaleTargetRef:
-    name: {{ .tier }}
+    name: {{ .tier | quote }}
   minReplicaCount: {{ $scaling.minReplicas }}
   maxReplicaCount: {{ $scaling.maxReplicas }}
   {{- with $scaling.behavior }}
@@ -75,7 +83,7 @@ spec:
       # A share scales the replicas there are; requests are divided among them.
       metricType: {{ ternary "Value" "AverageValue" $share }}
       metadata:
-        serverAddress: {{ .root.Values.prometheus.address }}
+        serverAddress: {{ .root.Values.prometheus.address | quote }}
         query: {{ include "coserve.query" . | quote }}
         threshold: {{ ternary (divf $scaling.queue 100) $scaling.requests $share | quote }}
     {{- end }}
@@ -83,15 +91,15 @@ spec:
 apiVersion: autoscaling/v2
 kind: HorizontalPodAutoscaler
 metadata:
-  name: {{ .tier }}
-  namespace: {{ .root.Release.Namespace }}
+  name: {{ .tier | quote }}
+  namespace: {{ .root.Release.Namespace | quote }}
   labels:
     {{- include "coserve.labels" (list .root .component) | nindent 4 }}
 spec:
   scaleTargetRef:
     apiVersion: apps/v1
     kind: Deployment
-    name: {{ .tier }}
+    name: {{ .tier | quote }}
   minReplicas: {{ $scaling.minReplicas }}
   maxReplicas: {{ $scaling.maxReplicas }}
   {{- with $scaling.behavior }}

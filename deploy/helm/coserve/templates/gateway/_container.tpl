@@ -10,14 +10,14 @@
 {{- add (ceil (divf (addf .Values.drainDelayMs $deadline) 1000)) 5 }}
 {{- end }}
 
-{{- define "coserve.gateway.env" -}}
+{{- define "coserve.gateway.ownEnv" -}}
 - name: COSERVE_DRAIN_DELAY_MS
   value: {{ include "coserve.text" .Values.drainDelayMs | quote }}
 {{- if .Values.triton.enabled }}
 - name: COSERVE_ENGINE
   value: triton
 - name: COSERVE_TRITON_URL
-  value: {{ include "coserve.triton.fullname" . }}:8001
+  value: "{{ include "coserve.triton.fullname" . }}:8001"
 {{- else if .Values.triton.url }}
 - name: COSERVE_ENGINE
   value: triton
@@ -27,7 +27,7 @@
 - name: COSERVE_ENGINE
   value: {{ .Values.engine }}
 - name: COSERVE_REPOSITORY
-  value: {{ include "coserve.repository.path" . }}
+  value: {{ include "coserve.repository.path" . | quote }}
 {{- end }}
 {{- if include "coserve.anonymous" . }}
 - name: COSERVE_ALLOW_PUBLIC
@@ -35,7 +35,7 @@
 {{- end }}
 {{- with .Values.auth.apiKeys.secret }}
 - name: COSERVE_API_KEYS_FILE
-  value: /run/coserve/keys/{{ $.Values.auth.apiKeys.key }}
+  value: {{ printf "/run/coserve/keys/%s" $.Values.auth.apiKeys.key | quote }}
 {{- end }}
 {{- if .Values.tls.secret }}
 - name: COSERVE_TLS_CERTIFICATE
@@ -45,7 +45,7 @@
 {{- end }}
 {{- if .Values.tls.clientAuthorities.secret }}
 - name: COSERVE_TLS_CLIENT_AUTHORITIES
-  value: /run/coserve/authorities/{{ .Values.tls.clientAuthorities.key }}
+  value: {{ printf "/run/coserve/authorities/%s" .Values.tls.clientAuthorities.key | quote }}
 - name: COSERVE_HEALTHCHECK_CERTIFICATE
   value: /run/coserve/probe/tls.crt
 - name: COSERVE_HEALTHCHECK_KEY
@@ -59,6 +59,10 @@
 - name: COSERVE_{{ upper $name }}
   value: {{ include "coserve.text" $value | quote }}
 {{- end }}
+{{- end }}
+
+{{- define "coserve.gateway.env" -}}
+{{- include "coserve.gateway.ownEnv" . | trim }}
 {{- with .Values.env }}
 {{ toYaml . }}
 {{- end }}

@@ -161,7 +161,7 @@ def test_text_that_yaml_takes_for_something_else_stays_text(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["default", "s3", "triton"])
 def test_a_pod_may_get_cores_of_its_own(name: str) -> None:
-    """All containers have limits and equal requests, init containers too: the quality of service is Guaranteed.
+    """Its quality of service is Guaranteed: limits and equal requests, init containers included.
 
     https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/#guaranteed
     """

@@ -25,6 +25,7 @@ all stages.
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
@@ -67,22 +68,38 @@ def main() -> None:
     parser.add_argument("--stage", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if not 0 < arguments.minutes < math.inf:
+        parser.error("--minutes: a positive number is needed")
     if unknown := set(arguments.only.split(",")) - set(STAGES):
         parser.error(f"--only: no stage {', '.join(sorted(unknown))}; stages are {', '.join(STAGES)}")
     paths = [str(ROOT / component) for component in COMPONENTS]
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, str(ROOT), os.environ.get("PYTHONPATH", "")])
     sys.path[:0] = [*paths, str(ROOT)]
     if arguments.stage is None:
-        run_stages(arguments)
-        return
+        # Stages run in the root of the sources.
+        arguments.output = arguments.output.absolute()
+        if arguments.data and Path(arguments.data).exists():
+            arguments.data = str(Path(arguments.data).absolute())
+        if reason := gpu_stages.why_unusable(arguments.device):
+            sys.exit(f"error: {reason}")
+        # Stages are process groups of their own, which would outlive this process.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            outcomes = run_stages(arguments)
+        except OSError as error:
+            sys.exit(f"error: {error}")
+        except KeyboardInterrupt:
+            print(f"interrupted; {arguments.output} has what was measured", file=sys.stderr)
+            sys.exit(130)
+        sys.exit(any(outcome.startswith("failed") for outcome in outcomes))
     deadline = time.monotonic() + arguments.seconds
     stage = getattr(gpu_stages, f"run_{arguments.stage}")
     for row in stage(gpu_stages.PLANS[arguments.device], arguments, deadline):
         print(json.dumps(row), flush=True)
 
 
-def run_stages(arguments: argparse.Namespace) -> None:
-    """Run each stage in a process of its own, and write all results after each."""
+def run_stages(arguments: argparse.Namespace) -> list[str]:
+    """Run each stage in a process of its own, write all results after each, and return their outcomes."""
     arguments.output.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + arguments.minutes * 60
     results: dict[str, Any] = {"device": arguments.device, "python": platform.python_version(), "stages": {}}
@@ -106,6 +123,7 @@ def run_stages(arguments: argparse.Namespace) -> None:
         print(f"{stage}: {outcome['outcome']}, {outcome.get('seconds', 0)} s", flush=True)
     for line in results.get("summary", []):
         print(json.dumps(line))
+    return [stage["outcome"] for stage in results["stages"].values()]
 
 
 def run_stage(stage: str, seconds: float, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,12 +141,13 @@ def run_stage(stage: str, seconds: float, arguments: argparse.Namespace) -> dict
             status = process.wait(seconds)
             outcome = "done" if status == 0 else f"failed: {last_line(log)}"
         except subprocess.TimeoutExpired:
-            outcome = "cut off at its deadline"
+            outcome = gpu_stages.CUT_OFF
         finally:
             end_group(process)
     kept = [row for line in rows.read_text("utf-8").splitlines() if (row := parse(line)) is not None]
-    if outcome == "done" and any(row.get("status") for row in kept):
-        outcome = "failed: a command that it ran; see its rows"
+    if outcome == "done" and (statuses := {row["status"] for row in kept if row.get("status")}):
+        late = statuses == {gpu_stages.CUT_OFF}
+        outcome = gpu_stages.CUT_OFF if late else "failed: a command that it ran; see its rows"
     return {"outcome": outcome, "seconds": round(time.monotonic() - start, 1), "rows": kept}
 
 

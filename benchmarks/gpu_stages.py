@@ -15,6 +15,7 @@ TRAINED_SPLIT = 2
 TRAINING_IMAGES = 50_000
 START_UP_S = 60
 """What `coserve train` takes beside its epochs: reading images, evaluation, checkpoints."""
+CUT_OFF = "cut off at its deadline"
 
 Rows = Iterator[dict[str, Any]]
 
@@ -55,6 +56,15 @@ def missing(*modules: str) -> str | None:
     return f"not installed: {', '.join(absent)}" if absent else None
 
 
+def why_unusable(device: str) -> str | None:
+    """Return why PyTorch cannot use the device; None if it can."""
+    if reason := missing("torch"):
+        return reason
+    from coserve_bench.gpu import devices
+
+    return devices.why_unusable(device)
+
+
 def without_cuda(device: str) -> str | None:
     """Return why ONNX Runtime cannot run here; None if it can."""
     if reason := missing("onnxruntime", "onnx", "pydantic_settings", "tritonclient", "typer"):
@@ -73,16 +83,25 @@ def coserve(*arguments: str) -> list[str]:
 
 
 def call(command: list[str], deadline: float) -> dict[str, Any]:
-    """Run a command until the deadline, and return its status and the end of what it printed."""
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=max(1, deadline - time.monotonic()),
-        check=False,
-    )
-    return {"status": done.returncode, "printed": done.stdout.splitlines()[-40:]}
+    """Run a command until the deadline, and return its status and the end of what it printed.
+
+    The status is `CUT_OFF` if the deadline ended it.
+    """
+    status: int | str
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=max(1, deadline - time.monotonic()),
+            check=False,
+        )
+        status = done.returncode
+        printed = done.stdout
+    except subprocess.TimeoutExpired as late:
+        status = CUT_OFF
+        printed = late.stdout or b""
+    return {"status": status, "printed": printed.decode("utf-8", "replace").splitlines()[-40:]}
 
 
 def run_machine(plan: Plan, arguments: argparse.Namespace, deadline: float) -> Rows:
@@ -137,6 +156,8 @@ def run_onnxruntime(plan: Plan, arguments: argparse.Namespace, deadline: float) 
         return
     on_gpu = ("--gpus", "0", "--cuda-graphs") if arguments.device == "cuda" else ()
     for index, network in enumerate(plan.networks):
+        if time.monotonic() > deadline:
+            return
         report = arguments.output / f"speedup_{network}.json"
         seconds = (deadline - time.monotonic()) / (len(plan.networks) - index) / 2 / len(plan.batch_sizes)
         options = {

@@ -84,12 +84,16 @@ class Cuda:
         while len(self._streams) < len(calls):
             self._streams.append(_new_stream(self.torch_device))
         present = torch.cuda.current_stream()
-        results = []
-        for stream, call in zip(self._streams, calls, strict=False):
+        streams = self._streams[: len(calls)]
+        # PyTorch hands out its 32 streams in turn, so the present one may be among these: all must wait for
+        # it before it gets a call, or the others would run after that call.
+        for stream in streams:
             stream.wait_stream(present)
+        results = []
+        for stream, call in zip(streams, calls, strict=True):
             with torch.cuda.stream(stream):
                 results.append(call())
-        for stream in self._streams[: len(calls)]:
+        for stream in streams:
             present.wait_stream(stream)
         return results
 
@@ -121,14 +125,15 @@ def _new_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
-def open_device(name: str) -> Device:
-    """Return the device `cuda` or `cpu`.
-
-    Raises:
-        SystemExit: PyTorch finds no GPU.
-    """
+def why_unusable(name: str) -> str | None:
+    """Return why PyTorch cannot use the device `cuda` or `cpu`; None if it can. Nothing is opened."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(f"PyTorch {torch.__version__} finds no GPU; --device cpu tries all without one")
+        return f"PyTorch {torch.__version__} finds no GPU; --device cpu tries all without one"
+    return None
+
+
+def open_device(name: str) -> Device:
+    """Return the device `cuda` or `cpu`."""
     return Cuda() if name == "cuda" else Cpu()
 
 

@@ -89,7 +89,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     """Return for every network, precision, batch size and split how much faster members at once are.
 
     `over_in_turn` compares with the same members' fastest way in turn, `over_undivided` with the undivided
-    network's fastest.
+    network's fastest. A case whose rows were cut off before these is left out.
     """
     keys = ("network", "precision", "batch_size")
     cases: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -102,6 +102,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
             divided = [row for row in of_case if row["split"] == split]
             in_turn = _fastest([row for row in divided if row["way"] in SERIAL])
             at_once = _fastest([row for row in divided if row["way"] not in SERIAL])
+            if in_turn is None or at_once is None:
+                continue
             line: Row = dict(zip(keys, case, strict=True)) | {"split": split, "way": at_once["way"]}
             line["over_in_turn"] = in_turn["ms"]["median"] / at_once["ms"]["median"]
             if undivided is not None:

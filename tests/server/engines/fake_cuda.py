@@ -109,7 +109,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
         pytest.skip("there may be real GPUs")
     fake = FakeDriver(2)
     monkeypatch.setattr(cuda_driver, "driver", fake)
-    monkeypatch.setattr(cuda_libraries, "load", lambda: None)
+    monkeypatch.setattr(cuda_libraries, "load", lambda _gpu: None)
     monkeypatch.setattr(gpus, "CUDA", "CPUExecutionProvider")
     monkeypatch.setattr(replica, "DEVICE", "cpu")
     return fake

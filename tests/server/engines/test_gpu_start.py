@@ -1,5 +1,6 @@
 """What members on GPUs are refused for, and how it is said."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,15 +107,47 @@ def test_a_missing_driver_is_named(driver: FakeDriver, monkeypatch: pytest.Monke
         cuda_driver.count_gpus()
 
 
-@pytest.mark.parametrize("provider", [True, False], ids=["cudnn", "provider"])
-def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, provider: bool) -> None:
-    if provider:
-        monkeypatch.setattr(cuda_libraries, "CUDNN", "libcudnn-of-no-version.so.0")
-        monkeypatch.setattr(cuda_libraries, "PROVIDER", "libc.so.6")
-        tmp_path = Path()
-    missing = cuda_libraries.CUDNN if provider else cuda_libraries.PROVIDER
-    with pytest.raises(SettingsError, match=rf"cannot use CUDA: .*{missing}.*: pip install 'onnxruntime-gpu"):
-        cuda_libraries.load(tmp_path)
+@pytest.mark.parametrize(
+    ("refusal", "provider", "cudnn", "reason"),
+    [
+        ("CUDA Provider not available", "no-provider.so", "libc.so.6", r"\S*no-provider\.so: cannot open"),
+        (
+            "driver version is insufficient\nat all",
+            "libc.so.6",
+            "libc.so.6",
+            "driver version is insufficient",
+        ),
+        (None, "libc.so.6", "libcudnn-of-no-version.so.0", r"libcudnn-of-no-version\.so\.0: cannot open"),
+    ],
+    ids=["provider", "driver", "cudnn"],
+)
+def test_a_missing_library_is_named(
+    monkeypatch: pytest.MonkeyPatch, refusal: str | None, provider: str, cudnn: str, reason: str
+) -> None:
+    monkeypatch.setattr(cuda_libraries, "PROVIDER", provider)
+    monkeypatch.setattr(cuda_libraries, "CUDNN", cudnn)
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", use_gpu(refusal))
+    with pytest.raises(SettingsError, match=rf"cannot use CUDA: {reason}.*: pip install 'onnxruntime-gpu"):
+        cuda_libraries.load(3)
+
+
+def test_onnxruntime_itself_loads_its_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever else loads it lacks the symbol Provider_GetHost.
+    monkeypatch.setattr(cuda_libraries, "PROVIDER", "no-provider.so")
+    monkeypatch.setattr(cuda_libraries, "CUDNN", "libc.so.6")
+    monkeypatch.setattr(ort.OrtValue, "ortvalue_from_numpy", use_gpu(None))
+    cuda_libraries.load(3)
+
+
+def use_gpu(refusal: str | None) -> Callable[..., None]:
+    """Return what stands in for a copy to GPU 3."""
+
+    def copy(_array: Any, device: str, gpu: int) -> None:
+        assert (device, gpu) == ("cuda", 3)
+        if refusal:
+            raise RuntimeError(refusal)
+
+    return copy
 
 
 @pytest.mark.skipif(HAS_CUDA, reason="there may be GPUs")

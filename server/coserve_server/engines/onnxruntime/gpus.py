@@ -46,7 +46,7 @@ def check_gpus(gpus: Sequence[int]) -> None:
     if missing := [gpu for gpu in gpus if gpu >= count]:
         numbers = ", ".join(map(str, missing))
         raise SettingsError([f"gpus: there is no GPU {numbers}; the driver shows {count}, from 0 on"])
-    cuda_libraries.load()
+    cuda_libraries.load(gpus[0])
 
 
 def provider(gpu: int, how: EngineOptions) -> Provider:

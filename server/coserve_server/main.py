@@ -281,7 +281,7 @@ def summarize(classifier: Classifier, address: str, grpc: "GrpcServer | None" = 
         lines.append(f"  {name}{default}: {count} member{'s' * (count > 1)}, {where}")
     if (mirror := classifier.mirror) is not None:
         state = (
-            f"{classifier.settings.mirror_share:.0%} of requests, when idle"
+            f"{100 * classifier.settings.mirror_share:g}% of requests, when idle"
             if mirror.served
             else "not served"
         )

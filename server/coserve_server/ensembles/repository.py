@@ -80,9 +80,14 @@ def read_contents(folder: Path) -> RepositoryContents:
             if reason := _why_no_model(model):
                 left_out[printable(model.name)] = reason
             else:
-                configs[model.name] = _read_config(model / CONFIG, model.name)
+                config = _read_config(model / CONFIG, model.name)
+                # Triton completes such a configuration, but not an ensemble's.
+                if config.ListFields():
+                    configs[model.name] = config
+                else:
+                    left_out[printable(model.name)] = f"{CONFIG} is empty"
     for name, config in configs.items():
-        if config.HasField("ensemble_scheduling"):
+        if config.HasField("ensemble_scheduling") or config.platform == "ensemble":
             with _collect(errors, folder / name):
                 versions[name] = _read_versions(folder, name, configs, errors)
     if not versions and not errors:

@@ -297,3 +297,12 @@ def test_any_configuration_is_read_or_refused(folder: Path, data: st.DataObject)
     assert set(contents.versions) | set(contents.errors) == {"pair"}
     for error in contents.errors.values():
         assert error.encode()
+
+
+def test_an_emptied_configuration_is_named(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+    write_repository(tmp_path, "emptied")
+    (tmp_path / "emptied/config.pbtxt").write_text("# nothing\n")
+    contents = read_contents(tmp_path)
+    assert [*contents.versions] == ["pair"]
+    assert contents.left_out == {"emptied": "config.pbtxt is empty"}

@@ -204,10 +204,8 @@ BROKEN: dict[str, tuple[Break, str]] = {
         edited("pair", lambda c: c.ensemble_scheduling.step.pop(0) and c.ensemble_scheduling.step.pop(0)),
         "needs a step per member and the mean as last step",
     ),
-    "no steps": (
-        edited("pair", lambda c: c.ensemble_scheduling.step.__delitem__(slice(None))),
-        "needs a step per",
-    ),
+    "no steps": (edited("pair", lambda c: c.ensemble_scheduling.ClearField("step")), "needs a step per"),
+    "cut off": (edited("pair", lambda c: c.ClearField("ensemble_scheduling")), "needs a step per"),
     "mean lacks a member": (
         edited("pair", lambda c: c.ensemble_scheduling.step[2].input_map.pop("member1")),
         "the last step (pair_mean) must take the output of every other step",

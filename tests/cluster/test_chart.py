@@ -1,13 +1,15 @@
 """The Helm chart, rendered by Helm, with every toggle."""
 
+import functools
 import json
+import re
 from typing import Any
 
 import pytest
 import yaml
 
 from tests.cluster.cases import CASES, rendered
-from tests.cluster.chart import CHART, NAME, TOOLS, render
+from tests.cluster.chart import CHART, NAME, ROOT, TOOLS, render
 from tests.cluster.schemas import OTHERS, VERSIONS, fault
 
 pytestmark = pytest.mark.skipif(not (TOOLS / "helm_python").exists(), reason="`make test` fetches Helm")
@@ -204,3 +206,15 @@ def test_values_without_a_default_of_nothing_cannot_be_deleted() -> None:
 
     allowed = {".autoscaling.requests", ".settings.max_connection_age_ms"}
     assert set(missing(SCHEMA, VALUES)) <= allowed | {".repository.bucket.image.tag", ".triton.image.tag"}
+
+
+def test_the_values_that_the_guide_shows_are_accepted() -> None:
+    guide = (ROOT / "docs/guides/serving/cluster.md").read_text()
+    shown = [yaml.safe_load(text) for text in re.findall("```yaml\n(.*?)```", guide, re.DOTALL)]
+    shown += [
+        functools.reduce(lambda value, key: {key: value}, reversed(name.split(".")), yaml.safe_load(text))
+        for name, text in re.findall(r"--set ([\w.]+)=(\S+)", guide)
+        if not name.startswith(("httpRoute.canary", "httpRoute.weight"))
+    ]
+    assert len(shown) > 8
+    render(*shown)

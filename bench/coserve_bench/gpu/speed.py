@@ -44,13 +44,20 @@ def measure(
                     return
                 end = min(deadline, now + min(CASE_S, (deadline - now) / left))
                 case = {"network": network, "precision": precision, "batch_size": batch_size}
-                yield [case | row for row in _measure_case(members, batch_size, precision, device, end)]
+                measured = _measure_case(members, batch_size, precision, device, end, deadline)
+                yield [case | row for row in measured]
                 left -= 1
 
 
 def _measure_case(
-    members: Sequence[Members], batch_size: int, precision: str, device: Device, end: float
+    members: Sequence[Members],
+    batch_size: int,
+    precision: str,
+    device: Device,
+    end: float,
+    deadline: float,
 ) -> list[Row]:
+    """Measure until `end`, with as many rounds as quartiles need; at the deadline, any number will do."""
     images = random_images(batch_size, precision, device)
     calls: dict[tuple[int, str], Call] = {
         (one.split, way): call for one in members for way, call in make_ways(one, images, device).items()
@@ -63,7 +70,8 @@ def _measure_case(
         for key, call in calls.items():
             call()
             milliseconds[key] += [_time(call, device) for _ in range(BURST)]
-        if time.monotonic() > end and index + 1 >= LEAST_ROUNDS:
+        now = time.monotonic()
+        if now > deadline or (now > end and index + 1 >= LEAST_ROUNDS):
             break
     gc.enable()
     rows = []

@@ -53,6 +53,8 @@ def test_cases_are_measured_until_the_deadline(monkeypatch: pytest.MonkeyPatch) 
         assert (row["network"], row["precision"], row["batch_size"]) == (NETWORK, "fp32", 1)
         assert row["ms"]["q1"] <= row["ms"]["median"] <= row["ms"]["q3"]
         assert row["difference"] < 1e-4
+        # Two rounds of four runs: the deadline does not wait for more.
+        assert row["runs"] == 8
     assert list(cases) == []
 
 

@@ -82,6 +82,9 @@ def main() -> None:
             arguments.data = str(Path(arguments.data).absolute())
         if reason := gpu_stages.why_unusable(arguments.device):
             sys.exit(f"error: {reason}")
+        if arguments.device == "cpu":
+            # PyTorch's threads spin while they wait, which on busy cores takes most of the time.
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
         # Stages are process groups of their own, which would outlive this process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:

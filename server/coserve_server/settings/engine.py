@@ -46,7 +46,7 @@ class EngineSettings(Section):
     gpu_precision: GpuPrecision = "fp32"
     """Precision in which members on `gpus` compute fp32 networks: `tf32` is faster and rounds to 10 bits."""
     gpu_memory_mib: int | None = Field(None, ge=1)
-    """Limit on the memory that one member takes on a GPU, in MiB; by default what is free."""
+    """Limit on what ONNX Runtime takes for one member on a GPU, in MiB; by default what is free."""
     openvino_cache: Path | None = None
     """Folder where the engine `openvino` caches compiled networks for faster starts; created if missing."""
     openvino_precision: Precision = "fp32"

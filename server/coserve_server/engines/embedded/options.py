@@ -18,7 +18,7 @@ class EngineOptions:
         gpus: GPUs to place members on, by number; for `onnxruntime`. Empty for the cores.
         cuda_graphs: whether members on `gpus` run as CUDA graphs.
         gpu_precision: in which fp32 networks are computed on `gpus`.
-        gpu_memory_mib: limit on each member's memory on a GPU.
+        gpu_memory_mib: limit on what ONNX Runtime takes for each member on a GPU.
     """
 
     engine: str = "onnxruntime"

@@ -98,9 +98,11 @@ class Statistics:
             members: what the members did.
         """
         now = time.perf_counter_ns()
-        ended = [one.end_ns for one in members if one.logits is not None]
-        if ended:
-            self.get(ensemble).count_batch(run.size, max(ended) - run.began_ns)
+        answered = [one for one in members if one.logits is not None]
+        if answered:
+            # The members may have been busy with the batch before.
+            began_ns = max(run.began_ns, min(one.start_ns for one in answered))
+            self.get(ensemble).count_batch(run.size, max(one.end_ns for one in answered) - began_ns)
         if ensemble.part_of is not None:
             return
         for member, outcome in zip(ensemble.members, members, strict=True):

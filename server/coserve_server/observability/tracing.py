@@ -113,15 +113,15 @@ class _Children:
         waiting_since = record.prepared_ns
         for share in record.shares:
             # If the engine batches on its own, a request's batches run concurrently.
-            if share.batch.began_ns > waiting_since:
-                self._child(root, "queue", waiting_since, share.batch.began_ns)
+            if share.began_ns > waiting_since:
+                self._child(root, "queue", waiting_since, share.began_ns)
             self._inference(share)
             waiting_since = max(waiting_since, share.ended_ns)
         if record.combined_ns is not None:
             self._child(root, "combine", *record.combined_ns)
 
     def _inference(self, share: Share) -> None:
-        parent = self._child(self._record.span, "inference", share.batch.began_ns, share.ended_ns)
+        parent = self._child(self._record.span, "inference", share.began_ns, share.ended_ns)
         for run in share.runs:
             attributes: dict[str, AttributeValue] = {"coserve.member": run.name}
             if run.device is not None:

@@ -61,7 +61,8 @@ class Batcher:
     """Gives an engine one batch per resource at a time, of as many waiting images as fit.
 
     An idle engine gets what is waiting immediately: waiting for more gains nothing. An ensemble's next batch
-    starts when the first of its lanes is idle, so that no core waits for the slowest member. A backend that
+    starts when the first of its lanes is idle, so that no core waits for the slowest member, or when it is as
+    large as the batch that runs: then both alternate, and no core waits for the event loop. A backend that
     batches on its own gets every request immediately.
     """
 
@@ -170,10 +171,13 @@ class Batcher:
         """Return whether the engine may be given the next waiting batch."""
         if not resource.running:
             return True
-        key, (ensemble, _) = next(iter(resource.queues.items()))
+        key, (ensemble, queue) = next(iter(resource.queues.items()))
         if len(resource.running) > 1 or resource.user != key:
             return False
-        return resource.running[0].unfinished < self._engine.lanes(ensemble)
+        running = resource.running[0]
+        if running.unfinished < self._engine.lanes(ensemble):
+            return True
+        return sum(len(request.waiting) for request in queue) >= running.size
 
     def _run(self, ensemble: Ensemble, queue: Iterable[_Request]) -> BatchRun:
         """Give the engine as many images as fit, in order; a request may be split."""

@@ -49,7 +49,7 @@ def _queue_and_inference(prepared_ns: int, shares: Sequence[Share]) -> tuple[int
     inference = 0
     now = prepared_ns
     for share in shares:
-        began = share.batch.began_ns
+        began = share.began_ns
         queue += max(0, began - now)
         inference += max(0, share.ended_ns - max(now, began))
         now = max(now, share.ended_ns)

@@ -26,7 +26,7 @@ from tests.server.pipeline.held_engine import (
 
 def test_an_idle_engine_starts_at_once_and_later_requests_form_the_next_batch() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        ask(batcher, 1)
+        ask(batcher, 1, 1, 1, 1)
         await settle()
         for value in (2, 3, 4):
             ask(batcher, value)
@@ -34,7 +34,26 @@ def test_an_idle_engine_starts_at_once_and_later_requests_form_the_next_batch() 
         engine.answer()
         await settle()
 
-    assert with_batcher(use) == [("pair", [1]), ("pair", [2, 3, 4])]
+    assert with_batcher(use) == [("pair", [1, 1, 1, 1]), ("pair", [2, 3, 4])]
+
+
+def test_a_batch_as_large_as_the_one_that_runs_waits_no_longer() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        ask(batcher, 1, 2)
+        await settle()
+        ask(batcher, 3)
+        await settle()
+        assert len(engine.batches_given) == 1
+        ask(batcher, 4)
+        await settle()
+        assert len(engine.batches_given) == 2
+        ask(batcher, 5, 6, 7)
+        await settle()
+        assert len(engine.batches_given) == 2, "two batches are enough"
+        engine.answer()
+        await settle()
+
+    assert with_batcher(use) == [("pair", [1, 2]), ("pair", [3, 4]), ("pair", [5, 6, 7])]
 
 
 def test_a_request_is_split_when_a_batch_is_full_and_its_shares_stay_in_order() -> None:
@@ -69,7 +88,7 @@ def test_ensembles_take_turns() -> None:
 
 def test_the_next_batch_begins_when_the_first_lane_is_idle_and_no_third_one() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        ask(batcher, 1)
+        ask(batcher, 1, 1)
         await settle()
         ask(batcher, 2)
         await settle()
@@ -85,12 +104,12 @@ def test_the_next_batch_begins_when_the_first_lane_is_idle_and_no_third_one() ->
         engine.answer(first=2)
         await settle()
 
-    assert with_batcher(use) == [("pair", [1]), ("pair", [2]), ("pair", [3])]
+    assert with_batcher(use) == [("pair", [1, 1]), ("pair", [2]), ("pair", [3])]
 
 
 def test_lanes_of_two_members_each_are_idle_when_one_member_is_left() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        ask(batcher, 1, model=FOUR)
+        ask(batcher, 1, 1, model=FOUR)
         await settle()
         ask(batcher, 2, model=FOUR)
         engine.answer(first=2)
@@ -100,7 +119,7 @@ def test_lanes_of_two_members_each_are_idle_when_one_member_is_left() -> None:
         await settle()
         assert len(engine.batches_given) == 2
 
-    assert with_batcher(use) == [("four", [1]), ("four", [2])]
+    assert with_batcher(use) == [("four", [1, 1]), ("four", [2])]
 
 
 def test_another_ensemble_waits_for_the_slowest_member() -> None:
@@ -131,7 +150,7 @@ def test_an_engine_that_batches_receives_every_request_at_once() -> None:
 
 def test_a_request_whose_client_has_gone_is_never_run() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        ask(batcher, 1)
+        ask(batcher, 1, 1, 1)
         await settle()
         gone = ask(batcher, 2)
         ask(batcher, 3)
@@ -141,7 +160,7 @@ def test_a_request_whose_client_has_gone_is_never_run() -> None:
         engine.answer()
         await settle()
 
-    assert with_batcher(use) == [("pair", [1]), ("pair", [3])]
+    assert with_batcher(use) == [("pair", [1, 1, 1]), ("pair", [3])]
 
 
 def test_the_rest_of_an_abandoned_split_request_is_never_run_and_others_are_unaffected() -> None:
@@ -170,7 +189,7 @@ def test_an_abandoned_batch_is_told_to_stop() -> None:
 
 def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
-        ask(batcher, 1)
+        ask(batcher, 1, 1)
         await settle()
         late = batcher.start(Record(), PAIR, images(2), time.perf_counter_ns() + 50_000_000)
         with pytest.raises(DeadlineError, match="pair did not get its turn before the deadline"):
@@ -180,7 +199,7 @@ def test_waiting_ends_at_the_deadline_without_harm_to_others() -> None:
         engine.answer()
         await settle()
 
-    assert with_batcher(use) == [("pair", [1]), ("pair", [3])]
+    assert with_batcher(use) == [("pair", [1, 1]), ("pair", [3])]
 
 
 @pytest.mark.parametrize("batching", [False, True])
@@ -212,7 +231,7 @@ def test_closing_cancels_waiting_requests() -> None:
     async def go() -> None:
         engine = HeldEngine()
         batcher = Batcher(engine)
-        ask(batcher, 1)
+        ask(batcher, 1, 1)
         await settle()
         waiting = ask(batcher, 2)
         await settle()
@@ -234,18 +253,18 @@ def test_every_batch_is_reported_once() -> None:
             sizes.append(batch.size)
 
         batcher = Batcher(engine, ran)
-        for values in ((1,), (2, 3)):
+        for values in ((1, 1, 1), (2, 3)):
             ask(batcher, *values)
             await settle()
         assert sizes == []
         engine.answer()
         await settle()
-        assert sizes == [1]
+        assert sizes == [3]
         engine.answer()
         await settle()
 
     asyncio.run(go())
-    assert sizes == [1, 2]
+    assert sizes == [3, 2]
 
 
 def test_batches_run_in_no_request_s_context() -> None:

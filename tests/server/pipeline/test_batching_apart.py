@@ -33,10 +33,10 @@ def test_ensembles_on_other_resources_do_not_wait_for_each_other() -> None:
     async def go() -> HeldEngine:
         engine = ResourcesOfTheirOwn()
         batcher = Batcher(engine)
-        for value, model in ((1, PAIR), (10, OTHER), (2, PAIR), (20, OTHER)):
-            ask(batcher, value, model=model)
+        for values, model in (((1, 1), PAIR), ((10, 10, 10), OTHER), ((2,), PAIR), ((20,), OTHER)):
+            ask(batcher, *values, model=model)
             await settle()
-        assert engine.batches_given == [("pair", [1]), ("other", [10])]
+        assert engine.batches_given == [("pair", [1, 1]), ("other", [10, 10, 10])]
         gone = ask(batcher, 30, model=OTHER)
         await settle()
         gone.cancel()

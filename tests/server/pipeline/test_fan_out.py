@@ -128,6 +128,19 @@ def test_time_with_no_batch_at_the_members_is_queueing(
     assert asyncio.run(go()) == (queue, inference)
 
 
+def test_a_batch_begins_when_its_first_member_does() -> None:
+    async def go() -> int:
+        members = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        members[0].set_result(run(150, 180, [1, 1]))
+        members[1].set_result(run(140, 170, [1, 1]))
+        share = Share(BatchRun(1, 110, ["m0", "m1", "m2"], members, members[0]), slice(0, 1))
+        assert share.began_ns == 110
+        share.settle(2)
+        return share.began_ns
+
+    assert asyncio.run(go()) == 140_000_000
+
+
 def test_a_late_member_is_left_out_and_told_to_stop() -> None:
     engine = FakeEngine(ensemble(), scripts=[[run(0, 1, [1, 1]), None]])
     answer = fan(engine, quorum=1, seconds=0.05)
@@ -153,7 +166,7 @@ def test_waiting_for_the_turn_ends_at_the_deadline() -> None:
     async def go() -> None:
         batcher = Batcher(engine)
         now = time.perf_counter_ns()
-        await batcher.start(Record(), one, batch, now + 30_000_000_000)
+        await batcher.start(Record(), one, np.concatenate([batch, batch]), now + 30_000_000_000)
         with pytest.raises(DeadlineError, match="did not get its turn"):
             await fan_out(Record(), batcher, one, batch, 2, now + 50_000_000)
 

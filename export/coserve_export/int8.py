@@ -110,8 +110,8 @@ def quantise(
     deployment = description.deployment
     if deployment.placement.gpus or deployment.cuda or deployment.tensorrt:
         raise DescriptionError(
-            "int8 networks run on the CPU: ONNX Runtime has no int8 convolutions for CUDA, and TensorRT reads "
-            "another form; for GPUs, export in fp16 or fp32, or leave out the options for GPUs"
+            "int8 networks run on the CPU: ONNX Runtime has no int8 convolutions for CUDA, and TensorRT "
+            "reads another form; for GPUs, export in fp16 or fp32, or leave out the options for GPUs"
         )
     progress("reading images")
     evaluation = _read_evaluation(options, description, run)

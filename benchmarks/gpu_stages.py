@@ -194,7 +194,7 @@ def run_steps(plan: Plan, arguments: argparse.Namespace, deadline: float) -> Row
 
 def run_training(plan: Plan, arguments: argparse.Namespace, deadline: float) -> Rows:
     """Train members for as many epochs as there is time."""
-    if reason := missing("lightning", "kornia", "torchmetrics") or ("" if arguments.data else "no --data"):
+    if reason := missing("lightning", "torchmetrics") or ("" if arguments.data else "no --data"):
         yield {"skipped": reason}
         return
     steps = arguments.output / "steps.jsonl"

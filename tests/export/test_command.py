@@ -23,12 +23,14 @@ def test_a_run(coserve: Callable[..., Result], run_folder: Path, tmp_path: Path)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == [
+        "difference",
         "wide_resnet10_1_s2_member0",
         "wide_resnet10_1_s2_member1",
         "wide_resnet10_1_s2",
         "version",
     ]
-    assert lines[0].endswith("of 64 images")
+    assert lines[0].split()[-1] == "images"
+    assert lines[1].split()[-1] == "64"
     again = coserve(run_folder)
     assert again.exit_code == 1
     assert "already has wide_resnet10_1_s2" in again.stderr

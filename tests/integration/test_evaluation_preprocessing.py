@@ -14,7 +14,7 @@ from coserve_export.ensemble import Preprocessing
 from coserve_export.labelled import read_calibration, read_evaluation
 from coserve_export.trained import export_run
 from coserve_server.ensembles.repository import read_repository
-from coserve_server.pipeline.preparation import EncodedImage, _Job
+from coserve_server.pipeline.preparation import EncodedImage, _Job, _Processes
 from coserve_training.runs import evaluate
 from coserve_training.runs.folder import Run, load_run
 from tests.training.untrained_run import LABELS, write_run
@@ -55,7 +55,7 @@ def serve(repository: Path, photographs: Path) -> Tensors:
     (ensemble,) = read_repository(repository).values()
     files = [file for label in LABELS for file in sorted((photographs / "test" / label).iterdir())]
     how = ensemble.preprocessing
-    jobs = [_Job(EncodedImage(file.read_bytes()), 0, how, 10**6, 2**62) for file in files]
+    jobs = [_Job(EncodedImage(file.read_bytes()), 0, how, 10**6, 2**62, _Processes()) for file in files]
     return np.stack([job.prepare()[0] for job in jobs])
 
 

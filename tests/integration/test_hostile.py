@@ -23,6 +23,8 @@ from tests.server.onnx_repository import LABELS, write_repository
 
 LIMIT_MS = 2000
 MAX_CONNECTIONS = 40
+OTHER_THAN_HEALTH = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
+"""Some more connections may ask for health."""
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +188,7 @@ def test_more_connections_than_allowed_are_refused(server: Server) -> None:
     connections = [connect(server) for _ in range(MAX_CONNECTIONS)]
     try:
         with connect(server) as refused:
+            refused.sendall(OTHER_THAN_HEALTH)
             answer = receive_all(refused)
         assert statuses(answer) == [503]
         assert b"/problems/overloaded" in answer
@@ -273,6 +276,7 @@ def test_refused_connections_are_counted(server: Server) -> None:
             receive_all(connection)
     silent = [connect(server) for _ in range(MAX_CONNECTIONS)]
     with connect(server) as refused:
+        refused.sendall(OTHER_THAN_HEALTH)
         receive_all(refused)
     for connection in silent:
         receive_all(connection)

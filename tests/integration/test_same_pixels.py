@@ -14,7 +14,7 @@ from coserve_export.samples import read_samples
 from coserve_images.preprocess import normalise
 from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.errors import BadImageError
-from coserve_server.pipeline.preparation import EncodedImage, _Job
+from coserve_server.pipeline.preparation import EncodedImage, _Job, _Processes
 from coserve_training.data.files import StoredFile
 from coserve_training.data.lazy import LazyImages
 from tests.images import profiles
@@ -69,7 +69,7 @@ def see(data: bytes, folder: Path, how: dict[str, Any]) -> list[np.ndarray]:
     file = folder / "image.png"
     file.write_bytes(data)
     (folder / "other.png").write_bytes(data)
-    served, _ = _Job(EncodedImage(data), 0, Preprocessing(**how), 10**6, 2**62).prepare()
+    served, _ = _Job(EncodedImage(data), 0, Preprocessing(**how), 10**6, 2**62, _Processes()).prepare()
     sources = np.array([StoredFile(str(file))], object)
     images = LazyImages(sources, SIZE, resize_size=how["resize_size"], interpolation=how["interpolation"])
     exported = ExportPreprocessing(**how)
@@ -125,7 +125,7 @@ def test_photographs_beyond_50_megapixels(tmp_path: Path) -> None:
     """Both decode them at a fraction of their size."""
     how = Preprocessing(**PLAIN)
     data = encode(photograph(100, 100).resize((8000, 6400)), "JPEG", quality=50)
-    served, _ = _Job(EncodedImage(data), 0, how, 60_000_000, 2**62).prepare()
+    served, _ = _Job(EncodedImage(data), 0, how, 60_000_000, 2**62, _Processes()).prepare()
     file = tmp_path / "large.jpg"
     file.write_bytes(data)
     trained = LazyImages(np.array([StoredFile(str(file))], object), SIZE)[0:1][0]
@@ -140,4 +140,4 @@ def test_all_refuse_the_same(tmp_path: Path) -> None:
     assert isinstance(found, str)
     assert "floating-point samples" in found
     with pytest.raises(BadImageError, match="image 0: floating-point samples"):
-        _Job(EncodedImage(data), 0, Preprocessing(**PLAIN), 10**6, 2**62).prepare()
+        _Job(EncodedImage(data), 0, Preprocessing(**PLAIN), 10**6, 2**62, _Processes()).prepare()

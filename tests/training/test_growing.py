@@ -53,7 +53,7 @@ def test_epochs_are_measured_at_their_size_and_only_full_ones_can_be_best(
     assert measured == SIZES
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
     assert [int(row["image_size"]) for row in rows] == SIZES
-    assert [" at 16×16 pixels " in lines[0], " at 24×24 pixels " in lines[1]] == [True, True]
+    assert [" 16 px " in lines[0], " 24 px " in lines[1]] == [True, True]
     assert not [line for line in lines[2:] if "pixels" in line]
     assert load_run(tmp_path / "run", "best").provenance["training"]["epochs"] == 3  # type: ignore[index]
 

@@ -48,7 +48,7 @@ def test_a_checkpoint_is_exported_measured_and_served(
     name = "wide_resnet10_1_s2_cifar10"
     assert "the 10 classes are taken to be cifar10's" in result.stdout
     assert "top-1 accuracy 10.00% of 10 images" in result.stdout
-    assert [line.split()[0] for line in result.stdout.splitlines()[:3]] == [
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:4]] == [
         f"{name}_member0",
         f"{name}_member1",
         name,

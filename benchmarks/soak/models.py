@@ -13,11 +13,12 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from PIL import Image
 
-from coserve_images.decode import decode
-from coserve_images.preprocess import preprocess
+from coserve_images.decode import open_image
+from coserve_images.preprocess import Preprocessing, preprocess, shorter_side
 from coserve_server.ensembles.repository import read_repository
 
 Floats = NDArray[np.float32]
+MAX_PIXELS = 10**7
 
 
 class Generation(NamedTuple):
@@ -47,6 +48,13 @@ def photographs(count: int) -> list[bytes]:
     return files
 
 
+def prepare(file: bytes, how: Preprocessing) -> Floats:
+    """Return an image's tensor `[3, H, W]` as a server does, which decodes large JPEGs smaller."""
+    with open_image(file, MAX_PIXELS) as opened:
+        image, box = opened.decode(shorter_side(how))
+    return preprocess(image, how, MAX_PIXELS, box)
+
+
 class Models:
     """The copy of the repository, with the generations of each ensemble that may answer now."""
 
@@ -54,7 +62,7 @@ class Models:
         self.folder = folder
         ensembles = read_repository(folder)
         (preprocessing,) = {ensemble.preprocessing for ensemble in ensembles.values()}
-        self.tensors = np.stack([preprocess(decode(image, 10**7), preprocessing, 10**7) for image in images])
+        self.tensors = np.stack([prepare(image, preprocessing) for image in images])
         paths = {m.name: m.model_path for ensemble in ensembles.values() for m in ensemble.members}
         self.networks = [path.read_bytes() for path in paths.values() if path]
         self.logits = [self._run(network) for network in self.networks]

@@ -107,8 +107,10 @@ def _unescape(written: memoryview) -> Iterator[str]:
         piece = bytes(written[begin : begin + _PIECE_BYTES])
         # Do not divide an escape; only the last piece may end with one.
         at = piece.rfind(b"\\", len(piece) - _ESCAPE_BYTES + 1)
-        if at > 0 and begin + len(piece) < len(written):
-            piece = piece[:at].rstrip(b"\\") or piece
+        backslashes = at + 1 - len(piece[: at + 1].rstrip(b"\\"))
+        # Two of them are a whole escape.
+        if at > 0 and backslashes % 2 and begin + len(piece) < len(written):
+            piece = piece[:at]
         begin += len(piece)
         # Base64 is ASCII; other characters, which may have been divided, are refused as such later.
         if not piece.isascii():

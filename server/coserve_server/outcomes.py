@@ -6,7 +6,7 @@ All times are nanoseconds on the clock of `time.perf_counter_ns`.
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -115,18 +115,18 @@ class Share:
         rows: the rows.
         runs: what each member did with them, in the ensemble's order; empty until `settle`.
         ended_ns: when the last answer that counts arrived, or waiting for it ended; 0 until `settle`.
-        began_ns: when the first of these members began, behind earlier batches; the batch's until `settle`.
     """
 
     batch: BatchRun
     rows: slice
     runs: Sequence[MemberRun] = ()
     ended_ns: int = 0
-    began_ns: int = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Begin with the batch."""
-        self.began_ns = self.batch.began_ns
+    @property
+    def began_ns(self) -> int:
+        """When the first member began, maybe behind an earlier batch; until `settle`, when the batch did."""
+        started = [run.start_ns for run in self.runs if not run.late]
+        return max(self.batch.began_ns, min(started, default=0))
 
     def settle(self, classes: int) -> None:
         """Take the answers that have arrived; members without one are late.
@@ -142,8 +142,6 @@ class Share:
             for name, member in zip(self.batch.names, self.batch.members, strict=True)
         ]
         self.ended_ns = max(run.end_ns for run in self.runs)
-        started = [run.start_ns for run in self.runs if not run.late]
-        self.began_ns = max(self.began_ns, min(started, default=0))
 
     def _own(self, run: MemberRun, classes: int) -> MemberRun:
         """Return the run with this share's logits alone."""

@@ -7,7 +7,8 @@ from, so S=1 is trained in one way.
     python benchmarks/dividing.py --data cifar10-train.zip --data cifar10-test.zip
 
 Each training takes from minutes to hours. A stopped script goes on where it was, and several may run beside
-each other. Every finished training adds a line to `benchmarks/results/dividing/NETWORK.csv`.
+each other. Every finished training adds a line to a table in `benchmarks/results/dividing/`, one for each
+network, recipe and number of epochs.
 """
 
 import argparse
@@ -59,7 +60,6 @@ class Row:
     way: str
     split: int
     seed: int
-    epochs: int
     top1: float
     member_top1: float
     nll: float
@@ -94,7 +94,7 @@ def train(training: Training, options: argparse.Namespace, folder: Path) -> None
     subprocess.run([str(part) for part in command], check=True)
 
 
-def evaluate(training: Training, epochs: int, folder: Path) -> Row:
+def evaluate(training: Training, folder: Path) -> Row:
     """Return the scores of a finished training on the test images."""
     command = ["coserve", "evaluate", str(folder), "--calibrate", "--json"]
     scores: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
@@ -105,7 +105,6 @@ def evaluate(training: Training, epochs: int, folder: Path) -> Row:
         way=training.way,
         split=training.split,
         seed=training.seed,
-        epochs=epochs,
         top1=scores["ensemble"]["top1"],
         member_top1=mean(member["top1"] for member in scores["members"]),
         nll=scores["ensemble"]["nll"],
@@ -169,16 +168,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/dividing"), help="folder of the run folders")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    table = options.results / f"{options.network}.csv"
+    name = f"{options.network}_{Path(options.recipe).stem}_{options.epochs}_epochs"
+    table = options.results / f"{name}.csv"
     for training in plan(options.splits, options.ways, options.seeds):
-        folder = options.runs / options.network / training.name
+        folder = options.runs / name / training.name
         with locked(folder.with_suffix(".lock"), wait=False) as mine:
             done = {(row["way"], int(row["split"]), int(row["seed"])) for row in read(table)}
             if mine is None or (training.way, training.split, training.seed) in done:
                 continue
-            print(f"{options.network}: {training.name}", file=sys.stderr)
+            print(f"{name}: {training.name}", file=sys.stderr)
             train(training, options, folder)
-            add(table, evaluate(training, options.epochs, folder), options.runs / "table.lock")
+            add(table, evaluate(training, folder), options.runs / "table.lock")
 
 
 if __name__ == "__main__":

@@ -25,18 +25,12 @@ from coserve_server.errors import EngineError, SettingsError
 from coserve_server.machine.cores import Cores
 from coserve_server.settings import load_settings
 from tests.server.engines.embedded import infer, with_engine
-from tests.server.engines.fake_cuda import HAS_CUDA, FakeDriver, Status, stand_in
+from tests.server.engines.fake_cuda import HAS_CUDA, FakeDriver, Status
 from tests.server.onnx_repository import write_repository
 
 T = TypeVar("T")
 ONE = Cores(1, None)
 CUDA = "CUDAExecutionProvider"
-
-
-@pytest.fixture
-def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    """The driver of a machine with two GPUs."""
-    return stand_in(monkeypatch)
 
 
 @pytest.mark.parametrize(

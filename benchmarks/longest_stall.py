@@ -288,9 +288,8 @@ def main() -> None:
                 waits = []
                 for _ in range(options.trials):
                     replies = spawn.Queue()
-                    sender = spawn.Process(
-                        target=send, args=(port, grpc_port, sent, options.seconds, replies)
-                    )
+                    work = (port, grpc_port, sent, options.seconds, replies)
+                    sender = spawn.Process(target=send, args=work)
                     sender.start()
                     waits.append(longest_wait_ms(port, lambda sender=sender: not sender.is_alive()))
                 reply, count = replies.get()

@@ -23,8 +23,6 @@ from tests.server.onnx_repository import LABELS, write_repository
 
 LIMIT_MS = 2000
 MAX_CONNECTIONS = 40
-OTHER_THAN_HEALTH = b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n"
-"""Some more connections may ask for health."""
 
 
 @pytest.fixture(scope="module")
@@ -187,12 +185,11 @@ def test_slow_bodies_end(server: Server) -> None:
 def test_more_connections_than_allowed_are_refused(server: Server) -> None:
     connections = [connect(server) for _ in range(MAX_CONNECTIONS)]
     try:
-        with connect(server) as refused:
-            refused.sendall(OTHER_THAN_HEALTH)
-            answer = receive_all(refused)
-        assert statuses(answer) == [503]
-        assert b"/problems/overloaded" in answer
-        assert b"Retry-After: 1\r\n" in answer
+        with server.http() as http:
+            refused = http.get("/v1/models")
+            assert http.get("/healthz").status_code == 200, "health is told above the limit"
+        problem(refused, 503, "overloaded")
+        assert refused.headers["Retry-After"] == "1"
     finally:
         for connection in connections:
             connection.close()
@@ -275,9 +272,8 @@ def test_refused_connections_are_counted(server: Server) -> None:
                 connection.sendall(HTTP[name][0])
             receive_all(connection)
     silent = [connect(server) for _ in range(MAX_CONNECTIONS)]
-    with connect(server) as refused:
-        refused.sendall(OTHER_THAN_HEALTH)
-        receive_all(refused)
+    with server.http() as http:
+        http.get("/v1/models")
     for connection in silent:
         receive_all(connection)
         connection.close()

@@ -164,11 +164,13 @@ def test_what_is_no_folder_is_no_model(make: Make, folder: Path) -> None:
 
 def test_folders_that_are_no_models_are_named(folder: Path) -> None:
     (folder / "notes").mkdir()
+    write_repository(folder, "emptied")
+    (folder / "emptied/config.pbtxt").write_text("# nothing\n")
     forbid(folder / "lost+found")
     with unprivileged():
         contents = read_contents(folder)
-    assert (list(contents.versions), contents.errors) == (["pair"], {})
-    assert contents.left_out == {"lost+found": "Permission denied", "notes": "no config.pbtxt"}
+    odd = {"emptied": "config.pbtxt is empty", "lost+found": "Permission denied", "notes": "no config.pbtxt"}
+    assert (list(contents.versions), contents.errors, contents.left_out) == (["pair"], {}, odd)
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", b"a\nb", b"\xff\xfe", b"bell\x07"])
@@ -297,12 +299,3 @@ def test_any_configuration_is_read_or_refused(folder: Path, data: st.DataObject)
     assert set(contents.versions) | set(contents.errors) == {"pair"}
     for error in contents.errors.values():
         assert error.encode()
-
-
-def test_an_emptied_configuration_is_named(tmp_path: Path) -> None:
-    write_repository(tmp_path)
-    write_repository(tmp_path, "emptied")
-    (tmp_path / "emptied/config.pbtxt").write_text("# nothing\n")
-    contents = read_contents(tmp_path)
-    assert [*contents.versions] == ["pair"]
-    assert contents.left_out == {"emptied": "config.pbtxt is empty"}

@@ -83,9 +83,9 @@ class _Mirror(Collector):
         names = ("model", "version", "mirror")
         text = "Requests chosen for the mirror, by outcome."
         requests = CounterMetricFamily("coserve_mirror_requests", text, labels=(*names, "outcome"))
-        text = "Images that the mirror answered, too."
+        text = "Images that the mirror also answered."
         images = CounterMetricFamily("coserve_mirror_images", text, labels=names)
-        text = "Images of those whose most probable class is the same."
+        text = "Images for which both gave the same most probable class."
         agreements = CounterMetricFamily("coserve_mirror_agreements", text, labels=names)
         text = "Time that the client's ensemble (by: answer) and the mirror (by: mirror) had the same images."
         durations = HistogramMetricFamily("coserve_mirror_inference_seconds", text, labels=(*names, "by"))

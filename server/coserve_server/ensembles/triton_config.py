@@ -24,7 +24,7 @@ def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: s
         source: where the ensemble's configuration comes from, for error messages.
 
     Raises:
-        RepositoryError: violates docs/reference/model-repository.md; the text begins with `source`.
+        RepositoryError: it does not follow docs/reference/model-repository.md; begins with `source`.
     """
     return _Reader(name, version, configs, source).read_ensemble()
 

@@ -8,7 +8,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from coserve_server.errors import BadBodyError, TooManyImagesError
 
 MAX_FIELDS = 16
-"""Limit on parts that are no files. Each is an error, but only a whole body shows which error comes first."""
+"""Limit on parts that are not files. Each is an error, but only a whole body shows which comes first."""
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Part:
 
     Attributes:
         name: name of the form's field.
-        filename: None if the part is no file; its data is dropped then.
+        filename: None if the part is not a file; its data is then dropped.
         pieces: the file's data.
     """
 

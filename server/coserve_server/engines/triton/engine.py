@@ -80,7 +80,7 @@ class TritonEngine:
         return frozenset(m.name for m in ensemble.members if any(host.ready(m) for host in hosts))
 
     def faults(self) -> list[str]:
-        """Return why no server has an ensemble; a model that cannot be loaded is no fault of the others."""
+        """Return why no server has an ensemble; one model that cannot be loaded does not count."""
         return [] if self._ensembles else [self._nothing()]
 
     def why_missing(self, name: str | None) -> str | None:

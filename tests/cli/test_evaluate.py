@@ -14,7 +14,7 @@ from coserve_cli.main import app
 from coserve_cli.scores import print_calibration
 from coserve_training.runs.calibrate import calibrate
 from coserve_training.runs.classes import ConfusionMatrix
-from coserve_training.runs.evaluate import score_members
+from coserve_training.runs.evaluate import Outputs, score_members
 from tests.training.untrained_run import write_run
 
 
@@ -110,6 +110,18 @@ def test_an_optimum_out_of_range_is_reported(capsys: pytest.CaptureFixture[str])
     print_calibration(score_members(logits, targets), *calibrate(logits, targets), as_json=False)
     told = [line for line in capsys.readouterr().out.splitlines() if "limit of the search" in line]
     assert [line.split(" is ")[0] for line in told] == ["0.1 for 1 member", "0.1 for 2 members"]
+
+
+def test_calibration_that_makes_other_images_worse_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    targets = torch.arange(40) % 4
+    sound = 2 * torch.nn.functional.one_hot(targets).float().expand(2, 40, 4)
+    guesses = (targets + (torch.arange(40) < 20)) % 4
+    half_wrong = 2 * torch.nn.functional.one_hot(guesses).float().expand(2, 40, 4)
+    for fitted_on, worse in ((sound, True), (half_wrong, False)):
+        fit_on = Outputs(fitted_on, targets, "val")
+        calibration = calibrate(half_wrong, targets, fit_on=fit_on, split="test")
+        print_calibration(score_members(half_wrong, targets), *calibration, as_json=False)
+        assert ("likelihood of other images worse" in capsys.readouterr().out) == worse
 
 
 def test_every_line_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:

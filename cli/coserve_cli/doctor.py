@@ -90,11 +90,13 @@ def _machine_lines(machine: "Machine") -> Iterator[str]:
         facts.append(f"affinity {affinity}")
     if limits.quota is not None:
         facts.append(f"quota {limits.quota:g}, shared with other processes")
-    if limits.physical is not None and limits.physical < affinity:
-        facts.append(f"hyper-threads of {limits.physical} physical cores")
     if machine.load is not None:
         facts.append(f"load {machine.load:.1f}")
     yield from _row("cores", ", ".join(facts))
+    if limits.topology:
+        from coserve_server.machine.topology import describe_topology
+
+        yield from _row("topology", describe_topology(limits.topology))
     memory = machine.available_bytes
     yield from _row("memory", "unknown" if memory is None else f"{memory / 2**30:.1f} GiB available")
     yield from _row("processor", machine.processor.model or "unknown")

@@ -12,7 +12,10 @@ from coserve_cli.main import EXTRAS, VERBS, app
 from coserve_server.engines import check
 from coserve_server.machine import cores, memory, programs
 from coserve_server.machine.cores import CoreLimits, Cores
+from coserve_server.machine.topology import PhysicalCore
 from tests.project import PROJECT
+
+TWO_CORES = (PhysicalCore((0, 1)), PhysicalCore((2, 3), node=1))
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +24,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     facts: dict[str, Any] = {"missing": {}, "gpus": [], "docker": "28.1", "triton": ("0.7.0", None)}
     facts["engines"] = [check.EngineState("onnxruntime", {"onnxruntime": "1.32"}, ("CPU",))]
     monkeypatch.setattr(cores, "usable_cores", lambda: Cores(2, None))
-    monkeypatch.setattr(cores, "core_limits", lambda: CoreLimits(8, (0, 1, 2, 3), 2.5, 2))
+    monkeypatch.setattr(cores, "core_limits", lambda: CoreLimits(8, (0, 1, 2, 3), 2.5, TWO_CORES))
     monkeypatch.setattr(memory, "available_bytes", lambda: 3 * 2**30)
     monkeypatch.setattr(programs, "list_gpus", lambda: facts["gpus"])
     monkeypatch.setattr(programs, "docker_version", lambda: facts["docker"])
@@ -45,7 +48,7 @@ def test_a_machine_that_can_do_everything(machine: dict[str, Any]) -> None:
     shown = words()
     assert f"coserve {PROJECT['version']}, Python" in shown
     assert "2 usable of 8, affinity 4, quota 2.5, shared with other processes" in shown
-    assert "hyper-threads of 2 physical cores" in shown
+    assert "topology 2 physical cores with 4 hyper-threads, 1 package, 2 NUMA nodes of 1 + 1 cores" in shown
     assert "memory 3.0 GiB available" in shown
     assert "onnxruntime onnxruntime 1.32: CPU" in shown
     assert "Docker engine 28.1, Compose 2.40" in shown

@@ -39,7 +39,7 @@ class Devices:
     def used_by(self, members: int) -> int:
         """Return how many devices concurrent members use."""
         if self.kind == "cores":
-            budget = ThreadBudget.share(members, self.cores.count)
+            budget = ThreadBudget.share(members, self.cores.nodes)
             return budget.lanes * budget.threads
         # Of fewer members than GPUs there are copies.
         return members if self.kind == "streams" else len(self.gpus)

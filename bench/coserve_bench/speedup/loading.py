@@ -41,7 +41,7 @@ def load(plan: Plan) -> LoadedNetworks:
     division = plan.division
     cores = plan.devices.cores
     if plan.way == FUSED_PARALLEL:
-        return _parallel_branches(division.fused, ThreadBudget.share(division.split, cores.count), cores)
+        return _parallel_branches(division.fused, ThreadBudget.share(division.split, cores.nodes), cores)
     if plan.way == ONE_DEVICE:
         return _served(plan, division.ensemble, plan.devices.one_core, 1)
     if plan.way == ALL_DEVICES:

@@ -114,7 +114,7 @@ def with_threads(candidates: Sequence[Candidate], cores: Cores) -> list[Candidat
     return [
         replace(one, options=replace(one.options, threads=threads, pinned=pinned))
         for one in candidates
-        for threads in _thread_counts(len(one.ensemble.members), cores.count)
+        for threads in _thread_counts(len(one.ensemble.members), cores)
         for pinned in ([True, False] if cores.ids else [False])
     ]
 
@@ -151,6 +151,6 @@ def _load_fault(candidate: Candidate, cores: Cores) -> str | None:
     return None
 
 
-def _thread_counts(members: int, cores: int) -> list[int]:
+def _thread_counts(members: int, cores: Cores) -> list[int]:
     """Return threads per member to try: an even share of the cores, one, all cores."""
-    return list(dict.fromkeys((ThreadBudget.share(members, cores).threads, 1, cores)))
+    return list(dict.fromkeys((ThreadBudget.share(members, cores.nodes).threads, 1, cores.count)))

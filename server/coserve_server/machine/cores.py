@@ -4,11 +4,13 @@ import functools
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from coserve_server.machine.cgroups import find_cgroup_folders, parse_number, read_file
+from coserve_server.machine.topology import PhysicalCore, read_topology
 
 logger = logging.getLogger(__name__)
 
@@ -17,14 +19,55 @@ logger = logging.getLogger(__name__)
 class Cores:
     """The CPU cores that the process may use.
 
+    A network's threads gain little from a second hyper-thread of a core, and ONNX Runtime does not use it
+    either: it is left to the event loop and to decoding.
+
     Attributes:
-        count: number of whole cores, at least 1.
-        ids: the kernel's numbers of these cores. None if threads must not be pinned: under a quota lower than
-            the affinity, the process shares all cores with others.
+        count: number of whole physical cores, at least 1.
+        ids: the kernel's numbers of these cores, one hyper-thread of each. None if threads must not be
+            pinned: under a quota lower than the affinity, the process shares all cores with others.
+        topology: the physical cores of `ids`, in the same order; empty if unknown.
     """
 
     count: int
     ids: tuple[int, ...] | None
+    topology: tuple[PhysicalCore, ...] = ()
+
+    @classmethod
+    def of_topology(cls, topology: tuple[PhysicalCore, ...]) -> "Cores":
+        """Return these physical cores, for threads that are pinned."""
+        return cls(len(topology), tuple(core.threads[0] for core in topology), topology)
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Number of cores in each NUMA node; all in one if the topology is unknown or nothing is pinned."""
+        return tuple(Counter(self._node_numbers()).values())
+
+    def place(self, groups: int, size: int) -> list[tuple[int, ...]] | None:
+        """Divide the cores among groups of threads: `size` cores each, of one NUMA node if any has room.
+
+        The nodes take turns. None if threads must not be pinned.
+        """
+        if self.ids is None:
+            return None
+        free: dict[int, list[int]] = {}
+        for core, node in zip(self.ids, self._node_numbers(), strict=True):
+            free.setdefault(node, []).append(core)
+        placed = []
+        for _ in range(groups):
+            taken: list[int] = []
+            while len(taken) < size:
+                roomiest = max(free.values(), key=len)
+                wanted = size - len(taken)
+                taken += roomiest[:wanted]
+                del roomiest[:wanted]
+            placed.append(tuple(taken))
+        return placed
+
+    def _node_numbers(self) -> list[int]:
+        if self.ids is None or not self.topology:
+            return [0] * self.count
+        return [core.node for core in self.topology]
 
 
 @dataclass(frozen=True)
@@ -35,13 +78,13 @@ class CoreLimits:
         online: cores of the machine.
         affinity: the kernel's numbers of the cores that the process may run on; None if unknown.
         quota: the smallest CPU bandwidth quota of its control groups, in cores; None without any.
-        physical: physical cores among those of the affinity, which hyper-threads share; None if unknown.
+        topology: physical cores of the affinity; empty if unknown.
     """
 
     online: int
     affinity: tuple[int, ...] | None
     quota: float | None
-    physical: int | None
+    topology: tuple[PhysicalCore, ...] = ()
 
 
 def core_limits(root: Path = Path("/")) -> CoreLimits:
@@ -54,14 +97,14 @@ def core_limits(root: Path = Path("/")) -> CoreLimits:
     """
     affinity = _read_affinity()
     quota = min(_read_quotas(root), default=None)
-    return CoreLimits(os.cpu_count() or 1, affinity, quota, _count_physical(affinity or (), root))
+    return CoreLimits(os.cpu_count() or 1, affinity, quota, read_topology(affinity or (), root))
 
 
 def usable_cores(root: Path = Path("/")) -> Cores:
-    """Return the smaller of the CPU affinity and the CPU bandwidth quota, rounded up: see `core_limits`.
+    """Return the physical cores of the CPU affinity, at most as many as the quota, rounded up, allows.
 
-    Rounded down, a part of a quota would be left unused: with 1.5 cores, two members at once had 1.25 to 1.5
-    times the throughput of two in turn.
+    See `core_limits`. Rounded down, a part of a quota would be left unused: with 1.5 cores, two members at
+    once had 1.25 to 1.5 times the throughput of two in turn.
     """
     limits = core_limits(root)
     quota = float("inf") if limits.quota is None else limits.quota
@@ -69,8 +112,8 @@ def usable_cores(root: Path = Path("/")) -> Cores:
     if allowed is None:
         return Cores(math.ceil(min(limits.online, quota)), None)
     if quota < len(allowed):
-        return Cores(math.ceil(quota), None)
-    return Cores(len(allowed), allowed)
+        return Cores(min(math.ceil(quota), len(limits.topology)), None)
+    return Cores.of_topology(limits.topology)
 
 
 def pin_thread(cores: tuple[int, ...], thread: int = 0) -> bool:
@@ -99,13 +142,6 @@ def _read_affinity() -> tuple[int, ...] | None:
         return tuple(sorted(os.sched_getaffinity(0))) or None
     except (OSError, AttributeError):
         return None
-
-
-def _count_physical(cores: tuple[int, ...], root: Path) -> int | None:
-    """Count the groups of hyper-threads that these cores belong to."""
-    folder = root / "sys/devices/system/cpu"
-    siblings = {read_file(folder / f"cpu{core}/topology/thread_siblings_list").strip() for core in cores}
-    return len(siblings) if siblings and "" not in siblings else None
 
 
 def _read_quotas(root: Path) -> Iterator[float]:

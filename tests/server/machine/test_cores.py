@@ -3,10 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
+from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.machine.cores import CoreLimits, Cores, core_limits, usable_cores
 from coserve_server.machine.memory import available_bytes
+from coserve_server.machine.topology import PhysicalCore
 
+IDS = (0, 1, 2, 3, 8, 9, 10, 11)
+EIGHT = Cores(8, IDS, tuple(PhysicalCore((number,)) for number in IDS))
 SHARED = ("200000 100000", "250000 100000", "50000 100000", "750000 100000")
 """Quotas below eight cores."""
 V2_MOUNT = "30 23 0:26 {root} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate"
@@ -15,7 +18,7 @@ V1_MOUNT = "33 31 0:29 {root} /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cg
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 8, 9, 10, 11})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*IDS})
 
 
 def system(root: Path, mount: str, group: str, files: dict[str, str]) -> Path:
@@ -27,7 +30,7 @@ def system(root: Path, mount: str, group: str, files: dict[str, str]) -> Path:
 
 
 def test_without_control_groups_the_affinity_counts(tmp_path: Path) -> None:
-    assert usable_cores(tmp_path) == Cores(8, (0, 1, 2, 3, 8, 9, 10, 11))
+    assert usable_cores(tmp_path) == EIGHT
 
 
 @pytest.mark.parametrize(
@@ -58,12 +61,12 @@ def test_limits_tell_affinity_quota_and_hyper_threads(
             name = f"sys/devices/system/cpu/cpu{thread}/topology/thread_siblings_list"
             files[name] = f"{core},{core + 8}"
     root = system(tmp_path, V2_MOUNT.format(root="/"), "0::/", files)
-    assert core_limits(root) == CoreLimits(16, (0, 1, 2, 3, 8, 9, 10, 11), 2.5, 4)
+    topology = tuple(PhysicalCore((core, core + 8)) for core in range(4))
+    assert core_limits(root) == CoreLimits(16, IDS, 2.5, topology)
 
 
-def test_limits_that_the_system_does_not_show_are_unknown(tmp_path: Path) -> None:
-    limits = core_limits(tmp_path)
-    assert (limits.quota, limits.physical) == (None, None)
+def test_a_quota_that_the_system_does_not_show_is_unknown(tmp_path: Path) -> None:
+    assert core_limits(tmp_path).quota is None
 
 
 def test_version_2_quota_of_a_parent_counts(tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_a_file_that_cannot_be_read_counts_as_missing(tmp_path: Path, kind: str)
             path.symlink_to(path)
         elif kind == "bytes":
             path.write_bytes(b"\xff\x00\xfe 100000")
-    assert usable_cores(tmp_path) == Cores(8, (0, 1, 2, 3, 8, 9, 10, 11))
+    assert usable_cores(tmp_path) == EIGHT
     assert available_bytes(tmp_path) == float("inf")
 
 
@@ -166,12 +169,3 @@ def test_a_lane_that_may_not_be_pinned_runs_unpinned(
 
 def test_this_machine_has_at_least_one() -> None:
     assert usable_cores().count >= 1
-
-
-@pytest.mark.parametrize("cores", [1, 2, 3, 8, 64])
-@pytest.mark.parametrize("members", [1, 2, 3, 5, 16])
-def test_members_times_threads_never_exceed_the_cores(members: int, cores: int) -> None:
-    budget = ThreadBudget.share(members, cores)
-    assert 1 <= budget.lanes <= members
-    assert budget.threads >= 1
-    assert budget.lanes * budget.threads <= cores

@@ -176,11 +176,10 @@ class EmbeddedEngine:
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         """Make the lanes that the members share in turn, each with its share of the cores."""
-        budget = ThreadBudget.share(len(ensemble.members), self._cores.count, self._options.threads)
-        cores = self._cores.ids if self._pins(budget) else None
-        size = budget.threads
+        budget = ThreadBudget.share(len(ensemble.members), self._cores.nodes, self._options.threads)
+        placed = self._cores.place(budget.lanes, budget.threads) if self._pins(budget) else None
         lanes = [
-            Lane(f"{ensemble.name}-{i}", cores and cores[i * size : (i + 1) * size], size)
+            Lane(f"{ensemble.name}-{i}", placed[i] if placed else None, budget.threads)
             for i in range(budget.lanes)
         ]
         pins = [lane.pin for lane in lanes if lane.pin and lane.threads == 1]

@@ -1,7 +1,7 @@
 """Lanes: threads that run members, and how an ensemble shares the cores among them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -23,17 +23,26 @@ class ThreadBudget:
     threads: int
 
     @classmethod
-    def share(cls, members: int, cores: int, threads: int | None = None) -> "ThreadBudget":
-        """Divide `cores` among `members`, so that `lanes * threads <= cores`.
+    def share(cls, members: int, nodes: Sequence[int], threads: int | None = None) -> "ThreadBudget":
+        """Divide the cores among `members`, so that the threads of each fit into one NUMA node.
 
         Args:
-            threads: threads per member, capped at `cores`; None for an even share.
+            nodes: number of cores in each node.
+            threads: threads per member, at most all cores; None for an even share.
         """
-        if threads is not None:
-            threads = min(threads, cores)
-            return cls(min(members, cores // threads), threads)
-        lanes = min(members, cores)
-        return cls(lanes, cores // lanes)
+        cores = sum(nodes)
+        if threads is None:
+            lanes = min(members, cores)
+            share = range(cores // lanes, 0, -1)
+            return cls(lanes, next(size for size in share if _rooms(nodes, size) >= lanes))
+        threads = min(threads, cores)
+        # More threads than a node has cores must span several.
+        return cls(min(members, _rooms(nodes, threads) or cores // threads), threads)
+
+
+def _rooms(nodes: Sequence[int], size: int) -> int:
+    """Return how many groups of cores, `size` each, fit into the nodes."""
+    return sum(cores // size for cores in nodes)
 
 
 @dataclass(frozen=True)

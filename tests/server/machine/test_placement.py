@@ -1,0 +1,57 @@
+import itertools
+
+import pytest
+
+from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.machine.cores import Cores
+from tests.server.machine.conftest import Simulate
+from tests.server.machine.machines import Machine
+
+MACHINES = {
+    "2 x 32 far": Machine(packages=2, cores=32, siblings="far"),
+    "4 nodes near": Machine(nodes=4, cores=24, siblings="near"),
+    "96": Machine(cores=96),
+    "alternating": Machine(packages=2, cores=4, siblings="far", interleaved=True),
+    "cloud": Machine(cores=2, siblings="near"),
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("members", [1, 2, 3, 4, 5, 8, 16])
+@pytest.mark.parametrize("threads", [None, 1, 4])
+def test_each_member_has_physical_cores_of_its_own_in_one_node(
+    simulate: Simulate, machine: Machine, members: int, threads: int | None
+) -> None:
+    cores = simulate(machine)
+    budget = ThreadBudget.share(members, cores.nodes, threads)
+    placed = cores.place(budget.lanes, budget.threads)
+    assert placed is not None
+    assert [len(group) for group in placed] == [budget.threads] * budget.lanes
+    core_of = {thread: core for core in cores.topology for thread in core.threads}
+    used = [core_of[thread] for group in placed for thread in group]
+    assert len({core.threads for core in used}) == len(used), "two threads share a core"
+    if budget.threads <= max(cores.nodes):
+        assert all(len({core_of[thread].node for thread in group}) == 1 for group in placed)
+
+
+def test_members_are_spread_over_the_nodes(simulate: Simulate) -> None:
+    cores = simulate(MACHINES["2 x 32 far"])
+    assert cores.place(4, 2) == [(0, 1), (32, 33), (2, 3), (34, 35)]
+
+
+def test_more_threads_than_a_node_has_cores_span_nodes(simulate: Simulate) -> None:
+    cores = simulate(Machine(packages=2, cores=3))
+    assert cores.place(1, 5) == [(0, 1, 2, 3, 4)]
+
+
+def test_nothing_is_placed_under_a_quota(simulate: Simulate) -> None:
+    assert simulate(MACHINES["96"], quota=8).place(2, 4) is None
+
+
+def test_cores_of_an_unknown_topology_are_given_in_order() -> None:
+    assert Cores(4, (3, 5, 7, 9)).place(2, 2) == [(3, 5), (7, 9)]
+
+
+def test_a_machine_of_hyper_threads_alone_keeps_one_for_other_work(simulate: Simulate) -> None:
+    cores = simulate(Machine(cores=1, siblings="near"))
+    assert list(itertools.chain(*cores.place(1, 1) or ())) == [0]

@@ -65,6 +65,7 @@ def export(
     weights: options.Weights = None,
     samples: options.Samples = None,
     placement: options.Placement = None,
+    cores: options.Cores = None,
     instances: options.Instances = None,
     threads: options.Threads = None,
     preferred_batch_sizes: options.PreferredBatchSizes = None,
@@ -104,6 +105,7 @@ def export(
     )
     for_triton = _given(
         placement=placement,
+        cores=cores,
         instances=instances,
         threads=threads,
         preferred_batch_sizes=preferred_batch_sizes,

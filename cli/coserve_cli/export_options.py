@@ -210,15 +210,29 @@ Placement = Annotated[
     str | None,
     typer.Option(
         metavar="auto|cpu|GPU,…",
-        help="Devices of the members; members are distributed over several GPUs in turn.",
+        help="Devices of the members, which take several GPUs in turn, with copies until all are used.",
         show_default="auto",
+        rich_help_panel=FOR_TRITON,
+    ),
+]
+Cores = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=INT32,
+        help="Physical cores of Triton's machine: chooses --instances and --threads on its CPUs.",
+        show_default=False,
         rich_help_panel=FOR_TRITON,
     ),
 ]
 Instances = Annotated[
     int | None,
     typer.Option(
-        min=1, max=INT32, help="Copies of each member.", show_default="1", rich_help_panel=FOR_TRITON
+        min=1,
+        max=INT32,
+        help="Copies of each member.",
+        show_default="1; with --cores, as many as have four threads per member",
+        rich_help_panel=FOR_TRITON,
     ),
 ]
 Threads = Annotated[
@@ -227,7 +241,7 @@ Threads = Annotated[
         min=0,
         max=INT32,
         help="Threads of each instance on CPUs; 0 for one per core.",
-        show_default="1",
+        show_default="1; with --cores, an even share",
         rich_help_panel=FOR_TRITON,
     ),
 ]

@@ -24,7 +24,7 @@ def member_config(description: Description, index: int, member: Member) -> Model
     config = _onnxruntime_config(description.member_names[index], description.max_batch_size)
     config.input.append(_image_input(member.input, description))
     config.output.add(name=member.output, data_type=FP32, dims=[len(description.labels)])
-    deployment.apply(config, index)
+    deployment.apply(config, index, description.num_members)
     _add_warm_up(config, [1, *deployment.preferred_batch_sizes])
     return config
 

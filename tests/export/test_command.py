@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from typer.testing import Result
 
 from coserve_export import Deployment, Placement, compatibility
@@ -69,9 +69,20 @@ def test_how_triton_runs_the_members(
         {"precision_mode": "FP16"},
     )
     expected = ModelConfig()
-    deployment.apply(expected, 1)
+    deployment.apply(expected, 1, 2)
     for field in ("instance_group", "dynamic_batching", "parameters", "optimization"):
         assert getattr(config, field) == getattr(expected, field)
+
+
+def test_instances_for_a_machine(
+    coserve: Callable[..., Result], make_onnx: MakeOnnx, labels_file: Path, tmp_path: Path
+) -> None:
+    files = [make_onnx("a.onnx"), make_onnx("b.onnx", seed=1)]
+    done = coserve(*files, "--labels", labels_file, *OWN, "--placement", "auto", "--cores", "64")
+    assert done.exit_code == 0, done.output
+    config = text_format.Parse((tmp_path / "repository/own_member1/config.pbtxt").read_text(), ModelConfig())
+    assert list(config.instance_group) == [ModelInstanceGroup(kind=ModelInstanceGroup.KIND_CPU, count=8)]
+    assert config.parameters["intra_op_thread_count"].string_value == "4"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +150,10 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
             "placement must be auto, cpu or GPUs",
         ),
         (
+            ["{onnx}", "--labels", "{labels}", *OWN, "--placement", "0", "--cores", "8"],
+            "cores are for members on the CPU: leave them out",
+        ),
+        (
             ["{onnx}", "--labels", "{labels}", *OWN, "--parameter", "threads=1"],
             "unknown parameters of Triton's",
         ),
@@ -187,7 +202,7 @@ def test_errors_are_one_line(
         ["--max-accuracy-loss", "nan"],
         ["--max-accuracy-loss", "-1"],
         ["--max-batch-size", "0"],
-        *([option, str(2**31)] for option in ("--max-batch-size", "--instances", "--threads")),
+        *([option, str(2**31)] for option in ("--max-batch-size", "--instances", "--threads", "--cores")),
         ["--queue-delay-us", str(2**31)],
         ["--cuda", "use_tf32"],
     ],

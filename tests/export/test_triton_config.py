@@ -10,6 +10,9 @@ from coserve_export.deployment import Deployment, Placement
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import DescriptionError
 from coserve_export.triton_config import ensemble_config, mean_config, member_config, to_text
+from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.machine.cores import Cores
+from coserve_server.machine.plan import plan_workers
 
 Describe = Callable[..., Description]
 MEMBERS = [Member(b""), Member(b"", input="pixels", output="scores")]
@@ -118,7 +121,12 @@ def test_provenance_that_json_cannot_hold_is_refused(describe: Describe, value: 
         ("auto", [(ModelInstanceGroup.KIND_AUTO, [])] * 3),
         ("cpu", [(ModelInstanceGroup.KIND_CPU, [])] * 3),
         ("2", [(ModelInstanceGroup.KIND_GPU, [2])] * 3),
-        ("0,3", [(ModelInstanceGroup.KIND_GPU, [gpu]) for gpu in (0, 3, 0)]),
+        ("0,3", [(ModelInstanceGroup.KIND_GPU, gpus) for gpus in ([0, 3], [3, 0], [0, 3])]),
+        ("0,1,2", [(ModelInstanceGroup.KIND_GPU, [gpu]) for gpu in (0, 1, 2)]),
+        (
+            "0,1,2,3,4,5",
+            [(ModelInstanceGroup.KIND_GPU, gpus) for gpus in ([0, 3], [1, 4], [2, 5])],
+        ),
     ],
 )
 def test_placement(describe: Describe, placement: str, groups: list[tuple[int, list[int]]]) -> None:
@@ -127,6 +135,41 @@ def test_placement(describe: Describe, placement: str, groups: list[tuple[int, l
     assert [[(g.kind, list(g.gpus), g.count) for g in config.instance_group] for config in configs] == [
         [(kind, gpus, 2)] for kind, gpus in groups
     ]
+
+
+@pytest.mark.parametrize(
+    ("members", "options", "instances", "threads"),
+    [
+        (2, {}, 1, 1),
+        (2, {"cores": 2}, 1, 1),
+        (4, {"cores": 2}, 1, 1),
+        (1, {"cores": 2}, 1, 2),
+        (2, {"cores": 64}, 8, 4),
+        (4, {"cores": 96}, 6, 4),
+        (2, {"cores": 60}, 7, 4),
+        (2, {"cores": 15}, 1, 7),
+        (2, {"cores": 64, "threads": 2}, 16, 2),
+        (2, {"cores": 64, "instances": 4}, 4, 8),
+        (2, {"cores": 4, "instances": 4}, 4, 1),
+    ],
+)
+def test_instances_are_sized_for_the_cores(
+    describe: Describe, members: int, options: dict[str, int], instances: int, threads: int
+) -> None:
+    description = describe(num_members=members, deployment=Deployment(**options))
+    config = reread(member_config(description, 0, MEMBERS[0]))
+    kind = ModelInstanceGroup.KIND_CPU if "cores" in options else ModelInstanceGroup.KIND_AUTO
+    assert list(config.instance_group) == [ModelInstanceGroup(kind=kind, count=instances)]
+    assert parameters(config)["intra_op_thread_count"] == str(threads)
+
+
+@pytest.mark.parametrize("members", [1, 2, 3, 4, 8])
+def test_instances_are_sized_like_workers(members: int) -> None:
+    for cores in range(members, 200):
+        sized = Deployment(cores=cores).sized(members)
+        slices = plan_workers(Cores(cores, None), [members])
+        threads = min(ThreadBudget.share(members, one.cores.nodes).threads for one in slices)
+        assert (sized.instances, sized.threads) == (len(slices), threads), cores
 
 
 def test_every_option_sets_its_field(describe: Describe) -> None:
@@ -156,6 +199,11 @@ def test_every_option_sets_its_field(describe: Describe) -> None:
     [
         ({"instances": 0}, "at least one instance"),
         ({"threads": -1}, "cannot be negative"),
+        ({"cores": 0}, "at least one core, not 0"),
+        ({"cores": 8, "placement": Placement((0,))}, "leave them out when placing on GPUs"),
+        ({"cores": 8, "threads": 0}, "0 threads, one per core, cannot be used with cores"),
+        ({"cores": 8, "threads": 2, "instances": 2}, "leave one out"),
+        ({"cores": 8, "cuda": {"use_tf32": "0"}}, "cannot be used with members on the CPU"),
         ({"preferred_batch_sizes": (0,)}, "preferred batch sizes must be positive"),
         (
             {"parameters": {"enable_arena": "0"}},

@@ -58,16 +58,18 @@ CPU = Deployment(
     queue_delay_us=1000,
     parameters={"enable_mem_arena": "0", "enable_mem_pattern": "0"},
 )
+EIGHT_CORES = Deployment(cores=8, threads=2)
 AUTO = Deployment(cuda={"cudnn_conv_algo_search": "HEURISTIC"}, tensorrt={"precision_mode": "FP16"})
 
 
-@pytest.mark.parametrize("deployment", [CPU, AUTO], ids=["cpu", "auto"])
+@pytest.mark.parametrize("deployment", [CPU, AUTO, EIGHT_CORES], ids=["cpu", "auto", "8 cores"])
 def test_every_configuration_loads_and_the_ensemble_averages(
     triton: StartTriton, tmp_path: Path, deployment: Deployment
 ) -> None:
     """A repository whose placement is automatic loads without GPUs too."""
     networks = members(0)
     write_ensemble(tmp_path / "repository", describe(deployment, [1.0, 3.0]), networks, {})
+    sized = deployment.sized(2)
     server = triton(tmp_path / "repository")
     assert [(model["name"], model["version"], model["ready"]) for model in server.models] == [
         (name, "1", True) for name in ("e", "e_mean", "e_member0", "e_member1")
@@ -77,16 +79,16 @@ def test_every_configuration_loads_and_the_ensemble_averages(
         np.testing.assert_allclose(infer(client), logits(networks, [1, 3]), rtol=1e-5, atol=1e-5)
         after = executions(client)
         loaded = client.get_model_config("e_member1").config
-    assert warm["e_member0"] == deployment.instances * len(loaded.model_warmup)
+    assert warm["e_member0"] == sized.instances * len(loaded.model_warmup)
     assert {name: after[name] - warm[name] for name in after} == dict.fromkeys(after, 1)
     assert [(g.kind, g.count) for g in loaded.instance_group] == [
-        (ModelInstanceGroup.KIND_CPU, deployment.instances)
+        (ModelInstanceGroup.KIND_CPU, sized.instances)
     ]
     batching = loaded.dynamic_batching
     # Triton itself adds the largest batch if no size is preferred.
     assert tuple(batching.preferred_batch_size) == (deployment.preferred_batch_sizes or (8,))
     assert batching.max_queue_delay_microseconds == deployment.queue_delay_us
-    assert loaded.parameters["intra_op_thread_count"].string_value == str(deployment.threads)
+    assert loaded.parameters["intra_op_thread_count"].string_value == str(sized.threads)
     assert not loaded.response_cache.enable
     assert server.stop() == 0
 

@@ -58,11 +58,12 @@ def tune(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --output if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Find the engine, the ensemble, the threads and the batch size that serve best on this machine.
+    """Find the engine, ensemble, workers, threads and batch size that serve best on this machine.
 
-    With openvino, fp32 networks are also tried in bf16 if the processor supports it. All candidates are
-    loaded and measured in turn. Ctrl-C prints the measurements so far, without a choice. Run it on an idle
-    machine.
+    With openvino, fp32 networks are also tried in bf16 if the processor supports it. For throughput, several
+    workers with few threads per member are compared with one that has all cores; here they share a process,
+    and requests over the network are not counted. All candidates are loaded and measured in turn. Ctrl-C
+    prints the measurements so far, without a choice. Run it on an idle machine.
     """
     if not (math.isfinite(max_accuracy_loss) and max_accuracy_loss >= 0):
         raise typer.BadParameter(f"--max-accuracy-loss {max_accuracy_loss}: give points, 0 or more")

@@ -50,7 +50,7 @@ def read_evaluation(paths: Sequence[Path], ensemble: Ensemble) -> Evaluation:
 def measure_top1(
     candidates: Sequence[Candidate], cores: Cores, evaluation: Evaluation, progress: Progress | None = None
 ) -> list[Candidate]:
-    """Return the candidates with the accuracy measured on these images.
+    """Return the candidates, of one worker each, with the accuracy measured on these images.
 
     Raises:
         EngineError: a candidate cannot be loaded.
@@ -69,7 +69,7 @@ async def _measure_top1(
         for batch in evaluation.batches:
             targets = evaluation.targets[done : done + len(batch)]
             check_stopped()
-            for index, (candidate, networks) in enumerate(zip(candidates, loaded, strict=True)):
+            for index, (candidate, (networks,)) in enumerate(zip(candidates, loaded, strict=True)):
                 classes = await _classify(networks, candidate.ensemble, batch)
                 correct[index] += int(np.sum(classes == targets))
             done += len(batch)

@@ -1,21 +1,26 @@
-"""Ways to serve: ensembles × engines × precisions × threads."""
+"""Ways to serve: ensembles × engines × precisions × workers × threads."""
 
 import importlib.util
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Literal
 
 from coserve_bench.engine import ENGINES, LoadedNetworks, exported_precision, load_ensemble
 from coserve_bench.errors import BenchError
 from coserve_bench.progress import Progress
 from coserve_bench.stopping import check_stopped, run_until_stopped
 from coserve_server.engines.embedded.lanes import ThreadBudget
+from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.factory import precisions
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import EngineError
 from coserve_server.machine.cores import Cores
+from coserve_server.machine.plan import Slice, plan_workers
+
+Goal = Literal["latency", "throughput"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +29,13 @@ class Candidate:
 
     Attributes:
         top1: accuracy, a fraction; None if it was not measured.
+        workers: number of processes, each with a slice of the cores and a copy of the ensemble.
     """
 
     ensemble: Ensemble
     options: EngineOptions
     top1: float | None = None
+    workers: int = 1
 
     @property
     def precision(self) -> str:
@@ -109,20 +116,44 @@ def comparable(
     return kept, left_out
 
 
-def with_threads(candidates: Sequence[Candidate], cores: Cores) -> list[Candidate]:
-    """Return each candidate with every number of threads, pinned and not; the default comes first."""
+def with_layouts(candidates: Sequence[Candidate], cores: Cores, goal: Goal) -> list[Candidate]:
+    """Return each candidate with every layout, pinned and not; the default of `coserve serve` comes first.
+
+    For latency, one worker has all cores: others would be idle while it answers a single image.
+    """
     return [
-        replace(one, options=replace(one.options, threads=threads, pinned=pinned))
+        replace(one, options=replace(one.options, threads=threads, pinned=pinned), workers=workers)
         for one in candidates
-        for threads in _thread_counts(len(one.ensemble.members), cores)
+        for workers, threads in _layouts(len(one.ensemble.members), cores)
+        if workers == 1 or goal == "throughput"
         for pinned in ([True, False] if cores.ids else [False])
     ]
 
 
+def fitting(candidates: Sequence[Candidate], available: float) -> tuple[list[Candidate], dict[str, str]]:
+    """Return the candidates that fit into memory together, and why the others are left out.
+
+    Args:
+        available: bytes of memory. Those with one worker are always tried; all stay loaded while they take
+            turns.
+    """
+    kept = []
+    left_out = {}
+    for one in sorted(candidates, key=lambda one: one.workers):
+        needed = loading_bytes(one.ensemble) * one.workers
+        if needed > available and one.workers > 1:
+            name = f"{one.name}, {one.workers} workers"
+            left_out[name] = f"needs {needed / 2**30:.1f} GiB beside the others"
+        else:
+            kept.append(one)
+            available -= needed
+    return [one for one in candidates if one in kept], left_out
+
+
 async def load_all(
     candidates: Sequence[Candidate], cores: Cores, stack: AsyncExitStack, progress: Progress | None
-) -> list[LoadedNetworks]:
-    """Load every candidate; the stack closes them.
+) -> list[list[LoadedNetworks]]:
+    """Load every candidate, once for each of its workers; the stack closes them.
 
     Raises:
         EngineError: one cannot be loaded.
@@ -130,12 +161,20 @@ async def load_all(
     loaded = []
     for done, candidate in enumerate(candidates, start=1):
         check_stopped()
-        networks = load_ensemble(candidate.ensemble, candidate.options, cores)
-        stack.push_async_callback(networks.close)
-        loaded.append(networks)
+        loaded.append([_load(candidate, part.cores, stack) for part in _plan(candidate, cores)])
         if progress is not None:
             progress("loading", done, len(candidates))
     return loaded
+
+
+def _plan(candidate: Candidate, cores: Cores) -> list[Slice]:
+    return plan_workers(cores, [len(candidate.ensemble.members)], candidate.workers)
+
+
+def _load(candidate: Candidate, cores: Cores, stack: AsyncExitStack) -> LoadedNetworks:
+    networks = load_ensemble(candidate.ensemble, candidate.options, cores)
+    stack.push_async_callback(networks.close)
+    return networks
 
 
 def _load_fault(candidate: Candidate, cores: Cores) -> str | None:
@@ -151,6 +190,19 @@ def _load_fault(candidate: Candidate, cores: Cores) -> str | None:
     return None
 
 
-def _thread_counts(members: int, cores: Cores) -> list[int]:
-    """Return threads per member to try: an even share of the cores, one, all cores."""
-    return list(dict.fromkeys((ThreadBudget.share(members, cores.nodes).threads, 1, cores.count)))
+def _layouts(members: int, cores: Cores) -> list[tuple[int, int]]:
+    """Return numbers of workers and of threads per member to try.
+
+    One worker has an even share of the cores for each member, one thread, or all cores. Several workers have
+    1, 2, 4… threads per member, and are as many as that leaves cores for.
+    """
+
+    def share(workers: int) -> int:
+        slices = plan_workers(cores, [members], workers)
+        return min(ThreadBudget.share(members, one.cores.nodes).threads for one in slices)
+
+    default = len(plan_workers(cores, [members]))
+    alone = [(1, threads) for threads in (share(1), 1, cores.count)]
+    powers = [2**power for power in range(cores.count.bit_length())]
+    several = [(len(plan_workers(cores, [members], threads=threads)), threads) for threads in powers]
+    return list(dict.fromkeys([(default, share(default)), *alone, *(one for one in several if one[0] > 1)]))

@@ -10,10 +10,19 @@ from coserve_bench.engine import OPENVINO
 from coserve_bench.errors import BenchError
 from coserve_bench.progress import Progress
 from coserve_bench.tune.accuracy import measure_top1, read_evaluation
-from coserve_bench.tune.candidates import comparable, installed_engines, loadable, variants, with_threads
-from coserve_bench.tune.measure import Goal, Interrupted, Measured, best, measure
+from coserve_bench.tune.candidates import (
+    Goal,
+    comparable,
+    fitting,
+    installed_engines,
+    loadable,
+    variants,
+    with_layouts,
+)
+from coserve_bench.tune.measure import Interrupted, Measured, best, measure
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import usable_cores
+from coserve_server.machine.memory import available_bytes
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Report:
             "repository": str(self.repository),
             "default_model": self.chosen.candidate.ensemble.name,
             "engine": options.engine,
+            "workers": self.chosen.candidate.workers,
             "member_threads": options.threads,
             "pin_members": options.pinned,
         }
@@ -113,13 +123,15 @@ def choose(request: Request, progress: Progress | None) -> Report:
         notes = evaluation.notes
         candidates = measure_top1(candidates, cores, evaluation, progress)
     candidates, inaccurate = comparable(candidates, request.max_accuracy_loss)
+    candidates, too_large = fitting(with_layouts(candidates, cores, request.goal), available_bytes())
+    left_out = unloadable | inaccurate | too_large
     chosen = None
     try:
-        measured = measure(with_threads(candidates, cores), cores, rounds=request.rounds, progress=progress)
+        measured = measure(candidates, cores, rounds=request.rounds, progress=progress)
         chosen = best(measured, request.goal)
     except Interrupted as interrupted:
         (measured,) = interrupted.args
-    return Report(request.repository, request.goal, measured, chosen, unloadable | inaccurate, notes)
+    return Report(request.repository, request.goal, measured, chosen, left_out, notes)
 
 
 def _row(one: Measured) -> dict[str, Any]:
@@ -129,6 +141,7 @@ def _row(one: Measured) -> dict[str, Any]:
         "engine": options.engine,
         "precision": one.candidate.precision,
         "top1": one.candidate.top1,
+        "workers": one.candidate.workers,
         "threads": options.threads,
         "pinned": options.pinned,
         "batch_size": one.batch_size,

@@ -1,18 +1,16 @@
 """Times candidates, and finds the best one."""
 
+import asyncio
 import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Literal
 
 from coserve_bench.engine import LoadedNetworks, random_images, time_runs
 from coserve_bench.progress import Progress
 from coserve_bench.stopping import run_until_stopped
-from coserve_bench.tune.candidates import Candidate, load_all
+from coserve_bench.tune.candidates import Candidate, Goal, load_all
 from coserve_server.machine.cores import Cores
-
-Goal = Literal["latency", "throughput"]
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)
 TIE = 0.03
@@ -24,7 +22,7 @@ class Measured:
     """A candidate at one batch size.
 
     Attributes:
-        batch_ms: median time of a batch, in milliseconds.
+        batch_ms: median time of a batch while all workers run one, in milliseconds.
     """
 
     candidate: Candidate
@@ -33,8 +31,8 @@ class Measured:
 
     @property
     def images_per_s(self) -> float:
-        """Throughput of one batch after another."""
-        return 1000 * self.batch_size / self.batch_ms
+        """Throughput of one batch after another in every worker."""
+        return 1000 * self.candidate.workers * self.batch_size / self.batch_ms
 
 
 Times = dict[tuple[Candidate, int], list[float]]
@@ -97,11 +95,12 @@ async def _measure(
     async with AsyncExitStack() as stack:
         loaded = await load_all(candidates, cores, stack, progress)
         for done in range(rounds):
-            for index, (candidate, networks) in enumerate(zip(candidates, loaded, strict=True), start=1):
+            for index, (candidate, workers) in enumerate(zip(candidates, loaded, strict=True), start=1):
                 for size in batch_sizes:
                     if size <= candidate.ensemble.max_batch_size:
-                        taken = await _time(networks, candidate, size, seconds)
-                        times.setdefault((candidate, size), []).extend(taken)
+                        side_by_side = (_time(networks, candidate, size, seconds) for networks in workers)
+                        for taken in await asyncio.gather(*side_by_side):
+                            times.setdefault((candidate, size), []).extend(taken)
                 if progress is not None:
                     progress("measuring", done * len(candidates) + index, rounds * len(candidates))
 

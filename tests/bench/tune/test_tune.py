@@ -10,7 +10,7 @@ import pytest
 from coserve_bench.engine import LoadedNetworks
 from coserve_bench.errors import BenchError
 from coserve_bench.tune.accuracy import Evaluation, measure_top1
-from coserve_bench.tune.candidates import Candidate, comparable, installed_engines, variants, with_threads
+from coserve_bench.tune.candidates import Candidate, comparable, installed_engines, variants, with_layouts
 from coserve_bench.tune.measure import Interrupted, Measured, best, measure
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.factory import precisions
@@ -114,19 +114,6 @@ def test_accuracy_is_measured_through_the_engine(tmp_path: Path) -> None:
     assert told[-2:] == [("measuring accuracy", 16, 20), ("measuring accuracy", 20, 20)]
 
 
-def test_every_number_of_threads_is_tried_and_the_default_comes_first(tmp_path: Path) -> None:
-    (ensemble,) = repository(tmp_path, pair=None).values()
-    ways = with_threads(
-        [Candidate(ensemble, EngineOptions(engine)) for engine in BOTH], Cores(4, (0, 1, 2, 3))
-    )
-    told = [(way.options.engine, way.options.threads, way.options.pinned) for way in ways]
-    assert told[:6] == [("onnxruntime", t, p) for t in (2, 1, 4) for p in (True, False)]
-    assert len(told) == 12
-    alone = Candidate(ensemble, EngineOptions("openvino", precision="bf16"), 0.9)
-    (way,) = with_threads([alone], Cores(1, None))
-    assert (way.options, way.top1) == (EngineOptions("openvino", 1, False, "bf16"), 0.9)
-
-
 def test_the_best_for_each_goal_is_the_first_of_equals(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     first, second = (Candidate(ensemble, EngineOptions("onnxruntime", threads)) for threads in (1, 2))
@@ -140,7 +127,7 @@ def test_the_best_for_each_goal_is_the_first_of_equals(tmp_path: Path) -> None:
 def test_candidates_are_measured_in_turn(tmp_path: Path) -> None:
     (ensemble,) = repository(tmp_path, pair=None).values()
     assert installed_engines() == ["onnxruntime", "openvino"]
-    ways = with_threads(variants([ensemble], installed_engines()), Cores(2, None))
+    ways = with_layouts(variants([ensemble], installed_engines()), Cores(2, None), "throughput")
     told: list[tuple[str, int, int]] = []
     found = measure(ways, Cores(2, None), (1, 4, 8), 2, 0.01, lambda *step: told.append(step))
     assert [(one.candidate, one.batch_size) for one in found] == [

@@ -27,7 +27,7 @@ def doctor(
 ) -> None:
     """Show what this machine can run, and which commands lack something.
 
-    It tells cores, memory, the processor's instructions, GPUs, engines and programs, and how to install what
+    It covers cores, memory, the processor's instructions, GPUs, engines and programs, and how to install what
     is missing. The exit status is 1 if an installed engine does not work or one of the given COMMANDs lacks
     something. Nothing is sent or changed.
     """

@@ -16,7 +16,8 @@ def report_misuse(error: Any) -> int:
     if type(error).show is not typer.BadParameter.show:
         error.show()
         return int(error.exit_code)
-    message = " ".join(error.format_message().split())
+    # pydantic, with which Typer reads values, begins its messages with the kind of error.
+    message = " ".join(error.format_message().replace(": Value error, ", ": ", 1).split())
     stop = "" if message.endswith(("?", ".")) else "."
     context = getattr(error, "ctx", None)
     hint = f" See {context.command_path} --help" if context else ""

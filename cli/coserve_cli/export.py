@@ -227,7 +227,7 @@ def _export_files(sources: list[str], repository: Path, options: dict[str, Any])
     needed = ("name", "labels", "mean", "std")
     missing = ", ".join(f"--{option}" for option in needed if options.get(option) is None)
     if missing:
-        raise DescriptionError(f"ONNX files also need {missing}")
+        raise DescriptionError(f"{sources[0]} counts as an ONNX file, and ONNX files also need {missing}")
     with status_line() as progress:
         return export_onnx(sources, repository, progress=progress, **options)
 

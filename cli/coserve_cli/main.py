@@ -58,7 +58,7 @@ concurrently, from a folder of labelled images to an answer:
   coserve serve --repository models
   coserve classify cat.jpg    # or measure: coserve bench http --image cat.jpg
 
-coserve --help lists every command; coserve doctor tells what is installed."""
+coserve --help lists every command; coserve doctor shows what is installed."""
 
 
 class Modules(Mapping[str, Any]):

@@ -137,7 +137,7 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     from coserve_cli.errors import one_line
-    from coserve_server.errors import StartupError
+    from coserve_server.errors import AddressError, StartupError
     from coserve_server.main import serve as serve_forever
     from coserve_server.observability import logs
     from coserve_server.settings import load_settings
@@ -151,7 +151,8 @@ def serve(
         freeze_objects()
         print_summary(summary)
 
-    with exit_in_time(), one_line(StartupError), suppress(KeyboardInterrupt):
+    taken = "; choose another address with --host, --port or --grpc-port"
+    with exit_in_time(), one_line(StartupError, hints={AddressError: taken}), suppress(KeyboardInterrupt):
         settings = load_settings(
             config,
             repository=repository,

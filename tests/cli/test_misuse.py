@@ -11,6 +11,11 @@ from coserve_cli.main import app
     [
         (["tran"], "No such command 'tran'. Did you mean 'train', 'triton'? See coserve --help"),
         (["keys", "revok"], "No such command 'revok'. Did you mean 'revoke'? See coserve keys --help"),
+        (
+            ["networks", "--dataset", "mnist"],
+            "Invalid value for '--dataset': 'mnist' is not one of 'cifar10', 'cifar100', 'imagenet'. "
+            "See coserve networks --help",
+        ),
         (["classify"], "Missing argument 'IMAGE'. See coserve classify --help"),
         (["classify", "x", "--key", "k"], "Invalid value: --key needs --cert. See coserve classify --help"),
     ],

@@ -122,7 +122,7 @@ def test_a_new_version(coserve: Callable[..., Result], make_onnx: MakeOnnx, labe
         (["{run}", "{onnx}"], "give either one run folder, or ONNX files"),
         (["{run}", "{run}"], "give either one run folder, or ONNX files"),
         (["{empty}"], "not a run folder"),
-        (["{labels}"], "ONNX files also need --name, --labels"),
+        (["{labels}"], "labels.txt counts as an ONNX file, and ONNX files also need --name, --labels"),
         (["{labels}", "--labels", "{labels}", *OWN], "labels.txt: is not an ONNX file"),
         (["none.onnx"], "none.onnx does not exist"),
         (["x" * 300], "xxx does not exist"),

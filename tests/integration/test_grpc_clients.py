@@ -253,7 +253,7 @@ def refuses(server: Server) -> bool:
 def test_the_start(serve: Serve, repository: Path, server: Server) -> None:
     port = server.grpc.rpartition(":")[2]
     line = refused("--repository", repository, "--port", "0", "--grpc-port", port)
-    assert line == f"error: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert line.startswith(f"error: cannot listen on 127.0.0.1 port {port}: Address already in use; choose ")
     without = serve(repository)
     assert not [line for line in without.announcement if "gRPC" in line]
     with (

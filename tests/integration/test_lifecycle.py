@@ -52,7 +52,7 @@ def test_the_announcement_can_be_pasted(server: Server, tmp_path: Path) -> None:
 def test_a_taken_port_is_one_clear_line(server: Server, repository: Path) -> None:
     port = server.url.rpartition(":")[2]
     line = refused("--repository", repository, "--port", port)
-    assert line == f"error: cannot listen on 127.0.0.1 port {port}: Address already in use"
+    assert line.startswith(f"error: cannot listen on 127.0.0.1 port {port}: Address already in use; choose ")
 
 
 def test_what_prevents_a_start_is_one_clear_line(repository: Path) -> None:

@@ -10,6 +10,7 @@ import functools
 import math
 import re
 from dataclasses import replace
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 
 from coserve_training.errors import NetworkError
@@ -69,10 +70,18 @@ def parse_network(name: str) -> NetworkConfig:
         config = family.parse(name)
         if config is not None:
             return config
-    patterns = "; ".join(family.pattern for family in families())
-    raise NetworkError(
-        f"unknown network {name!r}; names have the form {patterns} (examples: coserve networks)"
-    )
+    raise NetworkError(f"unknown network {name!r}{_nearest(name)}; coserve networks lists examples")
+
+
+def _nearest(name: str) -> str:
+    """Return a hint at the example that resembles a name most, if any does."""
+    families_of = {
+        example: family
+        for family in families()
+        for example in (*family.cifar_examples, *family.imagenet_examples)
+    }
+    found = get_close_matches(name, families_of, n=1)
+    return f", the nearest is {found[0]}: {families_of[found[0]].pattern}" if found else ""
 
 
 def member_network(

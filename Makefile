@@ -16,7 +16,7 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo docs wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup force perf-analyzer browser clean
+.PHONY: setup demo docs wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup page-image force perf-analyzer browser clean
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -92,6 +92,9 @@ bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER an
 	$(BIN)/python benchmarks/peers/photographs.py $(IMAGE) .peers/photographs
 	$(BIN)/python benchmarks/peers/compare.py --neighbour $(SIZES:%=--image .peers/photographs/%) $(PEERS)
 	$(BIN)/python benchmarks/peers_page.py
+
+page-image: $(VENV)/.all browser  ## docs/images/page.png: the page after a race, on an idle machine
+	$(BIN)/python benchmarks/page_image.py
 
 perf-analyzer: .perf_analyzer/perf_analyzer  ## NVIDIA's load generator, for coserve bench perf-analyzer
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, Route
 
 from coserve_client import Client
 from coserve_server.api.page import files
@@ -224,6 +224,11 @@ def test_the_keyboard_is_enough(server: Server, tab: Tab) -> None:
     assert page.is_hidden("#try")
     page.keyboard.press("ArrowLeft")
     assert page.is_visible("#try")
+    # The button that starts the race is disabled meanwhile, which loses the place on the page.
+    for button, other in (("race-start", "race-stop"), ("race-stop", "race-start")):
+        page.focus(f"#{button}")
+        page.keyboard.press("Enter")
+        tab.until(f"document.activeElement.id === '{other}'")
 
 
 def test_an_answer_does_not_wait_for_the_library_that_draws(server: Server, tab: Tab) -> None:
@@ -234,8 +239,25 @@ def test_an_answer_does_not_wait_for_the_library_that_draws(server: Server, tab:
     page.wait_for_selector("#headline strong")
     assert tab.text("#headline").startswith("automobile")
     assert page.locator("#classes svg").count() == 0
+    page.set_viewport_size({"width": 360, "height": 800})
+    lines = "[...document.querySelectorAll('#words p')]"
+    assert page.evaluate(f"{lines}.length > 0 && {lines}.every(one => one.scrollWidth <= one.clientWidth)")
     tab.until("performance.getEntriesByType('resource').some(one => one.name.endsWith('charts.js'))")
     while not held:
         page.wait_for_timeout(20)
     held[0].continue_()
     page.wait_for_selector("#classes svg")
+
+
+def test_a_slow_server_is_waited_for(server: Server, tab: Tab) -> None:
+    tab.watch(server)
+    held: list[Route] = []
+    tab.page.route("**/v1/models", lambda route: held.append(route))
+    tab.page.goto(server.url)
+    assert tab.text("#model-text") == "Loading…"
+    tab.until("document.querySelectorAll('#examples img').length === 6")
+    while not held:
+        tab.page.wait_for_timeout(20)
+    held[0].continue_()
+    tab.page.wait_for_selector("#race-start:not(:disabled)")
+    assert tab.text("#model-text").startswith("2 members, ")

@@ -33,10 +33,17 @@ def test_members_race_on_one_clock(tab: Tab) -> None:
     ensembles = tab.rows("#race .wide:nth-of-type(1)")
     members = tab.rows("#race .wide:nth-of-type(2)")
     assert [row[0] for row in ensembles] == FAMILY
-    assert {(row[4], row[5]) for row in ensembles} == {("20", "0")}
+    # On a slow machine the race ends before the twentieth request.
+    assert all(0 < int(row[4]) <= 20 and row[5] == "0" for row in ensembles)
     assert [row[0] for row in members] == [f"{one}_member{i}" for one in FAMILY for i in range(int(one[-1]))]
     assert tab.page.locator(BARS).locator("visible=true").count() == 7
-    assert tab.page.locator("#race svg [stroke-dasharray='5,3']").count() == 1
+    line = tab.page.locator("#race svg [stroke-dasharray='5,3']")
+    assert line.count() == 1
+    # The line runs under the times that it crosses, and no text is invisible.
+    over = "[...line.ownerSVGElement.querySelectorAll('text')].at(-1)"
+    assert line.evaluate(f"line => line.compareDocumentPosition({over}) & Node.DOCUMENT_POSITION_FOLLOWING")
+    fills = "texts => texts.map((text) => getComputedStyle(text).fill)"
+    assert "none" not in tab.page.eval_on_selector_all("#race svg text", fills)
     took = f"The undivided network, the dashed line, took {ensembles[0][1]};"
     assert tab.text("#race-result").startswith(took)
     for name, median, *_, overlap, _, _ in ensembles[1:]:

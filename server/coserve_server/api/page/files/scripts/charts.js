@@ -55,6 +55,9 @@ function paint(figure, width) {
   figure.replaceChildren(svg);
 }
 
+/** Keep a text legible where a line runs through it; with a stroke, Plot fills nothing by itself. */
+const HALO = { fill: "currentColor", stroke: "var(--pico-card-background-color)", strokeWidth: 4 };
+
 const shorten = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
 /** Bars of the ensemble's probabilities, and a tick for each member's own.
@@ -122,10 +125,6 @@ export function raceBars(lanes, line, now = Infinity) {
     x: { domain: [0, last], label: "milliseconds since the first member’s start", ticks: width < 500 ? 4 : 10 },
     y: { domain: rows.map(({ key }) => key), axis: null },
     marks: [
-      Plot.text(
-        rows.filter((row) => row.name === undefined),
-        { x: 0, y: "key", text: "title", textAnchor: "start", fontWeight: 600, lineAnchor: "bottom", dy: 10 },
-      ),
       Plot.barX(begun, {
         x1: "start",
         x2: ({ end }) => Math.min(end, now),
@@ -138,7 +137,13 @@ export function raceBars(lanes, line, now = Infinity) {
         insetBottom: 3,
         rx: 2,
       }),
+      ...rules,
+      Plot.text(
+        rows.filter((row) => row.name === undefined),
+        { x: 0, y: "key", text: "title", textAnchor: "start", fontWeight: 600, lineAnchor: "bottom", dy: 10, ...HALO },
+      ),
       Plot.text(written, {
+        ...HALO,
         x: "end",
         y: "key",
         text: (bar) => (bar.error ? `✕ ${bar.late ? `late at ${milliseconds(bar.waited)}` : "failed"}` : milliseconds(bar.end)),
@@ -146,7 +151,6 @@ export function raceBars(lanes, line, now = Infinity) {
         textAnchor: "start",
         dx: 5,
       }),
-      ...rules,
     ],
   });
 }

@@ -40,8 +40,10 @@ function askForKey() {
 const watchLive = () => showLive(!$("live").hidden, loadCharts, explain);
 
 async function start() {
+  const text = $("model-text");
+  text.textContent = "Loading…";
   try {
-    const { models, default: first, not_served: missing } = await readModels();
+    const { models, default: first, not_served: missing } = await readModels().finally(() => text.replaceChildren());
     state.models = models;
     $("trouble").hidden = true;
     $("key-form").hidden = !state.keys;

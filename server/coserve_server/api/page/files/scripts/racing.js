@@ -58,8 +58,12 @@ async function run(loadCharts) {
 }
 
 function busy(now) {
+  const [used, next] = now ? [$("race-start"), $("race-stop")] : [$("race-stop"), $("race-start")];
+  const focused = document.activeElement === used;
   $("race-start").disabled = now;
   $("race-stop").hidden = !now;
+  // The button that is used up would take the keyboard's place on the page along.
+  if (focused) next.focus();
   $("race-progress").hidden = !now;
   if (now) $("race-replay").hidden = true;
 }

@@ -35,9 +35,11 @@ def section(results: Results) -> Iterator[str]:
     engine = results["engine"]
     measured = [one for one in results["servers"] if one["failure"] is None]
     best = max(engine["images_per_s"].values())
+    processor = results.get("processor") or "processor not recorded"
     yield f"### {results['model']}\n"
     yield (
-        f"{results['cores']} cores for server and load generator, ONNX Runtime {results['onnxruntime']}, "
+        f"{results['cores']} cores ({processor}) for server and load generator, "
+        f"ONNX Runtime {results['onnxruntime']}, "
         f"{results['rounds']} round{'s' * (results['rounds'] > 1)} of {results['seconds']:g} s per load. "
         f"The engine alone takes {engine['latency_ms']['p50']:.2f} ms per image (p50) and reaches {best:.0f} "
         f"images per second at its best batch size."

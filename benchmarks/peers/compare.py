@@ -37,6 +37,7 @@ from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import StartupError
 from coserve_server.machine.cores import usable_cores
+from coserve_server.machine.processor import read_processor
 
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
 
@@ -149,6 +150,7 @@ def main() -> None:
     report = {
         "model": arguments.model,
         "images": [kind.to_json() for kind in kinds],
+        "processor": read_processor().model,
         "cores": usable_cores().count,
         "onnxruntime": ort.__version__,
         "rounds": arguments.rounds,

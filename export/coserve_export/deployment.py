@@ -154,6 +154,14 @@ class Deployment:
                 accelerators.add(name=name, parameters=options)
 
 
+def runs_on_gpus(config: ModelConfig) -> bool:
+    """Return whether a member's configuration names GPUs or their accelerators."""
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    return bool(accelerators) or any(
+        group.kind == ModelInstanceGroup.KIND_GPU for group in config.instance_group
+    )
+
+
 def set_parameters(config: ModelConfig, parameters: Mapping[str, str]) -> None:
     """Add entries to a configuration's `parameters`."""
     for key, value in parameters.items():

@@ -121,7 +121,7 @@ def export_onnx(
         deployment=deployment,
     )
     if new_version:
-        check_can_extend(repository, description)
+        check_can_extend(repository, description, int8 is not None)
     else:
         check_can_write(repository, name, overwrite)
     trials = make_samples(description.preprocessing, None if samples is None else Path(samples))

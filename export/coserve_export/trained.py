@@ -134,7 +134,7 @@ def export_networks(
         deployment=deployment,
     )
     if new_version:
-        check_can_extend(repository, description)
+        check_can_extend(repository, description, int8 is not None)
     else:
         check_can_write(repository, description.name, overwrite)
     images = _normalised_samples(run, preprocessing)

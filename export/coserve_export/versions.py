@@ -12,6 +12,7 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from coserve_export.deployment import runs_on_gpus
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError, on_one_line
 from coserve_export.moves import move_all, staging_folder
@@ -19,8 +20,14 @@ from coserve_export.repository import CONFIG_FILE, build_version, check_folder, 
 from coserve_export.triton_config import KEPT_VERSIONS, ensemble_config, mean_config, member_config, to_text
 
 
-def check_can_extend(repository: Path, description: Description) -> None:
-    """Raise RepositoryError if the repository has no ensemble to extend; call it before costly work."""
+def check_can_extend(repository: Path, description: Description, int8: bool = False) -> None:
+    """Raise RepositoryError if the repository has no ensemble to extend; call it before costly work.
+
+    Args:
+        repository: the model repository.
+        description: the ensemble; its `max_batch_size` and `deployment` are ignored.
+        int8: whether the new version's members are quantised, which GPUs do not run.
+    """
     with translated(repository):
         check_folder(repository)
     ensemble = _read_config(repository, description.name)
@@ -31,6 +38,8 @@ def check_can_extend(repository: Path, description: Description) -> None:
     members = len(ensemble.ensemble_scheduling.step) - 1
     if members != description.num_members:
         raise _mismatch(repository, description, f"it has {members} members, not {description.num_members}")
+    if int8 and any(runs_on_gpus(_read_config(repository, name)) for name in description.member_names):
+        raise _mismatch(repository, description, "it runs on GPUs, and int8 networks run on the CPU")
 
 
 def write_version(

@@ -14,7 +14,14 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from coserve_export.deployment import Deployment, Placement
 from coserve_export.ensemble import Preprocessing
-from coserve_export.errors import AccuracyError, DescriptionError, ExportError, NetworkError, ParityError
+from coserve_export.errors import (
+    AccuracyError,
+    DescriptionError,
+    ExportError,
+    NetworkError,
+    ParityError,
+    RepositoryError,
+)
 from coserve_export.existing import export_onnx
 from coserve_export.int8 import Int8
 from coserve_export.labelled import read_evaluation
@@ -206,16 +213,48 @@ def test_classes_follow_the_order_of_the_ensemble(photos: Path) -> None:
     np.testing.assert_array_equal(first[:1], expected)
 
 
-@pytest.mark.parametrize(
-    "deployment",
-    [
-        Deployment(Placement(gpus=(0,))),
-        Deployment(cuda={"use_tf32": "0"}),
-        Deployment(tensorrt={"precision_mode": "INT8"}),
-    ],
-)
+ON_GPUS = [
+    Deployment(Placement(gpus=(0,))),
+    Deployment(cuda={"use_tf32": "0"}),
+    Deployment(tensorrt={"precision_mode": "INT8"}),
+]
+
+
+@pytest.mark.parametrize("deployment", ON_GPUS)
 def test_int8_is_refused_for_gpus(
     export: Export, make_onnx: Callable[..., Path], photos: Path, deployment: Deployment
 ) -> None:
     with pytest.raises(DescriptionError, match=r"int8 networks run on the CPU: .* export in fp16 or fp32"):
         export(make_onnx("a.onnx"), int8=Int8([photos]), deployment=deployment)
+
+
+@pytest.mark.parametrize("deployment", ON_GPUS)
+def test_int8_is_refused_as_a_new_version_for_gpus(
+    export: Export,
+    make_onnx: Callable[..., Path],
+    photos: Path,
+    deployment: Deployment,
+    tmp_path: Path,
+    tree: Callable[[Path], dict[str, bytes]],
+) -> None:
+    export(make_onnx("a.onnx"), deployment=deployment)
+    before = tree(tmp_path)
+    with pytest.raises(RepositoryError, match=r"runs on GPUs, and int8 networks run on the CPU; .* --name"):
+        export(make_onnx("a.onnx"), new_version=True, int8=Int8([photos]))
+    assert tree(tmp_path) == before
+
+
+def test_a_run_in_int8_is_refused_as_a_new_version_for_gpus(
+    make_run: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    export_networks(make_run(), tmp_path, name="photos", deployment=ON_GPUS[0])
+    with pytest.raises(RepositoryError, match="it runs on GPUs, and int8"):
+        export_networks(make_run(), tmp_path, name="photos", new_version=True, int8=Int8([photos]))
+
+
+def test_int8_as_a_new_version_on_the_cpu(
+    export: Export, make_onnx: Callable[..., Path], photos: Path
+) -> None:
+    export(make_onnx("a.onnx"), deployment=Deployment(Placement(cpu=True)))
+    report = export(make_onnx("a.onnx"), new_version=True, int8=Int8([photos], calibration_images=20))
+    assert report.version == 2

@@ -5,7 +5,7 @@ A tensor is part of the JSON, or bytes after it: Triton's binary tensor data ext
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -33,6 +33,8 @@ from coserve_server.settings import Settings
 
 FP32 = np.dtype("<f4")
 LARGEST = float(np.finfo(FP32).max)
+CLASSIFY_ONLY = ("coverage", "member_predictions", "set_method", "top_k")
+"""Parameters of `/v1/classify` without an effect here."""
 
 
 def read_request(
@@ -82,6 +84,7 @@ def check_tensors(model: Ensemble, request: InferRequest, settings: Settings) ->
             many predictions.
         TooManyImagesError: there are more files than the settings allow.
     """
+    refuse_without_effect(request.parameters.model_extra or ())
     if request.parameters.priority:
         raise InvalidParametersError(
             f"priority is {request.parameters.priority}; requests have no priorities here, so leave it out"
@@ -92,6 +95,12 @@ def check_tensors(model: Ensemble, request: InferRequest, settings: Settings) ->
         raise TooManyImagesError(f"{tensor.shape[0]} images, more than the {settings.max_images} allowed")
     check_predictions(settings, tensor.shape[0], _count_classified(model, request))
     return tensor
+
+
+def refuse_without_effect(names: Iterable[str]) -> None:
+    """Raise InvalidParametersError if a parameter has an effect in `/v1` alone; others are left alone."""
+    if found := ", ".join(name for name in names if name in CLASSIFY_ONLY):
+        raise InvalidParametersError(f"{found}: only /v1/classify has these parameters; leave them out")
 
 
 def read_bytes(tensor: Input, data: bytes | memoryview, found: str) -> NDArray[np.float32]:

@@ -49,8 +49,8 @@ class OutputParameters(_Part):
     shared_memory_region: Any = None
 
 
-class RequestParameters(_Part):
-    """Parameters of a request."""
+class RequestParameters(_Part, extra="allow"):
+    """Parameters of a request; the protocol lets clients add their own."""
 
     binary_data_output: StrictBool = Field(default=False, description="Whether outputs are bytes, not JSON.")
     priority: Int64 = Field(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coserve_server.api.v1.routes import ClassifyQuery
 from coserve_server.observability.record import Record
 from coserve_server.settings.section import LONGEST_MS
 from tests.server.api.application import IMAGES, INFER, LENGTH, LOGITS, Server, binary, document, error
@@ -234,6 +235,15 @@ def test_only_the_priority_that_all_requests_have_is_taken(server: Server) -> No
     server.infer(json=document(binary=False, parameters={"priority": 0}))
     refused = server.ask("POST", INFER, json=document(binary=False, parameters={"priority": 2}))
     assert "priority is 2; requests have no priorities here" in error(refused, 400)
+
+
+@pytest.mark.parametrize("name", sorted(set(ClassifyQuery.model_fields) - {"model", "version"}))
+def test_a_parameter_of_v1_is_refused_rather_than_dropped(server: Server, name: str) -> None:
+    wanted = document(binary=False)
+    words = f"{name}: only /v1/classify has these parameters; leave them out"
+    assert words in error(server.ask("POST", INFER, json=wanted | {"parameters": {name: 1}}), 400)
+    assert words in error(server.ask("POST", f"{INFER}?{name}=1", json=wanted), 400)
+    assert server.ask("POST", f"{INFER}?other=1", json=wanted).status_code == 200
 
 
 def test_the_magnitude_s_limit_is_a_setting() -> None:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.types import Message
 
 from coserve_server.api.requests.compression import decompress, read_encoding
 from coserve_server.api.requests.dependencies import get_record
@@ -119,8 +120,7 @@ async def stream_body(request: Request, settings: Settings, max_bytes: int) -> A
         passed_s = (time.perf_counter_ns() - began_ns) / 1e9
         try:
             # `request.stream` would yield one more, empty piece.
-            async with timeout(_time_limit_s(settings, received) - passed_s):
-                message = await request.receive()
+            message = await _receive(request, _time_limit_s(settings, received) - passed_s)
         except asyncio.TimeoutError as error:
             raise UploadTimeoutError(_describe_slowness(settings, received)) from error
         if message["type"] == "http.disconnect":
@@ -133,6 +133,17 @@ async def stream_body(request: Request, settings: Settings, max_bytes: int) -> A
         if not more:
             get_record(request).received_ns = time.perf_counter_ns()
         yield piece
+
+
+async def _receive(request: Request, seconds: float) -> Message:
+    """Return the next message; TimeoutError if none arrives in time, however busy the server itself is."""
+    try:
+        async with timeout(seconds):
+            return await request.receive()
+    except asyncio.TimeoutError:
+        # The event loop may have been late, and the message not.
+        async with timeout(0):
+            return await request.receive()
 
 
 def _time_limit_s(settings: Settings, received: int) -> float:

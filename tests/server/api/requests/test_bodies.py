@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from starlette.types import Receive
 
 from coserve_server.api.requests import bodies
 from tests.server.api.application import INFER, Server
@@ -21,8 +24,6 @@ def grace(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def upload(pieces: Iterator[bytes], pause_s: float, path: str = "/v1/classify", **settings: Any) -> Any:
     """Send these pieces and then nothing more; return the response's status and document."""
-    server = Server(FakeEngine(ensemble()), **{"min_upload_rate": RATE, **settings})
-    answers: list[Any] = []
 
     async def receive() -> dict[str, Any]:
         await asyncio.sleep(pause_s)
@@ -30,6 +31,14 @@ def upload(pieces: Iterator[bytes], pause_s: float, path: str = "/v1/classify", 
         if piece is None:
             await asyncio.Event().wait()
         return {"type": "http.request", "body": piece, "more_body": True}
+
+    return answer(receive, path, **settings)
+
+
+def answer(receive: Receive, path: str = "/v1/classify", **settings: Any) -> Any:
+    """Return the response's status and document."""
+    server = Server(FakeEngine(ensemble()), **{"min_upload_rate": RATE, **settings})
+    answers: list[Any] = []
 
     async def send(message: Any) -> None:
         answers.append(message)
@@ -64,6 +73,27 @@ def test_bytes_that_came_earn_time() -> None:
     pieces = (bytes(10 * RATE) for _ in range(100))
     status, document = upload(pieces, 0.01, max_body_bytes=995 * RATE)
     assert (status, document["type"]) == (413, "/problems/body-too-large")
+
+
+def test_a_body_that_came_while_the_server_was_busy_is_not_late() -> None:
+    ours, theirs = socket.socketpair()
+    arrived = asyncio.Event()
+
+    def be_busy() -> None:
+        theirs.send(b"a")
+        time.sleep(2 * bodies.GRACE_S)
+
+    async def receive() -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        if not arrived.is_set():
+            loop.add_reader(ours, arrived.set)
+            loop.call_soon(be_busy)
+        await arrived.wait()
+        return {"type": "http.request", "body": b"a", "more_body": False}
+
+    with ours, theirs:
+        status, document = answer(receive)
+    assert (status, document["type"]) == (400, "/problems/bad-image")
 
 
 def test_the_rate_can_be_left_out() -> None:

@@ -37,8 +37,9 @@ def main(path: str) -> None:
     except ssl.SSLError as error:
         well = False
         answer = str(error)
-        if setting(file, "tls_client_authorities"):
-            # A gateway that asks for another certificate is alive.
+        # A lost connection, or bytes that are not TLS, come from no gateway that works.
+        if setting(file, "tls_client_authorities") and "_ALERT_" in (error.reason or ""):
+            # A gateway that refuses the certificate is alive.
             well = path == "/healthz"
             answer = (
                 f"it requires a client's certificate ({answer}); set COSERVE_HEALTHCHECK_CERTIFICATE and "

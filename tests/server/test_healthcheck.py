@@ -175,3 +175,26 @@ def test_tls(
     status, line = check(monkeypatch, capsys, "/healthz", **variables)
     assert status == 1
     assert line.endswith("COSERVE_HEALTHCHECK_CERTIFICATE and _KEY cannot be used: No such file or directory")
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\n\r\n"], ids=["closed", "not TLS"])
+def test_with_mutual_tls_only_a_refused_certificate_is_a_sign_of_life(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    def respond() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=respond)
+        thread.start()
+        variables = {
+            "PORT": listener.getsockname()[1],
+            "TLS_CERTIFICATE": "server.pem",
+            "TLS_CLIENT_AUTHORITIES": "clients.pem",
+        }
+        status, line = check(monkeypatch, capsys, "/healthz", **variables)
+        thread.join(60)
+    assert status == 1
+    assert "certificate" not in line

@@ -116,7 +116,7 @@ CASES: dict[str, dict[str, Any]] = {
         "topologySpread": [],
         "podDisruptionBudget": {"enabled": False},
     },
-    "names": {"fullnameOverride": "x" * 80, "triton": {"enabled": True}},
+    "names": {"fullnameOverride": "x" * 80, "nameOverride": "n" * 62 + ".x", "triton": {"enabled": True}},
 }
 
 

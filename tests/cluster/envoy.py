@@ -70,7 +70,7 @@ class Envoy:
     def weigh(self, **percent: int) -> None:
         """Divide the requests among the clusters, as an HTTPRoute's weights do."""
         weights = [{"name": name, "weight": percent.get(name, 0)} for name in CLUSTERS]
-        action: dict[str, Any] = {"weighted_clusters": {"clusters": weights}, "timeout": "30s"}
+        action: dict[str, Any] = {"weighted_clusters": {"clusters": weights}, "timeout": "60s"}
         if self._retries:
             action["retry_policy"] = self._retries
         route = {"match": {"prefix": "/"}, "route": action}

@@ -116,6 +116,8 @@ def test_the_names_are_short_enough() -> None:
     names = [one["metadata"]["name"] for one in rendered()["names"].objects]
     assert max(map(len, names)) <= 63
     assert "x" * 56 + "-triton" in names
+    labels = rendered()["names"]["Service", "x" * 56]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == "n" * 62
 
 
 def test_the_default_objects() -> None:

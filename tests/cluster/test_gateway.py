@@ -165,6 +165,8 @@ NOT_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "volume of the chart's": ({"volumes": [{"name": "tmp", "emptyDir": {}}]}, "rename it"),
     "variable of the chart's": ({"env": [{"name": "COSERVE_ENGINE", "value": "x"}]}, "remove it"),
     "variable of a probe's": ({"env": [{"name": "COSERVE_PORT", "value": "1"}]}, "remove it"),
+    "variable in lower case": ({"env": [{"name": "coserve_engine", "value": "x"}]}, "remove it"),
+    "variable of triton twice": ({"triton": {"env": [{"name": "A"}, {"name": "A"}]}}, "remove one"),
     "variable twice": ({"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]}, "remove it"),
     "canary of nothing": ({"httpRoute": {"canary": {"weight": 1}}}, "another release"),
     "canary of its own": ({"httpRoute": {"canary": {"service": NAME}}}, "name another release's"),

@@ -1,7 +1,7 @@
 {{/* Names and labels. */}}
 
 {{- define "coserve.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimAll "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimAll "-." }}
 {{- end }}
 
 {{/* At most 56 characters, since "-triton" follows. */}}

@@ -45,13 +45,21 @@
 {{- include "coserve.checkRoute" . }}
 {{- end }}
 
-{{/* A variable that is set twice: Kubernetes would take the last without a word. */}}
+{{/* A variable that is set twice: Kubernetes would take the last without a word. The server takes its own in any case. */}}
 {{- define "coserve.checkEnvironment" -}}
 {{- $names := list "COSERVE_HOST" "COSERVE_PORT" }}
 {{- range include "coserve.gateway.ownEnv" . | fromYamlArray }}{{ $names = append $names .name }}{{ end }}
 {{- range .Values.env }}
-{{- if has .name $names }}
+{{- $name := ternary (upper .name) .name (hasPrefix "COSERVE_" (upper .name)) }}
+{{- if has $name $names }}
 {{- fail (printf "env sets %s, which the chart or settings set already, or another entry: remove it" .name) }}
+{{- end }}
+{{- $names = append $names $name }}
+{{- end }}
+{{- $names = list }}
+{{- range .Values.triton.env }}
+{{- if has .name $names }}
+{{- fail (printf "triton.env sets %s twice: remove one" .name) }}
 {{- end }}
 {{- $names = append $names .name }}
 {{- end }}

@@ -85,7 +85,7 @@ class Prometheus:
             }
             for index, server in enumerate(servers)
         ]
-        config = {"scrape_configs": [{"job_name": "x", "scrape_interval": "1s", "static_configs": targets}]}
+        config = {"scrape_configs": [{"job_name": "x", "scrape_interval": "5s", "static_configs": targets}]}
         (folder / "prometheus.yml").write_text(json.dumps(config))
         address = f"127.0.0.1:{free_port()}"
         self._http = httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=60)

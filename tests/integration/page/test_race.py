@@ -12,6 +12,18 @@ from tests.integration.page.browser import ROOT, Tab, open_tab
 
 FAMILY = [f"wide_resnet10_4_s{size}" for size in (1, 2, 4)]
 BARS = "#race svg [fill^='var(--m']"
+COLLISIONS = """charts => charts.flatMap((chart) => {
+    const edge = chart.getBoundingClientRect();
+    const all = [...chart.querySelectorAll("text")];
+    const texts = all.map((one) => [one.textContent, one.getBoundingClientRect()]);
+    const meet = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+    return texts.flatMap(([name, box], index) => [
+        ...(box.right > edge.right + 1 || box.bottom > edge.bottom + 1 ? [`${name} is cut off`] : []),
+        ...texts.slice(index + 1).filter(([, one]) => meet(box, one)).map(([other]) => `${name} × ${other}`),
+    ]);
+})"""
+"""Texts in charts that overlap, or that a chart's edge cuts off."""
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +120,4 @@ def test_phones_show_all_without_scrolling_sideways(tab: Tab, view: str) -> None
             f"[...document.querySelectorAll('#{view} figure svg')].every(one => one.clientWidth < {width})"
         )
         assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+        assert tab.page.eval_on_selector_all(f"#{view} figure:not(#accuracy *) svg", COLLISIONS) == []

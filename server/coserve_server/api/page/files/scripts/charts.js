@@ -47,7 +47,10 @@ function paint(figure, width) {
   const entry = redraw.get(figure);
   entry.width = width;
   if (width < 50) return;
-  const svg = Plot.plot({ width: Math.floor(width), marginBottom: 40, style: { fontSize: "12px" }, ...entry.options(width) });
+  const { x, ...options } = entry.options(width);
+  // Plot's own offset cuts off what hangs below the line, as in g.
+  const axis = { labelOffset: 35, ...x };
+  const svg = Plot.plot({ width: Math.floor(width), marginBottom: 40, style: { fontSize: "12px" }, x: axis, ...options });
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", entry.words);
   // Plot names groups that have no role, where no name may be.
@@ -122,7 +125,7 @@ export function raceBars(lanes, line, now = Infinity) {
     marginLeft: 8,
     marginRight: width < 500 ? 90 : 120,
     marginTop: 4,
-    x: { domain: [0, last], label: "milliseconds since the first member’s start", ticks: width < 500 ? 4 : 10 },
+    x: { domain: [0, last], label: "milliseconds since the first member’s start", ticks: width < 500 ? 3 : 10 },
     y: { domain: rows.map(({ key }) => key), axis: null },
     marks: [
       Plot.barX(begun, {
@@ -140,7 +143,19 @@ export function raceBars(lanes, line, now = Infinity) {
       ...rules,
       Plot.text(
         rows.filter((row) => row.name === undefined),
-        { x: 0, y: "key", text: "title", textAnchor: "start", fontWeight: 600, lineAnchor: "bottom", dy: 10, ...HALO },
+        {
+          ...HALO,
+          x: 0,
+          y: "key",
+          text: "title",
+          textAnchor: "start",
+          fontWeight: 600,
+          lineAnchor: "bottom",
+          dy: 10,
+          // In ems, which bold letters exceed.
+          lineWidth: (width - 16) / 14,
+          textOverflow: "ellipsis-end",
+        },
       ),
       Plot.text(written, {
         ...HALO,
@@ -157,6 +172,10 @@ export function raceBars(lanes, line, now = Infinity) {
 
 /** One dot per ensemble and per subset of its members. dots: {top1, ms, whole, title, lane}. */
 export function accuracyDots(dots) {
+  const values = dots.map(percentOf);
+  const [lowest, highest] = [Math.min(...values), Math.max(...values)];
+  // At least a point, also if all are equal.
+  const margin = Math.max(0, 1 - (highest - lowest)) / 2;
   const fill = (dot) => (dot.failed ? FAILED : colour(dot.lane));
   return (width) => ({
     height: Math.max(220, Math.min(320, width * 0.7)),
@@ -165,7 +184,7 @@ export function accuracyDots(dots) {
     marginRight: 44,
     grid: true,
     x: { label: "latency, ms", nice: true, zero: true, ticks: width < 400 ? 4 : 8 },
-    y: { label: "top-1 accuracy, %", nice: true, ticks: 5 },
+    y: { label: "top-1 accuracy, %", domain: [lowest - margin, highest + margin], nice: true, ticks: 5 },
     marks: [
       Plot.dot(dots.filter(({ whole }) => !whole), { x: "ms", y: percentOf, stroke: fill, r: 3.5 }),
       Plot.dot(dots.filter(({ whole }) => whole), { x: "ms", y: percentOf, fill, r: 7 }),
@@ -191,7 +210,7 @@ export function stepBars(steps, total) {
     marginLeft: 92,
     marginRight: 62,
     marginTop: 4,
-    x: { domain: [0, total], label: "milliseconds", ticks: width < 500 ? 4 : 8 },
+    x: { domain: [0, total], label: "milliseconds", ticks: width < 500 ? 3 : 8 },
     y: { domain: steps.map(({ name }) => name), label: null, tickSize: 0 },
     marks: [
       Plot.barX(steps, {

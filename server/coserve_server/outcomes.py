@@ -31,14 +31,18 @@ class Failure:
 
 @dataclass(frozen=True)
 class MemberRun:
-    """One member's work on a batch, or on all batches of one request; either `logits` or `failure` is None.
+    """One member's work on a batch, or on all batches of one request.
+
+    Either `logits` or `failure` is None. For a request that stopped early, both are if the member was not
+    needed, and neither is if it failed for some of the images.
 
     Attributes:
         name: the member's.
-        device: where it ran; None if it was late.
+        device: where it ran; None if it was late or not needed.
         start_ns, end_ns: begin and end of its work. If it was late: when the engine received the batch, and
             when the request stopped waiting.
-        logits: FP32 `[N, C]`. An engine need not check their shape or values.
+        logits: FP32 `[N, C]`. An engine need not check their shape or values. NaN for images that the member
+            was not needed for.
     """
 
     name: str
@@ -60,7 +64,7 @@ class MemberRun:
 
 @dataclass(eq=False)
 class BatchRun:
-    """A batch that the engine is running.
+    """A batch that the engine is running, at all members or at one.
 
     Attributes:
         size: number of images.
@@ -68,7 +72,7 @@ class BatchRun:
         names: the members', in the ensemble's order.
         members: one future per member, in the same order.
         finished: done when all members are.
-        waiting: number of requests that still want the answer.
+        waiting: number of requests that still want the answer; at one member, of images.
     """
 
     size: int
@@ -88,7 +92,7 @@ class BatchRun:
         return [self._outcome(name, run) for name, run in zip(self.names, self.members, strict=True)]
 
     def release(self) -> None:
-        """Give up one request's interest; without any left, tell the members to stop."""
+        """Give up the interest of one request or image; without any left, tell the members to stop."""
         self.waiting -= 1
         if self.waiting == 0:
             for member in self.members:
@@ -112,13 +116,13 @@ class Share:
 
     Attributes:
         batch: the batch they are part of.
-        rows: the rows.
+        rows: the rows; a list of their indices if they may lie apart.
         runs: what each member did with them, in the ensemble's order; empty until `settle`.
         ended_ns: when the last answer that counts arrived, or waiting for it ended; 0 until `settle`.
     """
 
     batch: BatchRun
-    rows: slice
+    rows: slice | list[int]
     runs: Sequence[MemberRun] = ()
     ended_ns: int = 0
 

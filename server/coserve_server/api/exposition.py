@@ -161,6 +161,11 @@ class _Models(Collector):
             lambda model: model.batch_size,
         )
         yield self._histograms(
+            "coserve_image_members",
+            "Members averaged for each image answered.",
+            lambda model: model.members_per_image,
+        )
+        yield self._histograms(
             "coserve_member_overlap_ratio",
             "Sum of the members' durations in a batch / time from first start to last end: S if all S ran "
             "in parallel, 1 if one after another.",
@@ -169,7 +174,14 @@ class _Models(Collector):
         yield self._member_durations()
         yield self._counters("coserve_images", "Images answered.", lambda model: model.images)
         yield self._counters(
-            "coserve_degraded_answers", "Answers without all members.", lambda model: model.degraded
+            "coserve_degraded_answers",
+            "Answers without a member that was needed.",
+            lambda model: model.degraded,
+        )
+        yield self._counters(
+            "coserve_images_stopped_early",
+            "Images answered that needed no further member.",
+            lambda model: model.stopped_early,
         )
         text = "Requests that lack a member because it was late or failed."
         errors = CounterMetricFamily("coserve_member_errors", text, labels=("model", "member", "kind"))

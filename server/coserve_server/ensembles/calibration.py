@@ -44,13 +44,33 @@ class SetCalibrations(BaseModel):
     raps: RapsCalibration | None = None
 
 
+class EarlyStopping(BaseModel):
+    """A confidence at which members may stop; keys that serving does not use are ignored.
+
+    Attributes:
+        loss: top-1 accuracy that stopping there may lose, as a fraction.
+        confidence: probability of the likeliest class to exceed; 1 if all members have to answer.
+        top1: top-1 accuracy measured with it; None if it was not.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    loss: NotNegative
+    confidence: Annotated[float, Field(ge=0, le=1)]
+    top1: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
 class Calibration(BaseModel):
-    """Temperatures by the number of averaged members; keys that serving does not use are ignored."""
+    """Temperatures by the number of averaged members, thresholds and confidences.
+
+    Keys that serving does not use are ignored.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     temperatures: dict[PositiveInt, Temperature] = {}
     prediction_sets: SetCalibrations = SetCalibrations()
+    early_stopping: tuple[EarlyStopping, ...] = ()
 
     def temperature(self, members: int) -> float:
         """Return the temperature for the mean of this number of members' logits; 1 if none was fitted."""

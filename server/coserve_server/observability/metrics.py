@@ -17,6 +17,7 @@ from coserve_server.outcomes import MemberRun, overlap
 LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 SHORT_S = (0.0001, 0.00025, 0.0005, *LATENCY_S)
 OVERLAPS = (0.5, 0.9, 1, 1.1, 1.25, 1.5, 1.75, 1.9, 2, 2.5, 3, 3.5, 4, 6, 8)
+MEMBERS = (1, 2, 3, 4, 5, 6, 7, 8, 16)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -36,10 +37,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, times: int = 1) -> None:
         """Count a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.sum += value * times
 
 
 def _latency() -> Histogram:
@@ -62,7 +63,9 @@ class ModelMetrics:
         overlap: overlap of the members per batch.
         members: seconds per batch, by member name.
         errors: requests that lack a member, by member name and `late` or `failed`.
-        degraded: answers without all members.
+        degraded: answers without a member that was needed.
+        stopped_early: images that needed no further member.
+        members_per_image: members averaged for each image answered.
     """
 
     duration: Histogram = field(default_factory=_latency)
@@ -73,6 +76,8 @@ class ModelMetrics:
     members: defaultdict[str, Histogram] = field(default_factory=lambda: defaultdict(_short))
     errors: Counter[tuple[str, str]] = field(default_factory=Counter)
     degraded: int = 0
+    stopped_early: int = 0
+    members_per_image: Histogram = field(default_factory=lambda: Histogram(MEMBERS))
 
 
 class Metrics:
@@ -103,7 +108,8 @@ class Metrics:
         answered = [run for run in members if run.logits is not None]
         for run in answered:
             model.members[run.name].observe((run.end_ns - run.start_ns) / 1e9)
-        if answered:
+        # A batch at one of several members has nothing to overlap with.
+        if answered and len(members) == len(ensemble.members):
             model.overlap.observe(overlap([answered]))
 
     def count_request(self, record: Record, route: str, status: int | str, duration_s: float) -> None:
@@ -122,3 +128,10 @@ class Metrics:
             model.queue.observe(record.queue_ns / 1e9)
             model.images += record.images
             model.degraded += record.degraded
+            model.stopped_early += record.stopped_early
+            if record.answered:
+                for members in record.answered:
+                    model.members_per_image.observe(len(members))
+            else:
+                used = sum(member.logits is not None for member in record.members)
+                model.members_per_image.observe(used, record.images)

@@ -41,6 +41,10 @@ class Record:
         inference_ns: time spent at the engine, waiting between batches excluded.
         shares: its rows of the batches that the engine ran.
         members: what each member did for the request as a whole.
+        lacks_members: whether a member is missing that was needed.
+        answered: for each image, indices of the members that answered it, ascending; empty if the same
+            members answered all images.
+        stopped_early: number of images that needed no further member.
         combined_ns: begin and end of combining; None if too few members answered.
         problem: kind of the problem that was the answer.
         instance: URN of that occurrence.
@@ -60,6 +64,9 @@ class Record:
     inference_ns: int = 0
     shares: Sequence[Share] = ()
     members: Sequence[MemberRun] = ()
+    lacks_members: bool = False
+    answered: Sequence[tuple[int, ...]] = ()
+    stopped_early: int = 0
     combined_ns: tuple[int, int] | None = None
     problem: str | None = None
     instance: str | None = None
@@ -68,8 +75,8 @@ class Record:
 
     @property
     def degraded(self) -> bool:
-        """Whether the request was answered without all members."""
-        return self.combined_ns is not None and any(member.failure for member in self.members)
+        """Whether the request was answered without a member that was needed."""
+        return self.combined_ns is not None and self.lacks_members
 
     @property
     def model(self) -> str:

@@ -92,7 +92,7 @@ class Statistics:
         return self._models[model.name, model.version]
 
     def count_batch(self, ensemble: Ensemble, run: BatchRun, members: Sequence[MemberRun]) -> None:
-        """Count a batch for its ensemble, and as one request for each member.
+        """Count a batch for its ensemble, and as one request for each member that it went to.
 
         Args:
             members: what the members did.
@@ -105,7 +105,8 @@ class Statistics:
             self.get(ensemble).count_batch(run.size, max(one.end_ns for one in answered) - began_ns)
         if ensemble.part_of is not None:
             return
-        for member, outcome in zip(ensemble.members, members, strict=True):
+        given = [member for member in ensemble.members if member.name in run.names]
+        for member, outcome in zip(given, members, strict=True):
             counters = self._models[member.name, ensemble.version_of(member)]
             if outcome.logits is None:
                 counters.fail.add(now - run.began_ns)

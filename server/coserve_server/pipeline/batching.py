@@ -2,59 +2,36 @@
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import partial
 
 from coserve_server.engines.base import BatchEngine, Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
 from coserve_server.observability.record import Record, no_request
 from coserve_server.outcomes import BatchRun, Share
-
-
-@dataclass(eq=False)
-class _Request:
-    """A request's images that are still waiting, and its shares of the batches that have started."""
-
-    record: Record
-    waiting: Images
-    placed: asyncio.Future[None]
-    shares: list[Share] = field(default_factory=list)
-
-    def place(self, run: BatchRun, start: int, count: int) -> None:
-        """Move the first `count` images into a batch, from its row `start` on."""
-        self.waiting = self.waiting[count:]
-        self.shares.append(Share(run, slice(start, start + count)))
-        run.waiting += 1
-        if len(self.waiting) == 0 and not self.placed.done():
-            self.placed.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        """Stop waiting, unless all images have been placed."""
-        if not self.placed.done():
-            self.placed.set_exception(error)
-
-
-_Queue = deque[_Request]
-OnBatch = Callable[[Ensemble, BatchRun], None]
+from coserve_server.pipeline.early_stopping.line import StagedLine
+from coserve_server.pipeline.early_stopping.rule import StoppingRule
+from coserve_server.pipeline.lines import Line, OnBatch, Request, WholeLine, run_whole
 
 
 @dataclass(eq=False)
 class _Resource:
-    """A resource that batches occupy exclusively, and the ensembles whose requests wait for it.
+    """A resource that batches occupy exclusively, and the lines that wait for it.
 
     Attributes:
-        running: at most two batches, the older one first.
-        user: key of the ensemble now running.
-        queues: by the key of their ensembles, in the order of their turns; none is empty.
+        running: the batches that run, all of one line, the oldest first.
+        user: key of that line.
+        lines: by key, in the order of their turns; something waits in each.
+        scheduled: whether `Batcher._advance` is about to be called.
     """
 
     running: list[BatchRun] = field(default_factory=list)
-    user: tuple[int, str] | None = None
-    queues: dict[tuple[int, str], tuple[Ensemble, _Queue]] = field(default_factory=dict)
+    user: Hashable = None
+    lines: dict[Hashable, Line] = field(default_factory=dict)
+    scheduled: bool = False
 
 
 class Batcher:
@@ -64,6 +41,8 @@ class Batcher:
     starts when the first of its lanes is idle, so that no core waits for the slowest member, or when it is as
     large as the batch that runs: then both alternate, and no core waits for the event loop. A backend that
     batches on its own gets every request immediately.
+
+    Images that may stop early wait in lines of their own: see `StagedLine`.
     """
 
     def __init__(self, engine: BatchEngine, on_batch: OnBatch = lambda _ensemble, _run: None) -> None:
@@ -75,6 +54,9 @@ class Batcher:
         self._engine = engine
         self._on_batch = on_batch
         self._resources: dict[Hashable, _Resource] = {}
+        self._staged: dict[Hashable, StagedLine] = {}
+        self._sent: Counter[Hashable] = Counter()
+        """Unfinished batches at a backend that batches on its own, by key of their ensembles."""
 
     async def start(
         self, record: Record, ensemble: Ensemble, images: Images, deadline_ns: int
@@ -98,46 +80,106 @@ class Batcher:
         left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
         if left_s <= 0:
             raise late
-        request = _Request(record, images, loop.create_future())
+        request = Request(record, images, loop.create_future())
         if self._engine.batches(ensemble):
             while len(request.waiting):
-                self._run(ensemble, [request])
+                self._send(ensemble, request)
             return request.shares
-        self._enqueue(ensemble, request)
+        name = self._engine.resource(ensemble)
+        line = self._join(name, ensemble)
+        line.requests.append(request)
+        self._schedule(name)
         timer = loop.call_later(left_s, request.fail, late)
         try:
             await request.placed
         except BaseException:
-            self._withdraw(ensemble, request)
+            self._withdraw(name, ensemble, request)
             raise
         finally:
             timer.cancel()
         return request.shares
 
+    def stage(self, ensemble: Ensemble, rule: StoppingRule) -> StagedLine:
+        """Return the line of images that may stop early."""
+        key = (*_key(ensemble), "staged")
+        if key not in self._staged:
+            changed = partial(self._update, key, self._name(ensemble))
+            self._staged[key] = StagedLine(self._engine, ensemble, rule, self._on_batch, changed)
+        return self._staged[key]
+
+    def busy(self, ensemble: Ensemble) -> bool:
+        """Return whether a request for the ensemble would have to wait.
+
+        Where the backend batches on its own: whether it has another request for the ensemble.
+        """
+        resource = self._resources.get(self._name(ensemble))
+        if resource is not None and any(run.unfinished for run in resource.running):
+            return True
+        return self._sent[_key(ensemble)] > 0 if self._sent else False
+
     def close(self) -> None:
         """Cancel the waiting requests."""
         for resource in self._resources.values():
-            for _, queue in resource.queues.values():
-                for request in queue:
-                    request.placed.cancel()
+            for line in resource.lines.values():
+                line.close()
+        for staged in self._staged.values():
+            staged.close()
 
-    def _enqueue(self, ensemble: Ensemble, request: _Request) -> None:
-        name = self._engine.resource(ensemble)
-        idle = name not in self._resources
+    def _name(self, ensemble: Ensemble) -> Hashable:
+        """Return the key of the resource; a backend that batches on its own has one for each ensemble."""
+        if self._engine.batches(ensemble):
+            return _key(ensemble)
+        return self._engine.resource(ensemble)
+
+    def _send(self, ensemble: Ensemble, request: Request) -> None:
+        """Give a batch to a backend that batches on its own."""
+        key = _key(ensemble)
+        run = run_whole(self._engine, ensemble, [request], self._on_batch)
+        self._sent[key] += 1
+        run.finished.add_done_callback(lambda _: self._forget_sent(key))
+
+    def _forget_sent(self, key: Hashable) -> None:
+        self._sent[key] -= 1
+        if self._sent[key] == 0:
+            del self._sent[key]
+
+    def _join(self, name: Hashable, ensemble: Ensemble) -> WholeLine:
+        """Return the line of whole batches, which waits for the resource."""
         resource = self._resources.setdefault(name, _Resource())
-        resource.queues.setdefault(_key(ensemble), (ensemble, deque()))[1].append(request)
-        if idle or (resource.running and self._may_start(resource)):
-            # Not immediately: requests that arrived together form a batch.
+        key = _key(ensemble)
+        line = resource.lines.get(key)
+        if not isinstance(line, WholeLine):
+            line = resource.lines[key] = WholeLine(self._engine, ensemble, self._on_batch)
+        return line
+
+    def _schedule(self, name: Hashable) -> None:
+        """Advance soon if a batch may start; not immediately, so that requests of one moment form a batch."""
+        resource = self._resources[name]
+        if not resource.scheduled and (not resource.running or self._may_start(resource)):
+            resource.scheduled = True
             asyncio.get_running_loop().call_soon(self._advance, name, context=no_request())
 
-    def _withdraw(self, ensemble: Ensemble, request: _Request) -> None:
+    def _update(self, key: Hashable, name: Hashable) -> None:
+        """Take note that a line of staged images has changed."""
+        line = self._staged.get(key)
+        if line is None:
+            return
+        if line.waits:
+            self._resources.setdefault(name, _Resource()).lines.setdefault(key, line)
+            self._schedule(name)
+        elif (resource := self._resources.get(name)) is not None:
+            resource.lines.pop(key, None)
+        if line.empty:
+            del self._staged[key]
+
+    def _withdraw(self, name: Hashable, ensemble: Ensemble, request: Request) -> None:
         """Remove a request that no longer wants an answer."""
-        resource = self._resources.get(self._engine.resource(ensemble), _Resource())
-        _, queue = resource.queues.get(_key(ensemble), (ensemble, _Queue()))
-        if request in queue:
-            queue.remove(request)
-            if not queue:
-                del resource.queues[_key(ensemble)]
+        resource = self._resources.get(name, _Resource())
+        line = resource.lines.get(_key(ensemble))
+        if isinstance(line, WholeLine) and request in line.requests:
+            line.requests.remove(request)
+            if not line.waits:
+                del resource.lines[_key(ensemble)]
         for share in request.shares:
             share.batch.release()
 
@@ -146,24 +188,23 @@ class Batcher:
         resource = self._resources.get(name)
         if resource is None:
             return
+        resource.scheduled = False
         resource.running = [run for run in resource.running if run.unfinished]
-        while resource.queues and self._may_start(resource):
-            key = next(iter(resource.queues))
-            ensemble, queue = resource.queues.pop(key)
+        while resource.lines and self._may_start(resource):
+            key = next(iter(resource.lines))
+            line = resource.lines.pop(key)
             try:
-                run = self._run(ensemble, queue)
+                runs = line.start()
             except Exception as error:
-                for request in queue:
-                    request.fail(error)
+                line.fail(error)
                 continue
-            resource.running.append(run)
+            resource.running += runs
             resource.user = key
-            while queue and len(queue[0].waiting) == 0:
-                queue.popleft()
-            if queue:
-                resource.queues[key] = (ensemble, queue)
-            for member in run.members:
-                member.add_done_callback(lambda _: self._advance(name), context=no_request())
+            if line.waits:
+                resource.lines[key] = line
+            for run in runs:
+                for member in run.members:
+                    member.add_done_callback(lambda _: self._advance(name), context=no_request())
         if not resource.running:
             del self._resources[name]
 
@@ -171,37 +212,8 @@ class Batcher:
         """Return whether the engine may be given the next waiting batch."""
         if not resource.running:
             return True
-        key, (ensemble, queue) = next(iter(resource.queues.items()))
-        if len(resource.running) > 1 or resource.user != key:
-            return False
-        running = resource.running[0]
-        if running.unfinished < self._engine.lanes(ensemble):
-            return True
-        return sum(len(request.waiting) for request in queue) >= running.size
-
-    def _run(self, ensemble: Ensemble, queue: Iterable[_Request]) -> BatchRun:
-        """Give the engine as many images as fit, in order; a request may be split."""
-        room = ensemble.max_batch_size
-        pieces: list[tuple[_Request, int]] = []
-        for request in queue:
-            count = min(room, len(request.waiting))
-            pieces.append((request, count))
-            room -= count
-            if room == 0:
-                break
-        parts = [request.waiting[:count] for request, count in pieces]
-        images = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        began = time.perf_counter_ns()
-        members = self._engine.start(ensemble, images, [request.record for request, _ in pieces])
-        finished = asyncio.gather(*members, return_exceptions=True)
-        names = [member.name for member in ensemble.members]
-        run = BatchRun(len(images), began, names, members, finished)
-        finished.add_done_callback(lambda _: self._on_batch(ensemble, run))
-        start = 0
-        for request, count in pieces:
-            request.place(run, start, count)
-            start += count
-        return run
+        key, line = next(iter(resource.lines.items()))
+        return resource.user == key and line.may_start(resource.running)
 
 
 def _key(ensemble: Ensemble) -> tuple[int, str]:

@@ -18,11 +18,13 @@ from coserve_server.observability.statistics import Statistics
 from coserve_server.outcomes import BatchRun, MemberRun, overlap
 from coserve_server.pipeline.admission import Admission
 from coserve_server.pipeline.batching import Batcher
-from coserve_server.pipeline.combine import Combined, combine
+from coserve_server.pipeline.combine import Combined, combine, combine_apart
+from coserve_server.pipeline.early_stopping.rule import StoppingRule, find_stopping
 from coserve_server.pipeline.fan_out import fan_out
+from coserve_server.pipeline.in_turn import ask_in_turn
 from coserve_server.pipeline.mirror import Mirror
 from coserve_server.pipeline.preparation import EncodedImage, Preparation
-from coserve_server.settings import Settings
+from coserve_server.settings import EarlyStop, Settings
 
 INLINE_VALUES = 2**15
 """More logits, those of all members together, are combined on a thread."""
@@ -54,14 +56,21 @@ class Classification:
     """The answer to one request.
 
     Attributes:
-        members: in the ensemble's order; those without a failure were combined.
+        members: in the ensemble's order; those with logits were combined.
+        answered: for each image, the indices of the members that were combined, ascending.
+        degraded: whether a member is missing that was needed.
+        stopping: the rule by which images needed no further member; None if all members were needed.
         combined: one row per image.
         overlap: sum of the members' durations divided by the wall time; see `outcomes.overlap`.
-        measured_top1: top-1 accuracy that these members together reached on a test set; None if unknown.
+        measured_top1: top-1 accuracy that these members together, or the rule, reached on a test set; None
+            if unknown.
     """
 
     ensemble: Ensemble
     members: Sequence[MemberRun]
+    answered: Sequence[tuple[int, ...]]
+    degraded: bool
+    stopping: StoppingRule | None
     overlap: float
     combined: Combined
     measured_top1: float | None
@@ -108,15 +117,18 @@ class Classifier:
         ensemble: Ensemble,
         images: Sequence[EncodedImage],
         timeout_ns: int | None = None,
+        early_stop: EarlyStop | None = None,
     ) -> Classification:
-        """Classify images, all with the same members.
+        """Classify images, all with the same members unless they stop early.
 
         Args:
             record: the request's; time counts from its `received_ns`.
             timeout_ns: limit on the answer's time, if it is below the settings' deadline.
+            early_stop: when images stop early; None for the setting.
 
         Raises:
-            InvalidParametersError, TooManyImagesError: there is no image, or too many.
+            InvalidParametersError, TooManyImagesError: there is no image, or too many, or the ensemble has no
+                confidence to stop at.
             BadImageError: an image cannot be decoded; the text says which. No image is classified then.
             TooManyPixelsError: the images have too many pixels in total.
             DeadlineError, NoQuorumError: too few members answered.
@@ -124,11 +136,17 @@ class Classifier:
         with self._count_failures(record, ensemble):
             deadline_ns = self._deadline_ns(record, timeout_ns)
             self._check_count(len(images))
+            stopping = find_stopping(ensemble, early_stop, self.settings)
             tensor = await self._preparation.prepare(record, images, ensemble.preprocessing, deadline_ns)
-            return await self._answer(record, ensemble, tensor, deadline_ns)
+            return await self._answer(record, ensemble, tensor, deadline_ns, stopping)
 
     async def infer(
-        self, record: Record, ensemble: Ensemble, images: Images, timeout_ns: int | None = None
+        self,
+        record: Record,
+        ensemble: Ensemble,
+        images: Images,
+        timeout_ns: int | None = None,
+        early_stop: EarlyStop | None = None,
     ) -> Classification:
         """Classify preprocessed images.
 
@@ -136,14 +154,18 @@ class Classifier:
             record: the request's; time counts from its `received_ns`.
             images: finite, FP32 `[N, 3, H, W]` as the ensemble's preprocessing makes it.
             timeout_ns: limit on the answer's time, if it is below the settings' deadline.
+            early_stop: when images stop early; None for the setting.
 
         Raises:
-            InvalidParametersError, TooManyImagesError: there is no image, or too many.
+            InvalidParametersError, TooManyImagesError: there is no image, or too many, or the ensemble has no
+                confidence to stop at.
             DeadlineError, NoQuorumError: too few members answered.
         """
         with self._count_failures(record, ensemble):
             self._check_count(len(images))
-            return await self._answer(record, ensemble, images, self._deadline_ns(record, timeout_ns))
+            stopping = find_stopping(ensemble, early_stop, self.settings)
+            deadline_ns = self._deadline_ns(record, timeout_ns)
+            return await self._answer(record, ensemble, images, deadline_ns, stopping)
 
     @property
     def in_flight(self) -> int:
@@ -184,19 +206,29 @@ class Classifier:
             raise
 
     async def _answer(
-        self, record: Record, ensemble: Ensemble, images: Images, deadline_ns: int
+        self,
+        record: Record,
+        ensemble: Ensemble,
+        images: Images,
+        deadline_ns: int,
+        stopping: StoppingRule | None,
     ) -> Classification:
         record.images = len(images)
         record.prepared_ns = time.perf_counter_ns()
         quorum = self.catalogue.quorum(ensemble)
-        await fan_out(record, self._batcher, ensemble, images, quorum, deadline_ns)
+        if stopping is not None and not self._stops_now(ensemble, stopping, len(images)):
+            stopping = None
+        if stopping is None:
+            await fan_out(record, self._batcher, ensemble, images, quorum, deadline_ns)
+        else:
+            await ask_in_turn(record, self._batcher, ensemble, images, stopping, quorum, deadline_ns)
         combining_ns = time.perf_counter_ns()
         used = [index for index, member in enumerate(record.members) if member.logits is not None]
         values = len(used) * len(images) * len(ensemble.labels)
         if values <= INLINE_VALUES:
-            combined = _combine(ensemble, record.members, used)
+            combined = _combine(ensemble, record, used)
         else:
-            combined = await asyncio.to_thread(_combine, ensemble, record.members, used)
+            combined = await asyncio.to_thread(_combine, ensemble, record, used)
         ended_ns = time.perf_counter_ns()
         record.combined_ns = (combining_ns, ended_ns)
         timings = Timings(
@@ -220,11 +252,18 @@ class Classifier:
         return Classification(
             ensemble=ensemble,
             members=record.members,
+            answered=record.answered or [tuple(used)] * len(images),
+            degraded=record.degraded,
+            stopping=stopping,
             overlap=overlap(share.runs for share in record.shares),
             combined=combined,
-            measured_top1=ensemble.accuracy.top1(used, len(ensemble.members)),
+            measured_top1=_measured_top1(ensemble, record, used, stopping),
             timings=timings,
         )
+
+    def _stops_now(self, ensemble: Ensemble, rule: StoppingRule, images: int) -> bool:
+        """Return whether the rule applies: always, or while images have to wait for the engine."""
+        return rule.always or images > ensemble.max_batch_size or self._batcher.busy(ensemble)
 
     def _check_count(self, count: int) -> None:
         if count == 0:
@@ -233,8 +272,20 @@ class Classifier:
             raise TooManyImagesError(f"{count} images, more than the {self.settings.max_images} allowed")
 
 
-def _combine(ensemble: Ensemble, members: Sequence[MemberRun], used: Sequence[int]) -> Combined:
+def _combine(ensemble: Ensemble, record: Record, used: Sequence[int]) -> Combined:
     """Average the members whose indices are `used`: all that have logits."""
-    logits = np.stack([member.logits for member in members if member.logits is not None])
+    logits = np.stack([member.logits for member in record.members if member.logits is not None])
     weights = np.array([ensemble.members[index].weight for index in used])
-    return combine(logits, weights, ensemble.calibration)
+    if not record.answered:
+        return combine(logits, weights, ensemble.calibration)
+    answered = [tuple(used.index(member) for member in members) for members in record.answered]
+    return combine_apart(logits, answered, weights, ensemble.calibration)
+
+
+def _measured_top1(
+    ensemble: Ensemble, record: Record, used: Sequence[int], stopping: StoppingRule | None
+) -> float | None:
+    """Return the accuracy measured for how the answer was made; None if it was not."""
+    if stopping is None:
+        return ensemble.accuracy.top1(used, len(ensemble.members))
+    return None if record.degraded else stopping.top1

@@ -1,5 +1,6 @@
 """Combines the members' logits into an answer: weighted mean, softmax, top-k, uncertainty."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,8 @@ class Combined:
         disagreement: mutual information between the class and the choice of a member, in nats, `[N]`; 0 if
             all members give the same probabilities.
         member_probabilities: softmax of each member's logits divided by the temperature for one member,
-            `[S, N, C]`.
+            `[S, N, C]`; NaN for images that the member did not answer.
+        counts: number of members averaged for each image, N of them.
     """
 
     logits: Floats
@@ -33,6 +35,7 @@ class Combined:
     entropy: Floats
     disagreement: Floats
     member_probabilities: Floats
+    counts: Sequence[int]
 
 
 def combine(
@@ -74,7 +77,42 @@ def combine(
         # Rounding may leave a negative value of the order of 1e-16.
         disagreement=np.maximum(information, 0),
         member_probabilities=members,
+        counts=[count] * len(combined),
     )
+
+
+def combine_apart(
+    member_logits: NDArray[np.float32],
+    answered: Sequence[tuple[int, ...]],
+    weights: NDArray[np.float64],
+    calibration: Calibration = UNCALIBRATED,
+) -> Combined:
+    """Average the members that answered, for each image its own.
+
+    Args:
+        member_logits: `[S, N, C]`, finite where a member answered.
+        answered: for each image, indices of the members that answered it, ascending and at least one.
+        weights: positive, `[S]`; only their proportions matter.
+        calibration: a temperature for each number of members that are averaged.
+    """
+    images: dict[tuple[int, ...], list[int]] = {}
+    for index, members in enumerate(answered):
+        images.setdefault(members, []).append(index)
+    shape = member_logits.shape[1:]
+    logits = np.empty(shape)
+    probabilities = np.empty(shape)
+    entropy = np.empty(shape[0])
+    disagreement = np.empty(shape[0])
+    member_probabilities = np.full(member_logits.shape, np.nan)
+    for members, rows in images.items():
+        part = combine(member_logits[np.ix_(members, rows)], weights[list(members)], calibration)
+        logits[rows] = part.logits
+        probabilities[rows] = part.probabilities
+        entropy[rows] = part.entropy
+        disagreement[rows] = part.disagreement
+        member_probabilities[np.ix_(members, rows)] = part.member_probabilities
+    counts = [len(members) for members in answered]
+    return Combined(logits, probabilities, entropy, disagreement, member_probabilities, counts)
 
 
 def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:

@@ -8,7 +8,7 @@ from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import MemberRun, Share, join
+from coserve_server.outcomes import LATE, MemberRun, Share, join
 from coserve_server.pipeline.batching import Batcher
 
 
@@ -18,8 +18,8 @@ async def fan_out(
     """Run images through all members, and note in the record what they did.
 
     Args:
-        record: `prepared_ns` says when waiting began; `shares`, `members`, `queue_ns` and `inference_ns` are
-            set, also if too few members answer.
+        record: `prepared_ns` says when waiting began; `shares`, `members`, `lacks_members`, `queue_ns` and
+            `inference_ns` are set, also if too few members answer.
         images: FP32 `[N, 3, H, W]`, N at least 1.
         quorum: number of members that must answer.
         deadline_ns: when to stop waiting, on the clock of `time.perf_counter_ns`.
@@ -39,11 +39,16 @@ async def fan_out(
             share.batch.release()
     record.shares = shares
     record.members = [join([share.runs[index] for share in shares]) for index in range(len(ensemble.members))]
-    record.queue_ns, record.inference_ns = _queue_and_inference(record.prepared_ns, shares)
-    _check_quorum(ensemble, record.members, quorum)
+    record.queue_ns, record.inference_ns = queue_and_inference(record.prepared_ns, shares)
+    failed = [member for member in record.members if member.failure]
+    record.lacks_members = bool(failed)
+    answered = len(record.members) - len(failed)
+    if answered < quorum:
+        late = any(member.late for member in failed)
+        raise too_few(ensemble, answered, record.members, quorum, late=late)
 
 
-def _queue_and_inference(prepared_ns: int, shares: Sequence[Share]) -> tuple[int, int]:
+def queue_and_inference(prepared_ns: int, shares: Sequence[Share]) -> tuple[int, int]:
     """Return the nanoseconds in which no batch was at the members, and those in which one was."""
     queue = 0
     inference = 0
@@ -56,11 +61,17 @@ def _queue_and_inference(prepared_ns: int, shares: Sequence[Share]) -> tuple[int
     return queue, inference
 
 
-def _check_quorum(ensemble: Ensemble, members: Sequence[MemberRun], quorum: int) -> None:
-    failed = [member for member in members if member.failure]
-    answered = len(members) - len(failed)
-    if answered >= quorum:
-        return
-    reasons = "; ".join(f"{member.name}: {member.failure.reason}" for member in failed if member.failure)
+def too_few(
+    ensemble: Ensemble, answered: int, members: Sequence[MemberRun], quorum: int, *, late: bool
+) -> DeadlineError | NoQuorumError:
+    """Return the error of a request that too few members answered.
+
+    Args:
+        answered: number of members that answered.
+        members: what each member did; the text has their failures.
+        late: whether more members might have answered after the deadline.
+    """
+    failed = [f"{member.name}: {member.failure.reason}" for member in members if member.failure]
+    reasons = "; ".join(failed) or LATE
     text = f"{ensemble.name}: {answered} of {len(members)} members answered, {quorum} needed ({reasons})"
-    raise DeadlineError(text) if any(member.late for member in failed) else NoQuorumError(text)
+    return DeadlineError(text) if late else NoQuorumError(text)

@@ -4,6 +4,7 @@ They are split conformal (Angelopoulos and Bates, arXiv 2107.07511): the thresho
 images that the networks were not trained on, and the coverage holds on average over images like those.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,14 +26,15 @@ class PredictionSets:
 
     Attributes:
         coverage: fraction of images whose set holds the true class.
-        threshold: the method's, for the number of members that answered; None if none was fitted for it.
-        sizes: number of most probable classes in each image's set; None without a threshold.
+        threshold: the method's, for the number of members that answered; None if none was fitted for it, or
+            if the images were answered by different numbers of members.
+        sizes: number of most probable classes in each image's set; None without a threshold for its members.
     """
 
     coverage: float
     method: Method
     threshold: float | None
-    sizes: list[int] | None
+    sizes: Sequence[int | None]
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,17 @@ class SetRule:
     calibration: SetCalibration
 
     def apply(self, combined: Combined) -> PredictionSets:
-        """Make the prediction sets of an answer with the threshold for its number of members."""
-        members = len(combined.member_probabilities)
-        threshold = self.calibration.thresholds[self.coverage].get(members)
-        sizes = None if threshold is None else self._count(combined.probabilities, threshold).tolist()
-        return PredictionSets(self.coverage, self.method, threshold, sizes)
+        """Make the prediction sets of an answer, with the threshold for each image's number of members."""
+        thresholds = self.calibration.thresholds[self.coverage]
+        sizes: list[int | None] = [None] * len(combined.counts)
+        for members in set(combined.counts):
+            if members in thresholds:
+                rows = [row for row, count in enumerate(combined.counts) if count == members]
+                counted = self._count(combined.probabilities[rows], thresholds[members]).tolist()
+                for row, size in zip(rows, counted, strict=True):
+                    sizes[row] = size
+        used = {thresholds.get(members) for members in combined.counts}
+        return PredictionSets(self.coverage, self.method, used.pop() if len(used) == 1 else None, sizes)
 
     def _count(self, probabilities: Floats, threshold: float) -> Sizes:
         if isinstance(self.calibration, RapsCalibration):

@@ -3,6 +3,7 @@
 from pydantic import model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from coserve_server.settings.early_stop import EarlyStopSettings
 from coserve_server.settings.engine import EngineSettings
 from coserve_server.settings.environment import Environment
 from coserve_server.settings.lifecycle import LifecycleSettings
@@ -17,6 +18,7 @@ class Settings(
     LogSettings,
     TritonSettings,
     MirrorSettings,
+    EarlyStopSettings,
     RequestSettings,
     LifecycleSettings,
     ListeningSettings,

@@ -9,7 +9,7 @@ from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import BatchRun, Failure, Share, overlap
 from coserve_server.pipeline.batching import Batcher
-from coserve_server.pipeline.fan_out import _queue_and_inference, fan_out
+from coserve_server.pipeline.fan_out import fan_out, queue_and_inference
 from tests.server.fake_engine import FakeEngine, ensemble, run
 
 
@@ -123,7 +123,7 @@ def test_time_with_no_batch_at_the_members_is_queueing(
     async def go() -> tuple[int, int]:
         finished = asyncio.get_running_loop().create_future()
         runs = [(BatchRun(1, began, [], [], finished), ended) for began, ended in batches]
-        return _queue_and_inference(100, [Share(run, slice(0, 1), (), ended) for run, ended in runs])
+        return queue_and_inference(100, [Share(run, slice(0, 1), (), ended) for run, ended in runs])
 
     assert asyncio.run(go()) == (queue, inference)
 

@@ -151,7 +151,7 @@ def test_raps_has_its_own_thresholds_and_its_penalty() -> None:
 def test_without_a_threshold_for_the_members_that_answered_there_are_no_sets() -> None:
     rule = find_rule(replace(ensemble(), calibration=CALIBRATION), 0.95, "lac")
     alone = rule.apply(combine(TWO_MEMBERS[:1], np.ones(1), CALIBRATION))
-    assert (alone.threshold, alone.sizes) == (None, None)
+    assert (alone.threshold, alone.sizes) == (None, [None])
 
 
 @pytest.mark.parametrize(

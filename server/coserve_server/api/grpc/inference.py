@@ -138,7 +138,8 @@ class Inference:
         else:
             wanted, images = await asyncio.to_thread(read_request, model, message, self.core.settings)
         limits = [limit for limit in (call.time_left_ns(), wanted.parameters.timeout * 1000) if limit]
-        answer = await answer_images(self.core, call.record, model, images, min(limits, default=None))
+        timeout_ns = min(limits, default=None)
+        answer = await answer_images(self.core, call.record, model, images, timeout_ns, wanted)
         return await respond(write_response, wanted, answer)
 
     def find(self, call: Call, name: str, version: str) -> Ensemble:

@@ -1,6 +1,6 @@
 """Writes the JSON of classification responses; `schemas` describes it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,23 +33,26 @@ def write_reply(
     """
     sets = None if rule is None else rule.apply(answer.combined)
     sizes: Sequence[int | None] = [None] * len(images)
-    if sets is not None and sets.sizes is not None:
-        sizes = sets.sizes
     described = None
     if sets is not None:
+        sizes = sets.sizes
         described = {"coverage": sets.coverage, "method": sets.method, "threshold": sets.threshold}
+    stopping = answer.stopping
     fields = {
         "model": answer.ensemble.name,
         "version": answer.ensemble.version,
-        "degraded": any(member.failure for member in answer.members),
+        "degraded": answer.degraded,
         "measured_top1": answer.measured_top1,
         "overlap": answer.overlap,
         "members": _describe_runs(answer.members),
         "timings_ms": {name: ns / 1e6 for name, ns in vars(answer.timings).items()},
         "prediction_sets": described,
+        "early_stopping": stopping and {"confidence": stopping.confidence, "loss": stopping.loss},
     }
+    # Most images of a request were answered by the same members.
+    members = {used: _write_names(answer, used) for used in set(answer.answered)}
     results = [
-        _write_result(answer, index, image.filename, k, member_predictions, size)
+        _write_result(answer, index, image.filename, k, member_predictions, size, members)
         for index, (image, size) in enumerate(zip(images, sizes, strict=True))
     ]
     written = {name: to_json(value) for name, value in fields.items()}
@@ -63,6 +66,7 @@ def _write_result(
     k: int,
     member_predictions: bool,
     set_size: int | None,
+    members: Mapping[tuple[int, ...], bytes],
 ) -> bytes:
     combined = answer.combined
     uncertainty = {
@@ -79,16 +83,28 @@ def _write_result(
             ("uncertainty", to_json(uncertainty)),
             ("member_predictions", _write_members(answer, index, k) if member_predictions else b"null"),
             ("prediction_set", b"null" if set_size is None else write_list(listed[:set_size])),
+            ("members", members[answer.answered[index]]),
         ]
     )
 
 
 def _write_members(answer: Classification, index: int, k: int) -> bytes:
-    used = [(member.name, member.logits) for member in answer.members if member.logits is not None]
+    used = [
+        (position, member.name, member.logits)
+        for position, member in enumerate(answer.members)
+        if member.logits is not None
+    ]
     return write_object(
         (name, write_list(_list_top(answer.ensemble, logits[index], probabilities[index], k)))
-        for (name, logits), probabilities in zip(used, answer.combined.member_probabilities, strict=True)
+        for (position, name, logits), probabilities in zip(
+            used, answer.combined.member_probabilities, strict=True
+        )
+        if position in answer.answered[index]
     )
+
+
+def _write_names(answer: Classification, members: Iterable[int]) -> bytes:
+    return to_json([answer.ensemble.members[index].name for index in members])
 
 
 def _describe_runs(runs: Sequence[MemberRun]) -> list[dict[str, Any]]:

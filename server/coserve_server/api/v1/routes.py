@@ -20,6 +20,7 @@ from coserve_server.api.v1.replies import write_reply
 from coserve_server.api.v1.schemas import ClassifyReply, Model, ModelList, describe_model
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.pipeline.prediction_sets import Method, SetRule, find_rule
+from coserve_server.settings import EarlyStop
 
 router = APIRouter(prefix="/v1", tags=["classification"])
 
@@ -79,6 +80,12 @@ class ClassifyQuery(BaseModel, extra="forbid"):
         "which may be empty; sets of `raps` always hold the most probable class. Only with `coverage`.",
     )
 
+    early_stop: EarlyStop | None = Field(
+        None,
+        description="When images need no further member once their answer is confident enough: `off` for "
+        "never, `loaded` while images wait for the engine, or `always`; the server's setting if omitted.",
+    )
+
     def find_rule(self, ensemble: Ensemble) -> SetRule | None:
         """Return the rule of the prediction sets; None if the request asks for none.
 
@@ -108,7 +115,7 @@ class ClassifyQuery(BaseModel, extra="forbid"):
     },
 )
 async def classify(request: Request) -> Response:
-    """Classify one or more images with all members of an ensemble.
+    """Classify one or more images with the members of an ensemble.
 
     If an image cannot be decoded, none is classified, and the problem names that image.
     """
@@ -124,7 +131,8 @@ async def classify(request: Request) -> Response:
         check_predictions(core.settings, 1, per_image)
         images = await read_images(request, core.settings)
         predictions = check_predictions(core.settings, len(images), per_image)
-        answer = await while_connected(request, core.classify(record, ensemble, images, timeout_ns))
+        answering = core.classify(record, ensemble, images, timeout_ns, query.early_stop)
+        answer = await while_connected(request, answering)
 
         def write() -> bytes:
             return write_reply(answer, images, query.top_k, query.member_predictions, rule)

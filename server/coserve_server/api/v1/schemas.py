@@ -31,7 +31,8 @@ class Uncertainty(BaseModel):
     )
     disagreement: float = Field(
         description="Mutual information between the class and the choice of a member: the entropy of the "
-        "mean of the members' probabilities minus the mean of their entropies. 0 if the members agree."
+        "mean of the members' probabilities minus the mean of their entropies. 0 if the members agree, and "
+        "if one member alone answered."
     )
 
 
@@ -46,7 +47,11 @@ class Result(BaseModel):
     )
     prediction_set: list[Prediction] | None = Field(
         description="All classes in the prediction set, most probable first; it may be empty. Null unless "
-        "requested with `coverage`, or if `prediction_sets.threshold` is null."
+        "requested with `coverage`, or if the model has no threshold for this number of members."
+    )
+    members: list[str] = Field(
+        description="Members whose logits were averaged for this image. Images of a request have different "
+        "ones if it stopped early."
     )
 
 
@@ -60,7 +65,18 @@ class SetDescription(BaseModel):
     method: Method
     threshold: float | None = Field(
         description="The one in the model's provenance.calibration for this number of members; null if it "
-        "has none, so that no result has a set."
+        "has none, so that no result has a set, or if images were answered by different numbers of members, "
+        "each with a threshold of its own."
+    )
+
+
+class EarlyStoppingDescription(BaseModel):
+    """The rule by which images needed no further member."""
+
+    confidence: float = Field(description="Probability of the likeliest class to exceed.")
+    loss: float | None = Field(
+        description="Top-1 accuracy that the confidence was calibrated to lose at most, as a fraction; null "
+        "if the server's setting gives the confidence."
     )
 
 
@@ -68,11 +84,15 @@ class Member(BaseModel):
     """The run of one member; times count from the first member's start."""
 
     name: str
-    used: bool = Field(description="Whether its logits are part of the mean.")
-    device: str | None = Field(description="Where it ran; null if it did not answer in time.")
+    used: bool = Field(description="Whether its logits are part of the mean, for some image at least.")
+    device: str | None = Field(
+        description="Where it ran; null if it did not answer in time, or was not needed."
+    )
     start_ms: float | None
     end_ms: float | None
-    error: str | None = Field(description="Why it was not used; null if it was.")
+    error: str | None = Field(
+        description="Why it gave no logits, for some image at least; null if it did, or was not needed."
+    )
 
 
 class TimingsMs(BaseModel):
@@ -91,10 +111,10 @@ class ClassifyReply(BaseModel):
 
     model: str
     version: str
-    degraded: bool = Field(description="Whether fewer than all members were averaged.")
+    degraded: bool = Field(description="Whether a member is missing that was needed.")
     measured_top1: float | None = Field(
-        description="Top-1 accuracy that the members used here reached together on a test set; null if the "
-        "repository does not say."
+        description="Top-1 accuracy that the members used here reached together on a test set, or that "
+        "`early_stopping` did; null if the repository does not say."
     )
     overlap: float = Field(
         description="Sum of the members' durations / wall time from first start to last end: "
@@ -103,6 +123,9 @@ class ClassifyReply(BaseModel):
     members: list[Member]
     timings_ms: TimingsMs
     prediction_sets: SetDescription | None = Field(description="Null unless requested with `coverage`.")
+    early_stopping: EarlyStoppingDescription | None = Field(
+        description="The rule by which members answered one after another; null if all were to answer."
+    )
     results: list[Result]
 
 

@@ -85,15 +85,22 @@ async def respond(
 
 def describe_answer(answer: Classification) -> dict[str, str | bool | float]:
     """Return what the protocol has no fields for; parameters may be strings, booleans and numbers."""
-    used = [member.name for member in answer.members if member.failure is None]
+    used = [member.name for member in answer.members if member.logits is not None]
     missing = [f"{member.name}: {member.failure.reason}" for member in answer.members if member.failure]
     parameters: dict[str, str | bool | float] = {
-        "degraded": bool(missing),
+        "degraded": answer.degraded,
         "members": ",".join(used),
         "overlap": answer.overlap,
     }
     if missing:
         parameters["missing"] = "; ".join(missing)
+    if answer.stopping is not None:
+        names = [member.name for member in answer.ensemble.members]
+        images = [",".join(names[index] for index in members) for members in answer.answered]
+        parameters["image_members"] = ";".join(images)
+        parameters["early_stop_confidence"] = answer.stopping.confidence
+        if answer.measured_top1 is not None:
+            parameters["measured_top1"] = answer.measured_top1
     return parameters
 
 

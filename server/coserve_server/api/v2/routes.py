@@ -191,7 +191,7 @@ async def infer(request: Request) -> Response:
         inline_bytes = INLINE_BINARY_BYTES if header_length else INLINE_JSON_BYTES
         wanted, images = read() if len(body) <= inline_bytes else await asyncio.to_thread(read)
         timeouts = [limit for limit in (timeout_ns, wanted.parameters.timeout * 1000) if limit]
-        answering = answer_images(core, record, model, images, min(timeouts, default=None))
+        answering = answer_images(core, record, model, images, min(timeouts, default=None), wanted)
         answer = await while_connected(request, answering)
         content, json_length = await respond(write_response, wanted, answer)
     if json_length is None:
@@ -205,15 +205,17 @@ async def answer_images(
     model: Ensemble,
     images: Images | list[EncodedImage],
     timeout_ns: int | None,
+    wanted: InferRequest,
 ) -> Classification:
     """Answer with tensors as they are, or with encoded images once they are decoded and preprocessed.
 
     Raises:
         RequestError: see `Classifier.classify` and `Classifier.infer`.
     """
+    early_stop = wanted.parameters.early_stop
     if isinstance(images, list):
-        return await core.classify(record, model, images, timeout_ns)
-    return await core.infer(record, model, images, timeout_ns)
+        return await core.classify(record, model, images, timeout_ns, early_stop)
+    return await core.infer(record, model, images, timeout_ns, early_stop)
 
 
 hot_routes = [

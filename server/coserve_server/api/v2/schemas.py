@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
+from coserve_server.settings import EarlyStop
+
 Int64 = Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
 """The protocol's integers; JSON itself does not limit them."""
 
@@ -52,6 +54,11 @@ class OutputParameters(_Part):
 class RequestParameters(_Part, extra="allow"):
     """Parameters of a request; the protocol lets clients add their own."""
 
+    early_stop: EarlyStop | None = Field(
+        default=None,
+        description="When images need no further member once their answer is confident enough; the server's "
+        "setting if omitted.",
+    )
     binary_data_output: StrictBool = Field(default=False, description="Whether outputs are bytes, not JSON.")
     priority: Int64 = Field(
         default=0, description="Only 0; there are no priorities.", json_schema_extra={"enum": [0]}

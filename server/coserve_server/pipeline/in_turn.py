@@ -1,0 +1,108 @@
+"""Asks members in turn for a request's images, until each image's answer is confident enough."""
+
+import asyncio
+import time
+
+import numpy as np
+
+from coserve_server.engines.base import Images
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.errors import DeadlineError
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import LATE, Failure, MemberRun
+from coserve_server.pipeline.batching import Batcher
+from coserve_server.pipeline.early_stopping.rows import StagedRequest
+from coserve_server.pipeline.early_stopping.rule import StoppingRule
+from coserve_server.pipeline.fan_out import queue_and_inference, too_few
+
+
+async def ask_in_turn(
+    record: Record,
+    batcher: Batcher,
+    ensemble: Ensemble,
+    images: Images,
+    rule: StoppingRule,
+    quorum: int,
+    deadline_ns: int,
+) -> None:
+    """Give each image to one member after another until it is sure, and note in the record what they did.
+
+    A member that fails is replaced by the next one, and so is one that has no answer after half of the time.
+
+    Args:
+        record: as in `fan_out`; `answered` and `stopped_early` are set too.
+        images: FP32 `[N, 3, H, W]`, N at least 1.
+        quorum: number of members that must answer for an image that is not sure.
+        deadline_ns: when to stop waiting, on the clock of `time.perf_counter_ns`.
+
+    Raises:
+        DeadlineError: for some image, too few members answered in time.
+        NoQuorumError: so many members failed that fewer than `quorum` gave logits for some image.
+    """
+    request = StagedRequest(record, images)
+    left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
+    if left_s <= 0:
+        raise DeadlineError(f"{ensemble.name} did not get its turn before the deadline")
+    line = batcher.stage(ensemble, rule)
+    line.add(request)
+    timer = asyncio.get_running_loop().call_later(left_s / 2, line.overtake, request)
+    try:
+        await asyncio.wait([request.done], timeout=left_s)
+        timed_out = not request.done.done()
+        late = _find_late(request)
+    finally:
+        timer.cancel()
+        line.withdraw(request)
+    request.done.result()
+    _note(record, ensemble, request, late)
+    for row in request.rows:
+        if not row.sure and len(row.logits) < quorum:
+            raise too_few(ensemble, len(row.logits), record.members, quorum, late=timed_out)
+
+
+def _find_late(request: StagedRequest) -> dict[int, int]:
+    """Return when members began that still have some of the images, by index."""
+    return {member: run.began_ns for row in request.rows for member, run in row.runs.items()}
+
+
+def _note(record: Record, ensemble: Ensemble, request: StagedRequest, late: dict[int, int]) -> None:
+    size = len(ensemble.members)
+    shares = sorted((share for _, share in request.shares), key=lambda share: share.batch.began_ns)
+    record.shares = shares
+    record.members = [_join(ensemble, request, member, late.get(member)) for member in range(size)]
+    record.answered = [tuple(sorted(row.logits)) for row in request.rows]
+    record.stopped_early = sum(row.sure for row in request.rows)
+    record.lacks_members = any(not row.sure and len(row.logits) < size for row in request.rows)
+    record.queue_ns, record.inference_ns = queue_and_inference(record.prepared_ns, shares)
+
+
+def _join(ensemble: Ensemble, request: StagedRequest, member: int, late_ns: int | None) -> MemberRun:
+    """Return what a member did for the request as a whole.
+
+    Its logits are NaN for images that it did not answer. Without logits or failure, it was not needed.
+    """
+    name = ensemble.members[member].name
+    runs = [share.runs[0] for index, share in request.shares if index == member]
+    failure = request.failures.get(member)
+    now = time.perf_counter_ns()
+    if late_ns is not None:
+        failure = Failure("late", LATE)
+    if not runs:
+        return MemberRun(name, None, now if late_ns is None else late_ns, now, None, failure)
+    return MemberRun(
+        name=name,
+        device=runs[0].device,
+        start_ns=min(run.start_ns for run in runs),
+        end_ns=max(run.end_ns for run in runs),
+        logits=_gather(request, member, len(ensemble.labels)),
+        failure=failure,
+    )
+
+
+def _gather(request: StagedRequest, member: int, classes: int) -> Images | None:
+    answered = [row for row in request.rows if member in row.logits]
+    if not answered:
+        return None
+    logits = np.full((len(request.rows), classes), np.nan, np.float32)
+    logits[[row.index for row in answered]] = [row.logits[member] for row in answered]
+    return logits

@@ -1,0 +1,135 @@
+"""Lines of requests for one ensemble that wait for their turn at a resource."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter_ns
+from typing import Protocol
+
+import numpy as np
+
+from coserve_server.engines.base import BatchEngine, Images
+from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import BatchRun, Share
+
+OnBatch = Callable[[Ensemble, BatchRun], None]
+
+
+class Line(Protocol):
+    """What waits for a turn; a turn starts one batch or more."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits."""
+
+    def may_start(self, running: Sequence[BatchRun]) -> bool:
+        """Return whether the engine may be given the next batch.
+
+        Args:
+            running: batches of this line that are unfinished, the oldest first; at least one.
+        """
+
+    def start(self) -> list[BatchRun]:
+        """Give the engine its next batches.
+
+        Raises:
+            Exception: the engine has a bug; the line has not changed.
+        """
+
+    def fail(self, error: Exception) -> None:
+        """Fail all requests that wait."""
+
+    def close(self) -> None:
+        """Cancel all requests that wait."""
+
+
+@dataclass(eq=False)
+class Request:
+    """A request's images that are still waiting, and its shares of the batches that have started."""
+
+    record: Record
+    waiting: Images
+    placed: asyncio.Future[None]
+    shares: list[Share] = field(default_factory=list)
+
+    def place(self, run: BatchRun, start: int, count: int) -> None:
+        """Move the first `count` images into a batch, from its row `start` on."""
+        self.waiting = self.waiting[count:]
+        self.shares.append(Share(run, slice(start, start + count)))
+        run.waiting += 1
+        if len(self.waiting) == 0 and not self.placed.done():
+            self.placed.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """Stop waiting, unless all images have been placed."""
+        if not self.placed.done():
+            self.placed.set_exception(error)
+
+
+class WholeLine:
+    """Requests whose batches go to all members at once."""
+
+    def __init__(self, engine: BatchEngine, ensemble: Ensemble, on_batch: OnBatch) -> None:
+        self.requests: deque[Request] = deque()
+        self._engine = engine
+        self._ensemble = ensemble
+        self._on_batch = on_batch
+
+    @property
+    def waits(self) -> bool:
+        """Whether a request waits."""
+        return bool(self.requests)
+
+    def may_start(self, running: Sequence[BatchRun]) -> bool:
+        """Return whether a lane is idle, or the next batch is as large as the one that runs."""
+        if len(running) > 1:
+            return False
+        if running[0].unfinished < self._engine.lanes(self._ensemble):
+            return True
+        return sum(len(request.waiting) for request in self.requests) >= running[0].size
+
+    def start(self) -> list[BatchRun]:
+        """Give the engine one batch."""
+        run = run_whole(self._engine, self._ensemble, self.requests, self._on_batch)
+        while self.requests and len(self.requests[0].waiting) == 0:
+            self.requests.popleft()
+        return [run]
+
+    def fail(self, error: Exception) -> None:
+        """Fail all requests that wait."""
+        for request in self.requests:
+            request.fail(error)
+
+    def close(self) -> None:
+        """Cancel all requests that wait."""
+        for request in self.requests:
+            request.placed.cancel()
+
+
+def run_whole(
+    engine: BatchEngine, ensemble: Ensemble, requests: Iterable[Request], on_batch: OnBatch
+) -> BatchRun:
+    """Give the engine as many images as fit, in order; a request may be split."""
+    room = ensemble.max_batch_size
+    pieces: list[tuple[Request, int]] = []
+    for request in requests:
+        count = min(room, len(request.waiting))
+        pieces.append((request, count))
+        room -= count
+        if room == 0:
+            break
+    parts = [request.waiting[:count] for request, count in pieces]
+    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    began = perf_counter_ns()
+    members = engine.start(ensemble, images, [request.record for request, _ in pieces])
+    finished = asyncio.gather(*members, return_exceptions=True)
+    names = [member.name for member in ensemble.members]
+    run = BatchRun(len(images), began, names, members, finished)
+    finished.add_done_callback(lambda _: on_batch(ensemble, run))
+    start = 0
+    for request, count in pieces:
+        request.place(run, start, count)
+        start += count
+    return run

@@ -79,6 +79,15 @@ def serve(
             help="Milliseconds to answer a request; late members are left out.", show_default="10000"
         ),
     ] = None,
+    early_stop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="off|loaded|always",
+            help="Ask members one after another until an image's answer is confident enough: while images "
+            "wait for the engine (loaded), or always.",
+            show_default="off",
+        ),
+    ] = None,
     serve_members: Annotated[
         bool | None,
         typer.Option(
@@ -166,6 +175,7 @@ def serve(
             exit_on_error=exit_on_error,
             min_members=min_members,
             deadline_ms=deadline_ms,
+            early_stop=early_stop,
             serve_members=serve_members,
             page=page,
             api_keys_file=api_keys_file,

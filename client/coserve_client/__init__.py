@@ -46,6 +46,8 @@ from coserve_client.errors import (
 )
 from coserve_client.images import Image, Source
 from coserve_client.replies import (
+    EarlyStop,
+    EarlyStopping,
     Inference,
     Member,
     Metadata,
@@ -70,6 +72,8 @@ __all__ = [
     "Client",
     "CoserveError",
     "DeadlineError",
+    "EarlyStop",
+    "EarlyStopping",
     "ForbiddenError",
     "Image",
     "Inference",

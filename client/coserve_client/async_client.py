@@ -17,7 +17,7 @@ from coserve_client.calls import VIA, Call, ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
 from coserve_client.images import Image, Source, images_in
-from coserve_client.replies import Inference, Metadata, Model, Reply, SetMethod
+from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.retries import Backoff
 from coserve_client.reuse import BROKEN, Attempt
 
@@ -60,6 +60,7 @@ class AsyncClient:
         member_predictions: bool = False,
         coverage: float | None = None,
         set_method: SetMethod | None = None,
+        early_stop: EarlyStop | None = None,
         timeout_ms: float | None = None,
     ) -> Reply:
         """See `Client.classify`. Files are read in a thread."""
@@ -72,6 +73,7 @@ class AsyncClient:
             member_predictions,
             coverage,
             set_method,
+            early_stop,
             timeout_ms,
         )
         return await self._call(call)

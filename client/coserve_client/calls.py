@@ -10,7 +10,7 @@ import httpx
 from coserve_client.decoding import decode
 from coserve_client.errors import ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
-from coserve_client.replies import Inference, Metadata, Model, Reply, SetMethod
+from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inference
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class ClassifyOptions(TypedDict, total=False):
     member_predictions: bool
     coverage: float | None
     set_method: SetMethod | None
+    early_stop: EarlyStop | None
     timeout_ms: float | None
 
 
@@ -91,6 +92,7 @@ def classify(
     member_predictions: bool = False,
     coverage: float | None = None,
     set_method: SetMethod | None = None,
+    early_stop: EarlyStop | None = None,
     timeout_ms: float | None = None,
 ) -> Call[Reply]:
     """Read images and build the call that classifies them. The arguments are those of `Client.classify`.
@@ -107,7 +109,13 @@ def classify(
         return reply
 
     params: dict[str, Value] = {"top_k": top_k, "member_predictions": member_predictions}
-    optional = {"model": model, "version": version, "coverage": coverage, "set_method": set_method}
+    optional = {
+        "model": model,
+        "version": version,
+        "coverage": coverage,
+        "set_method": set_method,
+        "early_stop": early_stop,
+    }
     params |= {name: value for name, value in optional.items() if value is not None}
     return Call("POST", "/v1/classify", parse, params, _deadline_header(timeout_ms), files)
 

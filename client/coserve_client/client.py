@@ -18,7 +18,7 @@ from coserve_client.calls import VIA, Call, ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
 from coserve_client.images import Image, Source, images_in
-from coserve_client.replies import Inference, Metadata, Model, Reply, SetMethod
+from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.retries import Backoff
 from coserve_client.reuse import BROKEN, Attempt
 
@@ -79,6 +79,7 @@ class Client:
         member_predictions: bool = False,
         coverage: float | None = None,
         set_method: SetMethod | None = None,
+        early_stop: EarlyStop | None = None,
         timeout_ms: float | None = None,
     ) -> Reply:
         """Classify one or several images in one request.
@@ -93,18 +94,28 @@ class Client:
                 the ensemble is calibrated for; adds the sets to the results.
             set_method: how sets are made, with `coverage`: "lac", the default, or "raps", whose sets always
                 hold the most probable class.
+            early_stop: when images need no further member once their answer is confident enough: "off",
+                "loaded" (while images wait for the engine) or "always"; by default the server's setting.
             timeout_ms: milliseconds the server may take, if less than its own deadline.
 
         Raises:
             InputError: there is no image, or one cannot be read.
             RejectedError: the server does not accept an image.
             UnknownModelError: the server has no such ensemble.
-            InvalidParametersError: the ensemble is not calibrated for the coverage.
+            InvalidParametersError: the ensemble is not calibrated for the coverage, or to stop early.
             CoserveError: any other failure, as a subclass.
         """
         return self._call(
             calls.classify(
-                images, model, version, top_k, member_predictions, coverage, set_method, timeout_ms
+                images,
+                model,
+                version,
+                top_k,
+                member_predictions,
+                coverage,
+                set_method,
+                early_stop,
+                timeout_ms,
             )
         )
 
@@ -126,8 +137,8 @@ class Client:
             images: images as for `classify`, consumed as requests need them.
             batch_size: maximum number of images in one request.
             concurrency: maximum number of requests at a time.
-            options: `model`, `version`, `top_k`, `member_predictions`, `coverage`, `set_method` and
-                `timeout_ms`, as for `classify`.
+            options: `model`, `version`, `top_k`, `member_predictions`, `coverage`, `set_method`,
+                `early_stop` and `timeout_ms`, as for `classify`.
 
         Raises:
             InputError: `batch_size` or `concurrency` is below 1; raised by the call itself.

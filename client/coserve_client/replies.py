@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 SetMethod = Literal["lac", "raps"]
 """How prediction sets are made: docs/reference/http-api.md, Prediction sets."""
+EarlyStop = Literal["off", "loaded", "always"]
+"""When images stop early: docs/guides/serving/early-stopping.md."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Uncertainty:
 
     Attributes:
         entropy: entropy of the predicted probabilities.
-        disagreement: mutual information between the predicted class and the choice of member.
+        disagreement: mutual information between the predicted class and the choice of member; 0 if one member
+            alone answered.
     """
 
     entropy: float
@@ -52,8 +55,9 @@ class Result:
         uncertainty: how unsure the ensemble is.
         member_predictions: each member's own predictions by its name, if the request asked for them.
         prediction_set: every class in the prediction set, the most probable first; empty if no class is
-            probable enough. None if the request did not ask for sets, or `Reply.prediction_sets` has no
-            threshold.
+            probable enough. None if the request did not ask for sets, or the ensemble has no threshold for
+            this number of members.
+        members: names of the members whose logits were combined for this image; None from older servers.
     """
 
     filename: str
@@ -61,6 +65,7 @@ class Result:
     uncertainty: Uncertainty
     member_predictions: Mapping[str, tuple[Prediction, ...]] | None
     prediction_set: tuple[Prediction, ...] | None = None
+    members: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ class PredictionSets:
         coverage: fraction of images whose set holds the true class.
         method: `lac` or `raps`.
         threshold: the method's threshold for the members that answered; None if the ensemble has none for
-            their number.
+            their number, or if images were answered by different numbers of members.
     """
 
     coverage: float
@@ -80,16 +85,30 @@ class PredictionSets:
 
 
 @dataclass(frozen=True)
+class EarlyStopping:
+    """The rule by which images of a reply needed no further member.
+
+    Attributes:
+        confidence: probability of the likeliest class to exceed.
+        loss: top-1 accuracy that the confidence was calibrated to lose at most, from 0 to 1; None if the
+            server's setting gives the confidence.
+    """
+
+    confidence: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
 class Member:
     """One member's part in a reply.
 
     Attributes:
         name: name of the member.
-        used: whether its logits were combined.
-        device: device it ran on, such as `cpu:0`; None if it did not answer in time.
+        used: whether its logits were combined, for some image at least.
+        device: device it ran on, such as `cpu:0`; None if it did not answer in time, or was not needed.
         start_ms: start in milliseconds after the first member's start.
         end_ms: end in milliseconds after the first member's start.
-        error: why it was not used.
+        error: why it gave no logits, for some image at least; None if it did, or was not needed.
     """
 
     name: str
@@ -119,14 +138,16 @@ class Reply:
     Attributes:
         model: name of the ensemble.
         version: its version.
-        degraded: whether some members are missing from the result.
-        measured_top1: top-1 accuracy of the combined members on a test set, from 0 to 1, if known.
+        degraded: whether some members are missing from the result that were needed.
+        measured_top1: top-1 accuracy of the combined members, or of `early_stopping`, on a test set, from 0
+            to 1, if known.
         overlap: sum of the members' durations divided by their total wall time: S if S equal members ran
             in parallel, 1 if they ran one after another.
         members: every member of the ensemble, used or not.
         timings_ms: the server's time per step.
         results: one result per image, in the order sent.
         prediction_sets: how the results' prediction sets were made, if the request asked for them.
+        early_stopping: the rule by which members answered one after another; None if all were to answer.
     """
 
     model: str
@@ -138,11 +159,12 @@ class Reply:
     timings_ms: Timings
     results: tuple[Result, ...]
     prediction_sets: PredictionSets | None = None
+    early_stopping: EarlyStopping | None = None
 
     @property
     def missing(self) -> tuple[Member, ...]:
-        """The members whose logits were not combined."""
-        return tuple(member for member in self.members if not member.used)
+        """The members that gave no logits, for some image at least, although they were needed."""
+        return tuple(member for member in self.members if member.error is not None)
 
 
 @dataclass(frozen=True)
@@ -206,6 +228,8 @@ class Inference:
         members: names of the members that were combined.
         missing: the other members, each with the reason, if there are any.
         overlap: as in `Reply`.
+        image_members: names of the members that were combined, for each image; None if the same members
+            were combined for all images.
     """
 
     model: str
@@ -215,3 +239,4 @@ class Inference:
     members: tuple[str, ...]
     missing: str | None
     overlap: float
+    image_members: tuple[tuple[str, ...], ...] | None = None

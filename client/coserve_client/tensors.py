@@ -35,6 +35,7 @@ class _Parameters:
     degraded: bool
     members: str
     overlap: float
+    image_members: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def read_inference(body: bytes, json_length: str | None) -> Inference:
     except ValueError as error:
         raise ProtocolError(f"the server's tensor does not have the announced shape: {error}") from error
     parameters = header.parameters
+    apart = parameters.image_members
     return Inference(
         model=header.model_name,
         version=header.model_version,
@@ -115,6 +117,7 @@ def read_inference(body: bytes, json_length: str | None) -> Inference:
         members=tuple(parameters.members.split(",")),
         missing=document["parameters"].get("missing"),
         overlap=parameters.overlap,
+        image_members=None if apart is None else tuple(tuple(names.split(",")) for names in apart.split(";")),
     )
 
 

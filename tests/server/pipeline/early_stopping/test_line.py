@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from coserve_server.errors import DeadlineError, NoQuorumError
 from coserve_server.observability.record import Record
-from tests.server.pipeline.staged import StagedEngine, Staging, model, run, settle
+from tests.server.pipeline.early_stopping.staged import StagedEngine, Staging, model, run, settle
 
 SURE = 5.0
 """A logit whose probability is above the confidence of 0.9; 0 is an even chance."""

@@ -16,7 +16,10 @@ def script(name: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("name", ["engines.py", "soak/soak.py", "peers/compare.py", "page_image.py"])
+SCRIPTS = ["early_stopping.py", "engines.py", "soak/soak.py", "peers/compare.py", "page_image.py"]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_that_measure_have_help(name: str) -> None:
     done = script(name, "--help")
     assert done.returncode == 0, done.stderr

@@ -105,19 +105,10 @@ class Client:
             InvalidParametersError: the ensemble is not calibrated for the coverage, or to stop early.
             CoserveError: any other failure, as a subclass.
         """
-        return self._call(
-            calls.classify(
-                images,
-                model,
-                version,
-                top_k,
-                member_predictions,
-                coverage,
-                set_method,
-                early_stop,
-                timeout_ms,
-            )
+        call = calls.classify(
+            images, model, version, top_k, member_predictions, coverage, set_method, early_stop, timeout_ms
         )
+        return self._call(call)
 
     def classify_many(
         self,

@@ -57,7 +57,10 @@ class Scheduling(Protocol):
         """
 
     def lanes(self, ensemble: Ensemble) -> int:
-        """Return how many of the ensemble's members run at once."""
+        """Return how many of the ensemble's members run at once.
+
+        The member with the index i belongs to the lane i modulo this number.
+        """
 
 
 class Running(Protocol):

@@ -19,7 +19,7 @@ from coserve_server.outcomes import BatchRun, MemberRun, overlap
 from coserve_server.pipeline.admission import Admission
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.combine import Combined, combine, combine_apart
-from coserve_server.pipeline.early_stopping.rule import StoppingRule, find_stopping
+from coserve_server.pipeline.early_stopping.rule import StoppingRule, StoppingRules
 from coserve_server.pipeline.fan_out import fan_out
 from coserve_server.pipeline.in_turn import ask_in_turn
 from coserve_server.pipeline.mirror import Mirror
@@ -90,6 +90,7 @@ class Classifier:
         self._batcher = Batcher(engine, self._count_batch)
         self._preparation = Preparation(cores, settings.max_pixels, settings.max_request_pixels)
         self._admission = Admission(settings.max_requests, settings.deadline_ms / 1000)
+        self._stopping = StoppingRules(settings)
         self.mirror = self._create_mirror()
 
     @contextmanager
@@ -136,7 +137,7 @@ class Classifier:
         with self._count_failures(record, ensemble):
             deadline_ns = self._deadline_ns(record, timeout_ns)
             self._check_count(len(images))
-            stopping = find_stopping(ensemble, early_stop, self.settings)
+            stopping = self._stopping.find(ensemble, early_stop)
             tensor = await self._preparation.prepare(record, images, ensemble.preprocessing, deadline_ns)
             return await self._answer(record, ensemble, tensor, deadline_ns, stopping)
 
@@ -163,7 +164,7 @@ class Classifier:
         """
         with self._count_failures(record, ensemble):
             self._check_count(len(images))
-            stopping = find_stopping(ensemble, early_stop, self.settings)
+            stopping = self._stopping.find(ensemble, early_stop)
             deadline_ns = self._deadline_ns(record, timeout_ns)
             return await self._answer(record, ensemble, images, deadline_ns, stopping)
 

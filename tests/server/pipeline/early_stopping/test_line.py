@@ -5,11 +5,10 @@ from collections import Counter
 from itertools import count
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coserve_server.errors import DeadlineError, NoQuorumError
+from coserve_server.errors import NoQuorumError
 from coserve_server.observability.record import Record
 from tests.server.pipeline.early_stopping.staged import StagedEngine, Staging, model, run, settle
 
@@ -212,97 +211,5 @@ def test_a_second_batch_waits_behind_one_that_is_no_larger() -> None:
         await settle()
         assert len(engine.log) == 2, "the next one would be smaller than the one that runs"
         await staging.finish(*tasks)
-
-    run(use)
-
-
-def test_a_late_member_is_replaced_after_half_of_the_time() -> None:
-    engine = StagedEngine(model(2), 2, lambda _image, _member: SURE)
-    staging = Staging(engine, quorum=1)
-
-    async def use() -> None:
-        task = staging.ask(1.0, seconds=0.4)
-        await settle()
-        assert [given.members for given in engine.log] == [[0]]
-        while len(engine.log) == 1:
-            await settle()
-        assert engine.log[1].members == [1]
-        engine.answer(engine.log[1])
-        record = await task
-        assert record.answered == [(1,)]
-        assert (record.stopped_early, record.lacks_members) == (1, False)
-        assert engine.log[0].futures[0].cancelled(), "nobody wants the late answer any more"
-        staging.check_empty()
-
-    run(use)
-
-
-def test_after_the_deadline_the_quorum_counts() -> None:
-    async def use(quorum: int, expected: type[Exception] | None) -> None:
-        engine = StagedEngine(model(2), 1, lambda _image, _member: 0)
-        staging = Staging(engine, quorum=quorum)
-        task = staging.ask(1.0, seconds=0.3)
-        await settle()
-        engine.answer(engine.log[0])
-        if expected is not None:
-            with pytest.raises(expected, match=r"1 of 2 members answered, 2 needed \(m1: no answer before"):
-                await task
-        else:
-            record = await task
-            assert (record.answered, record.lacks_members, record.stopped_early) == ([(0,)], True, 0)
-            assert [member.late for member in record.members] == [False, True]
-        await settle()
-        staging.check_empty()
-
-    run(lambda: use(1, None))
-    run(lambda: use(2, DeadlineError))
-
-
-def test_without_a_turn_before_the_deadline_there_is_no_answer() -> None:
-    engine = StagedEngine(model(2), 1, lambda _image, _member: SURE)
-    staging = Staging(engine)
-
-    async def use() -> None:
-        with pytest.raises(DeadlineError, match="did not get its turn"):
-            await staging.ask(1.0, seconds=0)
-        assert engine.log == []
-
-    run(use)
-
-
-def test_a_bug_of_the_engine_fails_the_requests_and_leaves_nothing() -> None:
-    engine = StagedEngine(model(2), 2, lambda _image, _member: SURE)
-    staging = Staging(engine)
-
-    async def use() -> None:
-        first = staging.ask(1.0, 2.0)
-        await settle()
-        engine.log[0].futures[0].set_exception(ZeroDivisionError("bug"))
-        with pytest.raises(RuntimeError, match="m0: bug"):
-            await first
-        engine.start = broken  # type: ignore[method-assign]
-        with pytest.raises(ZeroDivisionError):
-            await staging.ask(3.0)
-        await settle()
-        staging.check_empty()
-
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError
-
-    run(use)
-
-
-def test_wrong_logits_count_as_failures() -> None:
-    engine = StagedEngine(model(2), 2, lambda image, member: math.nan if member == 0 else SURE)
-    staging = Staging(engine)
-
-    async def use() -> None:
-        task = staging.ask(1.0)
-        await staging.finish(task)
-        record = task.result()
-        assert record.answered == [(1,)]
-        assert record.members[0].failure is not None
-        assert record.members[0].failure.reason == "logits are not finite"
-        assert not record.lacks_members
 
     run(use)

@@ -14,8 +14,8 @@ from coserve_server.errors import InvalidParametersError, SettingsError
 from coserve_server.observability.record import Record
 from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.pipeline.combine import combine
-from coserve_server.pipeline.early_stopping.rule import StoppingRule, confidences, find_stopping
-from coserve_server.settings import Settings, load_settings
+from coserve_server.pipeline.early_stopping.rule import StoppingRule, StoppingRules, confidences
+from coserve_server.settings import EarlyStop, Settings, load_settings
 from tests.server.fake_engine import ensemble
 from tests.server.pipeline.early_stopping.staged import StagedEngine, images, model, settle
 from tests.server.pipeline.held_engine import HeldEngine
@@ -33,6 +33,10 @@ def calibrated(members: int = 2, rows: list[dict[str, float]] = ROWS) -> Ensembl
 
 def configured(**settings: Any) -> Settings:
     return load_settings(repository="unused", **settings)
+
+
+def find_stopping(one: Ensemble, wanted: EarlyStop | None, settings: Settings) -> StoppingRule | None:
+    return StoppingRules(settings).find(one, wanted)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ def test_an_ensemble_without_calibration_needs_a_confidence() -> None:
     setting = configured(early_stop="always")
     assert find_stopping(one, None, setting) is None, "all members answer"
     with pytest.raises(
-        InvalidParametersError, match="pair is not calibrated for stopping early: run coserve"
+        InvalidParametersError, match="pair is not calibrated for stopping early; run coserve"
     ):
         find_stopping(one, "loaded", setting)
     explicit = configured(early_stop="always", early_stop_confidence=0.7)
@@ -68,6 +72,18 @@ def test_an_ensemble_without_calibration_needs_a_confidence() -> None:
     calibration = find_stopping(calibrated(), None, explicit)
     assert calibration is not None
     assert calibration.confidence == 0.9, "the calibration counts where there is one"
+
+
+def test_the_log_names_an_ensemble_without_calibration_once(caplog: pytest.LogCaptureFixture) -> None:
+    rules = StoppingRules(configured(early_stop="always"))
+    for one in (ensemble(), ensemble(), ensemble(name="other"), calibrated()):
+        rules.find(one, None)
+        rules.find(one, "off")
+    assert [record.args[0] for record in caplog.records if isinstance(record.args, tuple)] == [
+        "pair",
+        "other",
+    ]
+    assert "run coserve evaluate --calibrate" in caplog.text
 
 
 def test_the_operators_quorum_is_the_minimum_and_has_no_measured_accuracy() -> None:

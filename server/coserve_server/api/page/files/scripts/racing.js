@@ -136,7 +136,7 @@ function verdict(drawn, line) {
   const parts = divided.map(({ model, ms, degraded, replies }) => {
     const took = `S=${model.members.length} took ${milliseconds(ms)}`;
     if (degraded) return `${took} and lacked members in ${degraded} of ${replies.length} answers`;
-    const ratio = ms < line ? `${(line / ms).toFixed(2)} times as fast` : `${(ms / line).toFixed(2)} times as slow`;
+    const ratio = ms < line ? `${(line / ms).toFixed(2)} times as fast` : `${(ms / line).toFixed(2)} times as long`;
     return `${took}, ${ratio}`;
   });
   return `The undivided network, the dashed line, took ${milliseconds(line)}; ${parts.join("; ")}.`;

@@ -1,6 +1,5 @@
 """Process-wide changes by `coserve serve`; programs that call `coserve_server.serve` are left alone."""
 
-import gc
 import io
 import logging
 import os
@@ -12,27 +11,10 @@ from contextlib import contextmanager, suppress
 
 import typer
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long the event loop may hold the GIL while another thread wants it: Python's default of 5 ms is as long
-as an inference, after which a member's thread needs the GIL for microseconds."""
 EXIT_GRACE_S = 2
 PRINT_PATIENCE_S = 1
 
 logger = logging.getLogger(__name__)
-
-
-def tune_interpreter() -> None:
-    """Make threads switch sooner, and freed memory return to the system; call before threads start."""
-    from coserve_server.machine.memory import return_freed_memory
-
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    return_freed_memory()
-
-
-def freeze_objects() -> None:
-    """Exclude everything loaded so far from garbage collection: scanning it takes over 50 ms each time."""
-    gc.collect()
-    gc.freeze()
 
 
 def end_on_sigterm() -> None:

@@ -36,6 +36,13 @@ def serve(
             show_default="cores",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that share the cores or GPUs, each with copies of the members.",
+            show_default="as the machine suggests",
+        ),
+    ] = None,
     triton_url: Annotated[
         str | None,
         typer.Option(
@@ -131,10 +138,8 @@ def serve(
     from coserve_cli.process import (
         end_on_sigterm,
         exit_in_time,
-        freeze_objects,
         open_streams,
         print_summary,
-        tune_interpreter,
         use_utf8,
     )
 
@@ -147,6 +152,7 @@ def serve(
 
     from coserve_cli.errors import one_line
     from coserve_server.errors import AddressError, StartupError
+    from coserve_server.machine.interpreter import freeze_objects, tune_interpreter
     from coserve_server.main import serve as serve_forever
     from coserve_server.observability import logs
     from coserve_server.settings import load_settings
@@ -167,6 +173,7 @@ def serve(
             repository=repository,
             engine=engine,
             gpus=gpus,
+            workers=workers,
             triton_url=triton_url,
             host=host,
             port=port,

@@ -8,6 +8,7 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 
 from coserve_server.api import openapi, problems
+from coserve_server.api.exposition import create_registry
 from coserve_server.api.middleware import observing, security
 from coserve_server.api.middleware.compressing import Compressing
 from coserve_server.api.middleware.equivalents import Equivalents
@@ -17,8 +18,9 @@ from coserve_server.api.v1 import routes as v1
 from coserve_server.api.v2 import repository as v2_repository
 from coserve_server.api.v2 import routes as v2
 from coserve_server.api.v2.errors import error_response
-from coserve_server.catalogue.reload import Reloader
+from coserve_server.catalogue.control import RepositoryControl
 from coserve_server.errors import NoQuorumError
+from coserve_server.observability.totals import OwnTotals, Totals
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 
@@ -38,16 +40,21 @@ class Status(BaseModel):
 def build_app(
     classifier: Classifier,
     keys: KeyRing | None = None,
-    reloader: Reloader | None = None,
+    control: RepositoryControl | None = None,
     tracer: "Tracer | None" = None,
+    totals: Totals | None = None,
 ) -> FastAPI:
     """Build the application over a classifier.
 
     Args:
         keys: the valid API keys; None to require none.
-        reloader: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
+        control: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
         tracer: sends traces of requests; None to send none.
+        totals: what the server has counted; None if that is what the classifier has.
     """
+    if totals is None:
+        registry = create_registry(classifier, classifier.metrics, None)
+        totals = OwnTotals(registry, classifier.statistics)
     # FastAPI's own page /docs loads its scripts from the internet.
     app = FastAPIOffline(
         redoc_url=None,
@@ -62,9 +69,10 @@ def build_app(
     app.add_middleware(Compressing)
     app.add_middleware(LingeringClose)
     app.add_middleware(Equivalents, prefix=classifier.settings.root_path)
-    observing.install(app, classifier, tracer, reloader)
+    observing.install(app, classifier, tracer, totals)
     app.state.classifier = classifier
-    app.state.reloader = reloader
+    app.state.control = control
+    app.state.totals = totals
     app.include_router(v1.router)
     app.include_router(v2.router)
     app.include_router(v2_repository.router)

@@ -16,12 +16,14 @@ class Catalogue:
             the reloader.
         unloaded: names of models that clients have unloaded, and may load again. Written by the reloader.
         unreadable: why the repository cannot be read as a whole; None if it can. Written by the reloader.
+        elsewhere: faults of the server's other processes. Written by the worker, if there are several.
     """
 
     def __init__(self, inventory: Inventory, settings: Settings) -> None:
         self.rejected: Mapping[str, str] = {}
         self.unloaded: Collection[str] = ()
         self.unreadable: str | None = None
+        self.elsewhere: Sequence[str] = ()
         self._inventory = inventory
         self._settings = settings
         self._draining = False
@@ -99,10 +101,13 @@ class Catalogue:
         return len(self._inventory.ready_members(ensemble))
 
     def faults(self) -> list[str]:
-        """Return why some ensemble cannot answer; empty if every one has its quorum."""
+        """Return why some ensemble cannot answer; empty if every one has its quorum in every process."""
+        stopping = ["the server is stopping"] if self._draining else []
+        return [*self.own_faults(), *stopping, *self.elsewhere]
+
+    def own_faults(self) -> list[str]:
+        """Return the faults of this process, which may have several beside it."""
         faults = [*self._inventory.faults(), *self._why_nothing()]
-        if self._draining:
-            faults.append("the server is stopping")
         default = self._settings.default_model
         if default is not None and default not in self.ensembles:
             reason = self.rejected.get(default) or self._choice()

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+
 
 class Reloader:
     """Keeps the embedded engine in step with the files of its model repository.
@@ -39,9 +42,17 @@ class Reloader:
             or `out-of-memory` (refused before loading).
     """
 
-    def __init__(self, folder: Path, engine: "EmbeddedEngine", catalogue: "Catalogue") -> None:
+    def __init__(
+        self, folder: Path, engine: "EmbeddedEngine", catalogue: "Catalogue", turn: Turn = nullcontext
+    ) -> None:
+        """Serve the ensembles in a folder.
+
+        Args:
+            turn: context of each replacement, so that processes on one machine load one after another.
+        """
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._folder = folder
+        self._turn = turn
         self._engine = engine
         self.catalogue = catalogue
         self._unloaded: set[str] = set()
@@ -187,8 +198,10 @@ class Reloader:
         return None
 
     async def _replace(self, name: str, versions: Sequence[Ensemble]) -> None:
-        await asyncio.to_thread(self._check_memory, name, versions)
-        if await self._engine.replace(name, versions):
+        async with self._turn():
+            await asyncio.to_thread(self._check_memory, name, versions)
+            replaced = await self._engine.replace(name, versions)
+        if replaced:
             self.outcomes[name, "served" if versions else "removed"] += 1
             numbers = ", ".join(ensemble.version for ensemble in versions)
             logger.info("%s: serving %s", name, f"version {numbers}" if numbers else "no version any more")

@@ -1,5 +1,6 @@
 """The log: lines for people, or one JSON object per line."""
 
+import functools
 import json
 import logging
 from datetime import datetime, timezone
@@ -21,7 +22,7 @@ DROPPED = "%d lines of the log were dropped: nobody read standard error"
 
 
 class TextFormatter(logging.Formatter):
-    """Formats `LEVEL:     message [request id]`, with the traceback below."""
+    """Formats `LEVEL:     message [request id]`, with the traceback below; workers name themselves first."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s:     %(message)s")
@@ -29,6 +30,9 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         """Return the line without control characters."""
         line = super().formatMessage(record).translate(_CONTROLS)
+        if worker := getattr(record, "worker", None):
+            level, gap, message = line.partition(":     ")
+            line = f"{level}{gap}worker {worker}: {message}"
         return f"{line} [{request}]" if (request := getattr(record, "request_id", None)) else line
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's names
@@ -91,11 +95,17 @@ class Handler(StreamHandler):
         return write(self.stream, line + "\n", patience_s)
 
 
-def configure(settings: Settings) -> None:
-    """Make every logger of the process write to standard error in the settings' format."""
+def configure(settings: Settings, worker: int | None = None) -> None:
+    """Make every logger of the process write to standard error in the settings' format.
+
+    Args:
+        worker: number of the process, if there are several; every line carries it.
+    """
     handler = Handler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     handler.addFilter(name_request)
+    if worker is not None:
+        handler.addFilter(functools.partial(_name_worker, worker))
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("grpc._cython.cygrpc").addFilter(is_no_lost_client)
@@ -112,4 +122,9 @@ def name_request(record: logging.LogRecord) -> bool:
     """Add the current request's id, unless the line names its requests; a filter that keeps everything."""
     if (request := logged_id.get()) and not hasattr(record, "request_id"):
         record.request_id = request
+    return True
+
+
+def _name_worker(number: int, record: logging.LogRecord) -> bool:
+    record.worker = number
     return True

@@ -25,6 +25,11 @@ class Total:
         self.count += 1
         self.ns += ns
 
+    def merge(self, other: "Total") -> None:
+        """Add another process's total."""
+        self.count += other.count
+        self.ns += other.ns
+
 
 @dataclass
 class Compute:
@@ -39,6 +44,12 @@ class Compute:
         self.input.add(input_ns)
         self.infer.add(infer_ns)
         self.output.add(output_ns)
+
+    def merge(self, other: "Compute") -> None:
+        """Add another process's totals."""
+        self.input.merge(other.input)
+        self.infer.merge(other.infer)
+        self.output.merge(other.output)
 
 
 @dataclass
@@ -80,6 +91,18 @@ class ModelStatistics:
         self.executions += 1
         self.batches[size].add(0, infer_ns, 0)
 
+    def merge(self, other: "ModelStatistics") -> None:
+        """Add another process's counters of the same model."""
+        self.last_ms = max(self.last_ms, other.last_ms)
+        self.inferences += other.inferences
+        self.executions += other.executions
+        self.success.merge(other.success)
+        self.fail.merge(other.fail)
+        self.queue.merge(other.queue)
+        self.compute.merge(other.compute)
+        for size, compute in other.batches.items():
+            self.batches[size].merge(compute)
+
 
 class Statistics:
     """The counters of all models."""
@@ -90,6 +113,11 @@ class Statistics:
     def get(self, model: Ensemble) -> ModelStatistics:
         """Return the counters of an ensemble, or of a single member."""
         return self._models[model.name, model.version]
+
+    def merge(self, other: "Statistics") -> None:
+        """Add another process's counters."""
+        for model, counters in other._models.items():
+            self._models[model].merge(counters)
 
     def count_batch(self, ensemble: Ensemble, run: BatchRun, members: Sequence[MemberRun]) -> None:
         """Count a batch for its ensemble, and as one request for each member that it went to.

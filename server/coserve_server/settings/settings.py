@@ -12,6 +12,7 @@ from coserve_server.settings.logs import LogSettings
 from coserve_server.settings.mirror import MirrorSettings
 from coserve_server.settings.requests import RequestSettings
 from coserve_server.settings.triton import TritonSettings
+from coserve_server.settings.workers import WorkerSettings
 
 
 class Settings(
@@ -22,6 +23,7 @@ class Settings(
     RequestSettings,
     LifecycleSettings,
     ListeningSettings,
+    WorkerSettings,
     EngineSettings,
 ):
     """The server's settings; arguments override environment variables, which override the file.

@@ -163,7 +163,7 @@ class Connection(HttpToolsProtocol):
         if self._is_extra and self.url.partition(b"?")[0] not in self.probes:
             raise _HeadError(*self._too_many())
         super().on_headers_complete()
-        if self._is_extra or self.loop.time() >= self._expires_at:
+        if self._is_extra or self.is_expired:
             self.close_after_answer()
         if not self.pipeline:
             self._answering = self.cycle
@@ -213,6 +213,15 @@ class Connection(HttpToolsProtocol):
         self._abandon()
         super().connection_lost(exc)
         self._stop_head_timer()
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the response to the next request is the last."""
+        return self.loop.time() >= self._expires_at
+
+    def expire(self) -> None:
+        """Make the response to the next request the last, as at the connection's maximum age."""
+        self._expires_at = -math.inf
 
     def close_after_answer(self) -> None:
         """Close the connection after the response to the last request received."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import math
 import os
 import signal
 import socket
@@ -12,11 +13,18 @@ from types import FrameType
 
 import uvicorn
 
+from coserve_server.settings import Settings
 from coserve_server.transport.connections import Connection
 
 CLOSE = (b"connection", b"close")
 ABORT_S = 1
 """Time for requests to end by themselves once their connections are gone."""
+SHUTDOWN_MARGIN_S = 2
+
+
+def grace_s(settings: Settings) -> int:
+    """Return the seconds in which requests in progress end."""
+    return math.ceil(settings.deadline_ms / 1000) + SHUTDOWN_MARGIN_S
 
 
 class DrainingServer(uvicorn.Server):

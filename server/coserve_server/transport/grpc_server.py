@@ -29,20 +29,25 @@ class GrpcServer:
         address: `HOST:PORT`.
     """
 
-    def __init__(self, settings: Settings, port: int) -> None:
+    def __init__(self, settings: Settings, port: int, shared: str | None = None) -> None:
         """Bind the address; must be called on the event loop.
+
+        Args:
+            shared: numeric `HOST:PORT` on which other processes listen too, in place of the settings' host
+                and the port; connections are divided by a hash of their addresses.
 
         Raises:
             AddressError: the address is in use, is not this machine's, or needs privileges.
             TlsError: a certificate or its key cannot be used.
         """
         self._server = grpc.aio.server(
-            options=_options(settings),
+            options=_options(settings, shared is not None),
             # Calls that neither infer nor stay open have no limit of their own.
             maximum_concurrent_rpcs=min(settings.max_connections + max_open_calls(settings), MAX_OPTION),
         )
         credentials = server_credentials(settings)
-        self.address = _add_port(self._server, settings.host, port, credentials)
+        self.address = shared or _find_address(settings.host, port)
+        self.address = _add_port(self._server, self.address, credentials)
         self._services: Services | None = None
 
     async def start(self, services: Services) -> None:
@@ -58,11 +63,11 @@ class GrpcServer:
         await self._server.stop(grace_s)
 
 
-def _options(settings: Settings) -> list[tuple[str, int]]:
+def _options(settings: Settings, is_shared: bool) -> list[tuple[str, int]]:
     """Return gRPC's options (grpc/impl/channel_arg_names.h)."""
     options = [
-        # Without this, a second server could listen on the same port.
-        ("grpc.so_reuseport", 0),
+        # By default, a second server could listen on the same port.
+        ("grpc.so_reuseport", int(is_shared)),
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         # Handlers decompress messages, within the limit: gRPC would check the size afterwards.
@@ -84,19 +89,22 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     return [(name, min(value, MAX_OPTION)) for name, value in options]
 
 
-def _add_port(
-    server: grpc.aio.Server, host: str, port: int, credentials: grpc.ServerCredentials | None
-) -> str:
-    """Listen on one address, as for HTTP, and return it with its port."""
+def _find_address(host: str, port: int) -> str:
+    """Return the one address to listen on, as for HTTP."""
     # gRPC itself would not report why an address cannot be used, and would use all addresses of a name.
     with bind(host, port) as socket:
         numeric = socket.getsockname()[0]
-    address = format_address(numeric, port)
+    return format_address(numeric, port)
+
+
+def _add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
+    """Listen on an address, and return it with its port."""
+    host, _, port = address.rpartition(":")
     try:
         if credentials is None:
-            port = server.add_insecure_port(address)
+            chosen = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(address, credentials)
+            chosen = server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise AddressError(f"cannot listen on {host} port {port}") from error
-    return format_address(numeric, port)
+    return f"{host}:{chosen}"

@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from coserve_server.api.app import build_app
+from coserve_server.core import _tracer
 from coserve_server.errors import SettingsError
-from coserve_server.main import _tracer
 from coserve_server.observability.tracing import Tracer
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
@@ -196,9 +196,9 @@ def test_without_the_extra_the_setting_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_without_traces_their_libraries_are_not_imported() -> None:
     script = (
-        "import sys, coserve_server.main as main\n"
+        "import sys, coserve_server.core as core\n"
         "from coserve_server.settings import load_settings\n"
-        "assert main._tracer(load_settings(repository='unused')) is None\n"
+        "assert core._tracer(load_settings(repository='unused')) is None\n"
         "heavy = 'opentelemetry.sdk', 'opentelemetry.exporter'\n"
         "print([name for name in sys.modules if name.startswith(heavy)])"
     )

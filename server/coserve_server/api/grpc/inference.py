@@ -18,9 +18,10 @@ from coserve_server.api.v2.repository import check_enabled, describe_repository,
 from coserve_server.api.v2.responses import respond
 from coserve_server.api.v2.routes import INLINE_BINARY_BYTES, INLINE_JSON_BYTES, answer_images
 from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
-from coserve_server.catalogue.reload import Reloader
+from coserve_server.catalogue.control import RepositoryControl
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import InvalidParametersError
+from coserve_server.observability.totals import Totals
 from coserve_server.pipeline.classifier import Classifier
 
 M = TypeVar("M", bound=Message)
@@ -29,10 +30,11 @@ M = TypeVar("M", bound=Message)
 class Inference:
     """The service's calls over one classifier; each returns its response."""
 
-    def __init__(self, core: Classifier, reloader: Reloader | None) -> None:
-        """Answer with the classifier's ensembles; the reloader loads and unloads them."""
+    def __init__(self, core: Classifier, control: RepositoryControl | None, totals: Totals) -> None:
+        """Answer with the classifier's ensembles; `control` loads and unloads them."""
         self.core = core
-        self._reloader = reloader
+        self._control = control
+        self._totals = totals
 
     async def server_live(self, call: Call) -> messages.ServerLiveResponse:
         """Report that the process is alive."""
@@ -75,7 +77,8 @@ class Inference:
         models = (
             [self.find(call, request.name, request.version)] if request.name else self.core.catalogue.models()
         )
-        statistics = [describe_statistics(model, self.core.statistics.get(model)) for model in models]
+        totals = await self._totals.statistics()
+        statistics = [describe_statistics(model, totals.get(model)) for model in models]
         return to_message(messages.ModelStatisticsResponse, StatisticsList(model_stats=statistics))
 
     async def repository_index(self, call: Call) -> messages.RepositoryIndexResponse:
@@ -89,18 +92,18 @@ class Inference:
 
     async def repository_model_load(self, call: Call) -> messages.RepositoryModelLoadResponse:
         """Load an ensemble from its files in the repository, and respond once it is served."""
-        reloader = self._authorize(call)
+        control = self._authorize(call)
         request = await receive(messages.RepositoryModelLoadRequest, call)
         _check_repository(request.repository_name)
-        await load(reloader, request.model_name, request.parameters)
+        await load(control, request.model_name, request.parameters)
         return messages.RepositoryModelLoadResponse()
 
     async def repository_model_unload(self, call: Call) -> messages.RepositoryModelUnloadResponse:
         """Stop serving an ensemble; requests in progress still get their answers."""
-        reloader = self._authorize(call)
+        control = self._authorize(call)
         request = await receive(messages.RepositoryModelUnloadRequest, call)
         _check_repository(request.repository_name)
-        await unload(reloader, request.model_name, request.parameters)
+        await unload(control, request.model_name, request.parameters)
         return messages.RepositoryModelUnloadResponse()
 
     async def model_infer(self, call: Call) -> messages.ModelInferResponse:
@@ -152,8 +155,8 @@ class Inference:
         call.record.ensemble = model
         return model
 
-    def _authorize(self, call: Call) -> Reloader:
-        """Return the reloader, if the client may load and unload models.
+    def _authorize(self, call: Call) -> RepositoryControl:
+        """Return what loads and unloads models, if the client may load and unload models.
 
         Raises:
             NotEnabledError: this server does not load and unload models.
@@ -161,8 +164,8 @@ class Inference:
         """
         check_enabled(self.core)
         check_admin(self.core.settings, call.key, from_browser="origin" in call.metadata)
-        assert self._reloader is not None
-        return self._reloader
+        assert self._control is not None
+        return self._control
 
 
 async def receive(kind: type[M], call: Call) -> M:

@@ -16,8 +16,9 @@ from coserve_server.api.grpc.inference import Inference
 from coserve_server.api.grpc.reflection import MAX_STREAMS, Reflection
 from coserve_server.api.grpc.streams import Streams
 from coserve_server.api.reporting import UNMATCHED, Reporter
-from coserve_server.catalogue.reload import Reloader
+from coserve_server.catalogue.control import RepositoryControl
 from coserve_server.errors import NotEnabledError
+from coserve_server.observability.totals import Totals
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.settings import Settings
@@ -43,16 +44,22 @@ class Services(grpc.GenericRpcHandler):
     """
 
     def __init__(
-        self, core: Classifier, keys: KeyRing | None, reloader: Reloader | None, reporter: Reporter
+        self,
+        core: Classifier,
+        keys: KeyRing | None,
+        control: RepositoryControl | None,
+        reporter: Reporter,
+        totals: Totals,
     ) -> None:
         """Make the handlers.
 
         Args:
             keys: the valid API keys; None to require none.
-            reloader: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
+            control: loads and unloads ensembles if the settings allow it; None with the engine `triton`.
+            totals: what the server has counted.
         """
         self._calls = Calls(reporter, keys)
-        inference = Inference(core, reloader)
+        inference = Inference(core, control, totals)
         self._streams = Streams(self._calls, inference)
         self._health = Health(core.catalogue, [INFERENCE.full_name, HEALTH])
         reflection = Reflection([INFERENCE.full_name, HEALTH, *REFLECTION])

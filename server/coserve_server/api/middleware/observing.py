@@ -7,10 +7,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coserve_server.api import metrics
-from coserve_server.api.exposition import create_registry
 from coserve_server.api.reporting import UNMATCHED, Outcome, Reporter, check_id
-from coserve_server.catalogue.reload import Reloader
 from coserve_server.observability.record import REQUEST_ID, Record
+from coserve_server.observability.totals import Totals
 from coserve_server.pipeline.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -74,9 +73,9 @@ class Observe:
         self.reporter.end(record, outcome, answered_ns)
 
 
-def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", reloader: Reloader | None) -> None:
+def install(app: FastAPI, classifier: Classifier, tracer: "Tracer | None", totals: Totals) -> None:
     """Add the middleware that observes requests, and the route for the metrics."""
-    app.include_router(metrics.create_router(create_registry(classifier, classifier.metrics, reloader)))
+    app.include_router(metrics.create_router(totals))
     reporter = Reporter(classifier.metrics, tracer, access_log=classifier.settings.access_log)
     app.add_middleware(Observe, reporter=reporter)
 

@@ -13,7 +13,7 @@ from coserve_server.api.requests.admin import require_admin
 from coserve_server.api.requests.bodies import parse_json, read_body
 from coserve_server.api.requests.dependencies import Core
 from coserve_server.api.v2.errors import RESPONSES, TAG
-from coserve_server.catalogue.reload import Reloader
+from coserve_server.catalogue.control import RepositoryControl
 from coserve_server.errors import InvalidParametersError, NotEnabledError, RepositoryError, UnknownModelError
 from coserve_server.pipeline.classifier import Classifier
 
@@ -49,14 +49,14 @@ class ControlRequest(BaseModel):
     parameters: dict[str, Any] = {}
 
 
-async def _reloader(request: Request, core: Core) -> Reloader:
+async def _control(request: Request, core: Core) -> RepositoryControl:
     check_enabled(core)
     await require_admin(request)
-    reloader: Reloader = request.app.state.reloader
-    return reloader
+    control: RepositoryControl = request.app.state.control
+    return control
 
 
-Control = Annotated[Reloader, Depends(_reloader)]
+Control = Annotated[RepositoryControl, Depends(_control)]
 
 
 @router.post("/index")
@@ -67,18 +67,18 @@ async def list_models(request: Request, core: Core) -> list[RepositoryModel]:
 
 
 @router.post("/models/{name}/load", response_class=Response)
-async def load_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
+async def load_model(request: Request, core: Core, control: Control, name: str) -> Response:
     """Load an ensemble from its files in the repository, and respond once it is served."""
     options = await _read(request, core, ControlRequest)
-    await load(reloader, name, options.parameters)
+    await load(control, name, options.parameters)
     return Response()
 
 
 @router.post("/models/{name}/unload", response_class=Response)
-async def unload_model(request: Request, core: Core, reloader: Control, name: str) -> Response:
+async def unload_model(request: Request, core: Core, control: Control, name: str) -> Response:
     """Stop serving an ensemble; requests in progress still get their answers."""
     options = await _read(request, core, ControlRequest)
-    await unload(reloader, name, options.parameters)
+    await unload(control, name, options.parameters)
     return Response()
 
 
@@ -117,7 +117,7 @@ def describe_repository(core: Classifier, *, ready_only: bool) -> list[Repositor
     return [model for model in (*served, *broken, *unloaded) if model.state == "READY" or not ready_only]
 
 
-async def load(reloader: Reloader, name: str, parameters: Collection[str]) -> None:
+async def load(control: RepositoryControl, name: str, parameters: Collection[str]) -> None:
     """Load an ensemble from its files, and return once it is served.
 
     Args:
@@ -128,12 +128,12 @@ async def load(reloader: Reloader, name: str, parameters: Collection[str]) -> No
     """
     _check_parameters("load", name, parameters, "models are loaded as the repository has them")
     try:
-        await reloader.load(name)
+        await control.load(name)
     except (RepositoryError, UnknownModelError) as error:
         raise InvalidParametersError(f"failed to load {name!r}: {error}") from error
 
 
-async def unload(reloader: Reloader, name: str, parameters: Collection[str]) -> None:
+async def unload(control: RepositoryControl, name: str, parameters: Collection[str]) -> None:
     """Stop serving an ensemble.
 
     Args:
@@ -144,7 +144,7 @@ async def unload(reloader: Reloader, name: str, parameters: Collection[str]) -> 
     """
     _check_parameters("unload", name, parameters, "an ensemble is unloaded with its members")
     try:
-        await reloader.unload(name)
+        await control.unload(name)
     except UnknownModelError as error:
         raise InvalidParametersError(f"failed to unload {name!r}: {error}") from error
 

@@ -34,6 +34,8 @@ from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
+from coserve_server.observability.statistics import Statistics
+from coserve_server.observability.totals import Totals
 from coserve_server.pipeline.classifier import Classification, Classifier
 from coserve_server.pipeline.preparation import EncodedImage
 
@@ -131,12 +133,11 @@ async def check_readiness(core: Core, response: Response) -> Ready:
 
 
 @router.get("/models/stats")
-async def list_statistics(core: Core) -> StatisticsList:
+async def list_statistics(request: Request, core: Core) -> StatisticsList:
     """Report the counters of all models since the start."""
+    totals = await _count(request)
     return StatisticsList(
-        model_stats=[
-            describe_statistics(model, core.statistics.get(model)) for model in core.catalogue.models()
-        ]
+        model_stats=[describe_statistics(model, totals.get(model)) for model in core.catalogue.models()]
     )
 
 
@@ -162,9 +163,10 @@ async def get_model_config(core: Core, model: Model) -> ModelConfig:
 
 
 @_model_route("/stats")
-async def get_model_statistics(core: Core, model: Model) -> StatisticsList:
+async def get_model_statistics(request: Request, model: Model) -> StatisticsList:
     """Report a model's counters since the start."""
-    return StatisticsList(model_stats=[describe_statistics(model, core.statistics.get(model))])
+    totals = await _count(request)
+    return StatisticsList(model_stats=[describe_statistics(model, totals.get(model))])
 
 
 @_model_route(
@@ -197,6 +199,12 @@ async def infer(request: Request) -> Response:
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={HEADER_LENGTH: str(json_length)}, media_type="application/octet-stream")
+
+
+async def _count(request: Request) -> Statistics:
+    """Return the counters of the whole server."""
+    totals: Totals = request.app.state.totals
+    return await totals.statistics()
 
 
 async def answer_images(

@@ -13,8 +13,10 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from coserve_server.api.app import build_app
+from coserve_server.api.exposition import create_registry
 from coserve_server.api.grpc.service import Services
 from coserve_server.api.reporting import Reporter
+from coserve_server.observability.totals import OwnTotals
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.settings import load_settings
@@ -55,7 +57,8 @@ async def serving(
     core = Classifier(engine, read, cores=1)
     server = GrpcServer(read, 0)
     reporter = Reporter(core.metrics, tracer, access_log=read.access_log)
-    await server.start(Services(core, KeyRing(keys) if keys else None, reloader, reporter))
+    totals = OwnTotals(create_registry(core, core.metrics, None), core.statistics)
+    await server.start(Services(core, KeyRing(keys) if keys else None, reloader, reporter, totals))
     try:
         async with grpc.aio.insecure_channel(server.address, UNLIMITED) as channel:
             yield Served(core, server, channel, GRPCInferenceServiceStub(channel))

@@ -1,0 +1,166 @@
+"""Answers what concerns all workers: sums, loading and unloading, faults."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from coserve_server.errors import ServerError
+from coserve_server.workers.channel import GoneError
+from coserve_server.workers.summing import Snapshot, add_up
+from coserve_server.workers.worker import State, Worker
+
+
+class Whole:
+    """The workers as one server.
+
+    Attributes:
+        replacements: number of workers that were started in place of others.
+    """
+
+    def __init__(self, workers: Sequence[Worker], count: int) -> None:
+        """Speak for the workers.
+
+        Args:
+            workers: those of any time; the caller adds and removes them.
+            count: how many there should be.
+        """
+        self.replacements = 0
+        self._workers = workers
+        self._ended = Snapshot()
+        self._unloaded: set[str] = set()
+        self._changing = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._loading: Worker | None = None
+        self._registry = CollectorRegistry()
+        self._registry.register(_Workers(self, count))
+        ProcessCollector(registry=self._registry)
+
+    @property
+    def handlers(self) -> Mapping[str, Callable[..., Any]]:
+        """What a worker may call."""
+        return {
+            "total": self.total,
+            "load_everywhere": self.load,
+            "unload_everywhere": self.unload,
+            "take_turn": self.take_turn,
+            "end_turn": self.end_turn,
+            "changed": self.spread_faults,
+        }
+
+    def ready(self) -> list[Worker]:
+        """Return the workers that take connections."""
+        return [worker for worker in self._workers if worker.state is State.READY]
+
+    async def total(self, _: Worker) -> Snapshot:
+        """Return what all workers have counted since the start, those included that have ended."""
+        # Read first: a worker that ends meanwhile must not be counted twice.
+        ended = self._ended
+        snapshots = await asyncio.gather(*(worker.snapshot() for worker in self._workers))
+        return add_up([Snapshot(list(self._registry.collect())), ended, *snapshots])
+
+    def bury(self, worker: Worker) -> None:
+        """Keep what counts of a worker that has ended and is no longer one of the workers."""
+        self.end_turn(worker)
+        self._ended = add_up([self._ended, worker.last_counts()])
+
+    async def take_turn(self, worker: Worker) -> None:
+        """Wait until no worker replaces an ensemble; each needs memory for a further copy."""
+        await self._turn.acquire()
+        self._loading = worker
+        if worker.ended.done():
+            self.end_turn(worker)
+
+    def end_turn(self, worker: Worker) -> None:
+        """Let the next worker replace an ensemble."""
+        if self._loading is worker:
+            self._loading = None
+            self._turn.release()
+
+    async def load(self, _: Worker, name: str) -> None:
+        """Load an ensemble in one worker after another.
+
+        Raises:
+            ServerError: a worker could not; the others may have.
+        """
+        async with self._changing:
+            self._unloaded.discard(name)
+            for worker in self._workers:
+                if worker.state is State.STARTING:
+                    worker.missed.add(name)
+            faults = [fault for fault in await self._call_all("load", name) if fault is not None]
+            if faults:
+                raise faults[0]
+
+    async def unload(self, _: Worker, name: str) -> None:
+        """Unload an ensemble in all workers.
+
+        Raises:
+            ServerError: no worker serves it.
+        """
+        async with self._changing:
+            faults = await self._call_all("unload", name)
+            failed = [fault for fault in faults if fault is not None]
+            if failed and len(failed) == len(faults):
+                raise failed[0]
+            self._unloaded.add(name)
+
+    async def catch_up(self, worker: Worker) -> None:
+        """Repeat in a new worker what was loaded and unloaded before it was ready, then let it serve."""
+        async with self._changing:
+            for name in worker.missed:
+                await _call(worker, "load", name)
+            for name in self._unloaded:
+                await _call(worker, "unload", name)
+            worker.admit()
+        await self._share(worker)
+
+    def spread_faults(self) -> None:
+        """Tell every worker why others cannot answer, since any of them may get the next request."""
+        ready = self.ready()
+        for worker in ready:
+            others = [one for one in ready if one is not worker]
+            faults = [f"worker {one.number}: {fault}" for one in others for fault in one.faults]
+            worker.channel.notify("elsewhere", faults)
+
+    async def _share(self, newcomer: Worker) -> None:
+        """Let others' connections end until a new worker can have its part; kept alive, they would stay."""
+        ready = self.ready()
+        counts = await asyncio.gather(*(worker.count_connections() for worker in ready))
+        part = sum(counts) // max(len(ready), 1)
+        for worker, count in zip(ready, counts, strict=True):
+            if worker is not newcomer and count > part:
+                worker.channel.notify("shed", count - part)
+
+    async def _call_all(self, name: str, model: str) -> list[ServerError | None]:
+        running = [worker for worker in self._workers if worker.state is not State.STARTING]
+        return [await _call(worker, name, model) for worker in running]
+
+
+async def _call(worker: Worker, name: str, model: str) -> ServerError | None:
+    """Call a worker; return the error that it raises. One that has ended needs nothing any more."""
+    try:
+        await worker.channel.call(name, model)
+    except GoneError:
+        return None
+    except ServerError as error:
+        return error
+    return None
+
+
+class _Workers(Collector):
+    """Reports how many workers there are."""
+
+    def __init__(self, whole: Whole, count: int) -> None:
+        self._whole = whole
+        self._count = count
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("coserve_workers", "The setting workers, or its default.", self._count)
+        text = "Workers that take connections; the others are being replaced."
+        yield GaugeMetricFamily("coserve_workers_ready", text, len(self._whole.ready()))
+        text = "Workers started in place of others that had ended."
+        yield CounterMetricFamily("coserve_worker_replacements", text, self._whole.replacements)

@@ -1,0 +1,186 @@
+"""The parent's view of one worker."""
+
+import asyncio
+import logging
+import pickle
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+from coserve_server.errors import StartupError
+from coserve_server.machine.threads import call_on_thread
+from coserve_server.workers.channel import Channel, GoneError
+from coserve_server.workers.launch import Assignment, launch
+from coserve_server.workers.summing import Snapshot
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 2.0
+"""Time for a worker to tell what it has counted; a busy one is counted as it was before."""
+
+
+class State(Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    LEAVING = "leaving"
+
+
+class Worker:
+    """A worker process.
+
+    Attributes:
+        number: its number, from 1; a replacement has the same.
+        state: whether it takes connections (READY only).
+        summary: what it serves, for people; empty before it is ready.
+        faults: why it cannot answer.
+        ended: the process's status, once it has ended.
+        left: set once it takes no more connections: it has ended, or will.
+        missed: ensembles that clients had loaded again while it started.
+    """
+
+    def __init__(self, assignment: Assignment, handlers: Mapping[str, Callable[..., Any]]) -> None:
+        """Start the process.
+
+        Args:
+            handlers: what the worker may call besides its reports; the first argument is the worker.
+
+        Raises:
+            StartupError: the system starts no more processes.
+        """
+        self.number = assignment.number
+        self.state = State.STARTING
+        self.summary = ""
+        self.faults: Sequence[str] = ()
+        self.left = asyncio.Event()
+        self.missed: set[str] = set()
+        self._snapshot = Snapshot()
+        self._changed = handlers["changed"]
+        self._handed = 0
+        self._open = 0
+        self._received = 0
+        try:
+            self._launched = launch(assignment)
+        except OSError as error:
+            raise StartupError(f"worker {self.number} cannot be started: {error.strerror}") from error
+        self.ended = call_on_thread(self._launched.process.wait, f"worker {self.number}")
+        self.ended.add_done_callback(lambda _: self._end())
+        self._told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        own = {
+            "ready": self._note_ready,
+            "fail": self._note_failure,
+            "leave": self._note_leaving,
+            "state": self._note_faults,
+            "load": self._note_load,
+            "count": self._note_snapshot,
+        }
+        others = {name: self._bind(function) for name, function in handlers.items() if name != "changed"}
+        self.channel = Channel(self._launched.control, {**own, **others})
+
+    @property
+    def connections(self) -> int:
+        """Number of open connections a moment ago, those on the way to it included."""
+        return self._open + self._handed - self._received
+
+    @property
+    def inbox(self) -> socket.socket:
+        """Socket over which it receives connections; count each with `count_handed`."""
+        return self._launched.connections
+
+    def count_handed(self) -> None:
+        """Count a connection that was sent to it."""
+        self._handed += 1
+
+    async def start(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            StartupError: it is not usable, or has ended.
+        """
+        await self.channel.open()
+        self._running = asyncio.ensure_future(self.channel.run())
+        await asyncio.wait([self._told, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        if not self._told.done():
+            raise StartupError(f"worker {self.number} {self.describe_end()} while it started")
+        if (fault := self._told.result()) is not None:
+            raise StartupError(fault)
+
+    def admit(self) -> None:
+        """Let it take connections, unless it has ended."""
+        if not self.left.is_set():
+            self.state = State.READY
+            self._changed()
+
+    def describe_end(self) -> str:
+        """Return how the process ended."""
+        status = self.ended.result()
+        if status >= 0:
+            return f"ended with status {status}"
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        hint = " (the kernel sends it when memory runs out)" if -status == signal.SIGKILL else ""
+        return f"was ended by {name}{hint}"
+
+    async def snapshot(self) -> Snapshot:
+        """Return what it has counted, as of now if it answers in time."""
+        if self.state is not State.STARTING and not self.ended.done():
+            with suppress(GoneError, asyncio.TimeoutError):
+                self._note_snapshot(await asyncio.wait_for(self.channel.call("snapshot"), PATIENCE_S))
+        return self._snapshot
+
+    async def count_connections(self) -> int:
+        """Return the number of open connections as of now, if it answers."""
+        with suppress(GoneError, asyncio.TimeoutError):
+            self._note_load(*await asyncio.wait_for(self.channel.call("connections"), PATIENCE_S))
+        return self.connections
+
+    def last_counts(self) -> Snapshot:
+        """Return what remains of it after its end."""
+        return self._snapshot.counts()
+
+    def kill(self) -> None:
+        """End the process at once, if it has not ended."""
+        if not self.ended.done():
+            self._launched.process.kill()
+
+    async def close(self) -> None:
+        """Wait for the end of the process, and free what belongs to it."""
+        await asyncio.wait([self.ended])
+        self.inbox.close()
+        await self._running
+
+    def _bind(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *arguments: function(self, *arguments)
+
+    def _note_ready(self, summary: str) -> None:
+        self.summary = summary
+        if not self._told.done():
+            self._told.set_result(None)
+
+    def _note_failure(self, fault: str) -> None:
+        if not self._told.done():
+            self._told.set_result(fault)
+
+    def _note_leaving(self) -> None:
+        self.state = State.LEAVING
+        self.left.set()
+        self._changed()
+
+    def _end(self) -> None:
+        self.state = State.LEAVING
+        self.left.set()
+        self._changed()
+
+    def _note_faults(self, faults: Sequence[str]) -> None:
+        self.faults = faults
+        self._changed()
+
+    def _note_load(self, opened: int, received: int) -> None:
+        self._open = opened
+        self._received = received
+
+    def _note_snapshot(self, data: bytes) -> None:
+        self._snapshot = pickle.loads(data)  # noqa: S301  # from the worker

@@ -1,0 +1,168 @@
+"""Several workers under load: killed, leaving, drained; and starts that fail."""
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.conftest import COSERVE, Serve, Server
+from tests.integration.gateway import refused
+from tests.integration.load import Load, until
+from tests.integration.test_drain import leaves
+from tests.server.onnx_repository import write_repository
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_repository(tmp_path_factory.mktemp("models"), "pair")
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve, repository: Path) -> Server:
+    return serve(repository, "--workers", "2", drain_delay_ms=2000)
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    """Return the workers, the oldest first."""
+    return sorted(psutil.Process(server.process.pid).children(), key=lambda one: one.create_time())
+
+
+def connections(process: psutil.Process) -> int:
+    """Return how many clients' connections a worker has."""
+    return sum(one.status == psutil.CONN_ESTABLISHED for one in process.net_connections("tcp"))
+
+
+def metric(server: Server, name: str) -> float:
+    with server.http() as http:
+        lines = http.get("/metrics").text.splitlines()
+    return float(next((line.split()[-1] for line in lines if line.startswith(f"{name} ")), 0))
+
+
+def until_replaced(server: Server, count: int) -> None:
+    until(lambda: metric(server, "coserve_worker_replacements_total") == count)
+    assert metric(server, "coserve_workers_ready") == metric(server, "coserve_workers") == 2
+
+
+def test_connections_are_divided_evenly(server: Server) -> None:
+    with Load(server, clients=8) as load:
+        assert [connections(worker) for worker in workers(server)] == [4, 4]
+    assert load.failures == []
+
+
+def test_a_killed_worker_takes_its_own_connections_alone(server: Server) -> None:
+    before = metric(server, "coserve_worker_replacements_total")
+    with Load(server, clients=8) as load:
+        first, second = workers(server)
+        counted = answered(server)
+        assert connections(second) == 4
+        second.kill()
+        until_replaced(server, round(before) + 1)
+        # Clients with connections that are kept alive come to the new worker, too.
+        until(lambda: connections(workers(server)[1]) > 0)
+    assert len(load.failures) == 4
+    assert all("disconnected" in failure or "ReadError" in failure for failure in load.failures)
+    # What the killed worker has counted counts, except in its last moment.
+    assert counted <= answered(server) <= len(load.answers) + counted
+    assert workers(server)[0] == first
+
+
+def answered(server: Server) -> float:
+    """Return how many requests have been classified."""
+    return metric(server, 'coserve_request_duration_seconds_count{model="pair"}')
+
+
+def test_a_worker_that_gets_sigterm_is_replaced_without_a_failure(server: Server) -> None:
+    before = metric(server, "coserve_worker_replacements_total")
+    counted = answered(server)
+    with Load(server) as load:
+        workers(server)[0].terminate()
+        until_replaced(server, round(before) + 1)
+        until(lambda: len(workers(server)) == 2)
+    assert load.failures == []
+    assert answered(server) == counted + len(load.answers)
+
+
+def test_drained_as_one(server: Server) -> None:
+    ended = workers(server)
+    with Load(server, enough=leaves) as load:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    assert load.failures == []
+    assert not any(worker.is_running() for worker in ended)
+
+
+def test_no_worker_outlives_the_parent(serve: Serve, repository: Path) -> None:
+    server = serve(repository, workers=2, drain_delay_ms=3_600_000)
+    left = workers(server)
+    assert len(left) == 2
+    server.process.kill()
+    assert psutil.wait_procs(left, 60)[1] == []
+
+
+def test_a_second_signal_ends_the_workers_too(serve: Serve, repository: Path) -> None:
+    server = serve(repository, workers=2, drain_delay_ms=3_600_000)
+    left = workers(server)
+    server.process.send_signal(signal.SIGTERM)
+    with server.http() as http:
+        until(lambda: http.get("/readyz").status_code == 503)
+        assert http.get("/readyz").json()["detail"] == "the server is stopping"
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(left, 60)[1] == []
+
+
+def test_a_start_that_fails_is_told_once(tmp_path: Path, repository: Path) -> None:
+    broken = write_repository(tmp_path, "pair", members=1)
+    (broken / "pair_member0" / "1" / "model.onnx").write_bytes(b"no network")
+    message = refused("--repository", broken, "--port", "0", workers=2, log_level="error")
+    assert message.startswith("error: ")
+    assert "pair_member0" in message
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for options in ({"port": port}, {"port": 0, "grpc_port": port}):
+            message = refused("--repository", repository, workers=2, **options)
+            assert message == f"error: cannot listen on 127.0.0.1 port {port}: Address already in use"
+
+
+def test_replacements_that_fail_end_the_server(serve: Serve, tmp_path: Path) -> None:
+    """The others finish first."""
+    repository = write_repository(tmp_path, "pair")
+    log = (tmp_path / "log").open("w")
+    server = serve(repository, workers=2, repository_poll_ms=0, exit_on_error=True, log=log)
+    member = repository / "pair_member0" / "1" / "model.onnx"
+    member.write_bytes(b"no network")
+    with server.http() as http:
+        workers(server)[0].kill()
+        assert server.process.wait(120) == 1
+        with pytest.raises(httpx.ConnectError):
+            http.get("/healthz")
+    log.close()
+    last = Path(log.name).read_text().splitlines()[-1]
+    assert last.startswith("error: 5 replacements of a worker failed; ")
+    assert "pair_member0" in last
+
+
+def test_a_terminals_interrupt_is_the_parents(repository: Path) -> None:
+    """Ctrl-C goes to all processes of the group; the workers leave it to the parent."""
+    process = subprocess.Popen(
+        [COSERVE, "serve", "--repository", repository, "--port", "0", "--workers", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"COSERVE_LOG_LEVEL": "warning"},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.lstrip().startswith("try:"):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")

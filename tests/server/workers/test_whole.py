@@ -1,0 +1,142 @@
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from coserve_server.errors import RepositoryError, UnknownModelError
+from coserve_server.workers.channel import GoneError
+from coserve_server.workers.summing import Snapshot
+from coserve_server.workers.whole import Whole
+from coserve_server.workers.worker import State
+
+
+class Fake:
+    """A worker that notes what it is told, and raises the errors given for a call."""
+
+    def __init__(
+        self,
+        number: int,
+        log: list[Any],
+        state: State = State.READY,
+        connections: int = 0,
+        **errors: Exception,
+    ) -> None:
+        self.number = number
+        self.state = state
+        self.connections = connections
+        self.faults: Sequence[str] = ()
+        self.missed: set[str] = set()
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.channel = self
+        self.log = log
+        self.errors = errors
+
+    async def call(self, name: str, model: str) -> None:
+        self.log.append((self.number, name, model))
+        await asyncio.sleep(0)
+        self.log.append((self.number, "done"))
+        if name in self.errors:
+            raise self.errors[name]
+
+    def notify(self, name: str, argument: object) -> None:
+        self.log.append((self.number, name, argument))
+
+    async def count_connections(self) -> int:
+        return self.connections
+
+    def admit(self) -> None:
+        self.state = State.READY
+
+    def last_counts(self) -> Snapshot:
+        return Snapshot()
+
+
+def run(test: Callable[[list[Any]], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(test([]), 60))  # type: ignore[arg-type]
+
+
+def whole(*workers: Fake) -> Any:
+    return Whole(workers, len(workers))  # type: ignore[arg-type]
+
+
+def test_workers_load_in_turn_and_all_in_spite_of_an_error() -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log, load=RepositoryError("broken"))
+        workers = whole(first, Fake(2, log, load=GoneError("")), Fake(3, log))
+        with pytest.raises(RepositoryError, match="broken"):
+            await workers.load(first, "pair")
+        assert log == [part for n in (1, 2, 3) for part in ((n, "load", "pair"), (n, "done"))]
+        first.errors = {}
+        await workers.load(first, "pair")
+
+    run(test)
+
+
+def test_unloading_succeeds_if_a_worker_served_it() -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log, unload=UnknownModelError("not served"))
+        second = Fake(2, log)
+        workers = whole(first, second)
+        await workers.unload(first, "pair")
+        second.errors = first.errors
+        with pytest.raises(UnknownModelError, match="not served"):
+            await workers.unload(first, "pair")
+
+    run(test)
+
+
+def test_a_worker_that_comes_later_does_what_it_missed() -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log)
+        late = Fake(2, log, State.STARTING)
+        workers = whole(first, late)
+        await workers.load(first, "pair")
+        await workers.unload(first, "single")
+        assert (2, "load", "pair") not in log
+        log.clear()
+        await workers.catch_up(late)
+        assert log[:3:2] == [(2, "load", "pair"), (2, "unload", "single")]
+        assert late.state is State.READY
+
+    run(test)
+
+
+def test_a_worker_that_ends_gives_its_turn_to_load_to_the_next() -> None:
+    async def test(log: list[Any]) -> None:
+        workers = [Fake(number, log) for number in range(3)]
+        both = whole(*workers)
+        await both.take_turn(workers[0])
+        waiting = [asyncio.ensure_future(both.take_turn(worker)) for worker in workers[1:]]
+        await asyncio.sleep(0)
+        both.end_turn(workers[2])
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        # It ended while it waited.
+        workers[1].ended.set_result(-9)
+        both.bury(workers[0])
+        await asyncio.gather(*waiting)
+
+    run(test)
+
+
+def test_every_worker_hears_of_the_others_faults() -> None:
+    async def test(log: list[Any]) -> None:
+        workers = [Fake(1, log), Fake(2, log), Fake(3, log, State.LEAVING)]
+        workers[1].faults = ["pair: 2 members are needed"]
+        workers[2].faults = ["gone"]
+        whole(*workers).spread_faults()
+        assert log == [(1, "elsewhere", ["worker 2: pair: 2 members are needed"]), (2, "elsewhere", [])]
+
+    run(test)
+
+
+def test_a_new_worker_gets_its_part_of_the_connections() -> None:
+    async def test(log: list[Any]) -> None:
+        late = Fake(3, log, State.STARTING)
+        workers = whole(Fake(1, log, connections=8), Fake(2, log, connections=3), late)
+        await workers.catch_up(late)
+        # 11 connections are 3 for each of three.
+        assert log == [(1, "shed", 5)]
+
+    run(test)

@@ -78,10 +78,9 @@ def _end_with_parent(control: int) -> None:
 
 
 def _run(worker: "_Worker") -> int:
-    try:
-        from uvloop import run
-    except ImportError:
-        from asyncio import run
+    # Only Windows has none, and no workers either.
+    from uvloop import run
+
     return run(worker.serve())
 
 

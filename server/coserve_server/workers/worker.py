@@ -70,7 +70,7 @@ class Worker:
         self.ended = call_on_thread(self._launched.process.wait, f"worker {self.number}")
         self.ended.add_done_callback(lambda _: self._end())
         self._told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        own = {
+        own: dict[str, Callable[..., Any]] = {
             "ready": self._note_ready,
             "fail": self._note_failure,
             "leave": self._note_leaving,
@@ -103,7 +103,8 @@ class Worker:
         """
         await self.channel.open()
         self._running = asyncio.ensure_future(self.channel.run())
-        await asyncio.wait([self._told, self.ended], return_when=asyncio.FIRST_COMPLETED)
+        both: list[asyncio.Future[Any]] = [self._told, self.ended]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not self._told.done():
             raise StartupError(f"worker {self.number} {self.describe_end()} while it started")
         if (fault := self._told.result()) is not None:

@@ -128,7 +128,7 @@ def test_a_start_that_fails_is_told_once(tmp_path: Path, repository: Path) -> No
         port = taken.getsockname()[1]
         for options in ({"port": port}, {"port": 0, "grpc_port": port}):
             message = refused("--repository", repository, workers=2, **options)
-            assert message == f"error: cannot listen on 127.0.0.1 port {port}: Address already in use"
+            assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in message
 
 
 def test_replacements_that_fail_end_the_server(serve: Serve, tmp_path: Path) -> None:

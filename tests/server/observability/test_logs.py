@@ -23,8 +23,8 @@ class Log:
     def __init__(self, stream: io.StringIO) -> None:
         self.stream = stream
 
-    def configure(self, **changes: Any) -> None:
-        logs.configure(load_settings(repository="unused", **changes))
+    def configure(self, worker: int | None = None, **changes: Any) -> None:
+        logs.configure(load_settings(repository="unused", **changes), worker)
         (handler,) = logging.getLogger().handlers
         assert isinstance(handler, logging.StreamHandler)
         handler.setStream(self.stream)
@@ -164,3 +164,13 @@ def test_nothing_of_the_images_is_logged(log: Log) -> None:
     assert "c2VjcmV0" not in text
     assert "secret pixels" not in text
     assert "IHDR" not in text
+
+
+def test_lines_name_the_worker_if_there_are_several(log: Log) -> None:
+    for worker, log_format in ((2, "text"), (2, "json"), (None, "text")):
+        log.configure(worker, log_format=log_format)
+        logging.getLogger("coserve_server").warning("something: %s", "odd")
+    first, second, third = log.lines()
+    assert first == "WARNING:     worker 2: something: odd"
+    assert (json.loads(second)["worker"], json.loads(second)["message"]) == (2, "something: odd")
+    assert third == "WARNING:     something: odd"

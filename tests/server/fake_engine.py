@@ -91,6 +91,9 @@ class FakeEngine:
     def lanes(self, ensemble: Ensemble) -> int:
         return min(2, len(ensemble.members))
 
+    def copies(self, ensemble: Ensemble) -> int:
+        return 1
+
     def start(
         self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
     ) -> "list[asyncio.Future[MemberRun]]":

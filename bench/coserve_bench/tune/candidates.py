@@ -29,13 +29,20 @@ class Candidate:
 
     Attributes:
         top1: accuracy, a fraction; None if it was not measured.
-        workers: number of processes, each with a slice of the cores and a copy of the ensemble.
+        workers: number of processes, each with a slice of the cores and the ensemble.
+        copies: copies of the ensemble in each worker, which run batches side by side.
     """
 
     ensemble: Ensemble
     options: EngineOptions
     top1: float | None = None
     workers: int = 1
+    copies: int = 1
+
+    @property
+    def at_once(self) -> int:
+        """Number of batches that run side by side."""
+        return self.workers * self.copies
 
     @property
     def precision(self) -> str:
@@ -119,30 +126,34 @@ def comparable(
 def with_layouts(candidates: Sequence[Candidate], cores: Cores, goal: Goal) -> list[Candidate]:
     """Return each candidate with every layout, pinned and not; the default of `coserve serve` comes first.
 
-    For latency, one worker has all cores: others would be idle while it answers a single image.
+    For latency, one worker has all cores and runs one batch: the others would be idle.
     """
-    return [
-        replace(one, options=replace(one.options, threads=threads, pinned=pinned), workers=workers)
-        for one in candidates
-        for workers, threads in _layouts(len(one.ensemble.members), cores)
-        if workers == 1 or goal == "throughput"
-        for pinned in ([True, False] if cores.ids else [False])
-    ]
+    found = []
+    for one in candidates:
+        members = len(one.ensemble.members)
+        for workers, threads in _layouts(members, cores):
+            if workers > 1 and goal == "latency":
+                continue
+            copies = 1 if goal == "latency" else _budget(members, cores, workers, threads).copies
+            for pinned in [True, False] if cores.ids else [False]:
+                options = replace(one.options, threads=threads, pinned=pinned)
+                found.append(replace(one, options=options, workers=workers, copies=copies))
+    return found
 
 
 def fitting(candidates: Sequence[Candidate], available: float) -> tuple[list[Candidate], dict[str, str]]:
     """Return the candidates that fit into memory together, and why the others are left out.
 
     Args:
-        available: bytes of memory. Those with one worker are always tried; all stay loaded while they take
-            turns.
+        available: bytes of memory. Those with one copy in all are always tried; all stay loaded while they
+            take turns.
     """
     kept = []
     left_out = {}
-    for one in sorted(candidates, key=lambda one: one.workers):
-        needed = loading_bytes(one.ensemble) * one.workers
-        if needed > available and one.workers > 1:
-            name = f"{one.name}, {one.workers} workers"
+    for one in sorted(candidates, key=lambda one: one.at_once):
+        needed = loading_bytes(one.ensemble) * one.at_once
+        if needed > available and one.at_once > 1:
+            name = f"{one.name}, {one.workers} x {one.copies} copies"
             left_out[name] = f"needs {needed / 2**30:.1f} GiB beside the others"
         else:
             kept.append(one)
@@ -155,13 +166,17 @@ async def load_all(
 ) -> list[list[LoadedNetworks]]:
     """Load every candidate, once for each of its workers; the stack closes them.
 
+    Returns:
+        for each candidate, what runs one batch at a time: the networks of a worker, once for each copy.
+
     Raises:
         EngineError: one cannot be loaded.
     """
     loaded = []
     for done, candidate in enumerate(candidates, start=1):
         check_stopped()
-        loaded.append([_load(candidate, part.cores, stack) for part in _plan(candidate, cores)])
+        workers = [_load(candidate, part.cores, stack) for part in _plan(candidate, cores)]
+        loaded.append(workers * candidate.copies)
         if progress is not None:
             progress("loading", done, len(candidates))
     return loaded
@@ -193,16 +208,20 @@ def _load_fault(candidate: Candidate, cores: Cores) -> str | None:
 def _layouts(members: int, cores: Cores) -> list[tuple[int, int]]:
     """Return numbers of workers and of threads per member to try.
 
-    One worker has an even share of the cores for each member, one thread, or all cores. Several workers have
-    1, 2, 4… threads per member, and are as many as that leaves cores for.
+    Several workers have 1, 2, 4… threads per member, and are as many as that leaves cores for. One worker has
+    an even share of the cores for each member, one thread, or all cores.
     """
-
-    def share(workers: int) -> int:
-        slices = plan_workers(cores, [members], workers)
-        return min(ThreadBudget.share(members, one.cores.nodes).threads for one in slices)
-
     default = len(plan_workers(cores, [members]))
-    alone = [(1, threads) for threads in (share(1), 1, cores.count)]
     powers = [2**power for power in range(cores.count.bit_length())]
     several = [(len(plan_workers(cores, [members], threads=threads)), threads) for threads in powers]
-    return list(dict.fromkeys([(default, share(default)), *alone, *(one for one in several if one[0] > 1)]))
+    alone = [(1, threads) for threads in (_budget(members, cores, 1).threads, 1, cores.count)]
+    first = (default, _budget(members, cores, default).threads)
+    fit = [one for one in several if one[0] > 1 and one[0] * members * one[1] <= cores.count]
+    return list(dict.fromkeys([first, *fit, *alone]))
+
+
+def _budget(members: int, cores: Cores, workers: int, threads: int | None = None) -> ThreadBudget:
+    """Return the budget of the smallest worker."""
+    slices = plan_workers(cores, [members], workers)
+    smallest = min((one.cores for one in slices), key=lambda one: one.count)
+    return ThreadBudget.share(members, smallest.nodes, threads)

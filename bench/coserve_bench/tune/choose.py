@@ -23,7 +23,6 @@ from coserve_bench.tune.measure import Interrupted, Measured, best, measure
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import usable_cores
 from coserve_server.machine.memory import available_bytes
-from coserve_server.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,10 @@ class Report:
             "repository": str(self.repository),
             "default_model": self.chosen.candidate.ensemble.name,
             "engine": options.engine,
+            "workers": self.chosen.candidate.workers,
             "member_threads": options.threads,
             "pin_members": options.pinned,
         }
-        if "workers" in Settings.model_fields:
-            settings["workers"] = self.chosen.candidate.workers
         if options.engine == OPENVINO:
             settings["openvino_precision"] = options.precision
         # With a limit of 1, concurrent requests could not share a batch.
@@ -144,6 +142,7 @@ def _row(one: Measured) -> dict[str, Any]:
         "precision": one.candidate.precision,
         "top1": one.candidate.top1,
         "workers": one.candidate.workers,
+        "copies": one.candidate.copies,
         "threads": options.threads,
         "pinned": options.pinned,
         "batch_size": one.batch_size,

@@ -22,7 +22,7 @@ class Measured:
     """A candidate at one batch size.
 
     Attributes:
-        batch_ms: median time of a batch while all workers run one, in milliseconds.
+        batch_ms: median time of a batch while every copy runs one, in milliseconds.
     """
 
     candidate: Candidate
@@ -31,8 +31,8 @@ class Measured:
 
     @property
     def images_per_s(self) -> float:
-        """Throughput of one batch after another in every worker."""
-        return 1000 * self.candidate.workers * self.batch_size / self.batch_ms
+        """Throughput of one batch after another in every copy of the ensemble."""
+        return 1000 * self.candidate.at_once * self.batch_size / self.batch_ms
 
 
 Times = dict[tuple[Candidate, int], list[float]]
@@ -95,10 +95,10 @@ async def _measure(
     async with AsyncExitStack() as stack:
         loaded = await load_all(candidates, cores, stack, progress)
         for done in range(rounds):
-            for index, (candidate, workers) in enumerate(zip(candidates, loaded, strict=True), start=1):
+            for index, (candidate, copies) in enumerate(zip(candidates, loaded, strict=True), start=1):
                 for size in batch_sizes:
                     if size <= candidate.ensemble.max_batch_size:
-                        side_by_side = (_time(networks, candidate, size, seconds) for networks in workers)
+                        side_by_side = (_time(networks, candidate, size, seconds) for networks in copies)
                         for taken in await asyncio.gather(*side_by_side):
                             times.setdefault((candidate, size), []).extend(taken)
                 if progress is not None:

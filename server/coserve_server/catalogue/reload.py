@@ -210,7 +210,8 @@ class Reloader:
 
     def _check_memory(self, name: str, versions: Sequence[Ensemble]) -> None:
         """Refuse a load that does not fit, before the kernel kills the server."""
-        needed = sum(map(loading_bytes, self._engine.unserved(name, versions)))
+        unserved = self._engine.unserved(name, versions)
+        needed = sum(loading_bytes(one) * self._engine.planned_copies(one) for one in unserved)
         if needed and needed > (available := available_bytes()):
             raise OutOfMemoryError(
                 f"loading it takes about {needed >> 20} MiB, but only {int(available) >> 20} MiB are "

@@ -57,10 +57,13 @@ class Scheduling(Protocol):
         """
 
     def lanes(self, ensemble: Ensemble) -> int:
-        """Return how many of the ensemble's members run at once.
+        """Return how many members of a copy of the ensemble run at once.
 
         The member with the index i belongs to the lane i modulo this number.
         """
+
+    def copies(self, ensemble: Ensemble) -> int:
+        """Return how many copies of the ensemble run batches side by side."""
 
 
 class Running(Protocol):

@@ -83,10 +83,11 @@ class WholeLine:
         return bool(self.requests)
 
     def may_start(self, running: Sequence[BatchRun]) -> bool:
-        """Return whether a lane is idle, or the next batch is as large as the one that runs."""
-        if len(running) > 1:
+        """Return whether a copy's lane is idle, or the next batch is as large as the oldest that runs."""
+        copies = self._engine.copies(self._ensemble)
+        if len(running) > copies:
             return False
-        if running[0].unfinished < self._engine.lanes(self._ensemble):
+        if sum(run.unfinished for run in running) < self._engine.lanes(self._ensemble) * copies:
             return True
         return sum(len(request.waiting) for request in self.requests) >= running[0].size
 

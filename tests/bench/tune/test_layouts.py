@@ -41,11 +41,17 @@ def layouts(ensemble: Ensemble, cores: Cores, goal: candidates.Goal = "throughpu
 
 def test_the_default_layout_comes_first(pair: Ensemble) -> None:
     assert layouts(pair, Cores(2, None)) == [(1, 1), (1, 2)]
-    assert layouts(pair, Cores(4, None)) == [(1, 2), (1, 1), (1, 4), (2, 1)]
+    assert layouts(pair, Cores(4, None)) == [(1, 2), (2, 1), (1, 1), (1, 4)]
     assert layouts(pair, machine(64)) == [
-        (8, 4), (1, 32), (1, 1), (1, 64), (32, 1), (16, 2), (4, 8), (2, 16),
+        (8, 4), (32, 1), (16, 2), (4, 8), (2, 16), (1, 32), (1, 1), (1, 64),
     ]  # fmt: skip
-    assert layouts(pair, machine(32, 32))[:4] == [(8, 4), (1, 32), (1, 1), (1, 64)]
+    assert layouts(pair, machine(32, 32))[-4:] == [(2, 16), (1, 32), (1, 1), (1, 64)]
+
+
+def test_copies_in_a_worker_use_the_cores_that_one_leaves_free(pair: Ensemble) -> None:
+    ways = with_layouts([Candidate(pair, EngineOptions())], machine(64), "throughput")
+    copies = {(way.workers, way.options.threads): way.copies for way in ways}
+    assert copies == {layout: 32 if layout == (1, 1) else 1 for layout in copies}
 
 
 def test_for_latency_one_worker_has_all_cores(pair: Ensemble) -> None:
@@ -69,7 +75,7 @@ def test_layouts_that_do_not_fit_into_memory_are_left_out_and_named(pair: Ensemb
     kept, left_out = fitting(ways, 4 * one)
     assert [way.workers for way in kept] == [1, 2]
     assert left_out == {
-        "pair in fp32 with onnxruntime, 8 workers": f"needs {8 * one / 2**30:.1f} GiB beside the others"
+        "pair in fp32 with onnxruntime, 8 x 1 copies": f"needs {8 * one / 2**30:.1f} GiB beside the others"
     }
     assert fitting(ways, 0)[0] == [ways[1]], "one worker is always tried"
 
@@ -128,7 +134,7 @@ def test_workers_and_threads_are_chosen_together(
     report = simulate(cores, speedup, goal)
     settings = report.settings
     assert settings is not None
-    assert (settings.get("workers", workers), settings["member_threads"]) == (workers, threads)
+    assert (settings["workers"], settings["member_threads"]) == (workers, threads)
     assert report.chosen is not None
     if goal == "throughput":
         fastest = max(one.images_per_s for one in report.measured)

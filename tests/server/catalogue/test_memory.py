@@ -66,3 +66,18 @@ def test_what_is_served_with_smaller_batches_needs_no_memory(
         await engine.close()
 
     asyncio.run(use())
+
+
+def test_copies_need_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_repository(tmp_path)
+
+    async def use() -> None:
+        monkeypatch.setattr(reload, "loading_bytes", lambda _: 30 * 2**20)
+        monkeypatch.setattr(reload, "available_bytes", lambda: 59 * 2**20)
+        engine = OnnxRuntimeEngine(EngineOptions(threads=1), Cores(4, None), {})
+        reloader = Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path)))
+        with pytest.raises(RepositoryError, match="takes about 60 MiB, but only 59 MiB are available"):
+            await reloader.load("pair")
+        await engine.close()
+
+    asyncio.run(use())

@@ -24,7 +24,9 @@ COLLECT_S = 60
 
 
 class EmbeddedEngine:
-    """Runs members on threads of this process. One batch of one ensemble has the devices at a time.
+    """Runs members on threads of this process. One ensemble has the devices at a time.
+
+    Where its members leave cores free, it has copies, which run batches side by side.
 
     Attributes:
         load_errors: always empty; `replace` raises what goes wrong.
@@ -72,7 +74,8 @@ class EmbeddedEngine:
         """Return the loaded members whose thread is not stuck; none after `close`."""
         if id(ensemble.whole) not in self._loaded:
             return frozenset()
-        return frozenset(one.member.name for one in self._members(ensemble) if not one.lane.stuck)
+        members = (one for copy in self._copies(ensemble) for one in copy)
+        return frozenset(one.member.name for one in members if not one.lane.stuck)
 
     def faults(self) -> list[str]:
         """Return why the engine cannot serve. A failed reload is not a fault while the old version runs."""
@@ -84,11 +87,13 @@ class EmbeddedEngine:
 
     def describe(self, ensemble: Ensemble) -> str:
         """Return the ensemble's thread budget and the devices of its lanes."""
-        lanes = self._loaded[id(ensemble.whole)].lanes
+        loaded = self._loaded[id(ensemble.whole)]
+        lanes = loaded.lanes
         threads = lanes[0].threads
         devices = ", ".join(lane.device for lane in lanes)
         share = f"{len(lanes)} at a time, {threads} thread{'s' * (threads > 1)} each on {devices}"
-        return f"{share} ({self._cores.count} cores usable)"
+        copies = f"{len(loaded.copies)} copies, " if len(loaded.copies) > 1 else ""
+        return f"{copies}{share} ({self._cores.count} cores usable)"
 
     def batches(self, ensemble: Ensemble) -> bool:
         """Return False: this engine does not batch by itself."""
@@ -99,16 +104,22 @@ class EmbeddedEngine:
         return self._cores
 
     def lanes(self, ensemble: Ensemble) -> int:
-        """Return how many members run at once."""
-        return min(len(ensemble.members), len(self._loaded[id(ensemble.whole)].lanes))
+        """Return how many members of a copy run at once."""
+        loaded = self._loaded[id(ensemble.whole)]
+        return min(len(ensemble.members), len(loaded.lanes) // len(loaded.copies))
+
+    def copies(self, ensemble: Ensemble) -> int:
+        """Return how many copies run batches side by side."""
+        return len(self._loaded[id(ensemble.whole)].copies)
 
     def start(
         self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
     ) -> list[asyncio.Future[MemberRun]]:
-        """Hand the batch to every member's lane that is not stuck."""
+        """Hand the batch to every member's lane that is not stuck, in the copy that has least to do."""
         request_ids = join_ids(records)
+        copy = min(self._copies(ensemble), key=_load)
         # Do nothing else between the submissions, so that the members start together.
-        return [member.start(images, request_ids) for member in self._members(ensemble)]
+        return [member.start(images, request_ids) for member in copy]
 
     async def replace(self, name: str, ensembles: Sequence[Ensemble]) -> bool:
         """Serve these versions of an ensemble, newest last, instead of the present ones; none to stop.
@@ -144,15 +155,20 @@ class EmbeddedEngine:
         served = self.versions(name)
         return [one for one in map(self._limited, ensembles) if one not in served]
 
+    def planned_copies(self, ensemble: Ensemble) -> int:
+        """Return how many copies of an ensemble are loaded."""
+        return self._budget(ensemble).copies
+
     async def close(self) -> None:
         """End the threads and free the members; running batches are stopped."""
         while self._loaded:
             _, loaded = self._loaded.popitem()
             await asyncio.to_thread(loaded.close)
 
-    def _members(self, ensemble: Ensemble) -> list[LoadedMember]:
-        loaded = self._loaded[id(ensemble.whole)].members
-        return [one for one in loaded if one.member in ensemble.members]
+    def _copies(self, ensemble: Ensemble) -> list[list[LoadedMember]]:
+        """Return the members, which may be some of the loaded ones, of each copy."""
+        copies = self._loaded[id(ensemble.whole)].copies
+        return [[one for one in copy if one.member in ensemble.members] for copy in copies]
 
     def _limited(self, ensemble: Ensemble) -> Ensemble:
         limit = self._options.max_batch_size
@@ -167,7 +183,8 @@ class EmbeddedEngine:
 
     def _load_one(self, ensemble: Ensemble) -> LoadedEnsemble:
         try:
-            return LoadedEnsemble(ensemble, self._load_member, self._new_lanes(ensemble))
+            lanes = self._new_lanes(ensemble)
+            return LoadedEnsemble(ensemble, self._load_member, lanes, self.planned_copies(ensemble))
         except StartupError:
             raise
         # The system is out of threads, memory or open files, or a library has a bug.
@@ -176,17 +193,20 @@ class EmbeddedEngine:
 
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         """Make the lanes that the members share in turn, each with its share of the cores."""
-        budget = ThreadBudget.share(len(ensemble.members), self._cores.nodes, self._options.threads)
-        placed = self._cores.place(budget.lanes, budget.threads) if self._pins(budget) else None
+        budget = self._budget(ensemble)
+        count = budget.lanes * budget.copies
+        placed = self._cores.place(count, budget.threads) if self._pins(budget) else None
         lanes = [
-            Lane(f"{ensemble.name}-{i}", placed[i] if placed else None, budget.threads)
-            for i in range(budget.lanes)
+            Lane(f"{ensemble.name}-{i}", placed[i] if placed else None, budget.threads) for i in range(count)
         ]
         pins = [lane.pin for lane in lanes if lane.pin and lane.threads == 1]
         # A lane that moved would leave its library's own threads behind.
         for pin in pins:
             pin.beside = [one for one in pins if one is not pin]
         return lanes
+
+    def _budget(self, ensemble: Ensemble) -> ThreadBudget:
+        return ThreadBudget.share(len(ensemble.members), self._cores.nodes, self._options.threads)
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Return whether the library's threads stay on the cores of the lane that loads a member."""
@@ -210,6 +230,11 @@ class EmbeddedEngine:
         loaded = self._loaded.pop(key, None)
         if loaded is not None and not loop.is_closed():
             loop.call_soon_threadsafe(loop.run_in_executor, None, _free, loaded)
+
+
+def _load(members: Sequence[LoadedMember]) -> tuple[int, int]:
+    """Return how many of the members' lanes are stuck, and how many runs they have."""
+    return sum(one.lane.stuck for one in members), sum(one.lane.runs for one in members)
 
 
 def _free(loaded: LoadedEnsemble) -> None:

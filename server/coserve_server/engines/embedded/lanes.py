@@ -17,10 +17,17 @@ PATIENCE_S = 1
 
 @dataclass(frozen=True)
 class ThreadBudget:
-    """How an ensemble shares the cores: `lanes` members at once, each on `threads` threads."""
+    """How an ensemble shares the cores.
+
+    Attributes:
+        lanes: members that run at once in each copy.
+        threads: threads of each.
+        copies: copies of the ensemble, which run batches side by side on cores that one leaves free.
+    """
 
     lanes: int
     threads: int
+    copies: int = 1
 
     @classmethod
     def share(cls, members: int, nodes: Sequence[int], threads: int | None = None) -> "ThreadBudget":
@@ -34,10 +41,12 @@ class ThreadBudget:
         if threads is None:
             lanes = min(members, cores)
             share = range(cores // lanes, 0, -1)
-            return cls(lanes, next(size for size in share if _rooms(nodes, size) >= lanes))
+            threads = next(size for size in share if _rooms(nodes, size) >= lanes)
         threads = min(threads, cores)
         # More threads than a node has cores must span several.
-        return cls(min(members, _rooms(nodes, threads) or cores // threads), threads)
+        rooms = _rooms(nodes, threads) or cores // threads
+        lanes = min(members, rooms)
+        return cls(lanes, threads, rooms // lanes)
 
 
 def _rooms(nodes: Sequence[int], size: int) -> int:
@@ -117,6 +126,11 @@ class Lane:
             for run, call in list(self._runs.items()):
                 if run.cancel():
                     call.left_out()
+
+    @property
+    def runs(self) -> int:
+        """Number of calls that run or wait."""
+        return len(self._runs)
 
     @property
     def stuck(self) -> bool:

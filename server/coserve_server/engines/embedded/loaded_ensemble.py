@@ -1,4 +1,4 @@
-"""One version of an ensemble, loaded: all members, warm, and the lanes they run on."""
+"""One version of an ensemble, loaded: all members, warm, and the lanes they run on; in copies, if any."""
 
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError
@@ -16,31 +16,41 @@ WARM_UP_S = 120
 
 
 class LoadedEnsemble:
-    """An ensemble's members and their lanes; a member always runs on the same lane.
+    """An ensemble's members and their lanes; a copy of a member always runs on the same lane.
 
     It does not refer to the ensemble: requests keep the ensemble alive, and the ensemble keeps this alive.
     """
 
-    def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane]) -> None:
+    def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane], copies: int = 1) -> None:
         """Load and warm every member.
 
         Args:
             lanes: threads for the members to share in turn; owned by this object from now on.
+            copies: copies of the ensemble, each on an equal part of the lanes.
 
         Raises:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
         """
         self.lanes = lanes
         self.members: list[LoadedMember] = []
+        """The members of the first copy, then of the next."""
+        self._size = len(ensemble.members)
+        part = len(lanes) // copies
         try:
-            for index, member in enumerate(ensemble.members):
-                lane = lanes[index % len(lanes)]
-                # A session's own threads inherit the cores of the thread that creates it.
-                self.members.append(lane.submit(load, ensemble, member, lane).result())
+            for start in range(0, part * copies, part):
+                for index, member in enumerate(ensemble.members):
+                    lane = lanes[start + index % part]
+                    # A session's own threads inherit the cores of the thread that creates it.
+                    self.members.append(lane.submit(load, ensemble, member, lane).result())
             self._warm_up(ensemble)
         except BaseException:
             self.close()
             raise
+
+    @property
+    def copies(self) -> list[list[LoadedMember]]:
+        """The members of each copy."""
+        return [self.members[start : start + self._size] for start in range(0, len(self.members), self._size)]
 
     def close(self) -> None:
         """Stop running batches, which nobody can wait for any more; end the threads and free the members."""

@@ -32,6 +32,10 @@ class OnnxRuntimeEngine(EmbeddedEngine):
         gpus = ", ".join(map(str, self._gpus))
         return f"at once, each on a stream of its own of GPU {gpus}, in {self._precision}"
 
+    def planned_copies(self, ensemble: Ensemble) -> int:
+        """Return how many copies of an ensemble are loaded; members on GPUs have copies of their own."""
+        return 1 if self._gpus else super().planned_copies(ensemble)
+
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         if not self._gpus:
             return super()._new_lanes(ensemble)

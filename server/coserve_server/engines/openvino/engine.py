@@ -54,7 +54,7 @@ class OpenVinoEngine(EmbeddedEngine):
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Return False if members share a thread pool, whose threads would stay where they first worked."""
-        return budget.threads == 1 or budget.lanes == 1
+        return budget.threads == 1 or budget.lanes * budget.copies == 1
 
     def _compile(self, ensemble: Ensemble, member: Member, lane: Lane) -> LoadedMember:
         """Compile a member; see `embedded.members.Load`."""

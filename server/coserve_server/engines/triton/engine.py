@@ -106,6 +106,10 @@ class TritonEngine:
         """Return the number of members: each is a model with instances of its own."""
         return len(ensemble.members)
 
+    def copies(self, ensemble: Ensemble) -> int:
+        """Return 1: the instances of a model share its queue."""
+        return 1
+
     def start(
         self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
     ) -> list[asyncio.Future[MemberRun]]:

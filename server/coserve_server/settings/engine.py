@@ -28,7 +28,8 @@ class EngineSettings(Section):
     engine: Literal["onnxruntime", "openvino", "triton"] = "onnxruntime"
     """What runs the members: `onnxruntime` or `openvino` in this process, or Triton servers (`triton`)."""
     member_threads: int | None = Field(None, ge=1)
-    """Threads per member in this process; by default the members share the cores equally."""
+    """Threads per member in this process; by default the members share the cores equally. Copies of the
+    ensemble use cores that are left."""
     max_batch_size: int | None = Field(None, ge=1)
     """Limit on the images per batch in this process, if it is below the repository's own limit."""
     pin_members: bool = True

@@ -101,7 +101,7 @@ def container(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     file.write_text(yaml.safe_dump(playable(case["Deployment", NAME])))
     podman("play", "kube", file)
     name = f"{NAME}-pod-0-gateway"
-    for _ in range(600):
+    for _ in range(3000):
         if answer("/readyz") == 200:
             break
         time.sleep(0.1)

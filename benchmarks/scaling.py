@@ -204,7 +204,8 @@ def measure_server(arguments: argparse.Namespace, cpus: tuple[int, ...]) -> dict
 def start_server(arguments: argparse.Namespace, cpus: tuple[int, ...]) -> Iterator[tuple[int, str]]:
     """Start a server on these cores; yield its process id and address."""
     every = os.sched_getaffinity(0)
-    command = [sys.executable, "-c", SERVE, "serve", "--repository", str(arguments.repository), "--port", "0"]
+    command = [sys.executable, "-c", SERVE, "serve", "--workers", "1", "--port", "0"]
+    command += ["--repository", str(arguments.repository)]
     quiet = os.environ | {"COSERVE_LOG_LEVEL": "error"}
     os.sched_setaffinity(0, cpus)
     try:

@@ -58,6 +58,8 @@ class StagedLine:
         # A backend that batches on its own has no lanes: it gets everything immediately.
         self._unlimited = engine.batches(ensemble)
         lanes = size if self._unlimited else engine.lanes(ensemble)
+        self._copies = 1 if self._unlimited else engine.copies(ensemble)
+        """Copies of each lane, which run batches side by side."""
         self._lanes: list[list[BatchRun]] = [[] for _ in range(lanes)]
         self._started = [0] * size
         """When each member was started last, counted in batches."""
@@ -132,7 +134,8 @@ class StagedLine:
         """Return the next member to run and its images; None if no lane can take any."""
         if not self._waiting:
             return None
-        room = min(ceil(self._images / (DEPTH * len(self._lanes))), self._ensemble.max_batch_size)
+        shares = DEPTH * len(self._lanes) * self._copies
+        room = min(ceil(self._images / shares), self._ensemble.max_batch_size)
         self._lanes = [[run for run in lane if run.unfinished] for lane in self._lanes]
         for lane in sorted(range(len(self._lanes)), key=self._rank):
             member, rows = self._choose(lane, room)
@@ -154,10 +157,10 @@ class StagedLine:
         return lane, []
 
     def _may_take(self, running: Sequence[BatchRun], images: int, room: int) -> bool:
-        """Return whether a lane is idle, or the next batch is as large as its only one."""
-        if not running or self._unlimited:
+        """Return whether a copy of the lane is idle, or the next batch is as large as its oldest one."""
+        if len(running) < self._copies or self._unlimited:
             return True
-        return len(running) < DEPTH and images >= min(running[0].size, room)
+        return len(running) < self._copies + DEPTH - 1 and images >= min(running[0].size, room)
 
     def _run(self, member: int, rows: list[Row]) -> BatchRun:
         images = stack(rows)

@@ -46,6 +46,7 @@ class StagedEngine(FakeEngine):
         super().__init__(model)
         self.whole = model
         self.lane_count = lanes
+        self.copy_count = 1
         self.certainty = certainty
         self.batching = False
         self.log: list[Given] = []
@@ -53,6 +54,9 @@ class StagedEngine(FakeEngine):
 
     def lanes(self, ensemble: Ensemble) -> int:
         return min(self.lane_count, len(ensemble.members))
+
+    def copies(self, ensemble: Ensemble) -> int:
+        return self.copy_count
 
     def batches(self, ensemble: Ensemble) -> bool:
         return self.batching

@@ -32,6 +32,7 @@ def test_each_image_gets_members_until_it_is_sure_and_none_after(data: st.DataOb
     lanes = data.draw(st.integers(1, members), "lanes")
     minimum = data.draw(st.integers(1, members - 1), "minimum")
     batching = data.draw(st.booleans(), "batching")
+    copies = data.draw(st.integers(1, 3), "copies")
     sizes = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=6), "images per request")
     logits = data.draw(
         st.lists(st.lists(st.sampled_from([0.0, 1.0, 3.0, 6.0]), min_size=4, max_size=4), min_size=1),
@@ -42,6 +43,7 @@ def test_each_image_gets_members_until_it_is_sure_and_none_after(data: st.DataOb
         model(members, 3, temperatures), lanes, lambda image, member: logits[int(image) % len(logits)][member]
     )
     engine.batching = batching
+    engine.copy_count = copies
     staging = Staging(engine, minimum)
     numbers = count()
     requests = [[float(next(numbers)) for _ in range(size)] for size in sizes]
@@ -211,5 +213,22 @@ def test_a_second_batch_waits_behind_one_that_is_no_larger() -> None:
         await settle()
         assert len(engine.log) == 2, "the next one would be smaller than the one that runs"
         await staging.finish(*tasks)
+
+    run(use)
+
+
+def test_every_copy_of_a_lane_has_a_batch() -> None:
+    engine = StagedEngine(model(2, 8), 2, lambda image, member: SURE)
+    engine.copy_count = 3
+    staging = Staging(engine)
+
+    async def use() -> None:
+        tasks = [staging.ask(*range(start, start + 6)) for start in range(0, 24, 6)]
+        await settle()
+        busy = [(given.members, len(given.images)) for given in engine.open]
+        # 24 images for two lanes of three copies, with one batch more behind each lane.
+        assert sorted(busy) == [([0], 2)] * 4 + [([1], 2)] * 4
+        await staging.finish(*tasks)
+        staging.check_empty()
 
     run(use)

@@ -43,6 +43,21 @@ class Cores:
         """Number of cores in each NUMA node; all in one if the topology is unknown or nothing is pinned."""
         return tuple(Counter(self._node_numbers()).values())
 
+    def enough_for(self, members: int) -> "Cores":
+        """Return these cores, or all of their hyper-threads if there are fewer cores than members.
+
+        Members that run at once on two hyper-threads of a core are done sooner than in turn.
+        """
+        if self.ids is None or self.count >= members:
+            return self
+        ranked = [
+            (rank, PhysicalCore((thread,), core.node, core.package))
+            for core in self.topology
+            for rank, thread in enumerate(core.threads)
+        ]
+        ranked.sort(key=lambda pair: pair[0])
+        return Cores.of_topology(tuple(core for _, core in ranked)) if ranked else self
+
     def place(self, groups: int, size: int) -> list[tuple[int, ...]] | None:
         """Divide the cores among groups of threads: `size` cores each, of one NUMA node if any has room.
 

@@ -8,6 +8,7 @@ import numpy as np
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.machine.cores import Cores
+from coserve_server.machine.topology import PhysicalCore
 from tests.server.engines.embedded import infer, with_engine
 from tests.server.onnx_repository import HANGS, write_repository
 
@@ -76,3 +77,16 @@ def test_copies_with_several_threads_of_openvino_are_not_pinned(tmp_path: Path) 
 
     options = EngineOptions("openvino", threads=2)
     assert "cpu:" not in with_engine(tmp_path, use, options, Cores(4, (0, 0, 0, 0)))
+
+
+def test_members_run_at_once_on_one_core_with_two_hyper_threads(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: EmbeddedEngine) -> None:
+        pair = engine.ensembles["pair"]
+        assert (engine.copies(pair), engine.lanes(pair)) == (1, 2)
+        (loaded,) = engine._loaded.values()
+        # This machine may have the second one or not: a lane is pinned where the system allows it.
+        assert len({id(member.lane) for member in loaded.copies[0]}) == 2
+
+    with_engine(tmp_path, use, EngineOptions(), Cores.of_topology((PhysicalCore((0, 1)),)))

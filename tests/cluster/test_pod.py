@@ -81,8 +81,8 @@ def playable(deployment: dict[str, Any]) -> dict[str, Any]:
     """Return the Deployment as podman plays it: one replica, on the host's network, which needs no ports."""
     played = copy.deepcopy(deployment)
     played["spec"]["replicas"] = 1
-    # Otherwise podman 4.3 removes them when they have ended, and now and then fails, since it is too early.
-    annotations = played["spec"]["template"]["metadata"].setdefault("annotations", {})
+    # podman 4.3 reads the Deployment's: by default it removes init containers that end, at times too early.
+    annotations = played["metadata"].setdefault("annotations", {})
     annotations["io.podman.annotations.init.container.type"] = "always"
     pod = played["spec"]["template"]["spec"]
     pod["hostNetwork"] = True

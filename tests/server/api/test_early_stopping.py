@@ -172,7 +172,12 @@ def test_metrics_and_statistics_count_members_per_image() -> None:
     classified = ("POST", "/v1/classify", {"files": FILES})
     whole = ("POST", "/v1/classify", {"files": FILES, "params": {"early_stop": "off"}})
     responses = ask(
-        classified, whole, ("GET", "/metrics", {}), ("GET", "/v2/models/stats", {}), early_stop="always"
+        classified,
+        whole,
+        ("GET", "/metrics", {}),
+        ("GET", "/v2/models/stats", {}),
+        early_stop="always",
+        serve_members=True,
     )
     lines = responses[2].text.splitlines()
     for line in (
@@ -187,8 +192,9 @@ def test_metrics_and_statistics_count_members_per_image() -> None:
         assert line in lines
     stats = {one["name"]: one for one in responses[3].json()["model_stats"]}
     assert stats["pair"]["inference_count"] == 4
-    rows = {name: one["inference_count"] for name, one in stats.items() if name != "pair"}
-    assert sum(rows.values()) in (0, 7)
+    members = [stats[name] for name in ("m0", "m1")]
+    assert sum(one["inference_count"] for one in members) == 7
+    assert sum(one["execution_count"] for one in members) == stats["pair"]["execution_count"] + 1
 
 
 def test_a_server_that_stops_early_serves_single_members_and_uncalibrated_ensembles_as_ever() -> None:

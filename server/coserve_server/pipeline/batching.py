@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
 from coserve_server.engines.base import BatchEngine, Images
 from coserve_server.ensembles.ensemble import Ensemble
@@ -55,6 +56,8 @@ class Batcher:
         self._on_batch = on_batch
         self._resources: dict[Hashable, _Resource] = {}
         self._staged: dict[Hashable, StagedLine] = {}
+        self._first = count()
+        """Lines last only while they have images, so each begins with the next member."""
         self._sent: Counter[Hashable] = Counter()
         """Unfinished batches at a backend that batches on its own, by key of their ensembles."""
 
@@ -104,7 +107,8 @@ class Batcher:
         key = (*_key(ensemble), "staged")
         if key not in self._staged:
             changed = partial(self._update, key, self._name(ensemble))
-            self._staged[key] = StagedLine(self._engine, ensemble, rule, self._on_batch, changed)
+            first = next(self._first) % len(ensemble.members)
+            self._staged[key] = StagedLine(self._engine, ensemble, rule, first, self._on_batch, changed)
         return self._staged[key]
 
     def busy(self, ensemble: Ensemble) -> bool:

@@ -32,6 +32,24 @@ def test_a_late_member_is_replaced_after_half_of_the_time() -> None:
     run(use)
 
 
+def test_a_late_members_answer_still_counts_if_no_other_made_the_image_sure() -> None:
+    engine = StagedEngine(model(2), 2, lambda _image, _member: 0)
+    staging = Staging(engine)
+
+    async def use() -> None:
+        task = staging.ask(1.0, seconds=2)
+        while len(engine.log) < 2:
+            await settle()
+        engine.answer(engine.log[1])
+        await settle()
+        assert not task.done()
+        engine.answer(engine.log[0])
+        assert (await task).answered == [(0, 1)]
+        staging.check_empty()
+
+    run(use)
+
+
 def test_after_the_deadline_the_quorum_counts() -> None:
     async def use(quorum: int, expected: type[Exception] | None) -> None:
         engine = StagedEngine(model(2), 1, lambda _image, _member: 0)

@@ -37,12 +37,14 @@ class StagedLine:
         engine: BatchEngine,
         ensemble: Ensemble,
         rule: StoppingRule,
+        first: int,
         on_batch: OnBatch,
         changed: Callable[[], None],
     ) -> None:
         """Stage the images of an ensemble.
 
         Args:
+            first: index of the member that begins.
             changed: called when images have begun or ceased to wait.
         """
         self._engine = engine
@@ -61,7 +63,7 @@ class StagedLine:
         self._copies = 1 if self._unlimited else engine.copies(ensemble)
         """Copies of each lane, which run batches side by side."""
         self._lanes: list[list[BatchRun]] = [[] for _ in range(lanes)]
-        self._started = [0] * size
+        self._started = [(member - first) % size - size for member in range(size)]
         """When each member was started last, counted in batches."""
         self._batches = 0
         self._waiting: list[Row] = []

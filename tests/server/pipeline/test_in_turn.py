@@ -16,7 +16,7 @@ def test_a_late_member_is_replaced_after_half_of_the_time() -> None:
     staging = Staging(engine, quorum=1)
 
     async def use() -> None:
-        task = staging.ask(1.0, seconds=0.4)
+        task = staging.ask(1.0, seconds=4)
         await settle()
         assert [given.members for given in engine.log] == [[0]]
         while len(engine.log) == 1:
@@ -37,9 +37,12 @@ def test_a_late_members_answer_still_counts_if_no_other_made_the_image_sure() ->
     staging = Staging(engine)
 
     async def use() -> None:
-        task = staging.ask(1.0, seconds=2)
-        while len(engine.log) < 2:
-            await settle()
+        task = staging.ask(1.0)
+        await settle()
+        (line,) = staging.batcher._staged.values()
+        (request,) = line._unfinished
+        line.overtake(request)
+        await settle()
         engine.answer(engine.log[1])
         await settle()
         assert not task.done()
@@ -54,7 +57,7 @@ def test_after_the_deadline_the_quorum_counts() -> None:
     async def use(quorum: int, expected: type[Exception] | None) -> None:
         engine = StagedEngine(model(2), 1, lambda _image, _member: 0)
         staging = Staging(engine, quorum=quorum)
-        task = staging.ask(1.0, seconds=0.3)
+        task = staging.ask(1.0, seconds=1.5)
         await settle()
         engine.answer(engine.log[0])
         if expected is not None:

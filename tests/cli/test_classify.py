@@ -66,6 +66,8 @@ def test_prints_json_lines(server: Server, folder: Path) -> None:
         "uncertainty": {"entropy": 0.3, "disagreement": 0.1},
         "member_predictions": {"E_member0": [cat]},
         "prediction_set": None,
+        # An older server's reply.
+        "members": None,
     }
 
 

@@ -103,6 +103,13 @@ def refuse_without_effect(names: Iterable[str]) -> None:
         raise InvalidParametersError(f"{found}: only /v1/classify has these parameters; leave them out")
 
 
+def check_query(names: Collection[str]) -> None:
+    """Raise InvalidParametersError if the URL has a parameter that would be dropped; unknown ones are."""
+    refuse_without_effect(names)
+    if "early_stop" in names:
+        raise InvalidParametersError("early_stop: give it in the request's `parameters`, not in the URL")
+
+
 def read_bytes(tensor: Input, data: bytes | memoryview, found: str) -> NDArray[np.float32]:
     """Return the bytes as elements, which share their memory.
 

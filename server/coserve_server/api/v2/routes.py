@@ -27,7 +27,7 @@ from coserve_server.api.v2.models import (
     describe_config,
     describe_tensors,
 )
-from coserve_server.api.v2.requests import read_request, refuse_without_effect
+from coserve_server.api.v2.requests import check_query, read_request
 from coserve_server.api.v2.responses import respond, write_response
 from coserve_server.api.v2.schemas import InferRequest
 from coserve_server.api.v2.statistics import StatisticsList, describe_statistics
@@ -181,7 +181,7 @@ async def infer(request: Request) -> Response:
     record = get_record(request)
     timeout_ns = parameters.read_timeout_ns(request)
     if request.scope["query_string"]:
-        refuse_without_effect(request.query_params)
+        check_query(request.query_params.keys())
     model = await _find_model(request)
     header_length = request.headers.get(HEADER_LENGTH)
     with core.admitted(record):

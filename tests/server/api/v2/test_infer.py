@@ -237,13 +237,18 @@ def test_only_the_priority_that_all_requests_have_is_taken(server: Server) -> No
     assert "priority is 2; requests have no priorities here" in error(refused, 400)
 
 
-@pytest.mark.parametrize("name", sorted(set(ClassifyQuery.model_fields) - {"model", "version"}))
+@pytest.mark.parametrize("name", sorted(set(ClassifyQuery.model_fields) - {"model", "version", "early_stop"}))
 def test_a_parameter_of_v1_is_refused_rather_than_dropped(server: Server, name: str) -> None:
     wanted = document(binary=False)
     words = f"{name}: only /v1/classify has these parameters; leave them out"
     assert words in error(server.ask("POST", INFER, json=wanted | {"parameters": {name: 1}}), 400)
     assert words in error(server.ask("POST", f"{INFER}?{name}=1", json=wanted), 400)
     assert server.ask("POST", f"{INFER}?other=1", json=wanted).status_code == 200
+
+
+def test_early_stop_in_the_url_is_refused_rather_than_dropped(server: Server) -> None:
+    refused = server.ask("POST", f"{INFER}?early_stop=always", json=document(binary=False))
+    assert "early_stop: give it in the request's `parameters`, not in the URL" in error(refused, 400)
 
 
 def test_the_magnitude_s_limit_is_a_setting() -> None:

@@ -5,7 +5,7 @@ A tensor is part of the JSON, or bytes after it: Triton's binary tensor data ext
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any
 

@@ -195,6 +195,8 @@ def overlap(batches: Iterable[Sequence[MemberRun]]) -> float:
     wall = 0
     for batch in batches:
         runs = [run for run in batch if not run.late]
+        if not runs:
+            continue
         busy += sum(run.end_ns - run.start_ns for run in runs)
         wall += max(run.end_ns for run in runs) - min(run.start_ns for run in runs)
     return busy / wall if wall else 1.0

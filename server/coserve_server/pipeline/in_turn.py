@@ -9,7 +9,7 @@ from coserve_server.engines.base import Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import LATE, Failure, MemberRun
+from coserve_server.outcomes import MemberRun
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.early_stopping.rows import StagedRequest
 from coserve_server.pipeline.early_stopping.rule import StoppingRule
@@ -49,53 +49,49 @@ async def ask_in_turn(
     try:
         await asyncio.wait([request.done], timeout=left_s)
         timed_out = not request.done.done()
-        late = _find_late(request)
+        if not timed_out:
+            request.done.result()
+        request.note_late()
+        _note(record, ensemble, request)
+        for row in request.rows:
+            if not row.sure and len(row.logits) < quorum:
+                raise too_few(ensemble, len(row.logits), record.members, quorum, late=timed_out)
     finally:
         timer.cancel()
         line.withdraw(request)
-    request.done.result()
-    _note(record, ensemble, request, late)
-    for row in request.rows:
-        if not row.sure and len(row.logits) < quorum:
-            raise too_few(ensemble, len(row.logits), record.members, quorum, late=timed_out)
+        # They refer to the request: in a cycle, its images would stay until the garbage collector comes.
+        request.rows.clear()
 
 
-def _find_late(request: StagedRequest) -> dict[int, int]:
-    """Return when members began that still have some of the images, by index."""
-    return {member: run.began_ns for row in request.rows for member, run in row.runs.items()}
-
-
-def _note(record: Record, ensemble: Ensemble, request: StagedRequest, late: dict[int, int]) -> None:
+def _note(record: Record, ensemble: Ensemble, request: StagedRequest) -> None:
     size = len(ensemble.members)
     shares = sorted((share for _, share in request.shares), key=lambda share: share.batch.began_ns)
     record.shares = shares
-    record.members = [_join(ensemble, request, member, late.get(member)) for member in range(size)]
+    record.members = [_join(ensemble, request, member) for member in range(size)]
     record.answered = [tuple(sorted(row.logits)) for row in request.rows]
     record.stopped_early = sum(row.sure for row in request.rows)
     record.lacks_members = any(not row.sure and len(row.logits) < size for row in request.rows)
     record.queue_ns, record.inference_ns = queue_and_inference(record.prepared_ns, shares)
 
 
-def _join(ensemble: Ensemble, request: StagedRequest, member: int, late_ns: int | None) -> MemberRun:
+def _join(ensemble: Ensemble, request: StagedRequest, member: int) -> MemberRun:
     """Return what a member did for the request as a whole.
 
     Its logits are NaN for images that it did not answer. Without logits or failure, it was not needed.
     """
     name = ensemble.members[member].name
     runs = [share.runs[0] for index, share in request.shares if index == member]
-    failure = request.failures.get(member)
-    now = time.perf_counter_ns()
-    if late_ns is not None:
-        failure = Failure("late", LATE)
     if not runs:
-        return MemberRun(name, None, now if late_ns is None else late_ns, now, None, failure)
+        now = time.perf_counter_ns()
+        return MemberRun(name, None, now, now, None)
+    ended = [run for run in runs if not run.late] or runs
     return MemberRun(
         name=name,
-        device=runs[0].device,
-        start_ns=min(run.start_ns for run in runs),
-        end_ns=max(run.end_ns for run in runs),
+        device=ended[0].device,
+        start_ns=min(run.start_ns for run in ended),
+        end_ns=max(run.end_ns for run in ended),
         logits=_gather(request, member, len(ensemble.labels)),
-        failure=failure,
+        failure=request.failures.get(member),
     )
 
 

@@ -1,10 +1,19 @@
 """Requests whose members are late, fail or have bugs."""
 
+import gc
 import math
+import weakref
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
+from coserve_server.engines.base import Images
+from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
+from coserve_server.observability.record import Record
+from coserve_server.outcomes import overlap
+from coserve_server.pipeline.early_stopping import line as lines
 from tests.server.pipeline.early_stopping.staged import StagedEngine, Staging, model, run, settle
 
 SURE = 5.0
@@ -67,6 +76,8 @@ def test_after_the_deadline_the_quorum_counts() -> None:
             record = await task
             assert (record.answered, record.lacks_members, record.stopped_early) == ([(0,)], True, 0)
             assert [member.late for member in record.members] == [False, True]
+            assert [share.runs[0].late for share in record.shares] == [False, True], "for traces"
+            assert overlap(share.runs for share in record.shares) == 1
         await settle()
         staging.check_empty()
 
@@ -106,6 +117,60 @@ def test_a_bug_of_the_engine_fails_the_requests_and_leaves_nothing() -> None:
         raise ZeroDivisionError
 
     run(use)
+
+
+@pytest.mark.parametrize("inline_values", [0, 2**15])
+def test_an_error_while_answers_are_judged_reaches_the_request(
+    monkeypatch: pytest.MonkeyPatch, inline_values: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(lines, "confidences", broken)
+    monkeypatch.setattr(lines, "INLINE_VALUES", inline_values)
+    engine = StagedEngine(model(2), 2, lambda _image, _member: SURE)
+    staging = Staging(engine)
+
+    async def use() -> None:
+        task = staging.ask(1.0)
+        await settle()
+        engine.answer(engine.log[0])
+        with pytest.raises(MemoryError, match="too large"):
+            await task
+        await settle()
+        staging.check_empty()
+
+    run(use)
+
+
+def test_a_request_s_images_are_freed_at_once() -> None:
+    """Waiting for a garbage collection of all generations would keep those of thousands of requests."""
+    engine = StagedEngine(model(2), 2, lambda image, _member: SURE * (image != 0))
+    staging = Staging(engine)
+    kept = []
+    take = engine.start
+
+    def start(one: Ensemble, batch: Images, records: Sequence[Record] = ()) -> Any:
+        kept.append(weakref.ref(batch.base))
+        return take(one, batch, records)
+
+    engine.start = start  # type: ignore[method-assign]
+
+    async def use() -> None:
+        task = staging.ask(0.0, 1.0, 2.0)
+        await staging.finish(task)
+        del task
+        engine.log.clear()
+        staging.batches.clear()
+        await settle()
+        assert kept
+        assert all(one() is None for one in kept)
+
+    gc.disable()
+    try:
+        run(use)
+    finally:
+        gc.enable()
 
 
 def test_wrong_logits_count_as_failures() -> None:

@@ -1,7 +1,8 @@
 """Staging: members take images one after another, until an image's answer is confident enough."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from math import ceil
 from time import perf_counter_ns
@@ -184,24 +185,26 @@ class StagedLine:
 
     def _end(self, member: int, run: BatchRun, rows: Sequence[Row]) -> None:
         """Take a member's answers, and send the images on that are not sure."""
-        self._on_batch(self._ensemble, run)
-        (future,) = run.members
         unfinished = [row for row in rows if not row.finished]
         for row in unfinished:
             del row.runs[member]
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            for row in unfinished:
-                row.request.fail(RuntimeError(f"member {run.names[0]}: {error}"))
-            return
+        with _failing(unfinished):
+            self._on_batch(self._ensemble, run)
+            (future,) = run.members
+            if not future.cancelled():
+                if error := future.exception():
+                    raise RuntimeError(f"member {run.names[0]}: {error}") from error
+                self._take(member, run, rows)
+            self._judge(unfinished)
+
+    def _take(self, member: int, run: BatchRun, rows: Sequence[Row]) -> None:
         for request, positions in by_request(rows):
-            if request not in self._unfinished or future.cancelled():
+            if request not in self._unfinished:
                 continue
             answer = request.take(member, Share(run, positions), len(self._ensemble.labels))
             for place, position in enumerate(positions):
                 if answer.logits is not None and not rows[position].finished:
                     rows[position].add(member, answer.logits[place], self._weights[member])
-        self._judge(unfinished)
 
     def _judge(self, rows: Sequence[Row]) -> None:
         """Find out which images are sure."""
@@ -217,7 +220,12 @@ class StagedLine:
             return
         loop = asyncio.get_running_loop()
         job = loop.run_in_executor(None, confidences, totals, np.array(divisors))
-        job.add_done_callback(lambda job: self._send_on(rows, judged, job.result()))
+
+        def send_on(job: asyncio.Future[Floats]) -> None:
+            with _failing(rows):
+                self._send_on(rows, judged, job.result())
+
+        job.add_done_callback(send_on)
 
     def _send_on(self, rows: Sequence[Row], judged: Sequence[Row], found: Floats) -> None:
         """Finish the images that are sure or have been at all members; let the others wait."""
@@ -239,3 +247,14 @@ class StagedLine:
     def _exhausted(self, row: Row) -> bool:
         """Return whether an image has been at all members."""
         return len(row.asked) == len(self._members) and not row.runs
+
+
+@contextmanager
+def _failing(rows: Sequence[Row]) -> Iterator[None]:
+    """Let an error end the images' requests: a callback's would reach nobody, and they would wait in vain."""
+    try:
+        yield
+    except Exception as error:
+        for row in rows:
+            if not row.finished:
+                row.request.fail(error)

@@ -1,6 +1,7 @@
 """Images that members answer one after another, and the requests that they belong to."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -52,7 +53,8 @@ class StagedRequest:
     Attributes:
         images: FP32 `[N, 3, H, W]`.
         done: done when every image is finished; an exception if the engine has a bug.
-        shares: the request's rows of the batches that have ended, each with its member's index.
+        shares: the request's rows of its batches, each with its member's index; none of a batch that still
+            runs until `note_late`.
         failures: why a member gave no logits for some of the images, by member.
     """
 
@@ -68,11 +70,20 @@ class StagedRequest:
     def take(self, member: int, share: Share, classes: int) -> MemberRun:
         """Take a member's answer to some of the images, and return it."""
         share.settle(classes)
-        (run,) = share.runs
+        self._note(member, share)
+        return share.runs[0]
+
+    def note_late(self) -> None:
+        """Note the members that still have some of the images: they are late."""
+        now = time.perf_counter_ns()
+        running = {run: member for row in self.rows for member, run in row.runs.items()}
+        for run, member in running.items():
+            self._note(member, Share(run, [], [run.make_late(run.names[0], now)], now))
+
+    def _note(self, member: int, share: Share) -> None:
         self.shares.append((member, share))
-        if run.failure is not None:
-            self.failures[member] = run.failure
-        return run
+        if failure := share.runs[0].failure:
+            self.failures[member] = failure
 
     def finish(self, row: Row) -> None:
         """Note that an image needs no further member, and stop batches that nobody else wants."""

@@ -1,16 +1,20 @@
 """Members that take images one after another, in any order of answers, failures and cancellations."""
 
+import asyncio
 import math
+import time
 from collections import Counter
 from itertools import count
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coserve_server.errors import NoQuorumError
 from coserve_server.observability.record import Record
-from tests.server.pipeline.early_stopping.staged import StagedEngine, Staging, model, run, settle
+from tests.server.pipeline.early_stopping.staged import StagedEngine, Staging, images, model, run, settle
 
 SURE = 5.0
 """A logit whose probability is above the confidence of 0.9; 0 is an even chance."""
@@ -229,6 +233,33 @@ def test_every_copy_of_a_lane_has_a_batch() -> None:
         # 24 images for two lanes of three copies, with one batch more behind each lane.
         assert sorted(busy) == [([0], 2)] * 4 + [([1], 2)] * 4
         await staging.finish(*tasks)
+        staging.check_empty()
+
+    run(use)
+
+
+@pytest.mark.parametrize("staged_waits", [True, False])
+def test_whole_batches_and_images_that_stop_early_take_turns(staged_waits: bool) -> None:
+    engine = StagedEngine(model(2, 1), 2, lambda _image, _member: SURE)
+    staging = Staging(engine)
+
+    async def ask_whole(value: float) -> None:
+        deadline_ns = time.perf_counter_ns() + 30 * 10**9
+        (share,) = await staging.batcher.start(Record(), engine.whole, images(value), deadline_ns)
+        await share.batch.finished
+
+    async def use() -> None:
+        def one(value: float, staged: bool) -> asyncio.Task[Any]:
+            return staging.ask(value) if staged else asyncio.create_task(ask_whole(value))
+
+        many = [one(float(value), not staged_waits) for value in range(20)]
+        await settle()
+        running = len(engine.log)
+        late = one(99.0, staged_waits)
+        await staging.finish(late)
+        (turn,) = (index for index, given in enumerate(engine.log) if given.images == [99])
+        assert turn <= running + 1, "one batch may start before it"
+        await staging.finish(*many)
         staging.check_empty()
 
     run(use)

@@ -168,6 +168,8 @@ class EmbeddedEngine:
     def _copies(self, ensemble: Ensemble) -> list[list[LoadedMember]]:
         """Return the members, which may be some of the loaded ones, of each copy."""
         copies = self._loaded[id(ensemble.whole)].copies
+        if ensemble.part_of is None:
+            return copies
         return [[one for one in copy if one.member in ensemble.members] for copy in copies]
 
     def _limited(self, ensemble: Ensemble) -> Ensemble:

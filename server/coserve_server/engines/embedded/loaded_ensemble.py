@@ -19,6 +19,9 @@ class LoadedEnsemble:
     """An ensemble's members and their lanes; a copy of a member always runs on the same lane.
 
     It does not refer to the ensemble: requests keep the ensemble alive, and the ensemble keeps this alive.
+
+    Attributes:
+        copies: the members of each copy.
     """
 
     def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane], copies: int = 1) -> None:
@@ -32,25 +35,23 @@ class LoadedEnsemble:
             EngineError: a member cannot be loaded, or does not fit its ensemble; nothing stays loaded.
         """
         self.lanes = lanes
-        self.members: list[LoadedMember] = []
-        """The members of the first copy, then of the next."""
-        self._size = len(ensemble.members)
+        self.copies: list[list[LoadedMember]] = [[] for _ in range(copies)]
         part = len(lanes) // copies
         try:
-            for start in range(0, part * copies, part):
+            for number, copy in enumerate(self.copies):
                 for index, member in enumerate(ensemble.members):
-                    lane = lanes[start + index % part]
+                    lane = lanes[number * part + index % part]
                     # A session's own threads inherit the cores of the thread that creates it.
-                    self.members.append(lane.submit(load, ensemble, member, lane).result())
+                    copy.append(lane.submit(load, ensemble, member, lane).result())
             self._warm_up(ensemble)
         except BaseException:
             self.close()
             raise
 
     @property
-    def copies(self) -> list[list[LoadedMember]]:
-        """The members of each copy."""
-        return [self.members[start : start + self._size] for start in range(0, len(self.members), self._size)]
+    def members(self) -> list[LoadedMember]:
+        """The members of the first copy, then of the next."""
+        return [member for copy in self.copies for member in copy]
 
     def close(self) -> None:
         """Stop running batches, which nobody can wait for any more; end the threads and free the members."""
@@ -58,8 +59,9 @@ class LoadedEnsemble:
             lane.stop()
         for lane in self.lanes:
             lane.close()
-        while self.members:
-            self.members.pop().close()
+        while self.copies:
+            for member in self.copies.pop():
+                member.close()
 
     def _warm_up(self, ensemble: Ensemble) -> None:
         """Run one image and, to find exports with a fixed batch size, two; check the logits."""

@@ -267,8 +267,8 @@ def predictions(name: str, stored: Results) -> Iterator[list[str]]:
         threads = ThreadBudget.share(parameters.members, (each,)).threads
         figures = f"{best:.0f}" if round(best) == round(worst) else f"{worst:.0f} to {best:.0f}"
         measured = stored["measured"].get(str(cores))
-        told = "" if measured is None else f"{measured:.0f}"
-        yield [name, str(cores), str(len(slices)), str(threads), figures, limit, told]
+        shown = "" if measured is None else f"{measured:.0f}"
+        yield [name, str(cores), str(len(slices)), str(threads), figures, limit, shown]
 
 
 if __name__ == "__main__":

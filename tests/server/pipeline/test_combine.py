@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from coserve_server.ensembles.calibration import Calibration
-from coserve_server.pipeline.combine import combine, top_k
+from coserve_server.pipeline.combine import combine, combine_apart, top_k
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -94,3 +94,26 @@ def test_each_number_of_members_has_its_temperature() -> None:
     np.testing.assert_allclose(alone.probabilities, both.member_probabilities[0])
     uncalibrated = combine(logits([1, 2, 3], [3, 2, 7], [0, 0, 0]), np.ones(3), calibration=calibration)
     np.testing.assert_allclose(uncalibrated.probabilities, softmax(uncalibrated.logits))
+
+
+def test_images_with_members_of_their_own_are_answered_as_if_they_were_alone() -> None:
+    random = np.random.default_rng(5)
+    values = random.normal(0, 3, (3, 5, 4)).astype(np.float32)
+    weights = np.array([1.0, 0.25, 2.0])
+    calibration = Calibration(temperatures={1: 1.3, 2: 0.7, 3: 2.0})
+    answered = [(0, 1, 2), (2,), (0, 1), (1,), (0, 1)]
+    unasked = [(member, image) for image, own in enumerate(answered) for member in {0, 1, 2}.difference(own)]
+    values[tuple(zip(*unasked, strict=True))] = np.nan
+    apart = combine_apart(values, answered, weights, calibration)
+    assert apart.counts == [3, 1, 2, 1, 2]
+    for image, own in enumerate(answered):
+        members = list(own)
+        alone = combine(values[members, image : image + 1], weights[members], calibration)
+        for name in ("logits", "probabilities", "entropy", "disagreement"):
+            np.testing.assert_allclose(getattr(apart, name)[image], getattr(alone, name)[0], err_msg=name)
+        np.testing.assert_allclose(
+            apart.member_probabilities[members, image], alone.member_probabilities[:, 0]
+        )
+    assert {
+        (member, image) for member, image, *_ in np.argwhere(np.isnan(apart.member_probabilities))
+    } == set(unasked)

@@ -1,7 +1,7 @@
 """State shared by the applications over HTTP and gRPC: the engine, what it serves, keys, traces."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -49,13 +49,17 @@ class Core:
 
 @asynccontextmanager
 async def open_core(
-    settings: Settings, cores: Cores | None = None, turn: Turn = nullcontext
+    settings: Settings,
+    cores: Cores | None = None,
+    turn: Turn = nullcontext,
+    unloaded: Collection[str] = (),
 ) -> AsyncIterator[Core]:
     """Start the engine and everything else the applications need; free it all at the end.
 
     Args:
         cores: the cores to use; None for all that the process may use.
         turn: see `Reloader`.
+        unloaded: likewise.
 
     Raises:
         StartupError: the keys, the repository or a member is not usable.
@@ -77,7 +81,7 @@ async def open_core(
             engine = _embedded_engine(settings, cores)
             classifier = Classifier(engine, settings, cores.count)
             stack.push_async_callback(classifier.close)
-            reloader = Reloader(settings.repository, engine, classifier.catalogue, turn)
+            reloader = Reloader(settings.repository, engine, classifier.catalogue, turn, unloaded)
             await _load(reloader, settings)
             if settings.repository_poll_ms:
                 watching = asyncio.create_task(reloader.watch(settings.repository_poll_ms / 1000))
@@ -124,6 +128,7 @@ async def _load(reloader: Reloader, settings: Settings) -> None:
         return
     catalogue = reloader.catalogue
     default = settings.default_model
-    if default is not None and default not in {*catalogue.ensembles, *catalogue.rejected}:
+    known = {*catalogue.ensembles, *catalogue.rejected, *catalogue.unloaded}
+    if default is not None and default not in known:
         choice = ", ".join(catalogue.ensembles)
         raise SettingsError([f"default_model: {default!r} is not served; choose from {choice}"])

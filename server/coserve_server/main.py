@@ -6,6 +6,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.routing import Router
@@ -35,10 +36,12 @@ async def serve(
             worker ends again and again.
     """
     # Each imports what the other does not need: the parent of workers has no engine.
+    from coserve_server.catalogue.reading import read_patiently
     from coserve_server.workers.plan import plan_slices
 
     _warn()
-    slices = plan_slices(settings)
+    plan = partial(plan_slices, settings)
+    slices = await read_patiently(settings.repository, plan) if settings.repository else plan()
     if len(slices) == 1:
         from coserve_server.serving import serve_process
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,19 +43,25 @@ class Reloader:
     """
 
     def __init__(
-        self, folder: Path, engine: "EmbeddedEngine", catalogue: "Catalogue", turn: Turn = nullcontext
+        self,
+        folder: Path,
+        engine: "EmbeddedEngine",
+        catalogue: "Catalogue",
+        turn: Turn = nullcontext,
+        unloaded: Collection[str] = (),
     ) -> None:
         """Serve the ensembles in a folder.
 
         Args:
             turn: context of each replacement, so that processes on one machine load one after another.
+            unloaded: names of ensembles not to serve before a client loads them.
         """
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self._folder = folder
         self._turn = turn
         self._engine = engine
         self.catalogue = catalogue
-        self._unloaded: set[str] = set()
+        self._unloaded = set(unloaded)
         self._taken: object = None
         self._left_out: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
@@ -80,10 +86,12 @@ class Reloader:
             self.catalogue.unreadable = printable(str(error))
             return
         errors: dict[str, StartupError] = {
-            name: RepositoryError(text) for name, text in contents.errors.items()
+            name: RepositoryError(text)
+            for name, text in contents.errors.items()
+            if name not in self._unloaded
         }
         for name, versions in contents.versions.items():
-            if fault := await self._serve_first(name, versions):
+            if name not in self._unloaded and (fault := await self._serve_first(name, versions)):
                 errors[name] = fault
         fatal = exit_on_error is None and not self._engine.ensembles
         if errors and (exit_on_error or fatal):
@@ -93,6 +101,7 @@ class Reloader:
         self.catalogue.rejected = {name: printable(str(error)) for name, error in errors.items()}
         for name, reason in self.catalogue.rejected.items():
             logger.error("%s is not served: %s", name, reason)
+        self._list_unloaded(contents)
         self._report_left_out(contents)
 
     async def watch(self, interval_s: float) -> None:

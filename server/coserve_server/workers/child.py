@@ -18,6 +18,7 @@ from prometheus_client import Metric
 
 from coserve_server.core import Core, open_core
 from coserve_server.errors import StartupError
+from coserve_server.machine.cores import pin_thread
 from coserve_server.machine.interpreter import freeze_objects, tune_interpreter
 from coserve_server.observability import logs
 from coserve_server.observability.statistics import Statistics
@@ -50,10 +51,11 @@ def main(control: int, connections: int) -> None:
     status = 1
     try:
         assignment: Assignment = receive_frame(end)
-        if assignment.part.cpus is not None and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, assignment.part.cpus)
         settings = Settings.model_construct(**assignment.settings)  # type: ignore[arg-type]  # checked before
         logs.configure(settings, assignment.number)
+        # These may have been taken from the container meanwhile, which must not prevent a replacement.
+        if assignment.part.cpus is not None:
+            pin_thread(assignment.part.cpus)
         tune_interpreter()
         status = _run(_Worker(assignment, settings, end, socket.socket(fileno=connections)))
     except EOFError:
@@ -99,7 +101,7 @@ class _Worker:
         self._channel = Channel(
             control,
             {
-                "snapshot": self._snapshot,
+                "report": self._report,
                 "load": self._load,
                 "unload": self._unload,
                 "drain": lambda: self._stop(math.inf),
@@ -115,7 +117,9 @@ class _Worker:
         await self._channel.open()
         answering = asyncio.ensure_future(self._channel.run())
         try:
-            async with open_core(self._settings, self._assignment.part.cores, self._take_turn) as core:
+            part = self._assignment.part
+            unloaded = self._assignment.unloaded
+            async with open_core(self._settings, part.cores, self._take_turn, unloaded) as core:
                 self._own = core
                 await self._serve(core)
                 with suppress(GoneError):
@@ -191,8 +195,12 @@ class _Worker:
             requests = sum(self._own.classifier.metrics.requests.values())
             if requests != counted:
                 counted = requests
-                self._channel.notify("count", await self._snapshot())
+                await self._report()
             await asyncio.sleep(PUSH_S)
+
+    async def _report(self) -> None:
+        """Tell the parent what this process has counted; as a result, it could arrive out of turn."""
+        self._channel.notify("count", await self._snapshot())
 
     async def _snapshot(self) -> bytes:
         """Return what this process has counted, pickled once for both sides."""

@@ -1,6 +1,7 @@
 """Accepts connections, and hands each to the worker with the fewest."""
 
 import asyncio
+import errno
 import logging
 import socket
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ BACKLOG = 2048
 MAX_AT_ONCE = 64
 PAUSE_S = 0.1
 """Time until the next attempt if there is no worker, or no file descriptor."""
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors of accept(2) that the next attempt would meet, too; others are the client's network's."""
 
 
 class Distributor:
@@ -73,10 +76,9 @@ class Distributor:
             return None
         try:
             connection, _ = self._listener.accept()
-        except BlockingIOError:
-            return None
-        # This process has too many open files, for example.
         except OSError as error:
+            if error.errno not in EXHAUSTED:
+                return None
             logger.warning("a connection was not accepted: %s", error.strerror)
             self._wait()
             return None

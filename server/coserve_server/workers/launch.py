@@ -24,6 +24,7 @@ class Assignment:
         part: what the worker gets of the machine.
         url: where clients reach the server.
         grpc_address: `HOST:PORT` for gRPC, which all workers share; None for no gRPC.
+        unloaded: names of ensembles that clients have unloaded.
     """
 
     number: int
@@ -31,6 +32,7 @@ class Assignment:
     part: Slice
     url: str
     grpc_address: str | None
+    unloaded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from coserve_server.errors import StartupError
 from coserve_server.machine.plan import Slice
@@ -90,6 +91,8 @@ class _Supervisor:
             first = await self._start_all()
             self._distributor.start()
             keeping = [asyncio.ensure_future(self._keep(worker)) for worker in self._workers]
+            for task in keeping:
+                task.add_done_callback(self._note_kept)
             with self._signals() if handle_signals else contextlib.nullcontext():
                 if announce is not None:
                     announce(_summarize(first, self._assignments))
@@ -97,7 +100,7 @@ class _Supervisor:
                     await asyncio.shield(self._finished)
                 except asyncio.CancelledError:
                     self._stop(0)
-                    await self._finished
+                    await asyncio.shield(self._finished)
                     raise
                 finally:
                     for task in keeping:
@@ -122,7 +125,8 @@ class _Supervisor:
         Raises:
             StartupError: it is not usable.
         """
-        worker = Worker(assignment, self._whole.handlers)
+        assigned = replace(assignment, unloaded=self._whole.unloaded)
+        worker = Worker(assigned, self._whole.handlers)
         self._workers.append(worker)
         try:
             await worker.start()
@@ -130,6 +134,8 @@ class _Supervisor:
             worker.kill()
             await self._bury(worker)
             raise
+        if self._stopping is not None:
+            worker.channel.notify("drain")
         await self._whole.catch_up(worker)
         return worker
 
@@ -160,6 +166,8 @@ class _Supervisor:
                 try:
                     worker = await self._start(self._assignments[worker.number - 1])
                 except StartupError as error:
+                    if self._stopping is not None:
+                        return
                     failures += 1
                     logger.error("worker %d could not be replaced: %s", worker.number, error)
                     if failures == MAX_FAILED_STARTS:
@@ -169,6 +177,12 @@ class _Supervisor:
                     self._whole.replacements += 1
                     logger.info("worker %d was replaced", worker.number)
                     break
+
+    def _note_kept(self, task: asyncio.Task[None]) -> None:
+        """End the server if a bug keeps it from replacing a worker."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("workers cannot be replaced any more", exc_info=error)
+            self._stop(0, StartupError("workers cannot be replaced any more; the log says why"))
 
     async def _end(self, worker: Worker) -> None:
         """See a worker to its end: one that leaves still has clients for a while."""
@@ -189,7 +203,7 @@ class _Supervisor:
 
     async def _finish(self, delay_s: float, error: Exception | None) -> None:
         """Drain all workers, and end them."""
-        for worker in self._whole.ready():
+        for worker in self._workers:
             worker.channel.notify("drain")
         await asyncio.sleep(delay_s)
         self._distributor.stop()

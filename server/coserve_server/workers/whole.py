@@ -40,6 +40,11 @@ class Whole:
         ProcessCollector(registry=self._registry)
 
     @property
+    def unloaded(self) -> frozenset[str]:
+        """Names of the ensembles that clients have unloaded."""
+        return frozenset(self._unloaded)
+
+    @property
     def handlers(self) -> Mapping[str, Callable[..., Any]]:
         """What a worker may call."""
         return {

@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0
 """Time for a worker to tell what it has counted; a busy one is counted as it was before."""
+BEAT_S = 5.0
+"""Interval of calls that a worker must answer, and the time that it has for each."""
+MAX_MISSED_BEATS = 6
+"""Calls in turn without an answer after which a worker is killed. Not a time: after a pause of all processes,
+only one call is late."""
 
 
 class State(Enum):
@@ -50,7 +55,7 @@ class Worker:
             handlers: what the worker may call besides its reports; the first argument is the worker.
 
         Raises:
-            StartupError: the system starts no more processes.
+            StartupError: the system starts no more processes or threads.
         """
         self.number = assignment.number
         self.state = State.STARTING
@@ -63,11 +68,19 @@ class Worker:
         self._handed = 0
         self._open = 0
         self._received = 0
+        self._is_silent = False
+        self._tasks: list[asyncio.Task[None]] = []
         try:
             self._launched = launch(assignment)
         except OSError as error:
             raise StartupError(f"worker {self.number} cannot be started: {error.strerror}") from error
-        self.ended = call_on_thread(self._launched.process.wait, f"worker {self.number}")
+        try:
+            self.ended = call_on_thread(self._launched.process.wait, f"worker {self.number}")
+        except RuntimeError as error:
+            # It ends when it notices.
+            self._launched.control.close()
+            self.inbox.close()
+            raise StartupError(f"worker {self.number} cannot be started: {error}") from error
         self.ended.add_done_callback(lambda _: self._end())
         self._told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         own: dict[str, Callable[..., Any]] = {
@@ -102,13 +115,14 @@ class Worker:
             StartupError: it is not usable, or has ended.
         """
         await self.channel.open()
-        self._running = asyncio.ensure_future(self.channel.run())
+        self._tasks.append(asyncio.ensure_future(self.channel.run()))
         both: list[asyncio.Future[Any]] = [self._told, self.ended]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not self._told.done():
             raise StartupError(f"worker {self.number} {self.describe_end()} while it started")
         if (fault := self._told.result()) is not None:
             raise StartupError(fault)
+        self._tasks.append(asyncio.ensure_future(self._watch()))
 
     def admit(self) -> None:
         """Let it take connections, unless it has ended."""
@@ -118,6 +132,8 @@ class Worker:
 
     def describe_end(self) -> str:
         """Return how the process ended."""
+        if self._is_silent:
+            return f"did not answer for {MAX_MISSED_BEATS * BEAT_S:g} s and was killed"
         status = self.ended.result()
         if status >= 0:
             return f"ended with status {status}"
@@ -129,13 +145,12 @@ class Worker:
         """Return what it has counted, as of now if it answers in time."""
         if self.state is not State.STARTING and not self.ended.done():
             with suppress(GoneError, asyncio.TimeoutError):
-                self._note_snapshot(await asyncio.wait_for(self.channel.call("snapshot"), PATIENCE_S))
+                await asyncio.wait_for(self.channel.call("report"), PATIENCE_S)
         return self._snapshot
 
     async def count_connections(self) -> int:
         """Return the number of open connections as of now, if it answers."""
-        with suppress(GoneError, asyncio.TimeoutError):
-            self._note_load(*await asyncio.wait_for(self.channel.call("connections"), PATIENCE_S))
+        await self._answers(PATIENCE_S)
         return self.connections
 
     def last_counts(self) -> Snapshot:
@@ -151,7 +166,32 @@ class Worker:
         """Wait for the end of the process, and free what belongs to it."""
         await asyncio.wait([self.ended])
         self.inbox.close()
-        await self._running
+        if not self._tasks:
+            self._launched.control.close()
+        await asyncio.gather(*self._tasks)
+
+    async def _watch(self) -> None:
+        """Kill the process if its event loop hangs."""
+        missed = 0
+        while missed < MAX_MISSED_BEATS:
+            if await self._answers(BEAT_S):
+                missed = 0
+                await asyncio.wait([self.ended], timeout=BEAT_S)
+            else:
+                missed += 1
+            if self.ended.done():
+                return
+        self._is_silent = True
+        self.kill()
+
+    async def _answers(self, timeout_s: float) -> bool:
+        """Ask for the number of connections; return whether the worker answered, or has ended."""
+        with suppress(GoneError):
+            try:
+                self._note_load(*await asyncio.wait_for(self.channel.call("connections"), timeout_s))
+            except asyncio.TimeoutError:
+                return False
+        return True
 
     def _bind(self, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *arguments: function(self, *arguments)

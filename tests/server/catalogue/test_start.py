@@ -11,6 +11,7 @@ import pytest
 
 from coserve_server.catalogue.catalogue import Catalogue
 from coserve_server.catalogue.reload import Reloader
+from coserve_server.core import open_core
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.errors import NoQuorumError, RepositoryError, StartupError
@@ -149,5 +150,22 @@ def test_a_start_that_no_error_ends_waits_for_something_to_serve(kind: str, tmp_
             watching.cancel()
         finally:
             await engine.close()
+
+    asyncio.run(go())
+
+
+def test_what_clients_had_unloaded_is_not_loaded_however_broken(tmp_path: Path) -> None:
+    write_repository(write_repository(tmp_path, "pair"), "rotten")
+    BROKEN["no such field"](tmp_path)
+    settings = load_settings(repository=tmp_path, default_model="pair", exit_on_error=True)
+
+    async def go() -> None:
+        async with open_core(settings, Cores(1, None), unloaded={"pair", "rotten", "gone"}) as core:
+            catalogue = core.classifier.catalogue
+            assert (catalogue.ensembles, catalogue.rejected) == ({}, {})
+            assert catalogue.unloaded == ["pair", "rotten"]
+            assert core.control is not None
+            await core.control.load("pair")
+            assert list(catalogue.ensembles) == ["pair"]
 
     asyncio.run(go())

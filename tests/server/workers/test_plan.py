@@ -64,3 +64,48 @@ def test_shared_memory_stays_off_and_is_never_divided_away() -> None:
 def test_a_worker_has_its_own_gpus() -> None:
     own = divide(settings(gpus="0,1"), Slice(Cores(1, None), None, (1,)), 1, 2)
     assert own.gpus == (1,)
+
+
+MIB = 2**20
+
+
+def memory(monkeypatch: pytest.MonkeyPatch, mib: int) -> None:
+    """Give the process a machine of 64 cores, and so much memory."""
+    monkeypatch.setattr(plan, "usable_cores", lambda: Cores(64, None))
+    monkeypatch.setattr(plan, "available_bytes", lambda: mib * MIB)
+
+
+# Each of these networks counts as 32 MiB and its file's size; one is loaded again beside the others.
+@pytest.mark.parametrize(("mib", "count"), [(33 + 16 * 290, 16), (33 + 5 * 290, 5), (33, 1), (0, 1)])
+def test_by_default_there_are_no_more_than_memory_has_room_for(
+    mib: int, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory(monkeypatch, mib)
+    assert len(plan_slices(load_settings(repository=write_repository(tmp_path, members=1)))) == count
+    assert [f"workers: {count}, although there are cores for 16" in text for text in caplog.messages] == [
+        True
+    ] * (count < 16)
+
+
+def test_memory_of_unknown_size_is_no_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    memory(monkeypatch, 0)
+    monkeypatch.setattr(plan, "available_bytes", lambda: float("inf"))
+    assert len(plan_slices(load_settings(repository=write_repository(tmp_path, members=1)))) == 16
+
+
+def test_a_repository_that_cannot_be_read_has_one_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory(monkeypatch, 2**20)
+    assert len(plan_slices(load_settings(repository=tmp_path))) == 1
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("mib", "warned"), [(3 * 290, False), (3 * 287, True)])
+def test_more_than_memory_has_room_for_are_made_with_a_warning(
+    mib: int, warned: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory(monkeypatch, mib)
+    repository = write_repository(tmp_path, members=1)
+    assert len(plan_slices(load_settings(repository=repository, workers=3))) == 3
+    assert ["3 workers need about" in text for text in caplog.messages] == [True] * warned

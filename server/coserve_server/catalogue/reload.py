@@ -90,8 +90,10 @@ class Reloader:
             for name, text in contents.errors.items()
             if name not in self._unloaded
         }
-        for name, versions in contents.versions.items():
-            if name not in self._unloaded and (fault := await self._serve_first(name, versions)):
+        wanted = {name: known for name, known in contents.versions.items() if name not in self._unloaded}
+        self._engine.limit_copies(ensemble for versions in wanted.values() for ensemble in versions)
+        for name, versions in wanted.items():
+            if fault := await self._serve_first(name, versions):
                 errors[name] = fault
         fatal = exit_on_error is None and not self._engine.ensembles
         if errors and (exit_on_error or fatal):

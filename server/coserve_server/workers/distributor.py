@@ -1,4 +1,4 @@
-"""Accepts connections, and hands each to the worker with the fewest."""
+"""Accepts connections, and hands each to the worker with the fewest, of those that answer the parent."""
 
 import asyncio
 import errno
@@ -100,5 +100,5 @@ class Distributor:
             self._resuming = asyncio.get_running_loop().call_later(PAUSE_S, self._resume)
 
 
-def _load(worker: Worker) -> int:
-    return worker.connections
+def _load(worker: Worker) -> tuple[bool, int]:
+    return worker.is_late, worker.connections

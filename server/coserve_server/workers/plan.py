@@ -71,7 +71,7 @@ def _plan(settings: Settings, sizes: Sequence[int], count: int | None = None) ->
 
 
 def divide(settings: Settings, part: Slice, index: int, count: int) -> Settings:
-    """Return the settings of one worker: its GPUs, and its part of the limits.
+    """Return the settings of one worker: its GPUs, its part of the limits, and the number of workers.
 
     Args:
         index: the worker's, from 0.
@@ -81,7 +81,7 @@ def divide(settings: Settings, part: Slice, index: int, count: int) -> Settings:
     shared_mib = settings.triton_shared_memory_mib
     if shared_mib:
         parts["triton_shared_memory_mib"] = max(1, _share(shared_mib, index, count))
-    return settings.model_copy(update={**parts, "gpus": part.gpus, "workers": 1})
+    return settings.model_copy(update={**parts, "gpus": part.gpus, "workers": count})
 
 
 def _share(total: int, index: int, count: int) -> int:

@@ -200,6 +200,7 @@ class _Supervisor:
         """Begin to stop, if that has not begun."""
         if self._stopping is None:
             self._stopping = asyncio.ensure_future(self._finish(delay_s, error))
+            self._stopping.add_done_callback(self._note_finished)
 
     async def _finish(self, delay_s: float, error: Exception | None) -> None:
         """Drain all workers, and end them."""
@@ -213,10 +214,16 @@ class _Supervisor:
             worker.channel.notify("stop")
         if self._workers:
             await asyncio.wait([worker.ended for worker in self._workers], timeout=self._longest_end_s)
-        if error is None:
-            self._finished.set_result(None)
-        else:
+        if error is not None:
+            raise error
+
+    def _note_finished(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._finished.done():
+            return
+        if (error := task.exception()) is not None:
             self._finished.set_exception(error)
+        else:
+            self._finished.set_result(None)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -44,6 +44,7 @@ class Worker:
         summary: what it serves, for people; empty before it is ready.
         faults: why it cannot answer.
         ended: the process's status, once it has ended.
+        is_late: whether it has not answered the last call that it must answer.
         left: set once it takes no more connections: it has ended, or will.
         missed: ensembles that clients had loaded again while it started.
     """
@@ -60,6 +61,7 @@ class Worker:
         self.number = assignment.number
         self.state = State.STARTING
         self.summary = ""
+        self.is_late = False
         self.faults: Sequence[str] = ()
         self.left = asyncio.Event()
         self.missed: set[str] = set()
@@ -174,11 +176,12 @@ class Worker:
         """Kill the process if its event loop hangs."""
         missed = 0
         while missed < MAX_MISSED_BEATS:
-            if await self._answers(BEAT_S):
+            self.is_late = not await self._answers(BEAT_S)
+            if self.is_late:
+                missed += 1
+            else:
                 missed = 0
                 await asyncio.wait([self.ended], timeout=BEAT_S)
-            else:
-                missed += 1
             if self.ended.done():
                 return
         self._is_silent = True

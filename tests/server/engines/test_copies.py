@@ -4,11 +4,17 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from coserve_server.catalogue.catalogue import Catalogue
+from coserve_server.catalogue.reload import Reloader
+from coserve_server.engines.embedded import engine as engine_module
 from coserve_server.engines.embedded.engine import EmbeddedEngine
 from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.topology import PhysicalCore
+from coserve_server.settings import load_settings
 from tests.server.engines.embedded import infer, with_engine
 from tests.server.onnx_repository import HANGS, write_repository
 
@@ -90,3 +96,33 @@ def test_members_run_at_once_on_one_core_with_two_hyper_threads(tmp_path: Path) 
         assert len({id(member.lane) for member in loaded.copies[0]}) == 2
 
     with_engine(tmp_path, use, EngineOptions(), Cores.of_topology((PhysicalCore((0, 1)),)))
+
+
+@pytest.mark.parametrize(
+    ("mib", "processes", "copies"),
+    [
+        (float("inf"), 1, 4),
+        (5 * 65, 1, 4),
+        (5 * 64, 1, 3),
+        (3 * 65, 1, 2),
+        (0, 1, 1),
+        (3 * 65, 2, 1),
+        (6 * 65, 2, 2),
+    ],
+)
+def test_there_are_as_many_copies_as_memory_has_room_for(
+    mib: float, processes: int, copies: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two members count as 64 MiB and their files' size, and one copy more is loaded by a reload."""
+    write_repository(tmp_path)
+    monkeypatch.setattr(engine_module, "available_bytes", lambda: mib * 2**20)
+
+    async def main() -> int:
+        engine = OnnxRuntimeEngine(EngineOptions(threads=1, processes=processes), Cores(8, None), {})
+        try:
+            await Reloader(tmp_path, engine, Catalogue(engine, load_settings(repository=tmp_path))).start()
+            return engine.copies(engine.ensembles["pair"])
+        finally:
+            await engine.close()
+
+    assert asyncio.run(main()) == copies

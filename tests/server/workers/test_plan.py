@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.errors import SettingsError
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.plan import Slice
@@ -61,9 +62,10 @@ def test_shared_memory_stays_off_and_is_never_divided_away() -> None:
     assert divide(settings(triton_shared_memory_mib=1), PART, 1, 2).triton_shared_memory_mib == 1
 
 
-def test_a_worker_has_its_own_gpus() -> None:
+def test_a_worker_has_its_own_gpus_and_its_part_of_memory() -> None:
     own = divide(settings(gpus="0,1"), Slice(Cores(1, None), None, (1,)), 1, 2)
     assert own.gpus == (1,)
+    assert EngineOptions.from_settings(own).processes == 2
 
 
 MIB = 2**20

@@ -25,6 +25,7 @@ class Fake:
         self.number = number
         self.state = state
         self.connections = connections
+        self.is_late = False
         self.faults: Sequence[str] = ()
         self.missed: set[str] = set()
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()

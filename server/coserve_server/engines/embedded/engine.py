@@ -3,19 +3,21 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.loaded_ensemble import LoadedEnsemble
+from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.engines.embedded.members import Load, LoadedMember
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import check_unchanged
 from coserve_server.errors import EngineError, StartupError, first_line
 from coserve_server.machine.cores import Cores
-from coserve_server.machine.memory import trim_memory
+from coserve_server.machine.memory import available_bytes, trim_memory
 from coserve_server.observability.record import Record, join_ids
 from coserve_server.outcomes import MemberRun
 
@@ -26,7 +28,7 @@ COLLECT_S = 60
 class EmbeddedEngine:
     """Runs members on threads of this process. One ensemble has the devices at a time.
 
-    Where its members leave cores free, it has copies, which run batches side by side.
+    Where its members leave cores free, it has copies, which run batches side by side; see `limit_copies`.
 
     Attributes:
         load_errors: always empty; `replace` raises what goes wrong.
@@ -52,6 +54,7 @@ class EmbeddedEngine:
         self._load_member = load
         self._options = options
         self._cores = cores if options.pinned else replace(cores, ids=None)
+        self._max_copies = inf
         self._loaded: dict[int, LoadedEnsemble] = {}
         """By identity of the ensemble, including old versions that only requests in progress still hold."""
         self._versions: dict[str, tuple[Ensemble, ...]] = {}
@@ -159,6 +162,17 @@ class EmbeddedEngine:
         """Return how many copies of an ensemble are loaded."""
         return self._budget(ensemble).copies
 
+    def limit_copies(self, ensembles: Iterable[Ensemble]) -> None:
+        """Load no more copies than this process's part of memory has room for.
+
+        Args:
+            ensembles: all that are going to be loaded; there must be room for a new version of one, too.
+        """
+        sizes = [loading_bytes(ensemble) for ensemble in ensembles]
+        if sizes:
+            available = available_bytes() / self._options.processes
+            self._max_copies = max(1, (available - max(sizes)) // sum(sizes)) if available < inf else inf
+
     async def close(self) -> None:
         """End the threads and free the members; running batches are stopped."""
         while self._loaded:
@@ -210,7 +224,8 @@ class EmbeddedEngine:
 
     def _budget(self, ensemble: Ensemble) -> ThreadBudget:
         members = len(ensemble.members)
-        return ThreadBudget.share(members, self._cores.enough_for(members).nodes, self._options.threads)
+        budget = ThreadBudget.share(members, self._cores.enough_for(members).nodes, self._options.threads)
+        return replace(budget, copies=int(min(budget.copies, self._max_copies)))
 
     def _pins(self, budget: ThreadBudget) -> bool:
         """Return whether the library's threads stay on the cores of the lane that loads a member."""

@@ -19,6 +19,7 @@ class EngineOptions:
         cuda_graphs: whether members on `gpus` run as CUDA graphs.
         gpu_precision: in which fp32 networks are computed on `gpus`.
         gpu_memory_mib: limit on what ONNX Runtime takes for each member on a GPU.
+        processes: number of processes like this one, which share the memory.
     """
 
     engine: str = "onnxruntime"
@@ -31,6 +32,7 @@ class EngineOptions:
     cuda_graphs: bool = False
     gpu_precision: GpuPrecision = "fp32"
     gpu_memory_mib: int | None = None
+    processes: int = 1
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "EngineOptions":
@@ -46,4 +48,5 @@ class EngineOptions:
             cuda_graphs=settings.cuda_graphs,
             gpu_precision=settings.gpu_precision,
             gpu_memory_mib=settings.gpu_memory_mib,
+            processes=settings.workers or 1,
         )

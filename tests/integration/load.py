@@ -34,6 +34,7 @@ class Load:
         self._model = model
         self._enough = enough
         self._stop = threading.Event()
+        self._heard: set[int] = set()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
@@ -42,6 +43,7 @@ class Load:
             try:
                 while not self._stop.is_set() and not self._enough(http):
                     response = http.post("/v1/classify", content=RED, headers=PNG, params=query)
+                    self._heard.add(threading.get_ident())
                     if response.status_code == 200:
                         self.answers.append(response.json())
                     else:
@@ -58,6 +60,8 @@ class Load:
         for thread in self._threads:
             thread.start()
         self.wait_for_more()
+        # Each client has its connection now.
+        until(lambda: len(self._heard) == len(self._threads) or bool(self.failures))
         return self
 
     def __exit__(self, *_: object) -> None:

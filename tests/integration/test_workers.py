@@ -75,6 +75,15 @@ def test_a_killed_worker_takes_its_own_connections_alone(server: Server) -> None
     assert workers(server)[0] == first
 
 
+def test_connections_on_their_way_to_a_killed_worker_go_to_another(server: Server) -> None:
+    before = metric(server, "coserve_worker_replacements_total")
+    workers(server)[1].kill()
+    for _ in range(30):
+        with server.http() as http:
+            assert http.get("/healthz").status_code == 200
+    until_replaced(server, round(before) + 1)
+
+
 def answered(server: Server) -> float:
     """Return how many requests have been classified."""
     return metric(server, 'coserve_request_duration_seconds_count{model="pair"}')

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import uvicorn
@@ -17,6 +18,9 @@ MAX_AT_ONCE = 64
 
 def hand_over(channel: socket.socket, connection: socket.socket) -> None:
     """Send a connection to the process at the other end of a channel (SCM_RIGHTS, unix(7)).
+
+    The other process sends a byte back before it reads from the connection. Until then, it is lost with the
+    process unless the sender keeps it.
 
     Raises:
         BlockingIOError: the channel is full.
@@ -98,6 +102,8 @@ class HandedServer(DrainingServer):
                 asyncio.get_running_loop().remove_reader(self._channel)
                 return
             self._received += len(data)
+            with suppress(OSError):
+                self._channel.send(data)
             for handle in handles:
                 task = asyncio.ensure_future(self._open(socket.socket(fileno=handle)))
                 self._opening.add(task)

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import socket
+from collections import deque
 from collections.abc import Iterable
 
 from coserve_server.transport.handed import hand_over
@@ -37,6 +38,7 @@ class Distributor:
         self._listener = listener
         self._workers = workers
         self._resuming: asyncio.TimerHandle | None = None
+        self._returned: deque[socket.socket] = deque()
         self._stopped = False
 
     def start(self) -> None:
@@ -55,9 +57,20 @@ class Distributor:
             pass
         self._listener.close()
 
+    def take_back(self, connections: Iterable[socket.socket]) -> None:
+        """Hand connections over once more, whose worker ended before they arrived."""
+        self._returned.extend(connections)
+        if self._stopped:
+            while self._returned:
+                self._returned.popleft().close()
+        elif self._returned:
+            self._take_some()
+
     def _resume(self) -> None:
         self._resuming = None
         asyncio.get_running_loop().add_reader(self._listener, self._take_some)
+        if self._returned:
+            self._take_some()
 
     def _pause(self) -> None:
         asyncio.get_running_loop().remove_reader(self._listener)
@@ -75,22 +88,22 @@ class Distributor:
             self._wait()
             return None
         try:
-            connection, _ = self._listener.accept()
+            connection = self._returned.popleft() if self._returned else self._listener.accept()[0]
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 return None
             logger.warning("a connection was not accepted: %s", error.strerror)
             self._wait()
             return None
-        with connection:
-            for worker in ready:
-                try:
-                    hand_over(worker.inbox, connection)
-                # It is too busy to take any more, or has ended.
-                except OSError:
-                    continue
-                worker.count_handed()
-                return worker
+        for worker in ready:
+            try:
+                hand_over(worker.inbox, connection)
+            # It is too busy to take any more, or has ended.
+            except OSError:
+                continue
+            worker.keep(connection)
+            return worker
+        connection.close()
         logger.warning("a connection was closed: no worker takes any more")
         return ready[0]
 

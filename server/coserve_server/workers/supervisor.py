@@ -140,6 +140,8 @@ class _Supervisor:
         return worker
 
     async def _bury(self, worker: Worker) -> None:
+        await asyncio.wait([worker.ended])
+        self._distributor.take_back(worker.reclaim())
         await worker.close()
         self._workers.remove(worker)
         self._whole.bury(worker)

@@ -5,6 +5,7 @@ import logging
 import pickle
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
@@ -68,6 +69,7 @@ class Worker:
         self._snapshot = Snapshot()
         self._changed = handlers["changed"]
         self._handed = 0
+        self._kept: deque[socket.socket] = deque()
         self._open = 0
         self._received = 0
         self._is_silent = False
@@ -103,12 +105,22 @@ class Worker:
 
     @property
     def inbox(self) -> socket.socket:
-        """Socket over which it receives connections; count each with `count_handed`."""
+        """Socket over which it receives connections; `keep` each that was sent."""
         return self._launched.connections
 
-    def count_handed(self) -> None:
-        """Count a connection that was sent to it."""
+    def keep(self, connection: socket.socket) -> None:
+        """Keep a connection that was sent to it until it has arrived."""
         self._handed += 1
+        self._kept.append(connection)
+
+    def reclaim(self) -> list[socket.socket]:
+        """Return the connections that had not arrived when it ended."""
+        asyncio.get_running_loop().remove_reader(self.inbox)
+        while self._release():
+            pass
+        kept = list(self._kept)
+        self._kept.clear()
+        return kept
 
     async def start(self) -> None:
         """Wait until it is ready.
@@ -117,6 +129,7 @@ class Worker:
             StartupError: it is not usable, or has ended.
         """
         await self.channel.open()
+        asyncio.get_running_loop().add_reader(self.inbox, self._release)
         self._tasks.append(asyncio.ensure_future(self.channel.run()))
         both: list[asyncio.Future[Any]] = [self._told, self.ended]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -167,10 +180,26 @@ class Worker:
     async def close(self) -> None:
         """Wait for the end of the process, and free what belongs to it."""
         await asyncio.wait([self.ended])
+        for connection in self.reclaim():
+            connection.close()
         self.inbox.close()
         if not self._tasks:
             self._launched.control.close()
         await asyncio.gather(*self._tasks)
+
+    def _release(self) -> int:
+        """Close this process's copies of connections that have arrived; return their number."""
+        try:
+            arrived = len(self.inbox.recv(4096, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return 0
+        except OSError:
+            arrived = 0
+        if not arrived:
+            asyncio.get_running_loop().remove_reader(self.inbox)
+        for _ in range(arrived):
+            self._kept.popleft().close()
+        return arrived
 
     async def _watch(self) -> None:
         """Kill the process if its event loop hangs."""

@@ -51,6 +51,9 @@ class Worker(Fake):
     def describe_end(self) -> str:
         return "was ended"
 
+    def reclaim(self) -> list[socket.socket]:
+        return []
+
     async def close(self) -> None:
         await self.ended
 

@@ -62,6 +62,7 @@ def evaluate(
     from coserve_cli.scores import print_calibration, print_scores
     from coserve_training.doubt.assess import assess, read_others
     from coserve_training.errors import TrainingError
+    from coserve_training.memory import keep_memory
     from coserve_training.runs.calibrate import calibrate_outputs
     from coserve_training.runs.classes import ConfusionMatrix, check_matrix_file
     from coserve_training.runs.evaluate import held_out_logits
@@ -72,6 +73,7 @@ def evaluate(
     def report(line: str) -> None:
         typer.echo(line, err=True)
 
+    keep_memory()
     with one_line(TrainingError), progress_bars() as progress:
         if confusion_matrix is not None:
             check_matrix_file(confusion_matrix)

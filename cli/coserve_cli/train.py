@@ -77,8 +77,10 @@ def train(
         with one_line(TrainingError, hints=hints), progress_bars() as progress:
             config = _config(output, recipe, resume, given, report)
             # Imported after the checks, because it takes seconds.
+            from coserve_training.memory import keep_memory
             from coserve_training.training_run import train as train_run
 
+            keep_memory()
             evaluation = train_run(
                 config,
                 output,

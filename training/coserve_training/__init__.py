@@ -18,6 +18,7 @@ module.py        the training step, as a Lightning module
 trainer.py       Lightning's trainer: checkpoints, precision, devices
 callbacks.py     averaged weights and the history
 device.py        the device to compute on
+memory.py        memory that stays in the process: `keep_memory`
 distributed/     batch norm across processes, and one member per process
 runs/            run folders: writing, loading (`load_run`), evaluating (`evaluate_run`) and
                  calibrating (`calibrate_run`) them
@@ -50,6 +51,7 @@ _MODULES = {
     "corrupt": "doubt.corruptions",
     "cost": "counting",
     "evaluate_run": "runs.evaluate",
+    "keep_memory": "memory",
     "load_run": "runs.folder",
     "measure_doubt": "doubt.measures",
     "member_network": "networks",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from coserve_training.doubt.selective import SelectiveAccuracy as SelectiveAccuracy
     from coserve_training.doubt.selective import selective_accuracy as selective_accuracy
     from coserve_training.errors import TrainingError as TrainingError
+    from coserve_training.memory import keep_memory as keep_memory
     from coserve_training.networks import member_network as member_network
     from coserve_training.networks.config import NetworkConfig as NetworkConfig
     from coserve_training.runs.calibrate import Calibration as Calibration

@@ -1,5 +1,6 @@
 """Runs the examples of docs/guides/using/python-server.md in order, in a program of their own."""
 
+import os
 import re
 import subprocess
 import sys
@@ -62,7 +63,8 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, program: str) -> str:
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", program]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    free = {**os.environ, "COSERVE_PORT": "0"}
+    done = subprocess.run(command, cwd=folder, env=free, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -144,7 +144,7 @@ class Catalogue:
         return [self.unreadable] if self.unreadable else list(self.rejected.values())
 
     def _choice(self) -> str:
-        return f"choose from {', '.join(self.ensembles) or 'nothing'}"
+        return f"choose from {', '.join(self.ensembles)}" if self.ensembles else "no ensemble is"
 
 
 def _of_version(versions: Sequence[Ensemble], version: str | None) -> Ensemble:

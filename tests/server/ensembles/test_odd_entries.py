@@ -248,9 +248,7 @@ def test_changes_beside_a_link_that_leads_nowhere_are_noticed(make: Make, folder
     assert read_stamps(folder) != changed
 
 
-def test_a_folder_that_is_gone_or_stale_while_it_is_read(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_gone_or_stale_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_repository(folder, "other")
     scan = os.scandir
 

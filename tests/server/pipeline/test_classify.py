@@ -177,6 +177,8 @@ def test_which_ensemble_answers() -> None:
         classifier(both).catalogue.ensemble(None)
     with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; choose from cat, dog"):
         classifier(both).catalogue.ensemble("cow")
+    with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; no ensemble is$"):
+        classifier(FakeEngine()).catalogue.ensemble("cow")
 
 
 def test_an_ensemble_that_may_exist_is_not_unknown() -> None:

@@ -177,7 +177,7 @@ def test_which_ensemble_answers() -> None:
         classifier(both).catalogue.ensemble(None)
     with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; choose from cat, dog"):
         classifier(both).catalogue.ensemble("cow")
-    with pytest.raises(errors.UnknownModelError, match="model 'cow' is not served; no ensemble is$"):
+    with pytest.raises(errors.UnknownModelError, match=r"model 'cow' is not served; no ensemble is$"):
         classifier(FakeEngine()).catalogue.ensemble("cow")
 
 

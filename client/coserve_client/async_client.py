@@ -109,11 +109,12 @@ class AsyncClient:
         images: "ArrayLike",
         *,
         version: str | None = None,
+        early_stop: EarlyStop | None = None,
         timeout_ms: float | None = None,
         input_name: str = "images",
     ) -> Inference:
         """See `Client.infer`."""
-        return await self._call(calls.infer(model, images, version, timeout_ms, input_name))
+        return await self._call(calls.infer(model, images, version, early_stop, timeout_ms, input_name))
 
     async def models(self) -> tuple[Model, ...]:
         """See `Client.models`."""
@@ -184,9 +185,7 @@ class AsyncClient:
                 # The traceback would keep the image in memory.
                 return [Outcome(images[0], error=error.with_traceback(None))]
         else:
-            return [
-                Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)
-            ]
+            return batching.pair_results(images, reply)
         # The server rejects a request as a whole, so each image is sent again by itself.
         return [outcome for image in images for outcome in await self._classify_images([image], options)]
 

@@ -56,6 +56,11 @@ def split(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:
         yield batch
 
 
+def pair_results(images: Iterable[Image], reply: Reply) -> list[Outcome]:
+    """Return the outcomes of the images that a reply answers, in its order."""
+    return [Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)]
+
+
 def read_batch(batch: list[Source]) -> list[Image | InputError]:
     """Read each image of a batch once, since pipes and open files cannot be read again.
 

@@ -124,6 +124,7 @@ def infer(
     model: str,
     images: "ArrayLike",
     version: str | None = None,
+    early_stop: EarlyStop | None = None,
     timeout_ms: float | None = None,
     input_name: str = "images",
 ) -> Call[Inference]:
@@ -132,7 +133,7 @@ def infer(
     Raises:
         InputError: `images` is not an array of real numbers, or NumPy is not installed.
     """
-    content, json_length = write_inference(images, input_name)
+    content, json_length = write_inference(images, input_name, early_stop)
 
     def parse(response: httpx.Response) -> Inference:
         return read_inference(response.content, response.headers.get(HEADER_LENGTH))

@@ -162,6 +162,7 @@ class Client:
         images: "ArrayLike",
         *,
         version: str | None = None,
+        early_stop: EarlyStop | None = None,
         timeout_ms: float | None = None,
         input_name: str = "images",
     ) -> Inference:
@@ -171,15 +172,17 @@ class Client:
             model: name of the ensemble.
             images: `[N, 3, H, W]`, sent as FP32.
             version: version of the ensemble; by default the newest.
+            early_stop: as for `classify`.
             timeout_ms: milliseconds the server may take, if less than its own deadline.
             input_name: name of the model's input, as in `metadata`.
 
         Raises:
             InputError: `images` is not an array of real numbers, or NumPy is not installed.
-            RejectedError: the images do not have the shape of the model's input.
+            RejectedError: the images do not have the shape of the model's input, or the ensemble is not
+                calibrated to stop early.
             CoserveError: any other failure, as a subclass.
         """
-        return self._call(calls.infer(model, images, version, timeout_ms, input_name))
+        return self._call(calls.infer(model, images, version, early_stop, timeout_ms, input_name))
 
     def models(self) -> tuple[Model, ...]:
         """List the ensembles that the server offers."""
@@ -259,9 +262,7 @@ class Client:
                 # The traceback would keep the image in memory.
                 return [Outcome(images[0], error=error.with_traceback(None))]
         else:
-            return [
-                Outcome(image, result, reply) for image, result in zip(images, reply.results, strict=True)
-            ]
+            return batching.pair_results(images, reply)
         # The server rejects a request as a whole, so each image is sent again by itself.
         return [outcome for image in images for outcome in self._classify_images([image], options)]
 

@@ -223,13 +223,18 @@ class Inference:
     Attributes:
         model: name of the ensemble.
         version: its version.
-        logits: FP32 `[N, C]`, combined over `members`.
-        degraded: whether some members are missing from the logits.
-        members: names of the members that were combined.
-        missing: the other members, each with the reason, if there are any.
+        logits: FP32 `[N, C]`, combined over the members.
+        degraded: whether some members are missing from the logits that were needed.
+        members: names of the members that were combined, for some image at least.
+        missing: the members that gave no logits, for some image at least, although they were needed, each
+            with the reason; None if there are none.
         overlap: as in `Reply`.
-        image_members: names of the members that were combined, for each image; None if the same members
-            were combined for all images.
+        image_members: names of the members that were combined, for each image; None if all members were to
+            answer every image.
+        early_stop_confidence: probability of the likeliest class at which an image needed no further member;
+            None likewise.
+        measured_top1: top-1 accuracy measured with that confidence on a test set, from 0 to 1; None likewise,
+            or if it is not known.
     """
 
     model: str
@@ -240,3 +245,5 @@ class Inference:
     missing: str | None
     overlap: float
     image_members: tuple[tuple[str, ...], ...] | None = None
+    early_stop_confidence: float | None = None
+    measured_top1: float | None = None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from coserve_client.decoding import decode
 from coserve_client.errors import InputError, ProtocolError
-from coserve_client.replies import Inference
+from coserve_client.replies import EarlyStop, Inference
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -36,6 +36,8 @@ class _Parameters:
     members: str
     overlap: float
     image_members: str | None = None
+    early_stop_confidence: float | None = None
+    measured_top1: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,10 @@ class _InferenceHeader:
     outputs: tuple[_Output, ...]
 
 
-def write_inference(images: "ArrayLike", input_name: str) -> tuple[bytes, int]:
-    """Encode an inference request.
+def write_inference(
+    images: "ArrayLike", input_name: str, early_stop: EarlyStop | None = None
+) -> tuple[bytes, int]:
+    """Encode an inference request. The arguments are those of `Client.infer`.
 
     Returns:
         The body, which is JSON followed by the tensor, and the length of the JSON in bytes.
@@ -72,7 +76,10 @@ def write_inference(images: "ArrayLike", input_name: str) -> tuple[bytes, int]:
         "datatype": "FP32",
         "parameters": {"binary_data_size": array.nbytes},
     }
-    request = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    parameters: dict[str, str | bool] = {"binary_data_output": True}
+    if early_stop is not None:
+        parameters["early_stop"] = early_stop
+    request = {"inputs": [tensor], "parameters": parameters}
     header = json.dumps(request).encode()
     return header + array.tobytes(), len(header)
 
@@ -118,6 +125,8 @@ def read_inference(body: bytes, json_length: str | None) -> Inference:
         missing=document["parameters"].get("missing"),
         overlap=parameters.overlap,
         image_members=None if apart is None else tuple(tuple(names.split(",")) for names in apart.split(";")),
+        early_stop_confidence=parameters.early_stop_confidence,
+        measured_top1=parameters.measured_top1,
     )
 
 

@@ -14,12 +14,18 @@ Ask = Callable[..., Any]
 LOGITS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
-def answer(tensor: bytes = LOGITS.tobytes(), length: str | None = None, **changes: Any) -> httpx.Response:
+def answer(
+    tensor: bytes = LOGITS.tobytes(),
+    length: str | None = None,
+    stopping: dict[str, Any] | None = None,
+    **changes: Any,
+) -> httpx.Response:
     output = {"name": "logits", "datatype": "FP32", "shape": [2, 3], "parameters": {"binary_data_size": 24}}
+    parameters = {"degraded": True, "members": "m0,m1", "missing": "m2: late", "overlap": 1.5}
     document = {
         "model_name": "E",
         "model_version": "1",
-        "parameters": {"degraded": True, "members": "m0,m1", "missing": "m2: late", "overlap": 1.5},
+        "parameters": parameters | (stopping or {}),
         "outputs": [output | changes],
     }
     head = json.dumps(document).encode()
@@ -37,7 +43,9 @@ def test_tensors_are_bytes_both_ways(ask: Ask) -> None:
         assert request.url.path == "/v2/models/a b/versions/3/infer"
         assert request.headers["Request-Timeout-Ms"] == "50"
         length = int(request.headers["Inference-Header-Content-Length"])
-        (tensor,) = json.loads(request.content[:length])["inputs"]
+        document = json.loads(request.content[:length])
+        assert document["parameters"] == {"binary_data_output": True}
+        (tensor,) = document["inputs"]
         assert (tensor["name"], tensor["shape"], tensor["datatype"]) == ("pixels", [2, 3, 4, 4], "FP32")
         sent = np.frombuffer(request.content, np.float32, offset=length).reshape(images.shape)
         np.testing.assert_array_equal(sent, images)
@@ -48,6 +56,20 @@ def test_tensors_are_bytes_both_ways(ask: Ask) -> None:
     assert reply.logits.dtype == np.float32
     assert (reply.model, reply.version, reply.degraded, reply.overlap) == ("E", "1", True, 1.5)
     assert (reply.members, reply.missing) == (("m0", "m1"), "m2: late")
+    assert (reply.image_members, reply.early_stop_confidence, reply.measured_top1) == (None, None, None)
+
+
+def test_early_stopping_is_requested_and_reported(ask: Ask) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        length = int(request.headers["Inference-Header-Content-Length"])
+        assert json.loads(request.content[:length])["parameters"]["early_stop"] == "loaded"
+        return answer(
+            stopping={"image_members": "m0;m0,m1", "early_stop_confidence": 0.8, "measured_top1": 0.9}
+        )
+
+    reply = ask(server, "infer", "E", np.zeros((2, 3, 4, 4)), early_stop="loaded")
+    assert reply.image_members == (("m0",), ("m0", "m1"))
+    assert (reply.early_stop_confidence, reply.measured_top1) == (0.8, 0.9)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Early stopping of a real server: over HTTP, gRPC and the Python client, with members that fail or hang."""
 
+import asyncio
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -10,7 +11,14 @@ import numpy as np
 import pytest
 from tritonclient import grpc
 
-from coserve_client import Client, EarlyStopping, InvalidParametersError
+from coserve_client import (
+    AsyncClient,
+    Client,
+    EarlyStopping,
+    Inference,
+    InvalidParametersError,
+    RejectedError,
+)
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import classify, encoded, logits, member_logits, problem, until_ready
 from tests.integration.load import Load, until
@@ -129,10 +137,15 @@ def test_a_failing_member_is_replaced(server: Server) -> None:
     assert "3 of 4 members answered, 4 needed" in problem(response, 503, "no-quorum")
 
 
-def test_grpc_and_the_python_client_share_the_rule(server: Server, repository: Path) -> None:
-    pixels = np.stack(
+def tensors() -> np.ndarray:
+    """Return the images of all colours as tensors, `[8, 3, 8, 8]`."""
+    return np.stack(
         [np.broadcast_to(np.array(COLOURS[one], np.float32)[:, None, None], (3, 8, 8)) for one in COLOURS]
     )
+
+
+def test_grpc_and_the_python_client_share_the_rule(server: Server, repository: Path) -> None:
+    pixels = tensors()
     tensor = grpc.InferInput("images", list(pixels.shape), "FP32").set_data_from_numpy(pixels)
     with grpc.InferenceServerClient(server.grpc) as client:
         result = client.infer("quad", [tensor], parameters={"early_stop": "always"})
@@ -153,6 +166,27 @@ def test_grpc_and_the_python_client_share_the_rule(server: Server, repository: P
         with pytest.raises(InvalidParametersError, match="plain is not calibrated for stopping early"):
             client.classify(IMAGES["red"], model="plain", early_stop="always")
         assert client.classify(IMAGES["red"], model="plain").early_stopping is None
+
+
+def test_both_clients_infer_with_early_stopping(server: Server, repository: Path) -> None:
+    async def ask_asynchronously() -> Inference:
+        async with AsyncClient(server.url) as client:
+            return await client.infer("quad", tensors(), early_stop="always")
+
+    with Client(server.url) as client:
+        stopped = client.infer("quad", tensors(), early_stop="always")
+        whole = client.infer("quad", tensors(), early_stop="off")
+        with pytest.raises(RejectedError, match="plain is not calibrated for stopping early"):
+            client.infer("plain", tensors(), early_stop="always")
+    for inference in (stopped, asyncio.run(ask_asynchronously())):
+        assert (inference.early_stop_confidence, inference.measured_top1) == (CONFIDENCE, 0.9)
+        assert inference.image_members
+        assert min(map(len, inference.image_members)) == 1
+        for names, colour, row in zip(inference.image_members, COLOURS, inference.logits, strict=True):
+            members = [int(name[-1]) for name in names]
+            np.testing.assert_allclose(row, combine(repository, colour, members), atol=1e-4)
+    assert (whole.image_members, whole.early_stop_confidence, whole.measured_top1) == (None, None, None)
+    assert len(whole.members) == MEMBERS
 
 
 def test_a_member_that_hangs_is_replaced_and_then_skipped(serve: Serve, repository: Path) -> None:

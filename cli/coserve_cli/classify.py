@@ -24,6 +24,14 @@ class SetMethod(str, Enum):
     raps = "raps"
 
 
+class EarlyStop(str, Enum):
+    """When images stop early; `coserve_client.EarlyStop` without the client."""
+
+    off = "off"
+    loaded = "loaded"
+    always = "always"
+
+
 def classify(
     images: Annotated[
         list[Path],
@@ -68,6 +76,14 @@ def classify(
             show_default="lac",
         ),
     ] = None,
+    early_stop: Annotated[
+        EarlyStop | None,
+        typer.Option(
+            help="Ask members one after another until an image's answer is confident enough: while images "
+            "wait for the engine (loaded), or always.",
+            show_default="the server's",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON per image.")] = False,
     keep_disagreeing: Annotated[
         Path | None,
@@ -93,6 +109,10 @@ def classify(
         raise typer.BadParameter("--set-method needs --coverage")
     if keep is not None and keep_disagreeing is None:
         raise typer.BadParameter("--keep needs --keep-disagreeing")
+    if keep_disagreeing is not None:
+        if early_stop not in (None, EarlyStop.off):
+            raise typer.BadParameter("--keep-disagreeing needs all members: leave out --early-stop")
+        early_stop = EarlyStop.off
     quota = parse_quota(keep or "100")
 
     import asyncio
@@ -117,6 +137,7 @@ def classify(
                 member_predictions=member_predictions or keeping is not None,
                 coverage=coverage,
                 set_method=set_method.value if set_method else None,
+                early_stop=early_stop.value if early_stop else None,
                 timeout_ms=timeout_ms,
                 batch_size=batch_size,
                 concurrency=concurrency,

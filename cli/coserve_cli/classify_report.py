@@ -38,6 +38,9 @@ class Report:
         as_json: whether to print JSON.
         member_predictions: whether to print the members' predictions, if the reply has them.
         width: columns for the images' names.
+        images: images that were classified.
+        answers: members that answered, summed over the images.
+        stops: whether images of some reply needed no further member.
     """
 
     as_json: bool
@@ -47,6 +50,9 @@ class Report:
     replies: int = 0
     degraded: int = 0
     overlaps: float = 0.0
+    images: int = 0
+    answers: int = 0
+    stops: bool = False
     missing: dict[str, str | None] = field(default_factory=dict)
     last: "Reply | None" = None
 
@@ -62,6 +68,8 @@ class Report:
             return
         self._count(outcome.reply)
         result = outcome.result
+        self.images += 1
+        self.answers += _answered(result, outcome.reply)
         if not self.member_predictions:
             result = replace(result, member_predictions=None)
         if self.as_json:
@@ -77,11 +85,15 @@ class Report:
         self.last = reply
         self.replies += 1
         self.degraded += reply.degraded
+        self.stops = self.stops or reply.early_stopping is not None
         self.overlaps += reply.overlap
         self.missing |= {member.name: member.error for member in reply.missing}
 
     def _lines(self, name: str, result: "Result", reply: "Reply") -> Iterator[str]:
-        yield f"{name:<{self.width}}  {_percentages(result.predictions)}"
+        answered = _answered(result, reply)
+        all_members = len(reply.members)
+        note = f"  ({answered} of {all_members} members)" if answered < all_members else ""
+        yield f"{name:<{self.width}}  {_percentages(result.predictions)}{note}"
         for member, predictions in (result.member_predictions or {}).items():
             yield f"{'  ' + member:<{self.width}}  {_percentages(predictions)}"
         if reply.prediction_sets:
@@ -91,9 +103,10 @@ class Report:
     def finish(self) -> None:
         """Print a summary of all replies."""
         if self.last and not self.as_json:
+            per_image = f"{self.answers / self.images:.2f} per image, " if self.stops else ""
             typer.echo(
                 f"{self.last.model} version {self.last.version}: {len(self.last.members)} members, "
-                f"overlap {self.overlaps / self.replies:.2f}"
+                f"{per_image}overlap {self.overlaps / self.replies:.2f}"
             )
         if self.degraded:
             members = ", ".join(
@@ -113,10 +126,16 @@ def _percentages(predictions: "Collection[Prediction]") -> str:
     )
 
 
+def _answered(result: "Result", reply: "Reply") -> int:
+    """Return how many members answered an image."""
+    if result.members is None:  # An older server's: the same members for all images.
+        return len(reply.members) - len(reply.missing)
+    return len(result.members)
+
+
 def _describe_set(result: "Result", reply: "Reply") -> str:
     if result.prediction_set is None:
-        answered = len(reply.members) - len(reply.missing)
-        return f"not calibrated for answers of {answered} of {len(reply.members)} members"
+        return f"not calibrated for answers of {_answered(result, reply)} of {len(reply.members)} members"
     return _percentages(result.prediction_set) or "empty: no class is probable enough"
 
 
@@ -130,5 +149,8 @@ def _json(name: str, result: "Result", reply: "Reply") -> str:
         "missing": [member.name for member in reply.missing],
         "overlap": reply.overlap,
         "prediction_sets": asdict(reply.prediction_sets) if reply.prediction_sets else None,
+        "early_stopping": asdict(reply.early_stopping) if reply.early_stopping else None,
+        "measured_top1": reply.measured_top1,
+        "ensemble_members": len(reply.members),
     }
     return json.dumps({"file": name, **reply_fields, **content})

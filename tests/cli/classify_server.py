@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+ALL = ["E_member0", "E_member1"]
+
 
 class Handler(BaseHTTPRequestHandler):
     """Rejects images that are empty or whose bytes are `bad`, and requests of more than `limit` images."""
@@ -63,6 +65,8 @@ class Server(ThreadingHTTPServer):
         self.queries: list[dict[str, str]] = []
         self.limit = 1000
         self.lost = False
+        self.stopped: dict[str, list[str]] | None = None
+        """Members that answered an image, by file name, with early stopping; for others, all."""
         self.threshold: float | None = 0.97
         self.set_size = 2
         self.labels = ("cat", "dog")
@@ -125,6 +129,7 @@ def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, 
             "total": 20,
         },
         "prediction_sets": sets,
+        "early_stopping": None if server.stopped is None else {"confidence": 0.8, "loss": 0.001},
         "results": [
             {
                 "filename": name,
@@ -135,6 +140,7 @@ def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, 
                 "member_predictions": of_members,
                 "prediction_set": classes[: server.set_size] if sets and sets["threshold"] else None,
             }
+            | ({} if server.stopped is None else {"members": server.stopped.get(name, ALL)})
             for name in names
         ],
     }

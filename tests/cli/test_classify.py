@@ -3,9 +3,13 @@
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 from typer.testing import CliRunner, Result
 
+import coserve_client
+import coserve_server.settings
+from coserve_cli.classify import EarlyStop
 from coserve_cli.main import app
 from tests.cli.classify_server import Server
 
@@ -62,6 +66,9 @@ def test_prints_json_lines(server: Server, folder: Path) -> None:
         "missing": [],
         "overlap": 1.93,
         "prediction_sets": None,
+        "early_stopping": None,
+        "measured_top1": 0.93,
+        "ensemble_members": 2,
         "predictions": [cat],
         "uncertainty": {"entropy": 0.3, "disagreement": 0.1},
         "member_predictions": {"E_member0": [cat]},
@@ -100,6 +107,44 @@ def test_says_that_too_few_members_answered_for_a_set(server: Server, folder: Pa
     server.threshold = None
     lines = run(folder / "a.png", "--coverage", 0.95).stdout.splitlines()
     assert lines[1].endswith("  not calibrated for answers of 1 of 2 members")
+
+
+def test_says_how_many_members_answered(server: Server, folder: Path) -> None:
+    server.stopped = {"a.png": ["E_member1"]}
+    server.threshold = None
+    images = (folder / "a.png", folder / "b.JPG")
+    result = run(*images, "--top-k", 1, "--early-stop", "always", "--coverage", 0.9)
+    set_title = f"{'  90% set':<{len(str(images[0]))}}"
+    assert result.stdout.splitlines() == [
+        f"{images[0]}  cat 93.1%  (1 of 2 members)",
+        f"{set_title}  not calibrated for answers of 1 of 2 members",
+        f"{images[1]}  cat 93.1%",
+        f"{set_title}  not calibrated for answers of 2 of 2 members",
+        "E version 1: 2 members, 1.50 per image, overlap 1.93",
+    ]
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [query["early_stop"] for query in server.queries] == ["always"]
+    lines = [json.loads(line) for line in run(*images, "--json").stdout.splitlines()]
+    assert [line["members"] for line in lines] == [["E_member1"], ["E_member0", "E_member1"]]
+    assert [line["early_stopping"] for line in lines] == [{"confidence": 0.8, "loss": 0.001}] * 2
+
+
+def test_marks_the_images_of_a_degraded_reply(server: Server, folder: Path) -> None:
+    server.lost = True
+    lines = run(folder / "a.png", "--top-k", 1).stdout.splitlines()
+    assert lines == [
+        f"{folder}/a.png  cat 93.1%  (1 of 2 members)",
+        "E version 1: 2 members, overlap 1.93",
+    ]
+
+
+def test_early_stop_takes_the_server_s_words(server: Server, folder: Path) -> None:
+    assert [choice.value for choice in EarlyStop] == list(get_args(coserve_client.EarlyStop))
+    assert get_args(coserve_client.EarlyStop) == get_args(coserve_server.settings.EarlyStop)
+    result = run(folder / "a.png", "--early-stop", "never")
+    assert result.exit_code == 2
+    assert "'never' is not one of 'off', 'loaded', 'always'" in " ".join(result.stderr.split())
+    assert server.requests == []
 
 
 def test_a_method_needs_a_coverage(server: Server, folder: Path) -> None:

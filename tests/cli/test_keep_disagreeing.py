@@ -92,6 +92,17 @@ def test_members_are_printed_only_where_asked(photos: Path, tmp_path: Path, serv
     assert {query["member_predictions"] for query in server.queries} == {"true"}
 
 
+def test_all_members_answer(photos: Path, tmp_path: Path, server: Server) -> None:
+    folder = tmp_path / "out"
+    result = run(photos, "--keep-disagreeing", folder, "--early-stop", "loaded")
+    assert result.exit_code == 2
+    assert "--keep-disagreeing needs all members: leave out --early-stop" in result.stderr
+    assert (server.queries, folder.exists()) == ([], False)
+    for options in ((), ("--early-stop", "off")):
+        assert run(photos, "--keep-disagreeing", folder, *options).exit_code == 0
+    assert {query["early_stop"] for query in server.queries} == {"off"}
+
+
 def test_a_second_run_adds_only_what_is_new(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(photos, "--keep-disagreeing", out, "--keep", 2)

@@ -128,7 +128,8 @@ def _percentages(predictions: "Collection[Prediction]") -> str:
 
 def _answered(result: "Result", reply: "Reply") -> int:
     """Return how many members answered an image."""
-    if result.members is None:  # An older server's: the same members for all images.
+    # Older servers do not list them; the same members answered all images.
+    if result.members is None:
         return len(reply.members) - len(reply.missing)
     return len(result.members)
 

@@ -45,6 +45,9 @@ class Record:
         answered: for each image, indices of the members that answered it, ascending; empty if the same
             members answered all images.
         stopped_early: number of images that needed no further member.
+        stop_confidence: the confidence at which an image needs no further member; None if all members are to
+            answer.
+        stop_loss: top-1 accuracy that this confidence was calibrated to lose at most; None if it was not.
         combined_ns: begin and end of combining; None if too few members answered.
         problem: kind of the problem that was the answer.
         instance: URN of that occurrence.
@@ -67,6 +70,8 @@ class Record:
     lacks_members: bool = False
     answered: Sequence[tuple[int, ...]] = ()
     stopped_early: int = 0
+    stop_confidence: float | None = None
+    stop_loss: float | None = None
     combined_ns: tuple[int, int] | None = None
     problem: str | None = None
     instance: str | None = None

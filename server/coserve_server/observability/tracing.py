@@ -158,6 +158,11 @@ def _attributes(record: Record) -> dict[str, AttributeValue]:
         "coserve.images": record.images,
         "coserve.degraded": record.degraded,
     }
+    if record.stop_confidence is not None:
+        attributes["coserve.early_stop.confidence"] = record.stop_confidence
+        attributes["coserve.image_members"] = [len(members) for members in record.answered]
+        if record.stop_loss is not None:
+            attributes["coserve.early_stop.loss"] = record.stop_loss
     if record.problem is not None and record.instance is not None:
         attributes |= {"error.type": record.problem, "coserve.problem": record.instance}
     return attributes

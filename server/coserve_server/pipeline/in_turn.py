@@ -30,7 +30,7 @@ async def ask_in_turn(
     A member that fails is replaced by the next one, and so is one that has no answer after half of the time.
 
     Args:
-        record: as in `fan_out`; `answered` and `stopped_early` are set too.
+        record: as in `fan_out`; the rule, `answered` and `stopped_early` are noted too.
         images: FP32 `[N, 3, H, W]`, N at least 1.
         quorum: number of members that must answer for an image that is not sure.
         deadline_ns: when to stop waiting, on the clock of `time.perf_counter_ns`.
@@ -39,6 +39,8 @@ async def ask_in_turn(
         DeadlineError: for some image, too few members answered in time.
         NoQuorumError: so many members failed that fewer than `quorum` gave logits for some image.
     """
+    record.stop_confidence = rule.confidence
+    record.stop_loss = rule.loss
     request = StagedRequest(record, images)
     left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
     if left_s <= 0:

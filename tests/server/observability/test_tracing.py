@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from coserve_server.api.app import build_app
 from coserve_server.core import _tracer
+from coserve_server.ensembles.calibration import Calibration
 from coserve_server.errors import SettingsError
 from coserve_server.observability.tracing import Tracer
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
 from tests.server.engines.engine_on_fake import TritonEngine, until
 from tests.server.engines.fake_triton import FakeTriton
-from tests.server.fake_engine import FakeEngine, ensemble, png, run
+from tests.server.fake_engine import FakeEngine, ReadingEngine, ensemble, png, run
 from tests.server.onnx_repository import write_repository
 from tests.server.otlp import Collector, attributes, collector
 
@@ -68,6 +70,25 @@ def test_a_request_and_what_was_done_for_it() -> None:
     assert said["coserve.request_id"] == "mine"
     assert said["coserve.model"] == "pair"
     assert said["coserve.degraded"] is False
+
+
+def test_early_stopping_names_its_rule_and_counts_members() -> None:
+    calibration = Calibration.model_validate({"early_stopping": [{"loss": 0.001, "confidence": 0.6}]})
+    engine = ReadingEngine(replace(ensemble(), calibration=calibration))
+    files = [("files", (f"{colour}.png", png(colour))) for colour in ("red", "black")]
+    spans, response = trace(engine, files, early_stop="always", early_stop_loss=0.002)
+    said = attributes(spans.one("POST"))
+    assert (said["coserve.early_stop.confidence"], said["coserve.early_stop.loss"]) == (0.6, 0.001)
+    numbers = [one.int_value for one in said["coserve.image_members"].values]
+    assert numbers == [len(result["members"]) for result in response.json()["results"]] == [1, 2]
+
+    spans, _ = trace(ReadingEngine(ensemble()), files, early_stop="always", early_stop_confidence=0.6)
+    said = attributes(spans.one("POST"))
+    assert said["coserve.early_stop.confidence"] == 0.6
+    assert "coserve.early_stop.loss" not in said
+
+    spans, _ = trace(engine, files)
+    assert not {"coserve.early_stop.confidence", "coserve.image_members"} & set(attributes(spans.one("POST")))
 
 
 def test_times_are_those_that_were_measured() -> None:

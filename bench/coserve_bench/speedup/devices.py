@@ -32,6 +32,11 @@ class Devices:
         return Cores(1, self.cores.ids and self.cores.ids[:1])
 
     @property
+    def single_threaded_cores(self) -> Cores:
+        """All cores, but only one hyper-thread of each, however many members there are."""
+        return Cores(self.cores.count, self.cores.ids)
+
+    @property
     def count(self) -> int:
         """How many devices one network can use."""
         return len(self.gpus) or self.cores.count
@@ -39,8 +44,9 @@ class Devices:
     def used_by(self, members: int) -> int:
         """Return how many devices concurrent members use."""
         if self.kind == "cores":
-            budget = ThreadBudget.share(members, self.cores.nodes)
-            return budget.lanes * budget.threads
+            budget = ThreadBudget.share(members, self.cores.enough_for(members).nodes)
+            # Threads of members that outnumber the cores share them.
+            return min(budget.lanes * budget.threads, self.cores.count)
         # Of fewer members than GPUs there are copies.
         return members if self.kind == "streams" else len(self.gpus)
 

@@ -41,11 +41,13 @@ def load(plan: Plan) -> LoadedNetworks:
     division = plan.division
     cores = plan.devices.cores
     if plan.way == FUSED_PARALLEL:
-        return _parallel_branches(division.fused, ThreadBudget.share(division.split, cores.nodes), cores)
+        enough = cores.enough_for(division.split)
+        return _parallel_branches(division.fused, ThreadBudget.share(division.split, enough.nodes), enough)
     if plan.way == ONE_DEVICE:
         return _served(plan, division.ensemble, plan.devices.one_core, 1)
     if plan.way == ALL_DEVICES:
-        return _served(plan, division.ensemble, cores, cores.count)
+        # On hyper-threads, that many threads would leave room for a second member.
+        return _served(plan, division.ensemble, plan.devices.single_threaded_cores, cores.count)
     return _served(plan, division.fused if plan.way == FUSED else division.ensemble, cores)
 
 

@@ -134,8 +134,12 @@ def with_layouts(candidates: Sequence[Candidate], cores: Cores, goal: Goal) -> l
         for workers, threads in _layouts(members, cores):
             if workers > 1 and goal == "latency":
                 continue
-            copies = 1 if goal == "latency" else _budget(members, cores, workers, threads).copies
             for pinned in [True, False] if cores.ids else [False]:
+                # Only threads that are pinned run on second hyper-threads.
+                own = cores if pinned else replace(cores, ids=None)
+                if threads > own.enough_for(members).count:
+                    continue
+                copies = 1 if goal == "latency" else _budget(members, own, workers, threads).copies
                 options = replace(one.options, threads=threads, pinned=pinned)
                 found.append(replace(one, options=options, workers=workers, copies=copies))
     return found
@@ -209,12 +213,14 @@ def _layouts(members: int, cores: Cores) -> list[tuple[int, int]]:
     """Return numbers of workers and of threads per member to try.
 
     Several workers have 1, 2, 4… threads per member, and are as many as that leaves cores for. One worker has
-    an even share of the cores for each member, one thread, or all cores.
+    an even share of the cores for each member, one thread, or all cores; members that outnumber the cores
+    share hyper-threads, as in the server.
     """
     default = len(plan_workers(cores, [members]))
     powers = [2**power for power in range(cores.count.bit_length())]
     several = [(len(plan_workers(cores, [members], threads=threads)), threads) for threads in powers]
-    alone = [(1, threads) for threads in (_budget(members, cores, 1).threads, 1, cores.count)]
+    everything = cores.enough_for(members).count
+    alone = [(1, threads) for threads in (_budget(members, cores, 1).threads, 1, everything)]
     first = (default, _budget(members, cores, default).threads)
     fit = [one for one in several if one[0] > 1 and one[0] * members * one[1] <= cores.count]
     return list(dict.fromkeys([first, *fit, *alone]))
@@ -224,4 +230,4 @@ def _budget(members: int, cores: Cores, workers: int, threads: int | None = None
     """Return the budget of the smallest worker."""
     slices = plan_workers(cores, [members], workers)
     smallest = min((one.cores for one in slices), key=lambda one: one.count)
-    return ThreadBudget.share(members, smallest.nodes, threads)
+    return ThreadBudget.share(members, smallest.enough_for(members).nodes, threads)

@@ -13,6 +13,7 @@ from coserve_bench.tune.choose import Report, Request
 from coserve_bench.tune.table import table
 from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.engines.embedded.options import EngineOptions
+from coserve_server.engines.factory import create_engine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.machine.cores import Cores
@@ -52,6 +53,18 @@ def test_copies_in_a_worker_use_the_cores_that_one_leaves_free(pair: Ensemble) -
     ways = with_layouts([Candidate(pair, EngineOptions())], machine(64), "throughput")
     copies = {(way.workers, way.options.threads): way.copies for way in ways}
     assert copies == {layout: 32 if layout == (1, 1) else 1 for layout in copies}
+
+
+def test_members_that_outnumber_the_cores_share_hyper_threads_as_in_the_server(tmp_path: Path) -> None:
+    write_repository(tmp_path, "triple", members=3)
+    triple = read_repository(tmp_path)["triple"]
+    two = Cores.of_topology((PhysicalCore((0, 2, 4, 6)), PhysicalCore((1, 3, 5, 7))))
+    ways = with_layouts([Candidate(triple, EngineOptions())], two, "throughput")
+    assert [(way.options.threads, way.options.pinned, way.copies) for way in ways] == [
+        (2, True, 1), (2, False, 1), (1, True, 2), (1, False, 1), (8, True, 1),
+    ]  # fmt: skip
+    for way in ways:
+        assert create_engine(way.options, two).planned_copies(triple) == way.copies
 
 
 def test_for_latency_one_worker_has_all_cores(pair: Ensemble) -> None:

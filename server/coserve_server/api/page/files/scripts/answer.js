@@ -4,17 +4,20 @@ import { $, count, folded, listed, make, milliseconds, percent, table } from "./
 
 export const shortName = (model, member) => member.replace(`${model.name}_`, "");
 
-/** Show the headline: the label, and in red what is missing. */
+/** Show the headline: the label, in red what is missing, and which members answered if the others were not needed. */
 export function showHeadline(reply, model) {
   const best = reply.results[0].predictions[0];
-  const used = reply.members.filter((member) => member.used).length;
+  const used = reply.members.filter((member) => member.used);
+  const answered = `${used.length} of ${count(reply.members.length, "member")} answered`;
   const lines = [make("strong", {}, best.label), make("p", {}, `${percent(best.probability)} probable`)];
   if (reply.degraded) {
-    const text = `degraded: ${used} of ${count(reply.members.length, "member")} answered`;
-    lines.splice(1, 0, make("p", { className: "failed" }, make("b", {}, text)));
+    lines.splice(1, 0, make("p", { className: "failed" }, make("b", {}, `degraded: ${answered}`)));
+  } else if (used.length < reply.members.length) {
+    const names = listed(used.map(({ name }) => shortName(model, name)));
+    lines.push(make("p", { className: "quiet" }, `${answered} with enough confidence: ${names}`));
   }
   $("headline").replaceChildren(...lines);
-  const missing = reply.members.filter((member) => !member.used);
+  const missing = reply.members.filter(({ error }) => error !== null);
   $("missing").replaceChildren(
     ...missing.map((member) => make("li", {}, `${shortName(model, member.name)}: ${member.error}`)),
   );
@@ -101,7 +104,9 @@ function measured(reply, model) {
   const { images, split } = model.provenance.accuracy ?? {};
   const of = images ? ` of ${images.toLocaleString("en")} ${split ?? "test"} photographs` : "";
   const single = reply.members.filter(({ used }) => used).length === 1;
-  return `${single ? "This member" : "Together, these members"} labelled ${percent(reply.measured_top1)}${of} correctly.`;
+  const members = single ? "This member" : "Together, these members";
+  const subject = reply.early_stopping ? "With early stopping, the ensemble" : members;
+  return `${subject} labelled ${percent(reply.measured_top1)}${of} correctly.`;
 }
 
 /** Return the steps of a request, one after another, and their end. */

@@ -71,9 +71,10 @@ async function describe(response) {
 export const readModels = async () => (await call("v1/models")).json();
 
 /** Classify one image, with the members' own predictions. */
-export async function classify(blob, name, { model, coverage, classes }, signal) {
+export async function classify(blob, name, { model, coverage, classes, early_stop }, signal) {
   const query = new URLSearchParams({ model, top_k: classes, member_predictions: true });
   if (coverage) query.set("coverage", coverage);
+  if (early_stop) query.set("early_stop", early_stop);
   const body = new FormData();
   body.append("files", blob, name);
   const begun = performance.now();

@@ -46,7 +46,8 @@ export async function race(models, photograph, signal, progress, rounds = ROUNDS
 
 async function ask(lane, photograph, signal, counts) {
   try {
-    const wanted = { model: lane.model.name, classes: 1 };
+    // All members run, whatever the server's setting is.
+    const wanted = { model: lane.model.name, classes: 1, early_stop: "off" };
     const { reply } = await classify(photograph, photograph.name, wanted, signal);
     if (counts) lane.replies.push(reply);
   } catch (error) {

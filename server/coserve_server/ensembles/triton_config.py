@@ -1,7 +1,9 @@
 """Read ensembles from Triton's model configurations: docs/reference/model-repository.md."""
 
+import functools
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -13,6 +15,8 @@ from coserve_server.ensembles.calibration import UNCALIBRATED, Calibration
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.preprocessing import Positive, Preprocessing
 from coserve_server.errors import RepositoryError
+
+logger = logging.getLogger(__name__)
 
 
 def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: str) -> Ensemble:
@@ -34,6 +38,16 @@ class _Provenance(BaseModel):
 
     accuracy: Accuracy = Accuracy()
     calibration: Calibration = UNCALIBRATED
+
+
+@functools.lru_cache
+def _warn_left_out(source: str) -> None:
+    """Log once that figures of an ensemble are not used."""
+    logger.warning(
+        "%s: the members' weights differ, so calibration and scores of subsets are left out: they describe "
+        "the mean with equal weights",
+        source,
+    )
 
 
 class _Reader:
@@ -60,20 +74,38 @@ class _Reader:
             )
         image = self.check_tensor("input", config.input, list(preprocessing.shape))
         logits = self.check_tensor("output", config.output, [len(labels)])
-        provenance: _Provenance = self.read_parameter("provenance", _Provenance, default=_Provenance())
+        members = self.read_members(image, logits)
+        shown, provenance = self.read_provenance(members)
         return Ensemble(
             name=self.name,
             version=self.version,
             max_batch_size=config.max_batch_size,
             input_name=image,
             output_name=logits,
-            members=self.read_members(image, logits),
+            members=members,
             preprocessing=preprocessing,
             labels=tuple(labels),
-            provenance=self.read_parameter("provenance", dict[str, Any], default={}),
+            provenance=shown,
             accuracy=provenance.accuracy,
             calibration=provenance.calibration,
         )
+
+    def read_provenance(self, members: Sequence[Member]) -> tuple[dict[str, Any], _Provenance]:
+        """Return the provenance to show, and its parts that serving uses.
+
+        Calibration and the scores of subsets describe the mean with equal weights. If the weights differ,
+        they are left out.
+        """
+        shown: dict[str, Any] = self.read_parameter("provenance", dict[str, Any], default={})
+        used: _Provenance = self.read_parameter("provenance", _Provenance, default=_Provenance())
+        if len({member.weight for member in members}) == 1:
+            return shown, used
+        if "calibration" in shown or used.accuracy.subsets:
+            _warn_left_out(self.source)
+        shown = {key: value for key, value in shown.items() if key != "calibration"}
+        if "accuracy" in shown:
+            shown["accuracy"] = {key: value for key, value in shown["accuracy"].items() if key != "subsets"}
+        return shown, _Provenance(accuracy=used.accuracy.model_copy(update={"subsets": ()}))
 
     def read_members(self, image: str, logits: str) -> tuple[Member, ...]:
         steps = list(self.config.ensemble_scheduling.step)

@@ -17,7 +17,7 @@ from coserve_server.pipeline.combine import combine
 from coserve_server.pipeline.early_stopping.rule import StoppingRule, StoppingRules, confidences
 from coserve_server.settings import EarlyStop, Settings, load_settings
 from tests.server.fake_engine import ensemble
-from tests.server.pipeline.early_stopping.staged import StagedEngine, images, model, settle
+from tests.server.pipeline.early_stopping.staged import StagedEngine, Staging, images, model, run, settle
 from tests.server.pipeline.held_engine import HeldEngine
 
 ROWS = [
@@ -116,6 +116,26 @@ def test_the_confidence_is_the_largest_probability_of_the_combined_answer() -> N
     expected = combine(logits, weights, calibration).probabilities.max(-1)
     np.testing.assert_allclose(confidences(totals, np.full(5, weights.sum() * 1.7)), expected)
     assert confidences(np.array([[1e30, -1e30]]), np.ones(1)).tolist() == [1]
+
+
+@pytest.mark.parametrize(("weights", "answered"), [((1, 3, 1), (0, 1)), ((1, 1, 1), (0, 1, 2))])
+def test_an_uncalibrated_ensemble_is_sure_by_the_weighted_mean(
+    weights: tuple[float, ...], answered: tuple[int, ...]
+) -> None:
+    one = model(3)
+    members = tuple(
+        replace(member, weight=weight) for member, weight in zip(one.members, weights, strict=True)
+    )
+    # The probabilities of these means are 0.88, and then 0.970 or 0.953.
+    engine = StagedEngine(replace(one, members=members), 1, lambda _, member: (2, 4, 0)[member])
+    staging = Staging(engine, confidence=0.96)
+
+    async def use() -> None:
+        task = staging.ask(1.0)
+        await staging.finish(task)
+        assert task.result().answered == [answered]
+
+    run(use)
 
 
 async def classify(core: Classifier, *values: float, early_stop: Any = None) -> Classification:

@@ -54,7 +54,8 @@ class Training:
 class Row:
     """What one training gave. Shares are in [0, 1], `nll` and `ece` are at temperature 1.
 
-    `calibrated_nll` and `calibrated_ece` are measured on images that their temperature was not fitted on.
+    `calibrated_nll` and `calibrated_ece` are measured on images that their temperature was not fitted on. One
+    member has no disagreement.
     """
 
     way: str
@@ -66,8 +67,8 @@ class Row:
     calibrated_nll: float
     ece: float
     calibrated_ece: float
-    disagreement: float
-    pairwise_disagreement: float
+    disagreement: float | None
+    pairwise_disagreement: float | None
     aurc_confidence: float
     aurc_disagreement: float | None
     processor: str
@@ -100,6 +101,7 @@ def evaluate(training: Training, folder: Path) -> Row:
     scores: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
     whole = max(scores["subsets"], key=lambda subset: len(subset["members"]))
     doubt = scores["selective_accuracy"]
+    several = training.split > 1
     known = read_processor()
     return Row(
         way=training.way,
@@ -111,10 +113,10 @@ def evaluate(training: Training, folder: Path) -> Row:
         calibrated_nll=whole["calibrated_nll"],
         ece=scores["ensemble"]["ece"],
         calibrated_ece=whole["calibrated_ece"],
-        disagreement=scores["disagreement"],
-        pairwise_disagreement=scores["pairwise_disagreement"],
+        disagreement=scores["disagreement"] if several else None,
+        pairwise_disagreement=scores["pairwise_disagreement"] if several else None,
         aurc_confidence=doubt["confidence"]["aurc"],
-        aurc_disagreement=doubt["disagreement"]["aurc"] if training.split > 1 else None,
+        aurc_disagreement=doubt["disagreement"]["aurc"] if several else None,
         processor=f"{known.model} ({', '.join(known.features)})",
     )
 

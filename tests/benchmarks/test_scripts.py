@@ -55,3 +55,32 @@ def test_accuracy_is_plotted_against_cost(tmp_path: Path) -> None:
     done = script("accuracy_cost.py", "--repository", str(ROOT / "model_repository"), "--output", str(plot))
     assert done.returncode == 0, done.stderr
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_trainings_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin: benchmarks/dividing_page.py -->\n<!-- end -->\n", "utf-8")
+    header = (
+        "way,split,seed,top1,member_top1,nll,calibrated_nll,ece,calibrated_ece,disagreement,"
+        "pairwise_disagreement,aurc_confidence,aurc_disagreement,processor"
+    )
+    rest = "0.8,0.5,0.4,0.02,0.01,0.1,0.1,0.03,,one (bf16)"
+    trainings = [
+        ("co-trained", 1, 0, 0.80),
+        ("co-trained", 1, 1, 0.82),
+        ("co-trained", 2, 0, 0.83),
+        ("co-trained", 2, 1, 0.83),
+        ("independent", 2, 1, 0.81),
+    ]
+    lines = [f"{way},{split},{seed},{top1},{rest}" for way, split, seed, top1 in trainings]
+    (tmp_path / "wide_resnet10_1_cifar-fast_8_epochs.csv").write_text("\n".join([header, *lines]), "utf-8")
+    done = script("dividing_page.py", "--results", str(tmp_path), "--page", str(page))
+    assert done.returncode == 0, done.stderr
+    kept = script("dividing_page.py", "--check")
+    assert kept.returncode == 0, kept.stderr
+    written = page.read_text("utf-8")
+    assert "### wide_resnet10_1, recipe cifar-fast, 8 epochs" in written
+    assert "| co-trained | 1 | 2 | 81.00% ± 1.41 |" in written
+    assert "| S=2, co-trained, against S=1 | +2.00 | 1.00 | +3.00, +1.00 |" in written
+    # Only one seed was trained both ways.
+    assert "| S=2: co-trained against independent | +2.00 | – | +2.00 |" in written

@@ -74,7 +74,12 @@ def load_ensemble(ensemble: Ensemble, options: EngineOptions, cores: Cores) -> L
         EngineError: a member cannot be loaded.
     """
     engine = create_engine(options, cores, {ensemble.name: ensemble})
-    return LoadedNetworks(ensemble.name, lambda images: [engine.start(ensemble, images)], engine.close)
+
+    def start(images: Images) -> list[list[asyncio.Future[MemberRun]]]:
+        best = engine.places(ensemble)[0]
+        return [engine.start(ensemble, images, copy=best.copy)]
+
+    return LoadedNetworks(ensemble.name, start, engine.close)
 
 
 def random_images(ensemble: Ensemble, count: int) -> Images:

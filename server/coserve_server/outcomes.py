@@ -5,7 +5,7 @@ All times are nanoseconds on the clock of `time.perf_counter_ns`.
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -62,6 +62,19 @@ class MemberRun:
         return replace(self, logits=None, failure=Failure("failed", reason))
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a batch runs.
+
+    Attributes:
+        copy: index of the ensemble's copy.
+        cores: numbers of the cores or GPUs that the copy occupies, or a backend's key.
+    """
+
+    copy: int = 0
+    cores: frozenset[Hashable] = frozenset()
+
+
 @dataclass(eq=False)
 class BatchRun:
     """A batch that the engine is running, at all members or at one.
@@ -73,6 +86,7 @@ class BatchRun:
         members: one future per member, in the same order.
         finished: done when all members are.
         waiting: number of requests that still want the answer; at one member, of images.
+        place: what it occupies.
     """
 
     size: int
@@ -81,6 +95,7 @@ class BatchRun:
     members: Sequence["asyncio.Future[MemberRun]"]
     finished: "asyncio.Future[Any]"
     waiting: int = 0
+    place: Place = Place()
 
     @property
     def unfinished(self) -> int:

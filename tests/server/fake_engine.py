@@ -14,7 +14,7 @@ from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.preprocessing import Preprocessing
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import Failure, MemberRun
+from coserve_server.outcomes import Failure, MemberRun, Place
 
 
 def png(colour: str = "red") -> bytes:
@@ -85,17 +85,14 @@ class FakeEngine:
     def batches(self, ensemble: Ensemble) -> bool:
         return False
 
-    def resource(self, ensemble: Ensemble) -> str:
-        return "fake"
+    def places(self, ensemble: Ensemble) -> Sequence[Place]:
+        return [Place(cores=frozenset({0}))]
 
     def lanes(self, ensemble: Ensemble) -> int:
         return min(2, len(ensemble.members))
 
-    def copies(self, ensemble: Ensemble) -> int:
-        return 1
-
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         self.given.append(images)
         self.records.append(list(records))
@@ -123,7 +120,7 @@ class ReadingEngine(FakeEngine):
         self.broken = broken
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         self.given.append(images)
         self.records.append(list(records))
@@ -144,6 +141,6 @@ class BuggyEngine(FakeEngine):
     """Fails in a way nobody foresaw."""
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         raise RuntimeError("secret: /etc/passwd")

@@ -1,7 +1,7 @@
 """The protocols between serving and an engine: what is loaded, how batches are scheduled, how they run."""
 
 import asyncio
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import MemberRun
+from coserve_server.outcomes import MemberRun, Place
 
 Images = NDArray[np.float32]
 """Preprocessed images, FP32 `[N, 3, H, W]`."""
@@ -49,11 +49,10 @@ class Scheduling(Protocol):
     def batches(self, ensemble: Ensemble) -> bool:
         """Return whether the backend batches on its own, so that requests should reach it immediately."""
 
-    def resource(self, ensemble: Ensemble) -> Hashable:
-        """Return the key of what a batch of the ensemble occupies exclusively while it runs.
+    def places(self, ensemble: Ensemble) -> Sequence[Place]:
+        """Return where batches of the ensemble may run: its copies, at least one, the best to use first.
 
-        Among ensembles with equal keys one batch runs at a time; while one is ending, only the same
-        ensemble's next batch may start. Not called if the backend batches on its own.
+        Batches of different ensembles run side by side only where their places share no cores.
         """
 
     def lanes(self, ensemble: Ensemble) -> int:
@@ -62,15 +61,12 @@ class Scheduling(Protocol):
         The member with the index i belongs to the lane i modulo this number.
         """
 
-    def copies(self, ensemble: Ensemble) -> int:
-        """Return how many copies of the ensemble run batches side by side."""
-
 
 class Running(Protocol):
     """Runs batches."""
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record]
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record], copy: int
     ) -> "list[asyncio.Future[MemberRun]]":
         """Hand a batch to every member at once.
 
@@ -78,6 +74,7 @@ class Running(Protocol):
             ensemble: a loaded ensemble, or a single member of one.
             images: at most the ensemble's `max_batch_size`.
             records: the requests in the batch, for traces and logs.
+            copy: index of the copy that runs it.
 
         Returns:
             one future per member, in the ensemble's order. A member's failure is a `failure` in its result,

@@ -5,9 +5,10 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from coserve_server.machine.cgroups import find_cgroup_folders, parse_number, read_file
 from coserve_server.machine.topology import PhysicalCore, read_topology
@@ -43,6 +44,11 @@ class Cores:
         """Number of cores in each NUMA node; all in one if the topology is unknown or nothing is pinned."""
         return tuple(Counter(self._node_numbers()).values())
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """`ids`; numbers that only count the cores if threads must not be pinned."""
+        return tuple(range(self.count)) if self.ids is None else self.ids
+
     def enough_for(self, members: int) -> "Cores":
         """Return these cores, or all of their hyper-threads if there are fewer cores than members.
 
@@ -58,15 +64,22 @@ class Cores:
         ranked.sort(key=lambda pair: pair[0])
         return Cores.of_topology(tuple(core for _, core in ranked)) if ranked else self
 
-    def place(self, groups: int, size: int) -> list[tuple[int, ...]] | None:
+    def place(
+        self, groups: int, size: int, used: Mapping[int, int] = MappingProxyType({})
+    ) -> list[tuple[int, ...]]:
         """Divide the cores among groups of threads: `size` cores each, of one NUMA node if any has room.
 
-        The nodes take turns. None if threads must not be pinned.
+        The nodes take turns.
+
+        Args:
+            used: how much else each core is used for, by its number; the least used come first.
+
+        Returns:
+            each group's `numbers`.
         """
-        if self.ids is None:
-            return None
         free: dict[int, list[int]] = {}
-        for core, node in zip(self.ids, self._node_numbers(), strict=True):
+        pairs = zip(self.numbers, self._node_numbers(), strict=True)
+        for core, node in sorted(pairs, key=lambda pair: used.get(pair[0], 0)):
             free.setdefault(node, []).append(core)
         placed = []
         for _ in range(groups):

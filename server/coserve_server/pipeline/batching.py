@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Hashable, Sequence, Set
 from functools import partial
 from itertools import count
 
@@ -12,36 +11,22 @@ from coserve_server.engines.base import BatchEngine, Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import DeadlineError
 from coserve_server.observability.record import Record, no_request
-from coserve_server.outcomes import BatchRun, Share
+from coserve_server.outcomes import BatchRun, Place, Share
 from coserve_server.pipeline.early_stopping.line import StagedLine
 from coserve_server.pipeline.early_stopping.rule import StoppingRule
 from coserve_server.pipeline.lines import Line, OnBatch, Request, WholeLine, run_whole
 
 
-@dataclass(eq=False)
-class _Resource:
-    """A resource that batches occupy exclusively, and the lines that wait for it.
-
-    Attributes:
-        running: the batches that run, all of one line, the oldest first.
-        user: key of that line.
-        lines: by key, in the order of their turns; something waits in each.
-        scheduled: whether `Batcher._advance` is about to be called.
-    """
-
-    running: list[BatchRun] = field(default_factory=list)
-    user: Hashable = None
-    lines: dict[Hashable, Line] = field(default_factory=dict)
-    scheduled: bool = False
-
-
 class Batcher:
-    """Gives an engine one batch per resource at a time, of as many waiting images as fit.
+    """Gives an engine batches of as many waiting images as fit, on cores that no other ensemble is using.
 
     An idle engine gets what is waiting immediately: waiting for more gains nothing. An ensemble's next batch
     starts when the first of its lanes is idle, so that no core waits for the slowest member, or when it is as
     large as the batch that runs: then both alternate, and no core waits for the event loop. A backend that
     batches on its own gets every request immediately.
+
+    Ensembles take turns: each starts a batch in those of its copies whose cores are free. Until one can,
+    those behind it start nothing on the cores of its copies, so an ensemble that needs many cores gets them.
 
     Images that may stop early wait in lines of their own: see `StagedLine`.
     """
@@ -54,7 +39,12 @@ class Batcher:
         """
         self._engine = engine
         self._on_batch = on_batch
-        self._resources: dict[Hashable, _Resource] = {}
+        self._lines: dict[Hashable, Line] = {}
+        """By key, in the order of their turns; something waits in each."""
+        self._running: dict[Hashable, list[BatchRun]] = {}
+        """By the key of their line, the oldest first."""
+        self._scheduled = False
+        """Whether `_advance` is about to be called."""
         self._staged: dict[Hashable, StagedLine] = {}
         self._first = count()
         """Lines last only while they have images, so each begins with the next member."""
@@ -88,15 +78,13 @@ class Batcher:
             while len(request.waiting):
                 self._send(ensemble, request)
             return request.shares
-        name = self._engine.resource(ensemble)
-        line = self._join(name, ensemble)
-        line.requests.append(request)
-        self._schedule(name)
+        self._join(ensemble).requests.append(request)
+        self._schedule()
         timer = loop.call_later(left_s, request.fail, late)
         try:
             await request.placed
         except BaseException:
-            self._withdraw(name, ensemble, request)
+            self._withdraw(ensemble, request)
             raise
         finally:
             timer.cancel()
@@ -106,34 +94,25 @@ class Batcher:
         """Return the line of images that may stop early."""
         key = (*_key(ensemble), "staged")
         if key not in self._staged:
-            changed = partial(self._update, key, self._name(ensemble))
+            changed = partial(self._update, key)
             first = next(self._first) % len(ensemble.members)
             self._staged[key] = StagedLine(self._engine, ensemble, rule, first, self._on_batch, changed)
         return self._staged[key]
 
     def busy(self, ensemble: Ensemble) -> bool:
-        """Return whether a request for the ensemble would have to wait.
+        """Return whether a request for the ensemble would have to wait for batches that run.
 
         Where the backend batches on its own: whether it has another request for the ensemble.
         """
-        resource = self._resources.get(self._name(ensemble))
-        if resource is not None and any(run.unfinished for run in resource.running):
-            return True
-        return self._sent[_key(ensemble)] > 0 if self._sent else False
+        running = [run for runs in self._running.values() for run in runs if run.unfinished]
+        taken = {core for run in running for core in run.place.cores}
+        free = any(place.cores.isdisjoint(taken) for place in self._engine.places(ensemble))
+        return not free or self._sent[_key(ensemble)] > 0
 
     def close(self) -> None:
         """Cancel the waiting requests."""
-        for resource in self._resources.values():
-            for line in resource.lines.values():
-                line.close()
-        for staged in self._staged.values():
-            staged.close()
-
-    def _name(self, ensemble: Ensemble) -> Hashable:
-        """Return the key of the resource; a backend that batches on its own has one for each ensemble."""
-        if self._engine.batches(ensemble):
-            return _key(ensemble)
-        return self._engine.resource(ensemble)
+        for line in (*self._lines.values(), *self._staged.values()):
+            line.close()
 
     def _send(self, ensemble: Ensemble, request: Request) -> None:
         """Give a batch to a backend that batches on its own."""
@@ -147,77 +126,86 @@ class Batcher:
         if self._sent[key] == 0:
             del self._sent[key]
 
-    def _join(self, name: Hashable, ensemble: Ensemble) -> WholeLine:
-        """Return the line of whole batches, which waits for the resource."""
-        resource = self._resources.setdefault(name, _Resource())
+    def _join(self, ensemble: Ensemble) -> WholeLine:
+        """Return the line of whole batches."""
         key = _key(ensemble)
-        line = resource.lines.get(key)
+        line = self._lines.get(key)
         if not isinstance(line, WholeLine):
-            line = resource.lines[key] = WholeLine(self._engine, ensemble, self._on_batch)
+            line = self._lines[key] = WholeLine(self._engine, ensemble, self._on_batch)
         return line
 
-    def _schedule(self, name: Hashable) -> None:
-        """Advance soon if a batch may start; not immediately, so that requests of one moment form a batch."""
-        resource = self._resources[name]
-        if not resource.scheduled and (not resource.running or self._may_start(resource)):
-            resource.scheduled = True
-            asyncio.get_running_loop().call_soon(self._advance, name, context=no_request())
+    def _schedule(self) -> None:
+        """Advance soon; not immediately, so that requests of one moment form a batch."""
+        if self._lines and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._advance, context=no_request())
 
-    def _update(self, key: Hashable, name: Hashable) -> None:
+    def _update(self, key: Hashable) -> None:
         """Take note that a line of staged images has changed."""
         line = self._staged.get(key)
         if line is None:
             return
         if line.waits:
-            self._resources.setdefault(name, _Resource()).lines.setdefault(key, line)
-            self._schedule(name)
-        elif (resource := self._resources.get(name)) is not None:
-            resource.lines.pop(key, None)
+            self._lines.setdefault(key, line)
+        else:
+            self._lines.pop(key, None)
         if line.empty:
             del self._staged[key]
+        self._schedule()
 
-    def _withdraw(self, name: Hashable, ensemble: Ensemble, request: Request) -> None:
+    def _withdraw(self, ensemble: Ensemble, request: Request) -> None:
         """Remove a request that no longer wants an answer."""
-        resource = self._resources.get(name, _Resource())
-        line = resource.lines.get(_key(ensemble))
+        line = self._lines.get(_key(ensemble))
         if isinstance(line, WholeLine) and request in line.requests:
             line.requests.remove(request)
             if not line.waits:
-                del resource.lines[_key(ensemble)]
+                del self._lines[_key(ensemble)]
+                self._schedule()
         for share in request.shares:
             share.batch.release()
 
-    def _advance(self, name: Hashable) -> None:
-        """Start the batches that may run on a resource; forget the resource if nothing uses it."""
-        resource = self._resources.get(name)
-        if resource is None:
-            return
-        resource.scheduled = False
-        resource.running = [run for run in resource.running if run.unfinished]
-        while resource.lines and self._may_start(resource):
-            key = next(iter(resource.lines))
-            line = resource.lines.pop(key)
+    def _advance(self) -> None:
+        """Start the batches that may run."""
+        self._scheduled = False
+        unfinished = {key: [run for run in runs if run.unfinished] for key, runs in self._running.items()}
+        self._running = {key: runs for key, runs in unfinished.items() if runs}
+        reserved: set[Hashable] = set()
+        turns = deque(self._lines)
+        while turns:
+            key = turns.popleft()
+            line = self._lines[key]
             try:
-                runs = line.start()
+                places = self._engine.places(line.ensemble)
+                runs = self._start(key, line, places, reserved)
             except Exception as error:
                 line.fail(error)
+                self._lines.pop(key, None)
                 continue
-            resource.running += runs
-            resource.user = key
+            if not runs:
+                reserved.update(*(place.cores for place in places))
+                continue
+            del self._lines[key]
             if line.waits:
-                resource.lines[key] = line
-            for run in runs:
-                for member in run.members:
-                    member.add_done_callback(lambda _: self._advance(name), context=no_request())
-        if not resource.running:
-            del self._resources[name]
+                self._lines[key] = line
+                turns.append(key)
 
-    def _may_start(self, resource: _Resource) -> bool:
-        """Return whether the engine may be given the next waiting batch."""
-        if not resource.running:
-            return True
-        key, line = next(iter(resource.lines.items()))
-        return resource.user == key and line.may_start(resource.running)
+    def _start(
+        self, key: Hashable, line: Line, places: Sequence[Place], reserved: Set[Hashable]
+    ) -> list[BatchRun]:
+        """Start the batches of a line's turn in places that are neither reserved nor used by another line."""
+        others = (runs for other, runs in self._running.items() if other != key)
+        taken = reserved.union(*(run.place.cores for runs in others for run in runs))
+        free = [place for place in places if place.cores.isdisjoint(taken)]
+        if not free:
+            return []
+        own = self._running.get(key, [])
+        runs = line.start(free, [run for run in own if run.place in free])
+        if runs:
+            self._running[key] = own + runs
+        for run in runs:
+            for member in run.members:
+                member.add_done_callback(lambda _: self._advance(), context=no_request())
+        return runs
 
 
 def _key(ensemble: Ensemble) -> tuple[int, str]:

@@ -1,7 +1,7 @@
-"""Lines of requests for one ensemble that wait for their turn at a resource."""
+"""Lines of requests for one ensemble that wait for their turn."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
@@ -12,7 +12,7 @@ import numpy as np
 from coserve_server.engines.base import BatchEngine, Images
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import BatchRun, Share
+from coserve_server.outcomes import BatchRun, Place, Share
 
 OnBatch = Callable[[Ensemble, BatchRun], None]
 
@@ -21,21 +21,22 @@ class Line(Protocol):
     """What waits for a turn; a turn starts one batch or more."""
 
     @property
+    def ensemble(self) -> Ensemble:
+        """Whose members are to run."""
+
+    @property
     def waits(self) -> bool:
         """Whether anything waits."""
 
-    def may_start(self, running: Sequence[BatchRun]) -> bool:
-        """Return whether the engine may be given the next batch.
+    def start(self, places: Sequence[Place], running: Sequence[BatchRun]) -> list[BatchRun]:
+        """Give the engine the batches of one turn; none if they had better wait for those that run.
 
         Args:
-            running: batches of this line that are unfinished, the oldest first; at least one.
-        """
-
-    def start(self) -> list[BatchRun]:
-        """Give the engine its next batches.
+            places: where they may run; at least one.
+            running: batches of this line that have started there and are unfinished, the oldest first.
 
         Raises:
-            Exception: the engine has a bug; the line has not changed.
+            Exception: the engine has a bug.
         """
 
     def fail(self, error: Exception) -> None:
@@ -72,9 +73,9 @@ class WholeLine:
     """Requests whose batches go to all members at once."""
 
     def __init__(self, engine: BatchEngine, ensemble: Ensemble, on_batch: OnBatch) -> None:
+        self.ensemble = ensemble
         self.requests: deque[Request] = deque()
         self._engine = engine
-        self._ensemble = ensemble
         self._on_batch = on_batch
 
     @property
@@ -82,21 +83,19 @@ class WholeLine:
         """Whether a request waits."""
         return bool(self.requests)
 
-    def may_start(self, running: Sequence[BatchRun]) -> bool:
-        """Return whether a copy's lane is idle, or the next batch is as large as the oldest that runs."""
-        copies = self._engine.copies(self._ensemble)
-        if len(running) > copies:
-            return False
-        if sum(run.unfinished for run in running) < self._engine.lanes(self._ensemble) * copies:
-            return True
-        return sum(len(request.waiting) for request in self.requests) >= running[0].size
-
-    def start(self) -> list[BatchRun]:
-        """Give the engine one batch."""
-        run = run_whole(self._engine, self._ensemble, self.requests, self._on_batch)
-        while self.requests and len(self.requests[0].waiting) == 0:
-            self.requests.popleft()
-        return [run]
+    def start(self, places: Sequence[Place], running: Sequence[BatchRun]) -> list[BatchRun]:
+        """Start a batch in each copy with an idle lane, or one if it is as large as the oldest that runs."""
+        unfinished: Counter[Place] = Counter()
+        for run in running:
+            unfinished[run.place] += run.unfinished
+        ranked = sorted(places, key=unfinished.__getitem__)
+        lanes = self._engine.lanes(self.ensemble)
+        chosen = [place for place in ranked if unfinished[place] < lanes]
+        if not chosen and sum(len(request.waiting) for request in self.requests) >= running[0].size:
+            chosen = ranked[:1]
+        # One batch at most waits behind those that run.
+        room = max(0, len(places) + 1 - len(running))
+        return [self._start_at(place) for place in chosen[:room] if self.requests]
 
     def fail(self, error: Exception) -> None:
         """Fail all requests that wait."""
@@ -108,9 +107,19 @@ class WholeLine:
         for request in self.requests:
             request.placed.cancel()
 
+    def _start_at(self, place: Place) -> BatchRun:
+        run = run_whole(self._engine, self.ensemble, self.requests, self._on_batch, place)
+        while self.requests and len(self.requests[0].waiting) == 0:
+            self.requests.popleft()
+        return run
+
 
 def run_whole(
-    engine: BatchEngine, ensemble: Ensemble, requests: Iterable[Request], on_batch: OnBatch
+    engine: BatchEngine,
+    ensemble: Ensemble,
+    requests: Iterable[Request],
+    on_batch: OnBatch,
+    place: Place = Place(),  # noqa: B008  # it does not change
 ) -> BatchRun:
     """Give the engine as many images as fit, in order; a request may be split."""
     room = ensemble.max_batch_size
@@ -124,10 +133,11 @@ def run_whole(
     parts = [request.waiting[:count] for request, count in pieces]
     images = parts[0] if len(parts) == 1 else np.concatenate(parts)
     began = perf_counter_ns()
-    members = engine.start(ensemble, images, [request.record for request, _ in pieces])
+    records = [request.record for request, _ in pieces]
+    members = engine.start(ensemble, images, records, place.copy)
     finished = asyncio.gather(*members, return_exceptions=True)
     names = [member.name for member in ensemble.members]
-    run = BatchRun(len(images), began, names, members, finished)
+    run = BatchRun(len(images), began, names, members, finished, place=place)
     finished.add_done_callback(lambda _: on_batch(ensemble, run))
     start = 0
     for request, count in pieces:

@@ -57,7 +57,7 @@ class WideEngine(FakeEngine):
     """Its members give each image other logits of all classes."""
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         futures = []
         for index, member in enumerate(ensemble.members):

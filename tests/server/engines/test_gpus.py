@@ -95,6 +95,7 @@ def test_every_gpu_has_equally_many_members(
 ) -> None:
     ensemble = read_repository(write_repository(tmp_path, members=members))["pair"]
     lanes = gpus.gpu_lanes(ensemble, gpu_numbers)
+    assert set().union(*(lane.cores for lane in lanes)) == set(gpu_numbers), "ensembles take turns"
     assert [lane.device for lane in lanes] == devices
     assert len(set(Counter(gpu for lane in lanes for gpu in lane.gpus).values())) == 1
     for lane in lanes:

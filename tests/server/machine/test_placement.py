@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 
 from coserve_server.engines.embedded.lanes import ThreadBudget
@@ -25,7 +23,6 @@ def test_each_member_has_physical_cores_of_its_own_in_one_node(
     cores = simulate(machine)
     budget = ThreadBudget.share(members, cores.nodes, threads)
     placed = cores.place(budget.lanes, budget.threads)
-    assert placed is not None
     assert [len(group) for group in placed] == [budget.threads] * budget.lanes
     core_of = {thread: core for core in cores.topology for thread in core.threads}
     used = [core_of[thread] for group in placed for thread in group]
@@ -44,8 +41,20 @@ def test_more_threads_than_a_node_has_cores_span_nodes(simulate: Simulate) -> No
     assert cores.place(1, 5) == [(0, 1, 2, 3, 4)]
 
 
-def test_nothing_is_placed_under_a_quota(simulate: Simulate) -> None:
-    assert simulate(MACHINES["96"], quota=8).place(2, 4) is None
+def test_under_a_quota_cores_are_only_counted(simulate: Simulate) -> None:
+    cores = simulate(MACHINES["96"], quota=8)
+    assert cores.ids is None
+    assert cores.place(2, 4) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+def test_the_least_used_cores_come_first() -> None:
+    cores = Cores(5, (2, 3, 5, 7, 9))
+    assert cores.place(2, 2, {2: 1, 3: 1, 5: 2}) == [(7, 9), (2, 3)]
+
+
+def test_the_node_of_the_least_used_cores_comes_first(simulate: Simulate) -> None:
+    cores = simulate(Machine(packages=2, cores=2))
+    assert cores.place(1, 2, {0: 1, 1: 1}) == [(2, 3)]
 
 
 def test_cores_of_an_unknown_topology_are_given_in_order() -> None:
@@ -54,7 +63,7 @@ def test_cores_of_an_unknown_topology_are_given_in_order() -> None:
 
 def test_a_machine_of_hyper_threads_alone_keeps_one_for_other_work(simulate: Simulate) -> None:
     cores = simulate(Machine(cores=1, siblings="near"))
-    assert list(itertools.chain(*cores.place(1, 1) or ())) == [0]
+    assert cores.place(1, 1) == [(0,)]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The batcher keeps apart what must not share a batch or a resource, and leaves nothing behind."""
+"""The batcher keeps apart what must not share a batch or a core, and leaves nothing behind."""
 
 import asyncio
 from dataclasses import replace
@@ -16,22 +16,16 @@ from tests.server.pipeline.held_engine import (
     PAIR,
     HeldEngine,
     ask,
+    check_empty,
     images,
     settle,
     with_batcher,
 )
 
 
-class ResourcesOfTheirOwn(HeldEngine):
-    """Each ensemble occupies a resource of its own."""
-
-    def resource(self, ensemble: Ensemble) -> str:
-        return ensemble.name
-
-
-def test_ensembles_on_other_resources_do_not_wait_for_each_other() -> None:
+def test_ensembles_on_other_cores_do_not_wait_for_each_other() -> None:
     async def go() -> HeldEngine:
-        engine = ResourcesOfTheirOwn()
+        engine = HeldEngine(pair=[{0}], other=[{1}])
         batcher = Batcher(engine)
         for values, model in (((1, 1), PAIR), ((10, 10, 10), OTHER), ((2,), PAIR), ((20,), OTHER)):
             ask(batcher, *values, model=model)
@@ -44,7 +38,7 @@ def test_ensembles_on_other_resources_do_not_wait_for_each_other() -> None:
             await settle()
             engine.answer()
         await settle()
-        assert not batcher._resources
+        check_empty(batcher)
         return engine
 
     assert asyncio.run(go()).batches_given[2:] == [("pair", [2]), ("other", [20])]
@@ -84,7 +78,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_behind(turns: int) ->
         assert gone.done()
         assert gone.cancelled() or turns > 1, "leaving is no error"
         assert all(future.cancelled() for future in engine.futures)
-        assert not batcher._resources
+        check_empty(batcher)
 
     asyncio.run(go())
 
@@ -96,9 +90,9 @@ def test_the_images_of_a_lone_request_are_not_copied() -> None:
         start = engine.start
         received = []
 
-        def note(ensemble: Ensemble, batch: np.ndarray, records: list[Record]) -> object:
+        def note(ensemble: Ensemble, batch: np.ndarray, *rest: object) -> object:
             received.append(batch)
-            return start(ensemble, batch, records)
+            return start(ensemble, batch, *rest)  # type: ignore[arg-type]
 
         engine.start = note  # type: ignore[method-assign,assignment]
         await Batcher(engine).start(Record(), PAIR, given, NEVER)
@@ -111,7 +105,7 @@ def test_a_batch_is_reported_with_its_ensemble() -> None:
     reported: list[tuple[str, int]] = []
 
     async def go() -> None:
-        engine = ResourcesOfTheirOwn()
+        engine = HeldEngine(pair=[{0}], other=[{1}])
 
         def ran(ensemble: Ensemble, batch: BatchRun) -> None:
             reported.append((ensemble.name, batch.size))

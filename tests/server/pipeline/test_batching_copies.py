@@ -2,21 +2,15 @@
 
 import asyncio
 
-from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.pipeline.batching import Batcher
-from tests.server.pipeline.held_engine import OTHER, HeldEngine, ask, settle
+from tests.server.pipeline.held_engine import OTHER, HeldEngine, ask, check_empty, settle
 
-
-class Copies(HeldEngine):
-    """Has two copies of each ensemble."""
-
-    def copies(self, ensemble: Ensemble) -> int:
-        return 2
+TWO = [{0, 1}, {2, 3}]
 
 
 def test_a_batch_starts_while_a_copy_is_free() -> None:
     async def go() -> HeldEngine:
-        engine = Copies()
+        engine = HeldEngine(pair=TWO, other=TWO)
         batcher = Batcher(engine)
         for values in ((1, 1), (2,), (3,)):
             ask(batcher, *values)
@@ -34,16 +28,31 @@ def test_a_batch_starts_while_a_copy_is_free() -> None:
         for _ in range(4):
             engine.answer()
             await settle()
-        assert not batcher._resources
+        check_empty(batcher)
         return engine
 
     given = asyncio.run(go()).batches_given
     assert given[3:] == [("other", [9]), ("pair", [4, 5])]
 
 
+def test_an_idle_copy_takes_a_batch_while_two_are_at_another_one() -> None:
+    async def go() -> list[int]:
+        engine = HeldEngine(pair=TWO)
+        batcher = Batcher(engine)
+        for values in ((1, 1), (2, 2), (3, 3)):
+            ask(batcher, *values)
+            await settle()
+        await engine.end(1)
+        ask(batcher, 4)
+        await settle()
+        return engine.copies
+
+    assert asyncio.run(go()) == [0, 1, 0, 1]
+
+
 def test_a_batch_as_large_as_the_oldest_waits_at_the_lanes() -> None:
     async def go() -> HeldEngine:
-        engine = Copies()
+        engine = HeldEngine(pair=TWO, other=TWO)
         batcher = Batcher(engine)
         for values in ((1,), (2,), (3,), (4,)):
             ask(batcher, *values)

@@ -150,9 +150,9 @@ def test_a_request_s_images_are_freed_at_once() -> None:
     kept = []
     take = engine.start
 
-    def start(one: Ensemble, batch: Images, records: Sequence[Record] = ()) -> Any:
+    def start(one: Ensemble, batch: Images, records: Sequence[Record], copy: int) -> Any:
         kept.append(weakref.ref(batch.base))
-        return take(one, batch, records)
+        return take(one, batch, records, copy)
 
     engine.start = start  # type: ignore[method-assign]
 

@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
@@ -19,16 +20,17 @@ from coserve_server.errors import EngineError, StartupError, first_line
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import available_bytes, trim_memory
 from coserve_server.observability.record import Record, join_ids
-from coserve_server.outcomes import MemberRun
+from coserve_server.outcomes import MemberRun, Place
 
 NOTHING = "no ensemble is loaded"
 COLLECT_S = 60
 
 
 class EmbeddedEngine:
-    """Runs members on threads of this process. One ensemble has the devices at a time.
+    """Runs members on threads of this process.
 
-    Where its members leave cores free, it has copies, which run batches side by side; see `limit_copies`.
+    Where an ensemble's members leave cores free, it has copies, which run batches side by side; see
+    `limit_copies`.
 
     Attributes:
         load_errors: always empty; `replace` raises what goes wrong.
@@ -102,27 +104,27 @@ class EmbeddedEngine:
         """Return False: this engine does not batch by itself."""
         return False
 
-    def resource(self, ensemble: Ensemble) -> Hashable:
-        """Return the cores, all of which every batch occupies."""
-        return self._cores
+    def places(self, ensemble: Ensemble) -> list[Place]:
+        """Return the copies with the fewest stuck lanes, those with least to do first."""
+        loaded = self._loaded[id(ensemble.whole)]
+        loads = [_load(copy) for copy in loaded.copies]
+        fewest, _ = min(loads)
+        ranked = sorted(zip(loads, loaded.places, strict=True), key=lambda pair: pair[0])
+        return [place for (stuck, _), place in ranked if stuck == fewest]
 
     def lanes(self, ensemble: Ensemble) -> int:
         """Return how many members of a copy run at once."""
         loaded = self._loaded[id(ensemble.whole)]
         return min(len(ensemble.members), len(loaded.lanes) // len(loaded.copies))
 
-    def copies(self, ensemble: Ensemble) -> int:
-        """Return how many copies run batches side by side."""
-        return len(self._loaded[id(ensemble.whole)].copies)
-
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> list[asyncio.Future[MemberRun]]:
-        """Hand the batch to every member's lane that is not stuck, in the copy that has least to do."""
+        """Hand the batch to every member's lane that is not stuck."""
         request_ids = join_ids(records)
-        copy = min(self._copies(ensemble), key=_load)
+        members = self._copies(ensemble)[copy]
         # Do nothing else between the submissions, so that the members start together.
-        return [member.start(images, request_ids) for member in copy]
+        return [member.start(images, request_ids) for member in members]
 
     async def replace(self, name: str, ensembles: Sequence[Ensemble]) -> bool:
         """Serve these versions of an ensemble, newest last, instead of the present ones; none to stop.
@@ -210,17 +212,26 @@ class EmbeddedEngine:
     def _new_lanes(self, ensemble: Ensemble) -> list[Lane]:
         """Make the lanes that the members share in turn, each with its share of the cores."""
         budget = self._budget(ensemble)
-        count = budget.lanes * budget.copies
         cores = self._cores.enough_for(len(ensemble.members))
-        placed = cores.place(count, budget.threads) if self._pins(budget) else None
+        placed = cores.place(budget.lanes * budget.copies, budget.threads, self._used(ensemble.name))
+        pinned = cores.ids is not None and self._pins(budget)
+        # With members on its second hyper-thread, no core is free for another ensemble.
+        shared = None if cores is self._cores else self._cores.numbers
         lanes = [
-            Lane(f"{ensemble.name}-{i}", placed[i] if placed else None, budget.threads) for i in range(count)
+            Lane(f"{ensemble.name}-{i}", own if pinned else None, budget.threads, cores=shared or own)
+            for i, own in enumerate(placed)
         ]
         pins = [lane.pin for lane in lanes if lane.pin and lane.threads == 1]
         # A lane that moved would leave its library's own threads behind.
         for pin in pins:
             pin.beside = [one for one in pins if one is not pin]
         return lanes
+
+    def _used(self, name: str) -> Counter[int]:
+        """Return how many lanes of other ensembles each core has, by its number."""
+        others = [one for other, versions in self._versions.items() if other != name for one in versions]
+        loaded = [self._loaded[id(one)] for one in others]
+        return Counter(core for one in loaded for lane in one.lanes for core in lane.cores)
 
     def _budget(self, ensemble: Ensemble) -> ThreadBudget:
         members = len(ensemble.members)

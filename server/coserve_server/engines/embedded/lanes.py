@@ -1,7 +1,7 @@
 """Lanes: threads that run members, and how an ensemble shares the cores among them."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -66,13 +66,20 @@ class Lane:
     """A thread that runs members one after another.
 
     Attributes:
+        cores: numbers of the cores that its members occupy, pinned or not; on GPUs, those of the GPUs.
         threads: how many threads a library may use to run a member, this one included.
         device: where members run, for users.
         pin: keeps the thread on cores of its own; None if it may run on all.
     """
 
     def __init__(
-        self, name: str, pinned: tuple[int, ...] | None = None, threads: int = 1, device: str = "cpu"
+        self,
+        name: str,
+        pinned: tuple[int, ...] | None = None,
+        threads: int = 1,
+        device: str = "cpu",
+        *,
+        cores: Iterable[int] = (),
     ) -> None:
         """Start the thread.
 
@@ -82,6 +89,7 @@ class Lane:
         self._thread = ThreadPoolExecutor(1, name)
         self._abandoned: dict[Future[Any], float] = {}
         self._runs: dict[Future[Any], _Run] = {}
+        self.cores = frozenset(cores)
         self.threads = threads
         self.device = device
         self.pin = self._thread.submit(Pin.this_thread, pinned).result() if pinned else None

@@ -9,7 +9,7 @@ from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
 from coserve_server.ensembles.ensemble import Ensemble
-from coserve_server.outcomes import MemberRun
+from coserve_server.outcomes import MemberRun, Place
 
 WARM_UP_S = 120
 """Limit on one warm-up run of one member; a slower one would block every later load."""
@@ -22,6 +22,7 @@ class LoadedEnsemble:
 
     Attributes:
         copies: the members of each copy.
+        places: what each copy occupies.
     """
 
     def __init__(self, ensemble: Ensemble, load: Load, lanes: Sequence[Lane], copies: int = 1) -> None:
@@ -37,10 +38,15 @@ class LoadedEnsemble:
         self.lanes = lanes
         self.copies: list[list[LoadedMember]] = [[] for _ in range(copies)]
         part = len(lanes) // copies
+        parts = [lanes[number * part : (number + 1) * part] for number in range(copies)]
+        self.places = [
+            Place(number, frozenset().union(*(lane.cores for lane in own)))
+            for number, own in enumerate(parts)
+        ]
         try:
-            for number, copy in enumerate(self.copies):
+            for copy, own in zip(self.copies, parts, strict=True):
                 for index, member in enumerate(ensemble.members):
-                    lane = lanes[number * part + index % part]
+                    lane = own[index % part]
                     # A session's own threads inherit the cores of the thread that creates it.
                     copy.append(lane.submit(load, ensemble, member, lane).result())
             self._warm_up(ensemble)

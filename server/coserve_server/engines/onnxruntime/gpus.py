@@ -75,7 +75,9 @@ class GpuLane(Lane):
     def __init__(self, name: str, gpus: Sequence[int], precision: GpuPrecision = "fp32") -> None:
         """Start the thread. Its device names the GPUs, and the precision unless it is fp32."""
         device = f"cuda:{','.join(map(str, gpus))}"
-        super().__init__(name, device=device if precision == "fp32" else f"{device} in {precision}")
+        if precision != "fp32":
+            device += f" in {precision}"
+        super().__init__(name, device=device, cores=gpus)
         self.gpus = tuple(gpus)
 
 

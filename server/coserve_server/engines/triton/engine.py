@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from coserve_server.engines.base import Images
 from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoint
@@ -13,7 +13,7 @@ from coserve_server.engines.triton.shared_memory import SharedMemory, Slot
 from coserve_server.engines.triton.tensors import MemberRequests, read_logits
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.observability.record import Record, join_ids
-from coserve_server.outcomes import Failure, MemberRun
+from coserve_server.outcomes import Failure, MemberRun, Place
 from coserve_server.security.tls import check_triton_files
 from coserve_server.settings import Settings
 
@@ -98,20 +98,16 @@ class TritonEngine:
         """Return whether Triton batches the requests to every member."""
         return all(member.batches for member in ensemble.members)
 
-    def resource(self, ensemble: Ensemble) -> Hashable:
-        """Return the ensemble's key: Triton has queues per model."""
-        return id(ensemble.whole), ensemble.name
+    def places(self, ensemble: Ensemble) -> list[Place]:
+        """Return a place of the ensemble's own: Triton has queues per model, which its instances share."""
+        return [Place(cores=frozenset({(id(ensemble.whole), ensemble.name)}))]
 
     def lanes(self, ensemble: Ensemble) -> int:
         """Return the number of members: each is a model with instances of its own."""
         return len(ensemble.members)
 
-    def copies(self, ensemble: Ensemble) -> int:
-        """Return 1: the instances of a model share its queue."""
-        return 1
-
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> list[asyncio.Future[MemberRun]]:
         """Send the batch to every member.
 

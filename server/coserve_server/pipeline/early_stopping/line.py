@@ -1,6 +1,7 @@
 """Staging: members take images one after another, until an image's answer is confident enough."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -12,7 +13,7 @@ import numpy as np
 from coserve_server.engines.base import BatchEngine
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import no_request
-from coserve_server.outcomes import BatchRun, Share
+from coserve_server.outcomes import BatchRun, Place, Share
 from coserve_server.pipeline.combine import Floats
 from coserve_server.pipeline.early_stopping.rows import Row, StagedRequest, by_request, stack
 from coserve_server.pipeline.early_stopping.rule import StoppingRule, confidences
@@ -48,8 +49,8 @@ class StagedLine:
             first: index of the member that begins.
             changed: called when images have begun or ceased to wait.
         """
+        self.ensemble = ensemble
         self._engine = engine
-        self._ensemble = ensemble
         self._rule = rule
         self._on_batch = on_batch
         self._changed = changed
@@ -61,9 +62,8 @@ class StagedLine:
         # A backend that batches on its own has no lanes: it gets everything immediately.
         self._unlimited = engine.batches(ensemble)
         lanes = size if self._unlimited else engine.lanes(ensemble)
-        self._copies = 1 if self._unlimited else engine.copies(ensemble)
-        """Copies of each lane, which run batches side by side."""
         self._lanes: list[list[BatchRun]] = [[] for _ in range(lanes)]
+        """Unfinished batches of each lane, in all copies of it."""
         self._started = [(member - first) % size - size for member in range(size)]
         """When each member was started last, counted in batches."""
         self._batches = 0
@@ -99,14 +99,10 @@ class StagedLine:
         """Offer a request's images to further members while one still has them: it is late."""
         self._queue([row for row in request.rows if row.runs])
 
-    def may_start(self, running: Sequence[BatchRun]) -> bool:
-        """Return whether a lane can take images."""
-        return self._next() is not None
-
-    def start(self) -> list[BatchRun]:
+    def start(self, places: Sequence[Place], running: Sequence[BatchRun]) -> list[BatchRun]:
         """Give every lane that can take images a batch."""
         runs = []
-        while (chosen := self._next()) is not None:
+        while (chosen := self._next(places)) is not None:
             runs.append(self._run(*chosen))
         return runs
 
@@ -133,17 +129,18 @@ class StagedLine:
         self._waiting.sort(key=lambda row: -len(row.asked))
         self._changed()
 
-    def _next(self) -> tuple[int, list[Row]] | None:
-        """Return the next member to run and its images; None if no lane can take any."""
+    def _next(self, places: Sequence[Place]) -> tuple[int, list[Row], Place] | None:
+        """Return the next member to run, its images and where; None if no lane can take any."""
         if not self._waiting:
             return None
-        shares = DEPTH * len(self._lanes) * self._copies
-        room = min(ceil(self._images / shares), self._ensemble.max_batch_size)
+        shares = DEPTH * len(self._lanes) * len(places)
+        room = min(ceil(self._images / shares), self.ensemble.max_batch_size)
         self._lanes = [[run for run in lane if run.unfinished] for lane in self._lanes]
         for lane in sorted(range(len(self._lanes)), key=self._rank):
             member, rows = self._choose(lane, room)
-            if rows and self._may_take(self._lanes[lane], len(rows), room):
-                return member, rows
+            place = self._place(lane, places, len(rows), room) if rows else None
+            if place is not None:
+                return member, rows, place
         return None
 
     def _rank(self, lane: int) -> tuple[int, int]:
@@ -159,19 +156,23 @@ class StagedLine:
                 return member, rows
         return lane, []
 
-    def _may_take(self, running: Sequence[BatchRun], images: int, room: int) -> bool:
-        """Return whether a copy of the lane is idle, or the next batch is as large as its oldest one."""
-        if len(running) < self._copies or self._unlimited:
-            return True
-        return len(running) < self._copies + DEPTH - 1 and images >= min(running[0].size, room)
+    def _place(self, lane: int, places: Sequence[Place], images: int, room: int) -> Place | None:
+        """Return an idle copy of the lane, or any if the next batch is as large as the lane's oldest one."""
+        running = [run for run in self._lanes[lane] if run.place in places]
+        batches = Counter(run.place for run in running)
+        place = min(places, key=batches.__getitem__)
+        if batches[place] == 0 or self._unlimited:
+            return place
+        more = len(running) < len(places) + DEPTH - 1 and images >= min(running[0].size, room)
+        return place if more else None
 
-    def _run(self, member: int, rows: list[Row]) -> BatchRun:
+    def _run(self, member: int, rows: list[Row], place: Place) -> BatchRun:
         images = stack(rows)
         began = perf_counter_ns()
         records = [request.record for request, _ in by_request(rows)]
-        (future,) = self._engine.start(self._members[member], images, records)
-        name = self._ensemble.members[member].name
-        run = BatchRun(len(rows), began, [name], [future], future, waiting=len(rows))
+        (future,) = self._engine.start(self._members[member], images, records, place.copy)
+        name = self.ensemble.members[member].name
+        run = BatchRun(len(rows), began, [name], [future], future, len(rows), place)
         for row in rows:
             row.waits = False
             row.asked.add(member)
@@ -189,7 +190,7 @@ class StagedLine:
         for row in unfinished:
             del row.runs[member]
         with _failing(unfinished):
-            self._on_batch(self._ensemble, run)
+            self._on_batch(self.ensemble, run)
             (future,) = run.members
             if not future.cancelled():
                 if error := future.exception():
@@ -201,7 +202,7 @@ class StagedLine:
         for request, positions in by_request(rows):
             if request not in self._unfinished:
                 continue
-            answer = request.take(member, Share(run, positions), len(self._ensemble.labels))
+            answer = request.take(member, Share(run, positions), len(self.ensemble.labels))
             for place, position in enumerate(positions):
                 if answer.logits is not None and not rows[position].finished:
                     rows[position].add(member, answer.logits[place], self._weights[member])
@@ -213,7 +214,7 @@ class StagedLine:
             sum(self._weights[member] for member in row.logits) * self._temperatures[len(row.logits)]
             for row in judged
         ]
-        classes = len(self._ensemble.labels)
+        classes = len(self.ensemble.labels)
         totals = np.array([row.total for row in judged]).reshape(len(judged), classes)
         if totals.size <= INLINE_VALUES:
             self._send_on(rows, judged, confidences(totals, np.array(divisors)))

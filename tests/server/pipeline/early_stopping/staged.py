@@ -12,11 +12,12 @@ from coserve_server.engines.base import Images
 from coserve_server.ensembles.calibration import Calibration
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
-from coserve_server.outcomes import BatchRun, Failure, MemberRun
+from coserve_server.outcomes import BatchRun, Failure, MemberRun, Place
 from coserve_server.pipeline.batching import Batcher
 from coserve_server.pipeline.early_stopping.rule import StoppingRule
 from coserve_server.pipeline.in_turn import ask_in_turn
 from tests.server.fake_engine import FakeEngine, ensemble
+from tests.server.pipeline.held_engine import check_empty
 
 LONG_S = 30
 
@@ -46,7 +47,7 @@ class StagedEngine(FakeEngine):
         super().__init__(model)
         self.whole = model
         self.lane_count = lanes
-        self.copy_count = 1
+        self.copies = 1
         self.certainty = certainty
         self.batching = False
         self.log: list[Given] = []
@@ -55,14 +56,14 @@ class StagedEngine(FakeEngine):
     def lanes(self, ensemble: Ensemble) -> int:
         return min(self.lane_count, len(ensemble.members))
 
-    def copies(self, ensemble: Ensemble) -> int:
-        return self.copy_count
+    def places(self, ensemble: Ensemble) -> Sequence[Place]:
+        return [Place(copy, frozenset({copy})) for copy in range(self.copies)]
 
     def batches(self, ensemble: Ensemble) -> bool:
         return self.batching
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = ()
+        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         assert len(images) <= ensemble.max_batch_size
         loop = asyncio.get_running_loop()
@@ -134,7 +135,7 @@ class Staging:
 
     def check_empty(self) -> None:
         """Check that nothing is left of the requests."""
-        assert not self.batcher._resources
+        check_empty(self.batcher)
         assert not self.batcher._staged
         assert not self.engine.open
 

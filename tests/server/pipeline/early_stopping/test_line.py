@@ -47,7 +47,7 @@ def test_each_image_gets_members_until_it_is_sure_and_none_after(data: st.DataOb
         model(members, 3, temperatures), lanes, lambda image, member: logits[int(image) % len(logits)][member]
     )
     engine.batching = batching
-    engine.copy_count = copies
+    engine.copies = copies
     staging = Staging(engine, minimum)
     numbers = count()
     requests = [[float(next(numbers)) for _ in range(size)] for size in sizes]
@@ -223,7 +223,7 @@ def test_a_second_batch_waits_behind_one_that_is_no_larger() -> None:
 
 def test_every_copy_of_a_lane_has_a_batch() -> None:
     engine = StagedEngine(model(2, 8), 2, lambda image, member: SURE)
-    engine.copy_count = 3
+    engine.copies = 3
     staging = Staging(engine)
 
     async def use() -> None:

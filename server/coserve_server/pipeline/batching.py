@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Sequence
 from functools import partial
 from itertools import count
 
@@ -190,7 +190,7 @@ class Batcher:
                 turns.append(key)
 
     def _start(
-        self, key: Hashable, line: Line, places: Sequence[Place], reserved: Set[Hashable]
+        self, key: Hashable, line: Line, places: Sequence[Place], reserved: set[Hashable]
     ) -> list[BatchRun]:
         """Start the batches of a line's turn in places that are neither reserved nor used by another line."""
         others = (runs for other, runs in self._running.items() if other != key)

@@ -104,8 +104,7 @@ class Batcher:
 
         Where the backend batches on its own: whether it has another request for the ensemble.
         """
-        running = [run for runs in self._running.values() for run in runs if run.unfinished]
-        taken = {core for run in running for core in run.place.cores}
+        taken = {core for runs in self._running.values() for run in runs for core in run.place.cores}
         free = any(place.cores.isdisjoint(taken) for place in self._engine.places(ensemble))
         return not free or self._sent[_key(ensemble)] > 0
 
@@ -179,7 +178,6 @@ class Batcher:
                 runs = self._start(key, line, places, reserved)
             except Exception as error:
                 line.fail(error)
-                self._lines.pop(key, None)
                 continue
             if not runs:
                 reserved.update(*(place.cores for place in places))

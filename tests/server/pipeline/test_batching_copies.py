@@ -3,7 +3,8 @@
 import asyncio
 
 from coserve_server.pipeline.batching import Batcher
-from tests.server.pipeline.held_engine import OTHER, HeldEngine, ask, check_empty, settle
+from tests.server.fake_engine import run
+from tests.server.pipeline.held_engine import FOUR, OTHER, HeldEngine, ask, check_empty, settle
 
 TWO = [{0, 1}, {2, 3}]
 
@@ -48,6 +49,21 @@ def test_an_idle_copy_takes_a_batch_while_two_are_at_another_one() -> None:
         return engine.copies
 
     assert asyncio.run(go()) == [0, 1, 0, 1]
+
+
+def test_a_batch_that_waits_at_the_lanes_waits_where_least_is_left() -> None:
+    async def go() -> list[int]:
+        engine = HeldEngine(four=TWO)
+        batcher = Batcher(engine)
+        for _ in range(2):
+            ask(batcher, 1, model=FOUR)
+            await settle()
+        engine.runs[1][0].set_result(run(0, 1, [1, 2]))
+        ask(batcher, 1, model=FOUR)
+        await settle()
+        return engine.copies
+
+    assert asyncio.run(go()) == [0, 1, 1]
 
 
 def test_a_batch_as_large_as_the_oldest_waits_at_the_lanes() -> None:

@@ -91,6 +91,16 @@ def test_an_ensemble_that_waits_keeps_others_from_its_own_cores_alone() -> None:
     assert held(use, pair=[{0}], other=[{0, 1}], four=[{2}]) == [("pair", 0), ("four", 0)]
 
 
+def test_batches_where_another_one_waits_do_not_count_where_none_does() -> None:
+    async def use(batcher: Batcher, engine: HeldEngine) -> None:
+        for values, model in (((1, 1), PAIR), ((2, 2), PAIR), ((3,), OTHER), ((4,), PAIR)):
+            ask(batcher, *values, model=model)
+            await settle()
+
+    started = held(use, pair=[{0}, {1}, {2}], other=[{0, 1}])
+    assert started == [("pair", 0), ("pair", 1), ("pair", 2)]
+
+
 def test_one_with_a_batch_too_small_to_start_yet_keeps_no_free_core() -> None:
     async def use(batcher: Batcher, engine: HeldEngine) -> None:
         for values, model in (((1, 1), PAIR), ((2,), PAIR), ((3,), OTHER)):

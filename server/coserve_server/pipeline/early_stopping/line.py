@@ -158,7 +158,7 @@ class StagedLine:
 
     def _place(self, lane: int, places: Sequence[Place], images: int, room: int) -> Place | None:
         """Return an idle copy of the lane, or any if the next batch is as large as the lane's oldest one."""
-        running = [run for run in self._lanes[lane] if run.place in places]
+        running = self._lanes[lane]
         batches = Counter(run.place for run in running)
         place = min(places, key=batches.__getitem__)
         if batches[place] == 0 or self._unlimited:

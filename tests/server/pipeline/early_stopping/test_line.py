@@ -238,6 +238,24 @@ def test_every_copy_of_a_lane_has_a_batch() -> None:
     run(use)
 
 
+def test_an_idle_copy_takes_a_small_batch_while_two_are_at_another_one() -> None:
+    engine = StagedEngine(model(2, 8), 1, lambda _image, _member: SURE)
+    engine.copies = 2
+    staging = Staging(engine)
+
+    async def use() -> None:
+        task = staging.ask(*range(7))
+        await settle()
+        assert [len(given.images) for given in engine.log] == [2, 2, 2]
+        engine.answer(engine.log[1])
+        await settle()
+        assert len(engine.log) == 4
+        await staging.finish(task)
+        staging.check_empty()
+
+    run(use)
+
+
 @pytest.mark.parametrize("staged_waits", [True, False])
 def test_whole_batches_and_images_that_stop_early_take_turns(staged_waits: bool) -> None:
     engine = StagedEngine(model(2, 1), 2, lambda _image, _member: SURE)

@@ -22,14 +22,14 @@ class Line(Protocol):
 
     @property
     def ensemble(self) -> Ensemble:
-        """Whose members are to run."""
+        """The ensemble whose members run."""
 
     @property
     def waits(self) -> bool:
         """Whether anything waits."""
 
     def start(self, places: Sequence[Place], running: Sequence[BatchRun]) -> list[BatchRun]:
-        """Give the engine the batches of one turn; none if they had better wait for those that run.
+        """Give the engine the batches of one turn; none if waiting for the running ones gains more.
 
         Args:
             places: where they may run; at least one.

@@ -159,12 +159,10 @@ def test_the_replicas_follow_the_load(servers: list[Server], prometheus: Prometh
         wait_until(lambda: prometheus.ask(pods_requests_query)["pod-0"] > 0)
         assert by_requests(2) == 2
         assert prometheus.ask(pods_share_query)["pod-1"] == 0
-        # A busy machine makes even one client wait, but not as long as many clients.
-        alone = prometheus.ask(pods_share_query)["pod-0"]
     with Load(servers[0], clients=16), Load(servers[1], clients=16):
         wait_until(lambda: by_share(2) > 2 and by_requests(2) > 2)
         assert by_share(9) == 10
-        wait_until(lambda: min(prometheus.ask(pods_share_query).values()) > max(share_target, alone))
+        wait_until(lambda: min(prometheus.ask(pods_share_query).values()) > share_target)
         wait_until(lambda: min(prometheus.ask(pods_requests_query).values()) > requests_target)
         # However many gateways there are now, as many as these requests need.
         assert by_requests(3) in (4, 3)

@@ -28,7 +28,8 @@ RETRIES = {
             },
         }
     ],
-    "host_selection_retry_max_attempts": 3,
+    # Of two hosts, it picks the lost one three times in four.
+    "host_selection_retry_max_attempts": 20,
 }
 """What docs/guides/serving/cluster.md recommends for pods that are killed."""
 

@@ -86,6 +86,8 @@ def playable(deployment: dict[str, Any]) -> dict[str, Any]:
     annotations["io.podman.annotations.init.container.type"] = "always"
     pod = played["spec"]["template"]["spec"]
     pod["hostNetwork"] = True
+    # Else podman starts the gateway again, often before `podman wait` has seen that it ended.
+    pod["restartPolicy"] = "Never"
     (gateway,) = pod["containers"]
     (port,) = gateway.pop("ports")
     for probe in PROBES:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from coserve_server.ensembles.calibration import UNCALIBRATED
 from coserve_server.ensembles.repository import read_contents, read_repository
 from tests.server.onnx_repository import write_repository
 
@@ -98,3 +99,27 @@ def test_damaged_sets_are_one_line_and_the_other_ensembles_are_read(fault: str, 
     assert line.startswith(f"{tmp_path}/pair/config.pbtxt: parameter provenance.calibration.prediction_sets")
     assert f"prediction_sets{message}" in line
     assert "\n" not in line
+
+
+def test_figures_of_the_mean_with_equal_weights_are_left_out_with_other_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    accuracy = {"ensemble": {"top1": 0.9}, "members": [{"top1": 0.8}] * 2}
+    subset = {"members": [0], "top1": 0.7}
+    fitted = {"temperatures": {"1": 2.0}, "early_stopping": [{"loss": 0.0, "confidence": 0.8}]}
+    provenance = {"accuracy": accuracy | {"subsets": [subset]}, "calibration": fitted}
+    folder = write_repository(tmp_path / "weighted", weights=[1, 3], provenance=provenance)
+    weighted = read_repository(folder)["pair"]
+    read_repository(folder)
+    assert weighted.provenance == {"accuracy": accuracy}
+    assert weighted.calibration == UNCALIBRATED
+    assert [weighted.accuracy.top1(used, 2) for used in ([0], [0, 1])] == [0.8, 0.9]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder}/pair/config.pbtxt: the members' weights differ, so calibration and scores of subsets "
+        "are left out: they describe the mean with equal weights"
+    ]
+    repository = write_repository(tmp_path / "equal", weights=[3, 3], provenance=provenance)
+    equal = read_repository(repository)["pair"]
+    assert equal.provenance == provenance
+    assert equal.calibration.temperature(1) == 2
+    assert equal.accuracy.top1([0], 2) == 0.7

@@ -10,7 +10,6 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from coserve_server.engines.embedded.options import EngineOptions
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
-from coserve_server.ensembles.calibration import UNCALIBRATED
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
 from coserve_server.errors import EngineError, RepositoryError
@@ -65,29 +64,6 @@ def test_everything_is_read(tmp_path: Path) -> None:
         ("pair_member0", "images", "logits", 1),
         ("pair_member1", "images", "logits", 3),
     ]
-
-
-def test_figures_of_the_mean_with_equal_weights_are_left_out_with_other_weights(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    accuracy = {"ensemble": {"top1": 0.9}, "members": [{"top1": 0.8}] * 2}
-    subset = {"members": [0], "top1": 0.7}
-    calibration = {"temperatures": {"1": 2.0}, "early_stopping": [{"loss": 0.0, "confidence": 0.8}]}
-    provenance = {"accuracy": accuracy | {"subsets": [subset]}, "calibration": calibration}
-    folder = write_repository(tmp_path / "weighted", weights=[1, 3], provenance=provenance)
-    weighted = read(folder)
-    read(folder)
-    assert weighted.provenance == {"accuracy": accuracy}
-    assert weighted.calibration == UNCALIBRATED
-    assert [weighted.accuracy.top1(used, 2) for used in ([0], [0, 1])] == [0.8, 0.9]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"{folder}/pair/config.pbtxt: the members' weights differ, so calibration and scores of subsets "
-        "are left out: they describe the mean with equal weights"
-    ]
-    equal = read(write_repository(tmp_path / "equal", weights=[3, 3], provenance=provenance))
-    assert equal.provenance == provenance
-    assert equal.calibration.temperature(1) == 2
-    assert equal.accuracy.top1([0], 2) == 0.7
 
 
 def test_members_may_name_their_tensors_otherwise(tmp_path: Path) -> None:

@@ -15,22 +15,21 @@ from coserve_training import keep_memory
 {prepare}
 
 def step():
-    return torch.ones(2**24).add(1).sum()  # two buffers of 64 MiB, 16,384 pages each
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24).add(1).sum()  # two buffers of 64 MiB, 16,384 pages each
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-for _ in range(8):
+for _ in range(10):
     step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(30):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sum(step() > 10 for _ in range(30)))
 """
 
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt")
 
 
-def page_faults(prepare: str) -> int:
-    """Return the page faults of 30 steps that allocate and free 128 MiB, after warming up."""
+def steps_with_page_faults(prepare: str) -> int:
+    """Return how many of 30 steps take new pages, after warming up. Each allocates and frees 128 MiB."""
     command = [sys.executable, "-c", REUSE.format(prepare=prepare)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -38,8 +37,9 @@ def page_faults(prepare: str) -> int:
 @needs_glibc
 def test_buffers_are_reused_without_page_faults() -> None:
     limited = "resource.setrlimit(resource.RLIMIT_AS, (2**33, 2**33))"
-    assert page_faults("keep_memory()") < 500
-    assert page_faults(f"{limited}; keep_memory()") < 500
+    # Under a limit, the heap still grows once or twice.
+    assert steps_with_page_faults("keep_memory()") <= 2
+    assert steps_with_page_faults(f"{limited}; keep_memory()") <= 2
 
 
 @needs_glibc
@@ -56,4 +56,4 @@ def test_the_heap_asks_for_huge_pages() -> None:
 @needs_glibc
 def test_other_c_libraries_are_left_alone() -> None:
     other = "import platform; platform.libc_ver = lambda: ('', '')"
-    assert page_faults(f"{other}; keep_memory()") > 1_500  # 64 huge pages a step, if they are on
+    assert steps_with_page_faults(f"{other}; keep_memory()") == 30

@@ -20,7 +20,7 @@ from coserve_export.parity import Images, Logits, Parity, compare_logits, weight
 from coserve_export.report import AccuracyLoss, Progress, export_record
 
 TOP1_AGREEMENT = 0.95
-"""Required on images not used for calibration; trained Wide ResNets reach 98 to 99 %."""
+"""Required on images not used for calibration; trained Wide ResNets reach 98 to 99%."""
 MIN_OPSET = 13
 """The first version of ONNX's standard operators with a scale per channel."""
 

@@ -23,7 +23,7 @@ class Cost:
     """Learnable parameters, and multiply-adds for one image.
 
     As in the paper's tables, multiply-adds count convolutions and linear layers, two per element of a batch
-    norm, and one per input element of an average pool. Norms and pools add 0.1 to 7 %.
+    norm, and one per input element of an average pool. Norms and pools add 0.1 to 7%.
     """
 
     parameters: int

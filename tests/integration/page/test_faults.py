@@ -32,7 +32,7 @@ def test_a_member_that_failed_is_red(server: Server, tab: Tab) -> None:
     tab.choose_example("frog")
     assert "degraded: 1 of 2 members answered" in tab.text("#headline .failed")
     assert tab.text("#missing").startswith("member1: ")
-    assert "This member labelled 80.0 % correctly." in tab.text("#words")
+    assert "This member labelled 80.0% correctly." in tab.text("#words")
     red = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--failed')")
     shown = page.evaluate("getComputedStyle(document.querySelector('#missing li')).color")
     assert [int(red[i : i + 2], 16) for i in (1, 3, 5)] == [int(part) for part in shown[4:-1].split(",")]
@@ -52,7 +52,7 @@ def test_a_member_that_failed_is_red(server: Server, tab: Tab) -> None:
     assert "S=2 took " in tab.text("#race-result")
     assert tab.text("#race-result").endswith(f"and lacked members in {requests} of {requests} answers.")
     # The accuracy of the member that answered, not of the ensemble.
-    assert [row[:2] for row in tab.rows("#accuracy")] == [["fails, degraded", "80.0 %"]]
+    assert [row[:2] for row in tab.rows("#accuracy")] == [["fails, degraded", "80.0%"]]
     ticks = tab.page.locator("#accuracy svg text").all_text_contents()
     assert all(len(tick) <= 5 for tick in ticks if tick[0].isdigit())
     assert tab.barriers("#answer") == []

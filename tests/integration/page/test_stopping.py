@@ -32,7 +32,7 @@ def test_members_that_were_not_needed_are_no_fault(server: Server, tab: Tab) -> 
     said = f"1 of 4 members answered with enough confidence: {member}"
     assert tab.text("#headline").split("\n")[-1] == said
     assert page.is_hidden("#missing")
-    accuracy = "With early stopping, the ensemble labelled 80.0 % of 200 test photographs correctly."
+    accuracy = "With early stopping, the ensemble labelled 80.0% of 200 test photographs correctly."
     assert tab.text("#words") == accuracy
     assert tab.barriers("#answer") == []
     # The race compares members that all run.

@@ -20,7 +20,7 @@ class Separation:
     Attributes:
         auroc: probability that another image is doubted more than a known one. Equal doubt counts as half;
             0.5 is chance.
-        fpr95: fraction of the other images that pass as known at the threshold that at least 95 % of the
+        fpr95: fraction of the other images that pass as known at the threshold that at least 95% of the
             known ones pass (arXiv 1706.02690). Lower is better; 0.95 is chance.
     """
 

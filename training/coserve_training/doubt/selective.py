@@ -24,7 +24,7 @@ class SelectiveAccuracy:
         aurc: area under the curve, the mean risk over k = 1 to N (arXiv 1805.08206).
         excess_aurc: `aurc` less that of the best possible order, which puts all wrong answers last.
         accuracies: accuracy by coverage in percent, for `COVERAGES`.
-        risks: risk at a coverage of 1, 2, …, 100 %.
+        risks: risk at a coverage of 1, 2, …, 100%.
     """
 
     aurc: float

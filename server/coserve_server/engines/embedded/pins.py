@@ -71,7 +71,7 @@ class Pin:
         """Return whether the thread has waited for other processes for some time, and still waits.
 
         Waits for this process's own threads, such as the event loop, do not count: they end soon, and moving
-        for them costs more than it gains: 6 % of the throughput of 8 clients on two cores.
+        for them costs more than it gains: 6% of the throughput of 8 clients on two cores.
         """
         if not self.working or self._host is not None:
             return False

@@ -91,7 +91,7 @@ def _writable(cache: Path) -> Path:
 
 
 class _CompiledMember(LoadedMember):
-    """A member with one infer request, reused: a new one costs the smallest network 5 % of its time."""
+    """A member with one infer request, reused: a new one costs the smallest network 5% of its time."""
 
     def __init__(self, member: Member, model: ov.CompiledModel, lane: Lane) -> None:
         super().__init__(member, lane)

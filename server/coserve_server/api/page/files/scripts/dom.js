@@ -36,7 +36,7 @@ export function folded(summary, ...children) {
   return make("details", {}, make("summary", {}, summary), ...children);
 }
 
-export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
+export const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
 
 export function milliseconds(ms) {
   if (ms === null || ms === undefined || Number.isNaN(ms)) return "–";

@@ -35,21 +35,21 @@ def test_an_answer_is_the_server_s_in_words_and_bars(server: Server, tab: Tab) -
     (result,) = reply.results
     best = result.predictions[0]
     assert tab.text("#headline").split("\n")[0] == best.label
-    assert f"{100 * best.probability:.1f} % probable" in tab.text("#headline")
+    assert f"{100 * best.probability:.1f}% probable" in tab.text("#headline")
     assert result.member_predictions is not None
     assert result.prediction_set is not None
     members = list(result.member_predictions.values())
     for row, prediction in zip(tab.rows("#classes"), result.predictions, strict=True):
         own = [next(p for p in member if p.class_id == prediction.class_id) for member in members]
         assert row[0] == prediction.label
-        assert row[1:] == [f"{100 * p.probability:.1f} %" for p in (prediction, *own)]
+        assert row[1:] == [f"{100 * p.probability:.1f}%" for p in (prediction, *own)]
     words = tab.text("#words")
     agree = len({member[0].class_id for member in members}) == 1
     assert words.startswith("Both members say" if agree else "The members disagree:")
     assert f"Disagreement: {result.uncertainty.disagreement:.3f} nats, of at most 0.69" in words
     for prediction in result.prediction_set:
         assert prediction.label in words
-    assert f"{100 * (reply.measured_top1 or 0):.1f} % of 5,000 test photographs" in words
+    assert f"{100 * (reply.measured_top1 or 0):.1f}% of 5,000 test photographs" in words
     assert tab.text("#model-text").startswith(f"2 members, {len(model.labels)} classes")
     # A bar for each class, and a tick for each member's opinion of it.
     assert tab.page.locator("#classes svg g[aria-hidden=true], #classes svg rect").count() >= 10

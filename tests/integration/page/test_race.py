@@ -84,7 +84,7 @@ def test_accuracy_is_shown_for_every_subset_of_members(server: Server, tab: Tab)
         if len(subset["members"]) < 4
     }
     assert len(expected) == 15
-    shown = {name: f"{100 * top1:.1f} %" for name, top1 in expected.items()}
+    shown = {name: f"{100 * top1:.1f}%" for name, top1 in expected.items()}
     assert {name: rows[name] for name in expected} == shown
     assert tab.page.locator("#accuracy svg circle").count() == 3 + 2 + 14
 

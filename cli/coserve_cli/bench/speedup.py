@@ -52,7 +52,7 @@ def speedup(
         typer.Option(
             metavar="I,…",
             help="GPUs to run on instead of cores, by number: streams of one GPU, or several GPUs. Uses ONNX "
-            "Runtime's CUDA provider. Never run on one yet.",
+            "Runtime's CUDA provider. Not yet tested on a GPU.",
         ),
     ] = None,
     cuda_graphs: Annotated[
@@ -60,7 +60,7 @@ def speedup(
     ] = False,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each way at each batch size.")] = 100,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Seconds per batch size; then fewer --repeats have to do.")
+        float, typer.Option(min=0, help="Seconds per batch size, after which --repeats end early.")
     ] = 120,
     plots: Annotated[Path | None, typer.Option(help="Folder to write plots to.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write the results to.")] = None,

@@ -35,7 +35,7 @@ def evaluate(
     ood: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Images of other kinds, to be told from the test images by doubt: a folder or zip, labelled "
+            help="Out-of-distribution images, to compare with the test images: a folder or zip, labelled "
             "or not; repeatable."
         ),
     ] = None,

@@ -24,8 +24,6 @@ from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.preparation import EncodedImage
 from coserve_server.settings import Settings
 
-UNCOUNTED_BYTES = 2**16
-"""Messages up to this size take little memory, whatever they contain."""
 PIECE_VALUES = 2**15
 
 M = TypeVar("M", bound=Message)
@@ -38,7 +36,7 @@ def parse(kind: type[M], data: bytes) -> M:
         BadBodyError: the data is not a message of that kind.
         BodyTooLargeError: it has far too many fields.
     """
-    if len(data) > UNCOUNTED_BYTES and has_more_fields(data, kind, SPARE_VALUES):
+    if has_more_fields(data, kind, SPARE_VALUES):
         raise BodyTooLargeError(f"the message has more than {SPARE_VALUES} fields; a request needs a dozen")
     try:
         return kind.FromString(data)

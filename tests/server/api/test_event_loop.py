@@ -24,6 +24,7 @@ from PIL import Image
 from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc.messages import parse, read_request
+from coserve_server.api.v1 import routes
 from coserve_server.engines.base import Images
 from coserve_server.ensembles.calibration import Calibration
 from coserve_server.ensembles.ensemble import Ensemble
@@ -32,6 +33,7 @@ from coserve_server.outcomes import MemberRun
 from tests.server.api.application import INFER, LENGTH, Server
 from tests.server.fake_engine import FakeEngine, ensemble
 
+MEMBERS_TOO = "member_predictions=true"
 LIMIT_MS = 40
 """The slowest step takes less than half of it, and what is not divided longer."""
 SIZE = 64
@@ -221,6 +223,29 @@ def test_no_step_is_long(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     watch, status = asyncio.run(go())
     assert status == REFUSED.get(kind, 200)
     assert max(watch.longest_ms.values()) < LIMIT_MS, watch.longest_ms
+
+
+@pytest.mark.parametrize(
+    ("images", "query", "inline"),
+    [(1, "", True), (1, MEMBERS_TOO, True), (8, "", True), (8, MEMBERS_TOO, False)],
+)
+def test_replies_that_rank_many_classes_are_written_on_a_thread(
+    images: int, query: str, inline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few of them are returned."""
+    threads = []
+    write = routes.write_reply
+
+    def watched_write(*arguments: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return write(*arguments)
+
+    monkeypatch.setattr(routes, "write_reply", watched_write)
+    server = Server(WideEngine(wide()))
+    path, body, headers = multipart([picture(4)] * images, query)
+    response = server.ask("POST", path, content=body, headers=headers)
+    assert len(response.json()["results"]) == images
+    assert (threads == [threading.main_thread()]) == inline
 
 
 def test_numbers_of_grpc_are_read_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

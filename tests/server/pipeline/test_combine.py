@@ -79,6 +79,12 @@ def test_many_ties_are_in_the_order_of_classes() -> None:
     assert top_k(scores, 1000).tolist() == [*range(0, 1000, 2), *range(1, 1000, 2)]
 
 
+@given(arrays(np.float64, 100, elements=st.integers(0, 9)), st.integers(1, 20))
+@settings(max_examples=100, deadline=None)
+def test_the_top_few_are_the_first_of_all(scores: np.ndarray, k: int) -> None:
+    assert top_k(scores, k).tolist() == top_k(scores, 100)[:k].tolist()
+
+
 def test_each_number_of_members_has_its_temperature() -> None:
     calibration = Calibration.model_validate({"temperatures": {"1": 0.5, "2": 4}})
     members = logits([1, 2, 3], [3, 2, 7])

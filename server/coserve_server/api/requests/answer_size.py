@@ -5,6 +5,8 @@ from coserve_server.settings import Settings
 
 INLINE_PREDICTIONS = 2000
 """Answers of more predictions are written on a thread."""
+INLINE_VALUES = 2**13
+"""Likewise answers for which more logits are ranked or written."""
 
 
 def check_predictions(settings: Settings, images: int, per_image: int) -> int:

@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from coserve_server import errors
 from coserve_server.api.problems import KINDS, describe_responses
 from coserve_server.api.requests import base64_images, parameters
-from coserve_server.api.requests.answer_size import INLINE_PREDICTIONS, check_predictions
+from coserve_server.api.requests.answer_size import INLINE_PREDICTIONS, INLINE_VALUES, check_predictions
 from coserve_server.api.requests.compression import CONTENT_ENCODING
 from coserve_server.api.requests.dependencies import Core, find_model, get_classifier, get_record
 from coserve_server.api.requests.disconnects import while_connected
@@ -98,11 +98,15 @@ class ClassifyQuery(BaseModel, extra="forbid"):
             raise errors.InvalidParametersError("set_method needs coverage, such as coverage=0.95")
         return None
 
+    def count_rankings(self, ensemble: Ensemble) -> int:
+        """Return how many times an answer ranks the classes of an image."""
+        return 1 + len(ensemble.members) * self.member_predictions
+
     def count_predictions(self, ensemble: Ensemble) -> int:
         """Return how many predictions an answer may have per image."""
         classes = len(ensemble.labels)
-        lists = 1 + len(ensemble.members) * self.member_predictions
-        return lists * min(self.top_k, classes) + classes * (self.coverage is not None)
+        listed = self.count_rankings(ensemble) * min(self.top_k, classes)
+        return listed + classes * (self.coverage is not None)
 
 
 @router.post(
@@ -137,7 +141,9 @@ async def classify(request: Request) -> Response:
         def write() -> bytes:
             return write_reply(answer, images, query.top_k, query.member_predictions, rule)
 
-        reply = write() if predictions <= INLINE_PREDICTIONS else await asyncio.to_thread(write)
+        ranked = answer.combined.logits.size * query.count_rankings(ensemble)
+        small = predictions <= INLINE_PREDICTIONS and ranked <= INLINE_VALUES
+        reply = write() if small else await asyncio.to_thread(write)
     return Response(reply, media_type="application/json")
 
 

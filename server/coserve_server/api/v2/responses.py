@@ -11,15 +11,13 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from coserve_server.api.json_pieces import write_list, write_object
+from coserve_server.api.requests.answer_size import INLINE_VALUES
 from coserve_server.api.v2.requests import FP32
 from coserve_server.api.v2.schemas import InferRequest, Output, OutputParameters
 from coserve_server.pipeline.classifier import Classification
 from coserve_server.pipeline.combine import top_k
 
 T = TypeVar("T")
-
-INLINE_VALUES = 2**13
-"""Responses to more logits are written on a thread."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from coserve_server.observability.statistics import Statistics
 
 COUNTED = frozenset({"counter", "histogram"})
 """Types that only grow, so those of processes that have ended count too."""
+COMMON = frozenset({"coserve_model_reloads"})
+"""Counters of what every process does: the highest value counts."""
 SUMMED = frozenset(
     {
         "coserve_requests_in_flight",
@@ -56,6 +58,8 @@ def _add(samples: dict[tuple[str, tuple[tuple[str, str], ...]], float], metric: 
         key = (sample.name, tuple(sample.labels.items()))
         if key not in samples:
             samples[key] = sample.value
+        elif metric.name in COMMON:
+            samples[key] = max(samples[key], sample.value)
         elif adds:
             samples[key] += sample.value
         else:

@@ -93,9 +93,7 @@ class Whole:
         """
         async with self._changing:
             self._unloaded.discard(name)
-            for worker in self._workers:
-                if worker.state is State.STARTING:
-                    worker.missed.add(name)
+            self._note_missed("load", name)
             faults = [fault for fault in await self._call_all("load", name) if fault is not None]
             if faults:
                 raise faults[0]
@@ -107,20 +105,25 @@ class Whole:
             ServerError: no worker serves it.
         """
         async with self._changing:
+            before = frozenset(self._unloaded)
+            # First: a worker that is started meanwhile must not serve it.
+            self._unloaded.add(name)
+            self._note_missed("unload", name)
             faults = await self._call_all("unload", name)
             failed = [fault for fault in faults if fault is not None]
             if failed and len(failed) == len(faults):
+                self._unloaded = set(before)
                 raise failed[0]
-            self._unloaded.add(name)
 
     async def catch_up(self, worker: Worker) -> None:
-        """Repeat in a new worker what was loaded and unloaded before it was ready, then let it serve."""
-        async with self._changing:
-            for name in worker.missed:
-                await _call(worker, "load", name)
-            for name in self._unloaded:
-                await _call(worker, "unload", name)
-            worker.admit()
+        """Repeat in a new worker what was loaded and unloaded before it was ready, then let it serve.
+
+        It waits for no other worker: a load that hangs there must not keep a replacement from serving.
+        """
+        while worker.missed:
+            name, verb = worker.missed.popitem()
+            await _call(worker, verb, name)
+        worker.admit()
         await self._share(worker)
 
     def spread_faults(self) -> None:
@@ -130,6 +133,12 @@ class Whole:
             others = [one for one in ready if one is not worker]
             faults = [f"worker {one.number}: {fault}" for one in others for fault in one.faults]
             worker.channel.notify("elsewhere", faults)
+
+    def _note_missed(self, verb: str, name: str) -> None:
+        """Note what workers have to do once they have started."""
+        for worker in self._workers:
+            if worker.state is State.STARTING:
+                worker.missed[name] = verb
 
     async def _share(self, newcomer: Worker) -> None:
         """Let others' connections end until a new worker can have its part; kept alive, they would stay."""

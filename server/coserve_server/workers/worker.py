@@ -47,7 +47,7 @@ class Worker:
         ended: the process's status, once it has ended.
         is_late: whether it has not answered the last call that it must answer.
         left: set once it takes no more connections: it has ended, or will.
-        missed: ensembles that clients had loaded again while it started.
+        missed: by ensemble, `load` or `unload`: what clients asked for while it started.
     """
 
     def __init__(self, assignment: Assignment, handlers: Mapping[str, Callable[..., Any]]) -> None:
@@ -65,8 +65,9 @@ class Worker:
         self.is_late = False
         self.faults: Sequence[str] = ()
         self.left = asyncio.Event()
-        self.missed: set[str] = set()
-        self._snapshot = Snapshot()
+        self.missed: dict[str, str] = {}
+        self._counted = pickle.dumps(Snapshot())
+        """Its counts as it sent them: they arrive several times a second, and are seldom read."""
         self._changed = handlers["changed"]
         self._handed = 0
         self._kept: deque[socket.socket] = deque()
@@ -93,7 +94,7 @@ class Worker:
             "leave": self._note_leaving,
             "state": self._note_faults,
             "load": self._note_load,
-            "count": self._note_snapshot,
+            "count": self._note_counts,
         }
         others = {name: self._bind(function) for name, function in handlers.items() if name != "changed"}
         self.channel = Channel(self._launched.control, {**own, **others})
@@ -161,7 +162,7 @@ class Worker:
         if self.state is not State.STARTING and not self.ended.done():
             with suppress(GoneError, asyncio.TimeoutError):
                 await asyncio.wait_for(self.channel.call("report"), PATIENCE_S)
-        return self._snapshot
+        return self._read_counts()
 
     async def count_connections(self) -> int:
         """Return the number of open connections as of now, if it answers."""
@@ -170,7 +171,7 @@ class Worker:
 
     def last_counts(self) -> Snapshot:
         """Return what remains of it after its end."""
-        return self._snapshot.counts()
+        return self._read_counts().counts()
 
     def kill(self) -> None:
         """End the process at once, if it has not ended."""
@@ -255,5 +256,9 @@ class Worker:
         self._open = opened
         self._received = received
 
-    def _note_snapshot(self, data: bytes) -> None:
-        self._snapshot = pickle.loads(data)  # noqa: S301  # from the worker
+    def _note_counts(self, data: bytes) -> None:
+        self._counted = data
+
+    def _read_counts(self) -> Snapshot:
+        snapshot: Snapshot = pickle.loads(self._counted)  # noqa: S301  # from the worker
+        return snapshot

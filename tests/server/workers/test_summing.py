@@ -11,6 +11,7 @@ def snapshot(count: int, ready: int) -> Snapshot:
     counter.add_metric([f"only{count}"], count)
     histogram = HistogramMetricFamily("coserve_size", "Sizes.", labels=["model"])
     histogram.add_metric(["pair"], [("1.0", count), ("+Inf", 2 * count)], 3 * count)
+    reloads = CounterMetricFamily("coserve_model_reloads", "Changes of files.", value=count)
     gauges = [
         GaugeMetricFamily("coserve_requests_in_flight", "In progress.", count),
         GaugeMetricFamily("coserve_model_ready", "Whether ready.", ready),
@@ -20,7 +21,7 @@ def snapshot(count: int, ready: int) -> Snapshot:
     model.count_answer(count, total_ns=10, queue_ns=1, input_ns=2, infer_ns=3, output_ns=4)
     model.count_batch(count, 3)
     model.count_batch(8, 5)
-    return Snapshot([counter, histogram, *gauges], statistics)
+    return Snapshot([counter, histogram, reloads, *gauges], statistics)
 
 
 def samples(total: Snapshot) -> dict[str, float]:
@@ -41,6 +42,7 @@ def test_metrics_are_added_up_or_the_worst_counts() -> None:
         "coserve_size_bucketpair+Inf": 12,
         "coserve_size_countpair": 12,
         "coserve_size_sumpair": 18,
+        "coserve_model_reloads_total": 5,
         "coserve_requests_in_flight": 6,
         "coserve_model_ready": 0,
     }

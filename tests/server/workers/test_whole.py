@@ -27,14 +27,17 @@ class Fake:
         self.connections = connections
         self.is_late = False
         self.faults: Sequence[str] = ()
-        self.missed: set[str] = set()
+        self.missed: dict[str, str] = {}
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.channel = self
         self.log = log
         self.errors = errors
+        self.hangs: set[str] = set()
 
     async def call(self, name: str, model: str) -> None:
         self.log.append((self.number, name, model))
+        if name in self.hangs:
+            await asyncio.Event().wait()
         await asyncio.sleep(0)
         self.log.append((self.number, "done"))
         if name in self.errors:
@@ -97,8 +100,40 @@ def test_a_worker_that_comes_later_does_what_it_missed() -> None:
         assert (2, "load", "pair") not in log
         log.clear()
         await workers.catch_up(late)
-        assert log[:3:2] == [(2, "load", "pair"), (2, "unload", "single")]
+        assert sorted(log[:3:2]) == [(2, "load", "pair"), (2, "unload", "single")]
         assert late.state is State.READY
+
+    run(test)
+
+
+@pytest.mark.parametrize("verb", ["load", "unload"])
+def test_a_load_that_hangs_in_one_worker_does_not_keep_another_from_being_replaced(verb: str) -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log)
+        present = [first]
+        workers = Whole(present, 2)  # type: ignore[arg-type]
+        first.hangs.add(verb)
+        changing = asyncio.ensure_future(getattr(workers, verb)(first, "pair"))
+        await asyncio.sleep(0)
+        late = Fake(2, log, State.STARTING)
+        # What it is told when it is started, so it need not repeat it.
+        assert workers.unloaded == {"unload": {"pair"}}.get(verb, frozenset())
+        present.append(late)
+        await workers.catch_up(late)
+        assert late.state is State.READY
+        assert log == [(1, verb, "pair")]
+        changing.cancel()
+
+    run(test)
+
+
+def test_an_unload_that_failed_everywhere_leaves_later_workers_alone() -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log, unload=UnknownModelError("not served"))
+        workers = whole(first)
+        with pytest.raises(UnknownModelError):
+            await workers.unload(first, "pair")
+        assert workers.unloaded == frozenset()
 
     run(test)
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 LATE = "the images were not decoded before the deadline"
 APART_PIXELS = 2 * 2**20
 """An image of `COPIED_FORMATS` with more pixels is decoded in a process of its own."""
+DEPTH = 2
+"""A request's images per thread: while one is prepared, the next one waits behind it."""
 SMALL_BYTES = 2**14
 SMALL_PIXELS = 2**14
 """A single image within both limits, before and after resizing, is prepared on the event loop."""
@@ -97,17 +99,28 @@ class Preparation:
             )
 
     async def _run(self, steps: Sequence[Callable[[], T]], deadline_ns: int) -> list[T]:
-        """Run steps on the threads, and return their results."""
+        """Run steps on the threads, and return their results.
+
+        The threads take steps in turn, so a request has only a few among them: others do not wait for all.
+        """
         loop = asyncio.get_running_loop()
-        running = [loop.run_in_executor(self._threads, step) for step in steps]
+        results: dict[int, T] = {}
+        left = iter(enumerate(steps))
+
+        async def run_some() -> None:
+            for index, step in left:
+                results[index] = await loop.run_in_executor(self._threads, step)
+
+        running = [asyncio.ensure_future(run_some()) for _ in range(min(len(steps), DEPTH * self._cores))]
         left_s = (deadline_ns - time.perf_counter_ns()) / 1e9
         try:
-            return await asyncio.wait_for(asyncio.gather(*running), left_s)
+            await asyncio.wait_for(asyncio.gather(*running), left_s)
         except asyncio.TimeoutError as error:
             raise DeadlineError(LATE) from error
         finally:
-            for future in running:
-                future.cancel()
+            for task in running:
+                task.cancel()
+        return [results[index] for index in range(len(steps))]
 
     def close(self) -> None:
         """End the threads and processes; drop waiting images."""

@@ -1,4 +1,4 @@
-"""Large images of formats that Pillow copies in one piece are decoded in processes of their own."""
+"""Images of several requests share the threads; large ones of some formats take processes of their own."""
 
 import asyncio
 import os
@@ -44,6 +44,23 @@ def expected() -> Images:
     assert not one._processes._idle
     one.close()
     return tensors
+
+
+def test_a_request_of_many_images_does_not_keep_others_waiting() -> None:
+    one = Preparation(1, 10**6, 10**8)
+    ended = []
+
+    async def ask(files: list[bytes]) -> None:
+        images = [EncodedImage(file) for file in files]
+        await one.prepare(Record("id"), images, ensemble().preprocessing, time.perf_counter_ns() + 10**11)
+        ended.append(len(files))
+
+    async def go() -> None:
+        await asyncio.gather(ask(FILES[2:3] * 20), ask(FILES[2:3] * 20), ask(FILES[2:3]))
+
+    asyncio.run(go())
+    one.close()
+    assert ended[0] == 1
 
 
 def test_processes_are_used_again(prepared: Preparation, expected: Images) -> None:

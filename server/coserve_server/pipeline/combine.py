@@ -121,7 +121,7 @@ def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
         return np.argsort(-scores, kind="stable")[:k]
     # Finding the few that can be among them takes a tenth of the time of sorting all.
     likely = np.flatnonzero(scores >= np.partition(scores, -k)[-k])
-    return likely[np.argsort(-scores[likely], kind="stable")[:k]]
+    return np.asarray(likely[np.argsort(-scores[likely], kind="stable")[:k]])
 
 
 def _mean(shares: Floats, values: Floats) -> Floats:

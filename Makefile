@@ -16,7 +16,10 @@ PYTEST := $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: setup demo docs wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup page-image force perf-analyzer browser clean
+.PHONY: help setup demo docs wheel test test-compat test-compose test-cluster lint bench bench-peers gpu speedup page-image force perf-analyzer browser clean
+
+help:  ## these lines
+	@sed -n 's/^\([a-z-]*\):.*##  */\1\t/p' Makefile | expand -t 14
 
 setup: $(VENV)/.all  ## everything a developer needs
 
@@ -42,7 +45,7 @@ wheel: | $(BIN)/python  ## the wheel in dist/, tried in an empty environment
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(BIN)/python tests/packaging/check_wheel.py dist/coserve-*.whl
 
-lint: $(VENV)/.all
+lint: $(VENV)/.all  ## style, types and the layers of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -60,7 +63,7 @@ test-compat: $(VENV)/.all  ## every Python here, the oldest and newest libraries
 test-compose: $(VENV)/.all  ## containers for real, with a Docker engine of its own where none answers: minutes
 	tests/compose/run
 
-test-cluster: $(VENV)/.all .cluster/installed .cluster/servers/installed  ## the Helm chart behind Envoy, Prometheus and podman: minutes
+test-cluster: $(VENV)/.all .cluster/installed .cluster/servers/installed  ## the Helm chart behind Envoy: minutes
 	tests/cluster/run
 
 # Helm and Kubernetes' schemas (350 MB), and what only test-cluster runs, Envoy and rclone (184 MB), beside the
@@ -106,5 +109,5 @@ browser:  ## Chromium, in which the page at / is tested; needs root on Debian an
 .perf_analyzer/perf_analyzer: benchmarks/fetch_perf_analyzer.py | $(VENV)/.all
 	$(BIN)/python benchmarks/fetch_perf_analyzer.py .perf_analyzer
 
-clean:
+clean:  ## remove the environments and all that was fetched
 	rm -rf $(VENV) .cluster .nox .perf_analyzer .peers .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from coserve_export.ensemble import Description, Member
+from coserve_export.errors import NetworkError
 from coserve_export.labelled import LabelledImages, read_evaluation, run_members
+from coserve_training.data.identity import name_image
 from coserve_training.runs.calibrate import calibrate
 from coserve_training.runs.evaluate import Outputs
 
@@ -34,6 +36,7 @@ def measure_accuracy(members: Sequence[Member], description: Description, data: 
 
     Raises:
         DescriptionError: the images cannot be used.
+        NetworkError: a member's logits are not finite.
     """
     images = read_evaluation(data, description.labels, description.preprocessing)
     test = run_on(members, images)
@@ -43,8 +46,16 @@ def measure_accuracy(members: Sequence[Member], description: Description, data: 
 
 
 def run_on(members: Sequence[Member], images: LabelledImages) -> Outputs:
-    """Run every member on labelled images."""
+    """Run every member on labelled images.
+
+    Raises:
+        DescriptionError: an image cannot be decoded.
+        NetworkError: a member's logits are not finite.
+    """
     logits = torch.from_numpy(run_members(members, images))
+    for member, image in (~logits.isfinite().all(-1)).nonzero().tolist():
+        name = name_image(images.sources, image)
+        raise NetworkError(f"member {member}: its logits are not all finite for {name}")
     return Outputs(logits, torch.from_numpy(images.targets), images.split)
 
 

@@ -31,7 +31,7 @@ class LabelledImages:
         targets: the ensemble's class indices `[N]`.
         preprocessing: how images are prepared for the networks.
         notes: what to report about the data, in lines.
-        split: which images these are: "test", "val" if there is no test split, or "held-out".
+        split: which images these are: "test", "val" or "held-out".
         val: the images of a validation split beside a test split, which calibrate probabilities.
     """
 
@@ -112,10 +112,10 @@ def read_evaluation(
         dataset, test = record.load_test(paths, _size(preprocessing), with_val=True, workers=0, cache_bytes=0)
     except DataError as error:
         raise DescriptionError(str(error)) from error
-    images = _match_classes(dataset, test, paths, labels, preprocessing)
+    images = _match_classes(dataset, test, dataset.test_name, paths, labels, preprocessing)
     if dataset.val is None:
         return images
-    return replace(images, val=_match_classes(dataset, dataset.val, paths, labels, preprocessing))
+    return replace(images, val=_match_classes(dataset, dataset.val, "val", paths, labels, preprocessing))
 
 
 def read_calibration(
@@ -130,10 +130,10 @@ def read_calibration(
 
     record = _read_record(run)
     try:
-        split = record.load_calibration(paths, _size(preprocessing))
+        dataset, split = record.load_calibration(paths, _size(preprocessing))
     except DataError as error:
         raise DescriptionError(str(error)) from error
-    return _match_classes(*split, paths, labels, preprocessing)
+    return _match_classes(dataset, split, dataset.test_name, paths, labels, preprocessing)
 
 
 def run_members(members: Sequence[Member], images: LabelledImages) -> npt.NDArray[np.float32]:
@@ -159,11 +159,12 @@ def _size(preprocessing: Preprocessing) -> int:
 def _match_classes(
     dataset: "Dataset",
     split: "Split",
+    name: str,
     paths: Sequence[Path],
     labels: Sequence[str],
     preprocessing: Preprocessing,
 ) -> LabelledImages:
-    """Number the images' classes as the ensemble does."""
+    """Number the images' classes as the ensemble does; `name` is the split's."""
     location = ", ".join(map(str, paths))
     if set(dataset.labels) != set(labels):
         missing = sorted(set(labels) - set(dataset.labels))
@@ -174,4 +175,4 @@ def _match_classes(
     order = np.array([list(labels).index(label) for label in dataset.labels])
     images: Any = split.images
     sources: npt.NDArray[Any] = getattr(images, "sources", images)
-    return LabelledImages(sources, order[split.targets], preprocessing, dataset.notes, dataset.test_name)
+    return LabelledImages(sources, order[split.targets], preprocessing, dataset.notes, name)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from coserve_export.accuracy import describe_scores
-from coserve_export.ensemble import Preprocessing
-from coserve_export.errors import DescriptionError
+from coserve_export.accuracy import describe_scores, run_on
+from coserve_export.ensemble import Member, Preprocessing
+from coserve_export.errors import DescriptionError, NetworkError
 from coserve_export.existing import export_onnx
 from coserve_export.int8 import Int8
 from coserve_export.labelled import LabelledImages, read_calibration, read_evaluation
@@ -148,7 +148,7 @@ def test_val_calibrates_and_test_is_scored(data: Path) -> None:
             shutil.copy(file, copy)
     images = read_evaluation([data], LABELS, PREPROCESSING)
     assert images.val is not None
-    assert (len(images), images.split, len(images.val)) == (25, "test", 20)
+    assert (len(images), images.split, len(images.val), images.val.split) == (25, "test", 20, "val")
     assert names(images.val) == {"000.png", "001.png", "002.png", "003.png"}
     shutil.rmtree(data / "test")
     alone = read_evaluation([data], LABELS, PREPROCESSING)
@@ -162,3 +162,15 @@ def test_val_calibrates_and_test_is_scored(data: Path) -> None:
     fitted = fit_temperature([val.logits.mean(0)], val.targets)
     assert provenance["calibration"]["temperatures"][2] == fitted  # type: ignore[index]
     assert describe_scores(test, None, 5)["calibration"]["split"] == "test"  # type: ignore[index]
+
+
+def test_logits_that_are_not_finite_measure_nothing(make_onnx: Callable[..., Path], data: Path) -> None:
+    """The network takes the root of an image's brightness above grey."""
+    (data / "train").rename(data / "test")
+    Image.new("RGB", (SIZE, SIZE), "white").save(data / "test/cat/000.png")
+    Image.new("RGB", (SIZE, SIZE), "black").save(data / "test/cat/001.png")
+    network = make_onnx(weights=np.eye(3, 5, dtype=np.float32), last=("Sqrt",))
+    member = Member(network.read_bytes(), "pixels", "scores")
+    images = read_evaluation([data], LABELS, PREPROCESSING)
+    with pytest.raises(NetworkError, match=r"^member 0: its logits are not all finite for .*cat/001\.png$"):
+        run_on([member], images)

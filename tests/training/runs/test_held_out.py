@@ -141,6 +141,20 @@ def test_a_copy_of_a_held_out_image_is_held_out_too(image_folder: Path, tmp_path
     assert not set(known.trained.contents) & set(known.tested.contents)
 
 
+def test_test_images_that_count_twice_are_named(image_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
+    run = write_run(tmp_path / "run", data)
+    lines: list[str] = []
+    evaluate_run(run, data, report=lines.append)
+    assert lines == []
+    shutil.copy(data / "test/red/000.png", data / "test/blue/zz.png")
+    evaluate_run(run, data, report=lines.append)
+    assert lines == [f"1 of 31 test images are copies of others, and count again: {data}/test/red/000.png"]
+    lines.clear()
+    evaluate_run(run, [image_folder, image_folder], report=lines.append)
+    assert lines[0].startswith("30 of 60 test images are copies of others, and count again: ")
+
+
 def test_a_moved_test_image_is_not_trained_on(image_folder: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     config = TrainConfig(data=(str(data),), network="wide_resnet10_1", epochs=1, batch_size=30)

@@ -111,16 +111,17 @@ class Membership:
             images = {name: identify(files) for name, (files, _) in splits.items()}
             for name, (files, _) in splits.items():
                 self._refuse_trained(name, files, images[name])
-            return splits, self._note_copies_of_val(
-                splits["test"][0], images["test"], images.get("val", NONE)
-            )
+            notes = self._note_copies_of_val(splits["test"][0], images["test"], images.get("val", NONE))
+            for name, (files, _) in splits.items():
+                notes += _note_repeated(name, files, images[name])
+            return splits, notes
         files, targets = sources["train"]
         found = identify(files)
         trained, tested, chosen = self.known.find(found, self.same_place)
         held_out = tested & ~trained & ~chosen
         if not held_out.any():
             return {}, []
-        notes = []
+        notes = _note_repeated("held-out", files[held_out], found.select(held_out))
         if new := int((~trained & ~tested).sum()):
             notes.append(f"{new} images in train/ were added since training, and are not evaluated")
         if gone := self.known.tested.count_missing(found):
@@ -208,6 +209,16 @@ def _note_copies(split: str, files: npt.NDArray[Any], copies: Mask) -> list[str]
     return [
         f"{len(names)} {split} images are training images too, so scores are too good: {name_some(names)}"
     ]
+
+
+def _note_repeated(split: str, files: npt.NDArray[Any], images: Identities) -> list[str]:
+    readable = np.flatnonzero(images.contents)
+    _, first = np.unique(images.contents[readable], return_index=True)
+    repeated = np.delete(readable, first)
+    if not repeated.size:
+        return []
+    names = name_some([name_image(files, index) for index in repeated.tolist()])
+    return [f"{len(repeated)} of {len(files)} {split} images are copies of others, and count again: {names}"]
 
 
 def _join(

@@ -8,7 +8,7 @@ from coserve_training.data import Progress, Unlabelled, load_unlabelled
 from coserve_training.doubt.detection import Detection, detect
 from coserve_training.doubt.robustness import Robustness, score_corrupted
 from coserve_training.doubt.selective import SelectiveAccuracy, score_doubt
-from coserve_training.runs.evaluate import Outputs, held_out_logits, member_logits
+from coserve_training.runs.evaluate import Outputs, held_out_logits, member_logits, report_replaced
 from coserve_training.runs.folder import Checkpoint, Description, Run
 
 
@@ -115,16 +115,13 @@ def assess(
     detected = list[OtherImages]()
     for kind in others:
         logits = member_logits(run.members, kind.split, mean, std, progress)
-        replaced = kind.split.replaced
-        for name in replaced:
-            report(f"an image became unreadable, and another one was taken twice: {name}")
-        skipped = kind.skipped + replaced
+        report_replaced(kind.split, report)
+        skipped = kind.skipped + kind.split.replaced
         detected.append(OtherImages(kind.path, len(kind.split), skipped, detect(test.logits, logits)))
-    return Assessment(
-        selective_accuracy=score_doubt(test.logits, test.targets),
-        other_images=detected,
-        corrupted=score_corrupted(run, test, mean, std, limit, progress=progress) if corrupted else None,
-    )
+    robustness = None
+    if corrupted:
+        robustness = score_corrupted(run, test, mean, std, limit, progress=progress, report=report)
+    return Assessment(score_doubt(test.logits, test.targets), detected, robustness)
 
 
 def assess_run(

@@ -1,6 +1,6 @@
 """Scores on corrupted copies of the test images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 
@@ -9,7 +9,14 @@ from torch import Tensor
 from coserve_training.data import Progress
 from coserve_training.doubt.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from coserve_training.errors import DataError
-from coserve_training.runs.evaluate import Evaluation, Outputs, Scores, member_logits, score_members
+from coserve_training.runs.evaluate import (
+    Evaluation,
+    Outputs,
+    Scores,
+    member_logits,
+    report_replaced,
+    score_members,
+)
 from coserve_training.runs.folder import Run
 
 DRAWN = ("frost",)
@@ -75,6 +82,7 @@ def score_corrupted(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    report: Callable[[str], None] = print,
 ) -> Robustness:
     """Score an ensemble on copies of test images: fifteen corruptions, each of five severities.
 
@@ -86,6 +94,7 @@ def score_corrupted(
         limit: corrupt at most this number of images, evenly spaced.
         seed: seed of the corruptions.
         progress: called with the number of corrupted images that have been evaluated.
+        report: called with a line for each image that became unreadable.
 
     Raises:
         RunError: if a member's logits are not finite.
@@ -100,7 +109,7 @@ def score_corrupted(
     corruptions = list[CorruptionScores]()
     done = 0
 
-    def report(_: str, evaluated: int, __: int) -> None:
+    def count(_: str, evaluated: int, __: int) -> None:
         if progress is not None:
             progress("evaluating corrupted images", done * images + evaluated, steps * images)
 
@@ -108,10 +117,11 @@ def score_corrupted(
         scores = list[RobustScores]()
         for severity in SEVERITIES:
             change = partial(corrupt, name=name, severity=severity, seed=seed)
-            logits = member_logits(run.members, test.images, mean, std, report, change=change)
+            logits = member_logits(run.members, test.images, mean, std, count, change=change)
             scores.append(_score(logits, test.targets))
             done += 1
         corruptions.append(CorruptionScores(name, scores, average(scores)))
+    report_replaced(test.images, report)
     return Robustness(
         images=images,
         seed=seed,

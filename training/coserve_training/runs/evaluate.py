@@ -71,7 +71,7 @@ class Outputs:
         logits: `[S, N, C]` float32, in main memory.
         targets: classes `[N]`.
         split: name of the split, as in `Evaluation`.
-        images: the images and classes; None if only the outputs are known.
+        images: the images, with classes as the data number them; None if only the outputs are known.
     """
 
     logits: Tensor
@@ -220,27 +220,30 @@ def held_out_logits(
     )
     for note in dataset.notes:
         report(note)
-    if dataset.labels != run.labels:
+    if set(dataset.labels) != set(run.labels):
         extra = set(dataset.labels) - set(run.labels)
         missing = set(run.labels) - set(dataset.labels)
         raise DataError(f"classes differ from the run's: missing {sorted(missing)}, unknown {sorted(extra)}")
+    classes = np.array([run.labels.index(label) for label in dataset.labels])
     chosen_here = given is None and description.chosen_on == dataset.test_name
     if checkpoint == "best" and chosen_here:
         report(
             f"best.ckpt was chosen by its accuracy on these {dataset.test_name} images, so its scores are "
             "too good; a val split beside a test split avoids this"
         )
-    outputs = [
-        Outputs(
-            member_logits(run.members, split, description.mean, description.std, progress),
-            torch.from_numpy(split.targets),
-            name,
-            split,
-        )
-        for split, name in ((test, dataset.test_name), (dataset.val, "val"))
-        if split is not None
-    ]
-    return run, outputs[0], outputs[1] if len(outputs) > 1 else None
+
+    def run_on(split: Split, name: str) -> Outputs:
+        logits = member_logits(run.members, split, description.mean, description.std, progress)
+        report_replaced(split, report)
+        return Outputs(logits, torch.from_numpy(classes[split.targets]), name, split)
+
+    return run, run_on(test, dataset.test_name), None if dataset.val is None else run_on(dataset.val, "val")
+
+
+def report_replaced(split: Split, report: Callable[[str], None]) -> None:
+    """Report the images that became unreadable, in place of which others were taken."""
+    for name in split.replaced:
+        report(f"an image became unreadable, and another one was taken twice: {name}")
 
 
 def evaluate_run(

@@ -34,6 +34,8 @@ WAYS = {
     "independent": ("--co-training-weight", "0"),
     "same view": ("--no-own-views",),
 }
+ALONE = "co-trained"
+"""The way that S=1 is trained in, whatever the others are."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,8 @@ class Row:
 def plan(splits: list[int], ways: list[str], seeds: list[int]) -> Iterator[Training]:
     """Yield all trainings, seed by seed, so that a stopped comparison has whole seeds."""
     for seed in seeds:
-        for way in ways:
-            for split in splits:
-                if split > 1 or way == "co-trained":
-                    yield Training(way, split, seed)
+        trainings = [Training(way if split > 1 else ALONE, split, seed) for way in ways for split in splits]
+        yield from dict.fromkeys(trainings)
 
 
 def train(training: Training, options: argparse.Namespace, folder: Path) -> None:
@@ -170,13 +170,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/dividing"), help="folder of the run folders")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    name = f"{options.network}_{Path(options.recipe).stem}_{options.epochs}_epochs"
+    # The page takes the name apart at its last underscores.
+    recipe = Path(options.recipe).stem.replace("_", "-")
+    name = f"{options.network}_{recipe}_{options.epochs}_epochs"
     table = options.results / f"{name}.csv"
     for training in plan(options.splits, options.ways, options.seeds):
         folder = options.runs / name / training.name
         with locked(folder.with_suffix(".lock"), wait=False) as mine:
             done = {(row["way"], int(row["split"]), int(row["seed"])) for row in read(table)}
             if mine is None or (training.way, training.split, training.seed) in done:
+                state = "trained by another process" if mine is None else "done"
+                print(f"{name}: {training.name} is {state}", file=sys.stderr)
                 continue
             print(f"{name}: {training.name}", file=sys.stderr)
             train(training, options, folder)

@@ -4,15 +4,13 @@ python benchmarks/dividing_page.py            update the page
 python benchmarks/dividing_page.py --check    fail if the page's tables differ from the CSV files
 """
 
-import argparse
 import csv
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, stdev
 
-from marked_page import markdown, update
+from marked_page import markdown, page_options, update
 
-ROOT = Path(__file__).resolve().parent.parent
 WHOLE = "co-trained"
 """The way of training that the others are compared with."""
 
@@ -33,11 +31,7 @@ COLUMNS = {
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/dividing")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/results/dividing.md")
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
+    arguments = page_options(__doc__, "benchmarks/results/dividing", "docs/results/dividing.md").parse_args()
     sections = ["\n".join(section(file)) for file in sorted(arguments.results.glob("*.csv"))]
     update(arguments.page, "benchmarks/dividing_page.py", ["\n\n".join(sections)], arguments.check)
 
@@ -89,7 +83,7 @@ def differences(rows: list[Row]) -> Iterator[list[str]]:
         if way != WHOLE:
             pairs.append((f"S={split}: {WHOLE} against {way}", (WHOLE, split), (way, split)))
         for text, one, other in pairs:
-            seeds = sorted({row["seed"] for row in rows})
+            seeds = sorted({row["seed"] for row in rows}, key=int)
             both = [seed for seed in seeds if {(one, seed), (other, seed)} <= top1.keys()]
             steps = [top1[one, seed] - top1[other, seed] for seed in both]
             if not steps:

@@ -1,12 +1,31 @@
 """Update the generated part of a page in docs/, which stands between two markers."""
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from coserve_bench.output import write_whole
 
+ROOT = Path(__file__).resolve().parent.parent
 END = "<!-- end -->"
+
+
+def page_options(description: str | None, results: str, page: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that all scripts have which write a page from results.
+
+    Args:
+        description: the script's docstring.
+        results: the default folder of the results, below the project's root.
+        page: the default page, likewise.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", type=Path, default=ROOT / results, help="folder of the results")
+    parser.add_argument("--page", type=Path, default=ROOT / page, help="Markdown file to update")
+    parser.add_argument("--check", action="store_true", help="only compare, and fail if the page differs")
+    return parser
 
 
 def update(page: Path, script: str, lines: Iterable[str], check: bool) -> None:
@@ -31,7 +50,7 @@ def update(page: Path, script: str, lines: Iterable[str], check: bool) -> None:
     if not check:
         write_whole(page, new)
     elif new != old:
-        sys.exit(f"{page} differs from the JSON files: run {Path(script).name}")
+        sys.exit(f"{page} differs from the results: run {Path(script).name}")
 
 
 def markdown(table: Iterable[list[str]]) -> Iterator[str]:

@@ -4,27 +4,20 @@ python benchmarks/peers_page.py            update the page; `make bench-peers` e
 python benchmarks/peers_page.py --check    fail if the page's tables differ from the JSON files
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from marked_page import markdown, update
+from marked_page import markdown, page_options, update
 
 from coserve_bench.http.results import STAGES
 
-ROOT = Path(__file__).resolve().parent.parent
 Results = dict[str, Any]
 
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/peers")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/results/benchmark.md")
-    parser.add_argument("--check", action="store_true")
-    arguments = parser.parse_args()
+    arguments = page_options(__doc__, "benchmarks/results/peers", "docs/results/benchmark.md").parse_args()
     results = [json.loads(file.read_text("utf-8")) for file in sorted(arguments.results.glob("*.json"))]
     sections = "\n\n".join("\n".join(section(one)) for one in results)
     update(arguments.page, "benchmarks/peers_page.py", [sections], arguments.check)

@@ -6,28 +6,25 @@
 This script owns everything between the page's two markers.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
-from marked_page import markdown, update
+from marked_page import ROOT, markdown, page_options, update
 
 from coserve_bench.speedup.report import Report, Row
 from coserve_bench.speedup.ways import ALL_DEVICES, CONCURRENT, ONE_DEVICE
 
-ROOT = Path(__file__).resolve().parent.parent
 Cells = list[str]
 
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/speedup")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs/results/performance.md")
-    parser.add_argument("--plots", type=Path, default=ROOT / "docs/images/speedup")
-    parser.add_argument("--check", action="store_true")
+    parser = page_options(__doc__, "benchmarks/results/speedup", "docs/results/performance.md")
+    parser.add_argument(
+        "--plots", type=Path, default=ROOT / "docs/images/speedup", help="folder of the plots"
+    )
     arguments = parser.parse_args()
     reports = {file.stem: Report.read(file) for file in sorted(arguments.results.glob("*.json"))}
     images = {name: arguments.plots / name for name in reports}

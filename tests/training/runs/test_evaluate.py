@@ -40,9 +40,10 @@ def test_images_that_become_unreadable_are_reported(
             (data / "test/red/003.png").unlink()
 
     loaded, test, _ = held_out_logits(run, progress=progress, report=lines.append)
-    line = f"an image became unreadable, and another one was taken twice: {data}/test/red/003.png"
-    assert lines == [f"{line} (no such file or directory)"]
+    (line,) = lines
+    assert f"another one was taken twice: {data}/test/red/003.png (no such file or directory)" in line
     lines.clear()
     (data / "test/blue/000.png").unlink()
     assess(run, loaded, test, corrupted=True, limit=8, report=lines.append)
-    assert [line.split(" ")[-6] for line in lines] == [f"{data}/test/blue/000.png"]
+    (line,) = lines
+    assert f"another one was taken twice: {data}/test/blue/000.png" in line

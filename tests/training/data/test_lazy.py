@@ -1,6 +1,7 @@
 """Photographs that are decoded while they are used: same pixels, and crops that depend only on the seed."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -238,7 +239,8 @@ def test_a_run_reports_skipped_and_replaced_images(folder: Path, tmp_path: Path)
     evaluation = train(config, tmp_path / "run", report=report)
     assert evaluation is not None
     assert evaluation.images == 4
-    copies, left_out, _, _, replaced = lines
+    copies, reduced, left_out, _, _, replaced = lines
+    assert re.fullmatch(r"photographs of about \d+x\d+ pixels are reduced to 16x16; .*", reduced)
     assert copies.startswith("4 test images are training images too, so scores are too good: ")
     name = f"{folder}/train/cat/05.jpg (not an image in a known format)"
     assert left_out == f"1 images cannot be decoded and are left out: {name}"

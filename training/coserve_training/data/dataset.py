@@ -17,6 +17,7 @@ from coserve_training.data.imagenet import label_validation_images
 from coserve_training.data.lazy import Indices, LazyImages
 from coserve_training.data.membership import Assign, Sources
 from coserve_training.data.naming import name_some
+from coserve_training.data.sizes import describe_reduction
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
 from coserve_training.data.svhn import read_svhn
 from coserve_training.data.workers import ParallelMap, index_batches, usable_cores
@@ -82,6 +83,8 @@ def load_dataset(
     corrupt = [name for _, name in unreadable]
     for name, (found, targets) in sources.items():
         images = LazyImages(found, image_size, None, workers, skip_corrupt, resize_size, interpolation)
+        if name == "train":
+            notes += describe_reduction(images)
         splits[name], bad = prepare(images, targets, whole and name == "train", cache_bytes, progress)
         corrupt += bad
     if corrupt and not skip_corrupt:

@@ -1,5 +1,6 @@
 """Photographs that are reduced to a few pixels."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,4 +34,10 @@ def test_the_size_is_that_of_most(photographs: Path) -> None:
     photograph(0, 40, 40).save(photographs / "train/cat/0.jpg")
     (photographs / "train/cat/1.jpg").write_bytes(b"broken")
     assert load_dataset([photographs], 32, skip_corrupt=True, workers=0).notes[0] == NOTE.format(32)
-    assert not load_dataset([photographs], 32, skip_corrupt=True, workers=0, only=("test",)).notes
+
+
+def test_evaluation_does_not_note_it(photographs: Path) -> None:
+    assert not load_dataset([photographs], 32, workers=0, only=("test", "val")).notes
+    # Held-out images lie in train/.
+    shutil.rmtree(photographs / "test")
+    assert not load_dataset([photographs], 32, workers=0, only=("test", "val")).notes

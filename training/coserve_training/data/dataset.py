@@ -83,7 +83,7 @@ def load_dataset(
     corrupt = [name for _, name in unreadable]
     for name, (found, targets) in sources.items():
         images = LazyImages(found, image_size, None, workers, skip_corrupt, resize_size, interpolation)
-        if name == "train":
+        if name == "train" and name in only:
             notes += describe_reduction(images)
         splits[name], bad = prepare(images, targets, whole and name == "train", cache_bytes, progress)
         corrupt += bad

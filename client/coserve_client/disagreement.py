@@ -25,7 +25,10 @@ class Quota:
 
     def of(self, images: int) -> int:
         """Return the number of images to keep of `images`; of a share, at least one image."""
-        return math.ceil(images * self.share) if self.number is None else min(self.number, images)
+        if self.number is not None:
+            return min(self.number, images)
+        # Rounded first: 100 * 0.07 is more than 7.
+        return min(images, max(1, math.ceil(round(images * self.share, 6))))
 
 
 @dataclass(frozen=True)

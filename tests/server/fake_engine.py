@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images, as_array
 from coserve_server.ensembles.accuracy import Accuracy
 from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.ensembles.preprocessing import Preprocessing
@@ -92,9 +92,9 @@ class FakeEngine:
         return min(2, len(ensemble.members))
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
-        self.given.append(images)
+        self.given.append(as_array(images))
         self.records.append(list(records))
         futures = []
         script = next(self.scripts, None)
@@ -120,15 +120,17 @@ class ReadingEngine(FakeEngine):
         self.broken = broken
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
-        self.given.append(images)
+        self.given.append(as_array(images))
         self.records.append(list(records))
         futures = []
         for member in ensemble.members:
             index = ensemble.whole.members.index(member)
             start = time.perf_counter_ns()
-            logits = None if member.name in self.broken else images[:, [0, -1], [0, -1], [0, -1]] + index
+            logits = (
+                None if member.name in self.broken else self.given[-1][:, [0, -1], [0, -1], [0, -1]] + index
+            )
             end = time.perf_counter_ns()
             failure = Failure("failed", "broke") if logits is None else None
             future: asyncio.Future[MemberRun] = asyncio.get_running_loop().create_future()
@@ -141,6 +143,6 @@ class BuggyEngine(FakeEngine):
     """Fails in a way nobody foresaw."""
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         raise RuntimeError("secret: /etc/passwd")

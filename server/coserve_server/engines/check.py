@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from coserve_server.engines.installed import installed_libraries
-from coserve_server.errors import first_line
+from coserve_server.errors import SettingsError, first_line
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,17 @@ def check_engines() -> list[EngineState]:
         _check("openvino", _list_precisions),
         _check("triton", _import_triton),
     ]
+
+
+def find_cuda_fault() -> str | None:
+    """Return why ONNX Runtime cannot use the first GPU, such as a missing cuDNN; None if it can."""
+    from coserve_server.engines.onnxruntime.gpus import check_gpus
+
+    try:
+        check_gpus((0,))
+    except SettingsError as error:
+        return "; ".join(error.faults).removeprefix("gpus: ")
+    return None
 
 
 def _check(name: str, ask: Callable[[], list[str]]) -> EngineState:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Protocol
 
-import numpy as np
-
-from coserve_server.engines.base import BatchEngine, Images
+from coserve_server.engines.base import BatchEngine, Images, gather
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import BatchRun, Place, Share
@@ -130,8 +128,7 @@ def run_whole(
         room -= count
         if room == 0:
             break
-    parts = [request.waiting[:count] for request, count in pieces]
-    images = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    images = gather([(request.waiting, slice(0, count)) for request, count in pieces])
     began = perf_counter_ns()
     records = [request.record for request, _ in pieces]
     members = engine.start(ensemble, images, records, place.copy)

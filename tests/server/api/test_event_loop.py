@@ -25,7 +25,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from coserve_server.api.grpc.messages import parse, read_request
 from coserve_server.api.v1 import routes
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images
 from coserve_server.ensembles.calibration import Calibration
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
@@ -59,7 +59,7 @@ class WideEngine(FakeEngine):
     """Its members give each image other logits of all classes."""
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         futures = []
         for index, member in enumerate(ensemble.members):

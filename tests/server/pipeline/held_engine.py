@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images, as_array
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record, logged_id
 from coserve_server.outcomes import MemberRun, Place, Share
@@ -42,10 +42,10 @@ class HeldEngine(FakeEngine):
         return [Place(index, frozenset(cores)) for index, cores in enumerate(copies)]
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         self.copies.append(copy)
-        self.batches_given.append((ensemble.name, images[:, 0, 0, 0].tolist()))
+        self.batches_given.append((ensemble.name, as_array(images)[:, 0, 0, 0].tolist()))
         self.records.append(list(records))
         self.contexts.append(logged_id.get())
         futures = [asyncio.get_running_loop().create_future() for _ in ensemble.members]

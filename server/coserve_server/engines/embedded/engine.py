@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images
 from coserve_server.engines.embedded.lanes import Lane, ThreadBudget
 from coserve_server.engines.embedded.loaded_ensemble import LoadedEnsemble
 from coserve_server.engines.embedded.loading import loading_bytes
@@ -118,7 +118,7 @@ class EmbeddedEngine:
         return min(len(ensemble.members), len(loaded.lanes) // len(loaded.copies))
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> list[asyncio.Future[MemberRun]]:
         """Hand the batch to every member's lane that is not stuck."""
         request_ids = join_ids(records)

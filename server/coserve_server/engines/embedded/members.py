@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images, as_array
 from coserve_server.engines.embedded import lanes
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.ensembles.ensemble import Ensemble, Member
@@ -46,7 +46,7 @@ class LoadedMember(ABC):
     def close(self) -> None:  # noqa: B027  # most libraries free what an object holds when it goes
         """Free the member; called after its lane has closed."""
 
-    def start(self, images: Images, request_ids: str = "") -> asyncio.Future[MemberRun]:
+    def start(self, images: Images | Batch, request_ids: str = "") -> asyncio.Future[MemberRun]:
         """Run a batch; cancelling the future tells the run to stop, without waiting for it.
 
         Args:
@@ -84,13 +84,15 @@ class LoadedMember(ABC):
         future.add_done_callback(abandon)
         return future
 
-    def run(self, images: Images, call: Call, request_ids: str = "") -> MemberRun:
+    def run(self, images: Images | Batch, call: Call, request_ids: str = "") -> MemberRun:
         """Run a batch on this thread; never raises."""
         name = self.member.name
         device = self.lane.device
         start = time.perf_counter_ns()
         try:
-            logits = call.infer(images)
+            array = as_array(images)
+            start = time.perf_counter_ns()
+            logits = call.infer(array)
         # The libraries' errors share no base class but Exception.
         except Exception as error:
             end = time.perf_counter_ns()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images, as_array
 from coserve_server.engines.triton.endpoint import NOT_LOADED, CallError, Endpoint
 from coserve_server.engines.triton.servers import Servers
 from coserve_server.engines.triton.shared_memory import SharedMemory, Slot
@@ -107,20 +107,21 @@ class TritonEngine:
         return len(ensemble.members)
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> list[asyncio.Future[MemberRun]]:
         """Send the batch to every member.
 
         Triton's spans join the trace of the batch's first request: a call has one parent.
         """
+        tensor = as_array(images)
         hosts = self._hosts(ensemble)
         up = [host for host in hosts if host.error is None]
         first = next(self._turn) % len(up) if up else 0
         # Lost servers too: one may have come back since the last poll.
         lost = [host for host in hosts if host.error is not None]
         order = [*up[first:], *up[:first], *lost, *self._choose(self._servers.leaving, ensemble)]
-        slot = self._memory.put(images) if self._memory else None
-        requests = MemberRequests(images, slot)
+        slot = self._memory.put(tensor) if self._memory else None
+        requests = MemberRequests(tensor, slot)
         tasks = [
             asyncio.create_task(self._run(member, requests, order, records)) for member in ensemble.members
         ]

@@ -15,7 +15,7 @@ from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import no_request
 from coserve_server.outcomes import BatchRun, Place, Share
 from coserve_server.pipeline.combine import Floats
-from coserve_server.pipeline.early_stopping.rows import Row, StagedRequest, by_request, stack
+from coserve_server.pipeline.early_stopping.rows import Row, StagedRequest, by_request, gather_rows
 from coserve_server.pipeline.early_stopping.rule import StoppingRule, confidences
 from coserve_server.pipeline.lines import OnBatch
 
@@ -167,7 +167,7 @@ class StagedLine:
         return place if more else None
 
     def _run(self, member: int, rows: list[Row], place: Place) -> BatchRun:
-        images = stack(rows)
+        images = gather_rows(rows)
         began = perf_counter_ns()
         records = [request.record for request, _ in by_request(rows)]
         (future,) = self._engine.start(self._members[member], images, records, place.copy)

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images, Part, gather
 from coserve_server.observability.record import Record
 from coserve_server.outcomes import BatchRun, Failure, MemberRun, Share
 from coserve_server.pipeline.combine import Floats
@@ -110,12 +110,13 @@ def by_request(rows: Sequence[Row]) -> Iterator[tuple[StagedRequest, list[int]]]
     yield from positions.items()
 
 
-def stack(rows: Sequence[Row]) -> Images:
-    """Return the images of some rows, FP32 `[N, 3, H, W]`; adjoining ones of one request are not copied."""
-    parts = []
+def gather_rows(rows: Sequence[Row]) -> Images | Batch:
+    """Return the images of some rows; adjoining ones of one request are not copied."""
+    parts: list[Part] = []
     for request, group in groupby(rows, lambda row: row.request):
         indices = [row.index for row in group]
         first = indices[0]
-        adjoining = indices == list(range(first, first + len(indices)))
-        parts.append(request.images[first : first + len(indices)] if adjoining else request.images[indices])
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        whole = slice(first, first + len(indices))
+        adjoining = indices == list(range(whole.start, whole.stop))
+        parts.append((request.images, whole if adjoining else indices))
+    return gather(parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from coserve_server.engines.base import Images
+from coserve_server.engines.base import Batch, Images, as_array
 from coserve_server.ensembles.calibration import Calibration
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.observability.record import Record
@@ -63,12 +63,12 @@ class StagedEngine(FakeEngine):
         return self.batching
 
     def start(
-        self, ensemble: Ensemble, images: Images, records: Sequence[Record] = (), copy: int = 0
+        self, ensemble: Ensemble, images: Images | Batch, records: Sequence[Record] = (), copy: int = 0
     ) -> "list[asyncio.Future[MemberRun]]":
         assert len(images) <= ensemble.max_batch_size
         loop = asyncio.get_running_loop()
         members = [self.whole.members.index(member) for member in ensemble.members]
-        given = Given(members, images[:, 0, 0, 0].tolist(), [loop.create_future() for _ in members])
+        given = Given(members, as_array(images)[:, 0, 0, 0].tolist(), [loop.create_future() for _ in members])
         self.log.append(given)
         for image in given.images:
             self.asked.setdefault(image, []).extend(members)

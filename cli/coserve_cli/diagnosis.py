@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,10 +108,8 @@ def diagnose(extras: Mapping[str, str]) -> Diagnosis:
     machine = _examine_machine()
     engines = check_engines()
     optional = {extra: _lacks(extra) for extra in OPTIONAL if extra != "gpu"}
-    if machine.gpus and not any("CUDA" in engine.runs_on for engine in engines):
-        optional["gpu"] = [
-            Lack("an ONNX Runtime for GPUs", "pip uninstall onnxruntime; pip install 'coserve[gpu]'")
-        ]
+    if machine.gpus:
+        optional["gpu"] = _find_gpu_lacks(engines)
     return Diagnosis(
         version=coserve_version(),
         python=platform.python_version(),
@@ -126,6 +124,16 @@ def diagnose(extras: Mapping[str, str]) -> Diagnosis:
         commands=commands,
         optional=optional,
     )
+
+
+def _find_gpu_lacks(engines: "Sequence[EngineState]") -> list[Lack]:
+    """Return what ONNX Runtime lacks to use the GPUs of this machine."""
+    from coserve_server.engines.check import find_cuda_fault
+
+    if not any("CUDA" in engine.runs_on for engine in engines):
+        return [Lack("an ONNX Runtime for GPUs", "pip uninstall onnxruntime; pip install 'coserve[gpu]'")]
+    fault = find_cuda_fault()
+    return [] if fault is None else [Lack(fault, "")]
 
 
 def _examine_machine() -> Machine:

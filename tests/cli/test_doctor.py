@@ -30,6 +30,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(programs, "docker_version", lambda: facts["docker"])
     monkeypatch.setattr(programs, "compose_version", lambda: "2.40")
     monkeypatch.setattr(check, "check_engines", lambda: facts["engines"])
+    monkeypatch.setattr(check, "find_cuda_fault", lambda: facts.get("cuda_fault"))
     monkeypatch.setattr(diagnosis, "missing_libraries", lambda extra: facts["missing"].get(extra, []))
     monkeypatch.setattr(diagnosis, "_find_triton", lambda: facts["triton"])
     monkeypatch.setattr(diagnosis, "_find_perf_analyzer", lambda: facts.get("perf_analyzer"))
@@ -84,6 +85,8 @@ def test_gpus_need_another_onnxruntime(machine: dict[str, Any]) -> None:
     assert "pip uninstall onnxruntime; pip install 'coserve[gpu]'" in shown
     machine["engines"] = [check.EngineState("onnxruntime", {"onnxruntime-gpu": "1.32"}, ("CUDA", "CPU"))]
     assert "coserve[gpu]" not in words()
+    machine["cuda_fault"] = "ONNX Runtime 1.32 cannot use CUDA: libcudnn.so.9: cannot open it"
+    assert "gpu for coserve serve --gpus ONNX Runtime 1.32 cannot use CUDA: libcudnn.so.9: can" in words()
 
 
 def test_triton_s_wheel_can_be_missing(machine: dict[str, Any]) -> None:

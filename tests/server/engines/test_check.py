@@ -1,7 +1,9 @@
 import pytest
 
 from coserve_server.engines import check
-from coserve_server.engines.check import check_engines
+from coserve_server.engines.check import check_engines, find_cuda_fault
+from coserve_server.engines.onnxruntime import gpus
+from coserve_server.errors import SettingsError
 
 
 def test_the_engines_of_this_installation_work() -> None:
@@ -10,6 +12,16 @@ def test_the_engines_of_this_installation_work() -> None:
     assert "CPU" in onnxruntime.runs_on
     assert openvino.runs_on[0] == "fp32"
     assert list(triton.libraries) == ["tritonclient"]
+
+
+def test_what_cuda_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_gpus(_: object) -> None:
+        raise SettingsError(["gpus: libcudnn.so.9: cannot open shared object file"])
+
+    monkeypatch.setattr(gpus, "check_gpus", check_gpus)
+    assert find_cuda_fault() == "libcudnn.so.9: cannot open shared object file"
+    monkeypatch.setattr(gpus, "check_gpus", lambda _: None)
+    assert find_cuda_fault() is None
 
 
 def test_two_onnxruntimes_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,11 @@ class Call:
             return None
         return max(1, round((left_s - min(ANSWER_MARGIN_S, left_s / 10)) * 1e9))
 
+    def timeout_ns(self) -> int | None:
+        """Return the time left for the answer, but counted from the message's arrival, as deadlines are."""
+        left_ns = self.time_left_ns()
+        return None if left_ns is None else left_ns + time.perf_counter_ns() - self.record.received_ns
+
 
 Answer = Callable[[Call], Awaitable[Message | Fault | None]]
 """Answers a call: returns the response, the fault that ends the call, or None after a stream."""

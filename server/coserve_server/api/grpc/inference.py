@@ -140,7 +140,7 @@ class Inference:
             wanted, images = read_request(model, message, self.core.settings)
         else:
             wanted, images = await asyncio.to_thread(read_request, model, message, self.core.settings)
-        limits = [limit for limit in (call.time_left_ns(), wanted.parameters.timeout * 1000) if limit]
+        limits = [limit for limit in (call.timeout_ns(), wanted.parameters.timeout * 1000) if limit]
         timeout_ns = min(limits, default=None)
         answer = await answer_images(self.core, call.record, model, images, timeout_ns, wanted)
         return await respond(write_response, wanted, answer)

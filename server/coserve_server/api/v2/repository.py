@@ -3,6 +3,7 @@
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_model_repository.md
 """
 
+import asyncio
 from collections.abc import Collection
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -118,7 +119,7 @@ def describe_repository(core: Classifier, *, ready_only: bool) -> list[Repositor
 
 
 async def load(control: RepositoryControl, name: str, parameters: Collection[str]) -> None:
-    """Load an ensemble from its files, and return once it is served.
+    """Load an ensemble from its files, and return once it is served; finish even if the caller is cancelled.
 
     Args:
         parameters: names of the request's parameters.
@@ -128,13 +129,14 @@ async def load(control: RepositoryControl, name: str, parameters: Collection[str
     """
     _check_parameters("load", name, parameters, "models are loaded as the repository has them")
     try:
-        await control.load(name)
+        # Otherwise a client over gRPC whose deadline is shorter than a load would never get it done.
+        await asyncio.shield(control.load(name))
     except (RepositoryError, UnknownModelError) as error:
         raise InvalidParametersError(f"failed to load {name!r}: {error}") from error
 
 
 async def unload(control: RepositoryControl, name: str, parameters: Collection[str]) -> None:
-    """Stop serving an ensemble.
+    """Stop serving an ensemble; likewise.
 
     Args:
         parameters: names of the request's parameters.
@@ -144,7 +146,7 @@ async def unload(control: RepositoryControl, name: str, parameters: Collection[s
     """
     _check_parameters("unload", name, parameters, "an ensemble is unloaded with its members")
     try:
-        await control.unload(name)
+        await asyncio.shield(control.unload(name))
     except UnknownModelError as error:
         raise InvalidParametersError(f"failed to unload {name!r}: {error}") from error
 

@@ -1,6 +1,7 @@
 """Calls over gRPC in time: admission, deadlines, cancellation, and streams."""
 
 import asyncio
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -216,3 +217,12 @@ def test_a_write_to_a_client_that_is_gone_cancels_the_call() -> None:
     context: Any = SimpleNamespace(write=write)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(Call(context, Record(), "", "", {}, None).write(messages.ModelStreamInferResponse()))
+
+
+def test_time_spent_reading_a_message_counts_once() -> None:
+    """What is left is that of now, but the limit counts from the message's arrival."""
+    context: Any = SimpleNamespace(time_remaining=lambda: 1.0)
+    record = Record(received_ns=time.perf_counter_ns() - 10**9)
+    timeout_ns = Call(context, record, "", "", {}, None).timeout_ns()
+    assert timeout_ns is not None
+    assert timeout_ns >= 1.98e9

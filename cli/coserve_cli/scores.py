@@ -96,7 +96,7 @@ def print_calibration(
     print_scores(evaluation, as_json, matrix)
     halves = calibration.split == evaluation.split
     _print_temperatures(calibration, subsets)
-    _print_prediction_sets(calibration.prediction_sets, halves)
+    _print_prediction_sets(calibration.prediction_sets)
     if calibration.early_stopping:
         _print_early_stopping(calibration.early_stopping)
     typer.echo()
@@ -129,7 +129,7 @@ def _print_temperatures(calibration: "Calibration", subsets: Sequence["Subset"])
         )
 
 
-def _print_prediction_sets(sets: "PredictionSets", halves: bool) -> None:
+def _print_prediction_sets(sets: "PredictionSets") -> None:
     """Print a row for each coverage and number of members: coverage as measured, and mean size."""
     from coserve_training.runs.prediction_sets import images_needed
 
@@ -141,18 +141,18 @@ def _print_prediction_sets(sets: "PredictionSets", halves: bool) -> None:
                 f"{coverage:>8.0%}  {size:>7}  {lac.coverage:>10.2%}  {lac.size:>7.2f}  {lac.empty:>7.2%}  "
                 f"{raps.coverage:>11.2%}  {raps.size:>7.2f}"
             )
-    for name, images in (("LAC", sets.lac.images), ("RAPS", sets.raps.images)):
-        for coverage in sets.lac.thresholds:
+    for name, method in (("LAC", sets.lac), ("RAPS", sets.raps)):
+        for coverage in method.thresholds:
             needed = images_needed(coverage)
-            if images < needed:
+            if method.images < needed:
                 print_wrapped(
                     f"{coverage:.0%} sets by {name} hold every class: they need {needed} images to fit on, "
-                    f"not {images}"
+                    f"not {method.images}"
                 )
-            elif halves and images // 2 < needed:
+            elif method.images_when_measured < needed:
                 print_wrapped(
-                    f"{coverage:.0%} sets by {name} held every class when measured: half of {images} images "
-                    f"is fewer than {needed}"
+                    f"{coverage:.0%} sets by {name} held every class when measured: they need {needed} "
+                    f"images to fit on, and a half has {method.images_when_measured}"
                 )
 
 

@@ -75,11 +75,11 @@ def test_prediction_sets_and_early_stopping_are_printed_as_recorded(run: Path) -
             f"{raps['size']:.2f}",
         ]
     assert lines[start + 12 :][:6] == [
-        "95% sets by LAC held every class when measured: half of 30 images is fewer than",
-        "  19",
+        "95% sets by LAC held every class when measured: they need 19 images to fit on,",
+        "  and a half has 15",
         "99% sets by LAC hold every class: they need 99 images to fit on, not 30",
-        "95% sets by RAPS held every class when measured: half of 24 images is fewer than",
-        "  19",
+        "95% sets by RAPS held every class when measured: they need 19 images to fit on,",
+        "  and a half has 12",
         "99% sets by RAPS hold every class: they need 99 images to fit on, not 24",
     ]
     start = lines.index("Early stopping") + 2

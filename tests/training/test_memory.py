@@ -4,8 +4,11 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
+
+from coserve_training import memory
 
 REUSE = """
 import resource
@@ -57,3 +60,14 @@ def test_the_heap_asks_for_huge_pages() -> None:
 def test_other_c_libraries_are_left_alone() -> None:
     other = "import platform; platform.libc_ver = lambda: ('', '')"
     assert steps_with_page_faults(f"{other}; keep_memory()") == 30
+
+
+@needs_glibc
+def test_a_heap_that_cannot_grow_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ulimit -v` may let the heap grow by that much, but not by what malloc adds to it."""
+    libc = MagicMock()
+    libc.sbrk.return_value = 0
+    libc.malloc.return_value = None
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: libc)
+    memory.keep_memory()
+    libc.madvise.assert_not_called()

@@ -38,6 +38,8 @@ def keep_memory() -> None:
         return
     libc.sbrk(-size)
     start = libc.malloc(size)
+    if start is None:
+        return
     first_page = -start % mmap.PAGESIZE
     libc.madvise(start + first_page, size - first_page - mmap.PAGESIZE, mmap.MADV_HUGEPAGE)
     libc.free(start)

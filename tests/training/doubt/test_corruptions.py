@@ -5,8 +5,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
-from coserve_training.doubt.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from coserve_training.doubt.corruptions import CORRUPTIONS, SEVERITIES, corrupt, digital, geometry
+from coserve_training.doubt.corruptions.batch import Batch
+from coserve_training.doubt.corruptions.draws import Draws
 from coserve_training.errors import ConfigError, DataError
 
 Pixels = npt.NDArray[np.uint8]
@@ -138,6 +141,30 @@ def test_a_point_is_spread_as_the_blur_says() -> None:
     assert np.ptp(x) >= np.ptp(y)
     assert 5 <= np.ptp(x) <= 18
     assert x.min() == 16 or x.max() == 16
+
+
+@pytest.mark.parametrize(("severity", "end"), zip(SEVERITIES, (1.06, 1.11, 1.16, 1.21, 1.26), strict=True))
+def test_zoom_blur_averages_the_authors_factors(severity: int, end: float) -> None:
+    images = photographs(count=1)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    zoomed = [geometry.zoom(pixels, factor) for factor in np.arange(1, end, 0.01).tolist()]
+    expected = torch.stack([pixels, *zoomed]).mean(0).permute(0, 2, 3, 1).numpy()
+    assert np.abs(corrupt(images, "zoom_blur", severity) - expected).max() < 0.51
+
+
+def test_elastic_images_are_skewed_at_the_authors_points() -> None:
+    """They are 10 pixels from the middle of 32. An image of coordinates shows where each pixel is from."""
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    name = "elastic_transform"
+    nothing = np.zeros((1, 32, 32, 3), np.uint8)
+    batch = Batch(torch.stack([x, y, x])[None] / 31, Draws(nothing, name, 0))
+    sources = 31 * digital.elastic_transform(batch, 0)[0, :2]
+    points = torch.tensor([[26.0, 26], [6, 26], [6, 6]])
+    moved = points + 32 * 0.08 * (2 * Draws(nothing, name, 0).uniform(3, 2)[0] - 1)
+    inside = np.s_[10:22, 10:22]
+    grid = torch.stack([x[inside], y[inside], torch.ones(12, 12)], -1).reshape(-1, 3)
+    affine = torch.linalg.lstsq(grid, sources[:, 10:22, 10:22].reshape(2, -1).T).solution
+    assert (torch.cat([moved, torch.ones(3, 1)], 1) @ affine - points).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name.endswith("blur")])

@@ -5,6 +5,7 @@ from math import log
 import pytest
 import torch
 
+from coserve_training.doubt import measures
 from coserve_training.doubt.measures import MEASURES, measure_doubt
 from coserve_training.errors import DataError
 
@@ -53,6 +54,18 @@ def test_confident_images_keep_their_order() -> None:
     """In float32, both confidences are 1."""
     confidence = measure_doubt(torch.tensor([[[20.0, 0.0], [25.0, 0.0]]]))["confidence"]
     assert confidence[0] > confidence[1] > 0
+
+
+def test_many_images_are_measured_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
+    alone = [measure_doubt(logits[:, [image]]) for image in range(7)]
+    sizes = []
+    measure = measures._measure
+    monkeypatch.setattr(measures, "BLOCK", 3)
+    monkeypatch.setattr(measures, "_measure", lambda block: sizes.append(block.shape[1]) or measure(block))
+    for name, values in measure_doubt(logits).items():
+        assert torch.equal(values, torch.cat([one[name] for one in alone]))
+    assert sizes == [3, 3, 1]
 
 
 def test_other_shapes_are_refused() -> None:

@@ -112,6 +112,10 @@ def test_without_validation_images_each_half_measures_the_others_sets(members: i
                 for name in ("coverage", "size", "empty"):
                     mean = sum(w * getattr(one, name) for w, one in zip(weights, each, strict=True))
                     assert getattr(measured, name) == pytest.approx(mean, abs=3e-5)
+    for one in ("lac", "raps"):
+        fewest = min(getattr(half, one).images for half in scores)
+        assert getattr(calibration.prediction_sets, one).images_when_measured == fewest
+    assert scores[0].raps.images_when_measured == scores[0].raps.images
     whole, _ = calibrate(outputs.logits, outputs.targets, fit_on=outputs)
     assert calibration.prediction_sets.raps.thresholds == whole.prediction_sets.raps.thresholds
 

@@ -7,6 +7,8 @@ from coserve_training.errors import DataError
 
 MEASURES = ("confidence", "entropy", "mutual_information", "disagreement", "max_logit", "energy")
 """Names of the measures, in the order in which they are reported."""
+BLOCK = 8192
+"""The largest number of images that are measured at once: it takes several copies of their logits."""
 
 
 def measure_doubt(logits: Tensor) -> dict[str, Tensor]:
@@ -28,6 +30,11 @@ def measure_doubt(logits: Tensor) -> dict[str, Tensor]:
     """
     if logits.dim() != 3 or not logits.numel():
         raise DataError(f"logits must have the shape [members, images, classes], not {list(logits.shape)}")
+    blocks = [_measure(block) for block in logits.split(BLOCK, dim=1)]
+    return {name: torch.cat([block[name] for block in blocks]) for name in MEASURES if name in blocks[0]}
+
+
+def _measure(logits: Tensor) -> dict[str, Tensor]:
     logits = logits.double()
     mean = logits.mean(0)
     probabilities = mean.softmax(-1)
@@ -41,7 +48,7 @@ def measure_doubt(logits: Tensor) -> dict[str, Tensor]:
         own = logits.softmax(-1)
         measures["mutual_information"] = (_entropy(own.mean(0)) - _entropy(own).mean(0)).clamp(min=0)
         measures["disagreement"] = _disagreeing_pairs(logits)
-    return {name: measures[name] for name in MEASURES if name in measures}
+    return measures
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

@@ -56,11 +56,14 @@ class Lac:
         images: number of images that the thresholds were fitted on.
         thresholds: the largest score in a set.
         measured: scores of the sets, averaged over the choices of that many members.
+        images_when_measured: number of images that the thresholds of these sets were fitted on; if each half
+            of the images measures the other's, the smaller number.
     """
 
     images: int
     thresholds: BySize[float]
     measured: BySize[SetScores] = field(default_factory=dict)
+    images_when_measured: int = 0
 
     def scores(self, probabilities: Tensor) -> Tensor:
         """Score every class, `[N, C]`."""
@@ -77,6 +80,7 @@ class Raps:
         free_classes: number of classes without a penalty, at least 1.
         thresholds: the largest score in a set.
         measured: scores of the sets, averaged over the choices of that many members.
+        images_when_measured: as in `Lac`.
     """
 
     images: int
@@ -84,6 +88,7 @@ class Raps:
     free_classes: int
     thresholds: BySize[float]
     measured: BySize[SetScores] = field(default_factory=dict)
+    images_when_measured: int = 0
 
     def scores(self, probabilities: Tensor) -> Tensor:
         """Score every class, `[N, C]`."""
@@ -158,8 +163,9 @@ def fit_prediction_sets(fit: Fit, folds: Sequence[Fold]) -> PredictionSets:
 
 def _fit_and_measure(fit_method: Callable[[Fit], Method], fit: Fit, folds: Sequence[Fold]) -> Method:
     fitted = fit_method(fit)
-    measured = _measure([(fitted if fold.fit is fit else fit_method(fold.fit), fold) for fold in folds])
-    return replace(fitted, measured=measured)
+    pairs = [(fitted if fold.fit is fit else fit_method(fold.fit), fold) for fold in folds]
+    fewest = min(method.images for method, _ in pairs)
+    return replace(fitted, measured=_measure(pairs), images_when_measured=fewest)
 
 
 def _fit_lac(fit: Fit) -> Lac:

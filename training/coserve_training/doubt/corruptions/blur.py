@@ -49,7 +49,8 @@ def motion_blur(batch: Batch, severity: int) -> Tensor:
 
 def zoom_blur(batch: Batch, severity: int) -> Tensor:
     """Move the camera forward."""
-    steps = (6, 11, 16, 21, 26)[severity]
+    # The authors' ranges, np.arange(1, 1.06, 0.01) and the next one, include their ends through rounding.
+    steps = (7, 12, 16, 21, 26)[severity]
     total = batch.pixels.clone()
     for step in range(steps):
         total += geometry.zoom(batch.pixels, 1 + step / 100)

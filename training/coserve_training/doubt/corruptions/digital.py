@@ -69,7 +69,7 @@ def jpeg_compression(batch: Batch, severity: int) -> Tensor:
 def _skew(batch: Batch, distance: float) -> tuple[Tensor, Tensor]:
     """Return where each pixel comes from `[N, H, W]`, if three points are moved by up to `distance`."""
     middle = torch.tensor([batch.width // 2, batch.height // 2]).double()
-    reach = min(batch.height, batch.width) / 3
+    reach = min(batch.height, batch.width) // 3
     points = middle + reach * torch.tensor([[1, 1], [-1, 1], [-1, -1]])
     moved = points + distance * (2 * batch.draws.uniform(3, 2).double() - 1)
     # The affine map of a point (x, y, 1) that takes the moved points back.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coserve_training.runs.classes import ConfusionMatrix
     from coserve_training.runs.early_stopping import EarlyStopping
     from coserve_training.runs.evaluate import Evaluation
-    from coserve_training.runs.prediction_sets import PredictionSets
+    from coserve_training.runs.prediction_sets import Lac, PredictionSets, Raps
 
 
 SPLITS = {
@@ -141,7 +141,8 @@ def _print_prediction_sets(sets: "PredictionSets") -> None:
                 f"{coverage:>8.0%}  {size:>7}  {lac.coverage:>10.2%}  {lac.size:>7.2f}  {lac.empty:>7.2%}  "
                 f"{raps.coverage:>11.2%}  {raps.size:>7.2f}"
             )
-    for name, method in (("LAC", sets.lac), ("RAPS", sets.raps)):
+    methods: dict[str, Lac | Raps] = {"LAC": sets.lac, "RAPS": sets.raps}
+    for name, method in methods.items():
         for coverage in method.thresholds:
             needed = images_needed(coverage)
             if method.images < needed:

@@ -30,7 +30,7 @@ def measure_doubt(logits: Tensor) -> dict[str, Tensor]:
     """
     if logits.dim() != 3 or not logits.numel():
         raise DataError(f"logits must have the shape [members, images, classes], not {list(logits.shape)}")
-    blocks = [_measure(block) for block in logits.split(BLOCK, dim=1)]
+    blocks = [_measure(block) for block in torch.split(logits, BLOCK, dim=1)]
     return {name: torch.cat([block[name] for block in blocks]) for name in MEASURES if name in blocks[0]}
 
 

@@ -67,8 +67,9 @@ def plot(ensembles: list[Ensemble], output: Path) -> None:
         lowest = min(max(by_size.items())[1][0] for by_size in whole)
         middle = (min(costs) + max(costs)) / 2
         axes.annotate(
-            network, (middle, lowest), (0, -16), textcoords="offset points", ha="center", fontsize=9
-        )
+            network, (middle, lowest), (0, -16), textcoords="offset points", ha="center", fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+        )  # fmt: skip
     plot_style.save(figure, output)
 
 

@@ -20,11 +20,9 @@ LEAST_TOP1 = {
     "wide_resnet10_4_s4": 0.83,
     "wide_resnet16_4_s1": 0.90,
     "wide_resnet16_4_s2": 0.90,
-    "wide_resnet16_4_s4": 0.85,
+    "wide_resnet16_4_s4": 0.89,
 }
 ENSEMBLES = {name: int(name[-1]) for name in LEAST_TOP1}
-OTHER_RECIPE = {"wide_resnet16_4_s4"}
-"""Ensembles trained with another recipe than the undivided network. The pages that compare them say so."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +60,8 @@ def test_the_demo_target_serves_this_repository() -> None:
 def test_what_is_shipped_is_described(models: dict[str, dict[str, Any]]) -> None:
     assert {name: len(model["members"]) for name, model in models.items()} == ENSEMBLES
     recipes = {name: model["provenance"]["training"]["recipe_hash"] for name, model in models.items()}
-    assert {name for name in recipes if recipes[name] != recipes[f"{name[:-1]}1"]} == OTHER_RECIPE
+    # Others could not be compared with the undivided network.
+    assert not [name for name in recipes if recipes[name] != recipes[f"{name[:-1]}1"]]
     for name, model in models.items():
         provenance = model["provenance"]
         assert f"{provenance['network']}_s{provenance['split']}" == name

@@ -68,10 +68,10 @@ def test_the_summary_is_told_once(server: Server) -> None:
 def test_counts_add_up(server: Server, log: Path) -> None:
     answers = on_each(server, lambda http: http.post("/v1/classify?model=pair", content=RED, headers=PNG))
     assert {answer.status_code for answer in answers} == {200}
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    by_worker = Counter(line["worker"] for line in lines if "/v1/classify" in line["message"])
-    assert by_worker.keys() == {1, 2}
-    assert by_worker.total() == CONNECTIONS
+    # A line is written after its answer.
+    until(lambda: logged(log).total() >= CONNECTIONS)
+    assert logged(log).keys() == {1, 2}
+    assert logged(log).total() == CONNECTIONS
     count = 'coserve_requests_total{model="pair",route="/v1/classify",status="200"}'
     assert metric(server, count) == CONNECTIONS
     assert metric(server, 'coserve_request_duration_seconds_count{model="pair"}') == CONNECTIONS
@@ -84,6 +84,13 @@ def test_counts_add_up(server: Server, log: Path) -> None:
     with triton_grpc.InferenceServerClient(server.grpc) as client:
         (counters,) = client.get_inference_statistics("pair").model_stats
     assert counters.inference_count == CONNECTIONS
+
+
+def logged(log: Path) -> Counter[int]:
+    """Count the classifications in the access log by worker."""
+    whole = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    lines = [json.loads(line) for line in whole]
+    return Counter(line["worker"] for line in lines if "/v1/classify" in line["message"])
 
 
 def test_models_are_loaded_and_unloaded_everywhere(server: Server, repository: Path) -> None:

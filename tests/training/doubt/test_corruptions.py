@@ -143,7 +143,9 @@ def test_a_point_is_spread_as_the_blur_says() -> None:
     assert x.min() == 16 or x.max() == 16
 
 
-@pytest.mark.parametrize(("severity", "end"), zip(SEVERITIES, (1.06, 1.11, 1.16, 1.21, 1.26), strict=True))
+@pytest.mark.parametrize(
+    ("severity", "end"), list(zip(SEVERITIES, (1.06, 1.11, 1.16, 1.21, 1.26), strict=True))
+)
 def test_zoom_blur_averages_the_authors_factors(severity: int, end: float) -> None:
     images = photographs(count=1)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()

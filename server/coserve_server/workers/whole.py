@@ -113,6 +113,8 @@ class Whole:
             failed = [fault for fault in faults if fault is not None]
             if failed and len(failed) == len(faults):
                 self._unloaded = set(before)
+                # A worker that is starting must do as the others, which go on as before.
+                self._note_missed("unload" if name in before else "load", name)
                 raise failed[0]
 
     async def catch_up(self, worker: Worker) -> None:

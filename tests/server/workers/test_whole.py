@@ -127,13 +127,18 @@ def test_a_load_that_hangs_in_one_worker_does_not_keep_another_from_being_replac
     run(test)
 
 
-def test_an_unload_that_failed_everywhere_leaves_later_workers_alone() -> None:
+def test_an_unload_that_failed_everywhere_is_undone_in_a_worker_that_starts() -> None:
     async def test(log: list[Any]) -> None:
         first = Fake(1, log, unload=UnknownModelError("not served"))
-        workers = whole(first)
+        late = Fake(2, log, State.STARTING)
+        workers = whole(first, late)
         with pytest.raises(UnknownModelError):
             await workers.unload(first, "pair")
         assert workers.unloaded == frozenset()
+        log.clear()
+        await workers.catch_up(late)
+        # It may have started without the ensemble.
+        assert log[0] == (2, "load", "pair")
 
     run(test)
 

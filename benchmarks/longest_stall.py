@@ -60,11 +60,12 @@ def png(size: int = 4) -> bytes:
     return file.getvalue()
 
 
-def bitmap(max_bytes: int) -> bytes:
-    """Return the largest image file of at most that many bytes."""
+def noise(kind: str, max_bytes: int) -> bytes:
+    """Return the largest image file of at most that many bytes, of pixels that cannot be compressed."""
     side = int((max_bytes / 3) ** 0.5) - 2
     file = io.BytesIO()
-    Image.effect_noise((side, side), 90).convert("RGB").save(file, "BMP")
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(file, kind)
     return file.getvalue()
 
 
@@ -93,7 +94,7 @@ def as_json(path: str, document: Any) -> Sent:
 def requests(target: Target) -> Iterator[tuple[str, Sent]]:
     """Yield the largest requests of each kind."""
     many = [png()] * MAX_IMAGES
-    picture = bitmap(MAX_BODY)
+    picture = noise("BMP", MAX_BODY)
     predictions = f"model={target.name}&top_k={target.classes}"
     fitting = min(MAX_IMAGES, MAX_PREDICTIONS // (target.classes * (1 + target.members)))
     yield "image of 31 MB", Sent("/v1/classify", {"Content-Type": "image/bmp"}, picture)
@@ -124,8 +125,8 @@ def json_requests() -> Iterator[tuple[str, Sent]]:
     def raw(images: bytes) -> Sent:
         return Sent("/v1/classify", {"Content-Type": "application/json"}, b'{"images":[%b]}' % images)
 
-    yield "JSON: base64 of 31 MB", raw(b'"%b"' % base64.b64encode(bitmap(MAX_BODY // 4 * 3)))
-    escaped = b"".join(b"\\u%04x" % letter for letter in base64.b64encode(bitmap(MAX_BODY // 8)))
+    yield "JSON: base64 of 31 MB", raw(b'"%b"' % base64.b64encode(noise("BMP", MAX_BODY // 4 * 3)))
+    escaped = b"".join(b"\\u%04x" % letter for letter in base64.b64encode(noise("BMP", MAX_BODY // 8)))
     yield "JSON: base64 in escapes", raw(b'"%b"' % escaped)
     yield "JSON: base64 without an end (400)", raw(b'"' + b"A" * MAX_BODY)
     yield "JSON: spaces (413)", raw(b" " * MAX_BODY)
@@ -140,6 +141,7 @@ def image_requests() -> Iterator[tuple[str, Sent]]:
             file = flat(kind, megapixels, mode)
             name = f"{kind} of {megapixels} megapixels{', transparent' * (mode == 'RGBA')}"
             yield name, Sent("/v1/classify", {"Content-Type": "application/octet-stream"}, file)
+    yield "PNG of 31 MB", Sent("/v1/classify", {"Content-Type": "image/png"}, noise("PNG", MAX_BODY))
     behind = flat("JPEG", 1)
     behind += b"\xff" * (MAX_BODY - len(behind))
     yield "JPEG with 31 MB behind it", Sent("/v1/classify", {"Content-Type": "image/jpeg"}, behind)

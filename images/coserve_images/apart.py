@@ -1,12 +1,15 @@
 """Decode images in a process of its own.
 
-Pillow copies decoded WebP, AVIF and HEIC in one piece. That holds the GIL for 2.3 ms per megapixel, so that
-large ones would stop a server's event loop.
+Pillow copies decoded WebP, AVIF and HEIC in one piece, which holds the GIL for 2.3 ms per megapixel. It frees
+the pixels of any image in one piece, which holds it for some 0.5 ms per megapixel. So large images would stop
+a server's event loop.
 """
 
+import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -14,16 +17,32 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
-from coserve_images.decode import open_image
+from coserve_images.decode import OpenedImage, open_image
 from coserve_images.errors import ImageError, LateError
 from coserve_images.preprocess import Preprocessing, preprocess, shorter_side
 
 COPIED_FORMATS = ("WEBP", "AVIF", "HEIF")
 """Pillow's names of the formats that it copies in one piece."""
+COPIED_PIXELS = 2 * 2**20
+FREED_PIXELS = 8 * 2**20
+"""The most decoded pixels of an image of `COPIED_FORMATS`, and of another one, that hold others up little."""
 
 _START = (
     "import sys; sys.path[:] = sys.argv[2:]; from coserve_images.apart import answer; answer(sys.argv[1])"
 )
+_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**22)}
+"""Make glibc return freed pixels to the system, as mallopt(3) explains."""
+
+
+def holds_up(opened: OpenedImage, shorter_side: int) -> bool:
+    """Return whether decoding an image in this process would stop its other threads for long.
+
+    Args:
+        opened: the image.
+        shorter_side: as for its `decode`.
+    """
+    most = COPIED_PIXELS if opened.format in COPIED_FORMATS else FREED_PIXELS
+    return opened.count_pixels(shorter_side) > most
 
 
 class UnavailableError(Exception):
@@ -44,14 +63,13 @@ class _Input:
 
 @dataclass(frozen=True)
 class _Job:
-    data: bytes
     how: _Input
     max_pixels: int
     deadline_ns: int
 
-    def run(self) -> tuple[NDArray[np.float32], int] | Exception:
+    def run(self, data: bytes) -> tuple[NDArray[np.float32], int] | Exception:
         try:
-            with open_image(self.data, self.max_pixels, deadline_ns=self.deadline_ns) as opened:
+            with open_image(data, self.max_pixels, deadline_ns=self.deadline_ns) as opened:
                 image, box = opened.decode(shorter_side(self.how))
             decoded_ns = time.perf_counter_ns()
             return preprocess(image, self.how, self.max_pixels, box), decoded_ns
@@ -75,7 +93,11 @@ class DecodingProcess:
             try:
                 # In a session of its own, it does not get this one's Ctrl+C.
                 self._process = subprocess.Popen(  # noqa: S603  # a fixed script
-                    command, stdin=subprocess.DEVNULL, pass_fds=[descriptor], start_new_session=True
+                    command,
+                    env=_MEMORY | os.environ,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[descriptor],
+                    start_new_session=True,
                 )
             except OSError as error:
                 self._connection.close()
@@ -110,9 +132,11 @@ class DecodingProcess:
             LateError: the deadline has passed.
         """
         size = (how.height, how.width, how.resize_size, how.interpolation)
-        job = _Job(data, _Input(*size, tuple(how.mean), tuple(how.std)), max_pixels, deadline_ns)
+        job = _Job(_Input(*size, tuple(how.mean), tuple(how.std)), max_pixels, deadline_ns)
         try:
             self._connection.send(job)
+            # Pickled, the file would be copied, which holds the GIL.
+            self._connection.send_bytes(data)
             if not self._connection.poll(max(0, deadline_ns - time.perf_counter_ns()) / 1e9):
                 self.close()
                 raise LateError("the image was not decoded before the deadline")
@@ -136,9 +160,8 @@ def answer(descriptor: str) -> None:
     """Decode the images of the process that started this one, until it ends."""
     connection: Connection = Connection(int(descriptor))
     connection.send(None)
-    while True:
-        try:
+    with suppress(EOFError):
+        while True:
             job = connection.recv()
-        except EOFError:
-            return
-        connection.send(job.run())
+            # A name for the file would keep it until the next one.
+            connection.send(job.run(connection.recv_bytes()))

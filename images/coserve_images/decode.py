@@ -27,6 +27,8 @@ SPARE = 2
 """The shorter side of a JPEG is decoded at least this many times as long as needed."""
 JPEG = ("JPEG", "MPO")
 """Pillow's names of JPEG: some cameras append further images."""
+FRACTIONS = (8, 4, 2)
+"""What the sides of a JPEG can be divided by in decoding."""
 HEIC = "HEIF"
 """pillow-heif's name of HEIC."""
 
@@ -118,6 +120,18 @@ class OpenedImage:
         width, height = self.stored_size
         return (height, width) if read_orientation(self._image) in TRANSPOSED else (width, height)
 
+    def count_pixels(self, shorter_side: int) -> int:
+        """Return how many pixels `decode` makes of the image with the same argument."""
+        pixels = math.prod(self.stored_size)
+        if self.format not in JPEG:
+            return pixels
+        factor = self._spare(shorter_side)
+        return pixels // next((fraction**2 for fraction in FRACTIONS if fraction <= factor), 1)
+
+    def _spare(self, shorter_side: int) -> float:
+        """Return how many times as long as wanted the shorter side is."""
+        return min(self.stored_size) / (SPARE * shorter_side)
+
     def reduce(self, factor: float) -> None:
         """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, by at most `factor`. Leave other formats."""
         if factor >= 2:
@@ -135,7 +149,7 @@ class OpenedImage:
         """
         pixels = math.prod(self.stored_size)
         if shorter_side is not None:
-            self.reduce(min(self.stored_size) / (SPARE * shorter_side))
+            self.reduce(self._spare(shorter_side))
         with _translated(self._max_pixels):
             if self._reader is not None and self._image.format in JPEG:
                 check_scans(self._reader.getvalue(), pixels, self._max_pixels)

@@ -1,14 +1,18 @@
 """Decoding in a process of its own."""
 
+import io
 import os
+import platform
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from coserve_images import apart
 from coserve_images.apart import DecodingProcess, UnavailableError
@@ -87,3 +91,20 @@ def test_without_a_process_the_error_says_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(apart, "_START", "raise SystemExit(3)")
     with pytest.raises(UnavailableError, match=r"ended with (3|-9)"):
         DecodingProcess()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt and /proc")
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_the_memory_of_an_image_is_returned(process: DecodingProcess, kind: str) -> None:
+    def megabytes() -> int:
+        lines = Path(f"/proc/{process._process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
+
+    process.prepare(encoded((9, 7), kind), Input(), 10**8, soon())
+    before = megabytes()
+    # 64 MB of pixels; the TIFF is a file of 48 MB.
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 4000)).save(file, kind)
+    for _ in range(2):
+        process.prepare(file.getvalue(), Input(), 10**8, soon())
+    assert megabytes() - before < 16

@@ -1,6 +1,7 @@
 """A JPEG decoded at a fraction of its size is the same photograph, to a fraction of a pixel."""
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,10 @@ def fit(data: bytes, target: Target, *, reduced: bool) -> np.ndarray:
     with open_image(data) as opened:
         image, box = opened.decode(shorter_side(target) if reduced else None)
         assert (min(image.size) < min(opened.stored_size)) == reduced
+        if reduced:
+            pixels = math.prod(image.size)
+            # Decoding rounds sides up.
+            assert pixels - sum(image.size) < opened.count_pixels(shorter_side(target)) <= pixels
         assert not reduced or min(image.size) >= SPARE * shorter_side(target)
     return np.asarray(resize(image, target, box=box)).astype(float)
 

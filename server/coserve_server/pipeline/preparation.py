@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from coserve_images.apart import COPIED_FORMATS, DecodingProcess, UnavailableError
+from coserve_images.apart import DecodingProcess, UnavailableError, holds_up
 from coserve_images.decode import OpenedImage, open_image
 from coserve_images.errors import ImageError, LateError
 from coserve_images.preprocess import preprocess, shorter_side
@@ -23,8 +23,6 @@ from coserve_server.observability.record import ImageTimes, Record
 
 T = TypeVar("T")
 LATE = "the images were not decoded before the deadline"
-APART_PIXELS = 2 * 2**20
-"""An image of `COPIED_FORMATS` with more pixels is decoded in a process of its own."""
 DEPTH = 2
 """A request's images per thread: while one is prepared, the next one waits behind it."""
 SMALL_BYTES = 2**14
@@ -199,7 +197,7 @@ class _Job:
         # Without a reference, the decoded pixels do not outlive this step.
         self._opened = None
         began = time.perf_counter_ns() - self._opening_ns
-        if opened.format in COPIED_FORMATS and math.prod(opened.stored_size) > APART_PIXELS:
+        if holds_up(opened, shorter_side(self._how)):
             with suppress(UnavailableError), self._translated(), self._processes.borrow() as process:
                 tensor, halfway = process.prepare(
                     self._image.data, self._how, self._max_pixels, self._deadline_ns

@@ -1,4 +1,4 @@
-"""Images of several requests share the threads; large ones of some formats take processes of their own."""
+"""Images of several requests share the threads; large ones take processes of their own."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from coserve_images import apart
 from coserve_images.apart import DecodingProcess, UnavailableError
 from coserve_server.engines.base import Images
 from coserve_server.errors import BadImageError, DeadlineError
@@ -24,7 +25,8 @@ FILES = [encoded(SIZE, kind) for kind in ("WEBP", "AVIF", "JPEG", "WEBP")]
 
 @pytest.fixture
 def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Preparation]:
-    monkeypatch.setattr(preparation, "APART_PIXELS", 200 * 100 - 1)
+    monkeypatch.setattr(apart, "COPIED_PIXELS", 200 * 100 - 1)
+    monkeypatch.setattr(apart, "FREED_PIXELS", 300 * 100 - 1)
     one = Preparation(2, 10**6, 10**8)
     yield one
     one.close()
@@ -75,9 +77,23 @@ def test_processes_are_used_again(prepared: Preparation, expected: Images) -> No
     assert all(process.poll() is not None for process in ended)
 
 
-def test_smaller_images_and_other_formats_take_none(prepared: Preparation) -> None:
-    prepare(prepared, [FILES[2], encoded((199, 100), "WEBP")])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "BMP", "WEBP", "AVIF"])
+def test_large_images_of_any_format_take_a_process(prepared: Preparation, kind: str) -> None:
+    larger = (200, 100) if kind in ("WEBP", "AVIF") else (300, 100)
+    prepare(prepared, [encoded((larger[0] - 1, 100), kind)])
     assert not prepared._processes._idle
+    prepare(prepared, [encoded(larger, kind)])
+    assert len(prepared._processes._idle) == 1
+
+
+@pytest.mark.parametrize(("most", "processes"), [(312, 0), (311, 1)])
+def test_a_jpeg_counts_as_large_as_it_is_decoded(
+    prepared: Preparation, monkeypatch: pytest.MonkeyPatch, most: int, processes: int
+) -> None:
+    # An eighth of 200 x 100 is decoded.
+    monkeypatch.setattr(apart, "FREED_PIXELS", most)
+    prepare(prepared, [FILES[2]])
+    assert len(prepared._processes._idle) == processes
 
 
 def test_an_idle_process_that_was_killed_is_replaced(prepared: Preparation, expected: Images) -> None:

@@ -29,7 +29,7 @@ def section(results: Results) -> Iterator[str]:
     measured = [one for one in results["servers"] if one["failure"] is None]
     best = max(engine["images_per_s"].values())
     processor = results.get("processor") or "processor not recorded"
-    yield f"### {results['model']}\n"
+    yield f"### {results['model']}{limits(results)}\n"
     yield (
         f"{results['cores']} cores ({processor}) for server and load generator, "
         f"ONNX Runtime {results['onnxruntime']}, "
@@ -50,6 +50,12 @@ def section(results: Results) -> Iterator[str]:
     yield f"\nMemory: {memory}."
     yield "\nCoserve's mean latency by stage, in milliseconds:\n"
     yield from markdown(breakdown(loads_of(measured[0], results["images"][0]["name"], False)))
+
+
+def limits(results: Results) -> str:
+    """Say with what limits the servers ran."""
+    cpus, shares = results.get("cpus"), results.get("cpu_shares")
+    return (f", with --cpus {cpus:g}" if cpus else "") + (f", with --cpu-shares {shares}" if shares else "")
 
 
 def heading(kind: Results, neighbour: bool) -> str:

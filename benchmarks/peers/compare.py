@@ -9,6 +9,9 @@ Each round also runs the ensemble directly in Coserve's engine, which no server 
 
 Each --image is measured on its own; files of more than 1 MB with at most 8 clients, and not at a rate.
 
+--cpus and --cpu-shares put each server into a control group, as `docker run` does; the load generator and the
+busy process stay outside. The engine is measured without limits.
+
 The first run installs the peers into `.peers/`. Writes a file named like the model into
 `benchmarks/results/peers/`. Run it on an idle machine.
 """
@@ -24,6 +27,7 @@ from typing import Any
 
 import httpx
 import onnxruntime as ort
+from container import Container, ContainerError
 from measured import Kind, Measured
 from servers import ServerError, servers
 
@@ -42,15 +46,15 @@ from coserve_server.machine.processor import read_processor
 RESULTS = Path(__file__).parents[1] / "results" / "peers"
 
 
-def describe(ensemble: Ensemble) -> dict[str, Any]:
+def describe(ensemble: Ensemble, cores: int) -> dict[str, Any]:
     """Describe the ensemble for `ensemble.py`, with the threads that Coserve's engine gives its members."""
     count = len(ensemble.members)
-    at_once = min(count, usable_cores().count)
+    at_once = min(count, cores)
     return {
         "files": [str(member.model_path.resolve()) for member in ensemble.members if member.model_path],
         "weights": [member.weight for member in ensemble.members],
         "at_once": at_once,
-        "threads": usable_cores().count // at_once,
+        "threads": cores // at_once,
         "labels": ensemble.labels,
         "temperature": ensemble.calibration.temperature(count),
         "preprocessing": ensemble.preprocessing.model_dump(),
@@ -62,6 +66,7 @@ def compare(
     kinds: list[Kind],
     engine: EngineAlone,
     ensemble: Ensemble,
+    container: Container,
     rounds: int,
     interval: Interval,
 ) -> None:
@@ -70,14 +75,15 @@ def compare(
     side = preprocessing.resize_size or min(preprocessing.height, preprocessing.width)
     with tempfile.TemporaryDirectory(prefix="cp-") as place:
         description = Path(place, "ensemble.json")
-        description.write_text(json.dumps(describe(ensemble)))
+        description.write_text(json.dumps(describe(ensemble, container.cores)))
 
         def once(one: Measured, first: bool) -> None:
             one.server.install()
             with (
                 # Short names, because paths of Ray's sockets are limited to 107 bytes.
                 tempfile.TemporaryDirectory(dir=place, prefix="", ignore_cleanup_errors=True) as folder,
-                one.server.running(Path(folder), description, kinds[0].images[0]) as running,
+                container.prefix() as prefix,
+                one.server.running(Path(folder), description, kinds[0].images[0], prefix) as running,
             ):
                 if first:
                     for kind in kinds:
@@ -132,12 +138,15 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, nargs="*", default=[50], help="open loops, in requests per second"
     )
+    parser.add_argument("--cpus", type=float, help="the servers' limit, as docker run's")
+    parser.add_argument("--cpu-shares", type=int, help="the servers' weight, likewise; others have 1024")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3, help="per round and load")
     parser.add_argument("--only", nargs="*", help="names of servers to compare with Coserve")
     parser.add_argument("--output", type=Path, help="by default in benchmarks/results/peers/")
     arguments = parser.parse_args()
-    output = arguments.output or RESULTS / f"{arguments.model}.json"
+    container = Container(arguments.cpus, arguments.cpu_shares)
+    output = arguments.output or RESULTS / f"{arguments.model}{container.suffix}.json"
     kinds = [Kind(path.stem, read_images([path])) for path in arguments.image]
     engine = EngineAlone(arguments.repository, arguments.model)
     ensemble = read_repository(arguments.repository)[arguments.model]
@@ -146,12 +155,14 @@ def main() -> None:
     chosen = [first, *(one for one in others if not arguments.only or one.name in arguments.only)]
     candidates = [Measured(server, kinds, loads, arguments.neighbour) for server in chosen]
     interval = Interval(0.5, arguments.seconds)
-    compare(candidates, kinds, engine, ensemble, arguments.rounds, interval)
+    compare(candidates, kinds, engine, ensemble, container, arguments.rounds, interval)
     report = {
         "model": arguments.model,
         "images": [kind.to_json() for kind in kinds],
         "processor": read_processor().model,
         "cores": usable_cores().count,
+        "cpus": arguments.cpus,
+        "cpu_shares": arguments.cpu_shares,
         "onnxruntime": ort.__version__,
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
@@ -166,7 +177,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (BenchError, CoserveError, StartupError) as error:
+    except (BenchError, ContainerError, CoserveError, StartupError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: all servers are stopped, and nothing was written")

@@ -6,8 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,13 +95,16 @@ class Server:
         return subprocess.check_output([self.folder / "python", "-c", script], text=True).strip()
 
     @contextmanager
-    def running(self, folder: Path, ensemble: Path, image: EncodedImage) -> Iterator["Running"]:
+    def running(
+        self, folder: Path, ensemble: Path, image: EncodedImage, prefix: Sequence[str] = ()
+    ) -> Iterator["Running"]:
         """Start the server on a free port, wait for its first response, and finally stop all its processes.
 
         Args:
             folder: folder for its log and temporary files.
             ensemble: file that describes the ensemble to serve.
             image: image to send.
+            prefix: what its command line begins with.
 
         Raises:
             ServerError: it does not start.
@@ -112,7 +115,7 @@ class Server:
         variables = {"ENSEMBLE": str(ensemble), "TMPDIR": str(folder), "RAY_TMPDIR": str(folder)}
         with log.open("w") as output:
             process = subprocess.Popen(
-                [self.folder / program, *arguments],
+                [*prefix, self.folder / program, *arguments],
                 cwd=HERE,
                 env={**os.environ, **variables, **self.variables},
                 stdout=output,
@@ -168,7 +171,8 @@ class Running:
             self.process.send_signal(signal.SIGTERM)
         _, alive = psutil.wait_procs(family, STOP_S)
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(alive, STOP_S)
         self.process.wait()
 

@@ -1,7 +1,11 @@
 """What the comparison with other servers sends, and how its page divides the results."""
 
 import importlib.util
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +16,7 @@ from PIL import Image
 
 from coserve_bench.http.images import EncodedImage
 from coserve_bench.http.loads import ClosedLoop, OpenLoop
+from coserve_server.machine.cores import usable_cores
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ROOT / "benchmarks", ROOT / "benchmarks/peers"
@@ -103,3 +108,42 @@ def test_large_images_are_sent_by_few_clients(monkeypatch: pytest.MonkeyPatch) -
         "closed, 8, l",
         "closed, 8, l beside a busy process",
     ]
+
+
+def test_the_page_names_the_limits_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = module("peers_page", monkeypatch)
+    assert page.limits({"cpus": 1.5, "cpu_shares": 512}) == ", with --cpus 1.5, with --cpu-shares 512"
+    assert page.limits({"cpus": None}) == ""
+
+
+def test_a_container_without_limits_starts_commands_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    container = module("container", monkeypatch)
+    with container.Container().prefix() as prefix:
+        assert prefix == []
+    assert container.Container().suffix == ""
+    assert container.Container(1.5, 512).suffix == "_cpus_1.5_shares_512"
+    assert container.Container(0.5).cores == 1
+    assert container.Container(999).cores == usable_cores().count
+
+
+def test_a_server_is_started_in_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = module("container", monkeypatch)
+    monkeypatch.setattr(container, "CONTROLLER", tmp_path)
+    # The kernel's folders count as empty for rmdir(2).
+    monkeypatch.setattr(Path, "rmdir", shutil.rmtree)
+    with container.Container(1.5, 512).prefix() as prefix:
+        (group,) = tmp_path.iterdir()
+        assert (group / "cpu.cfs_quota_us").read_text() == "150000"
+        assert (group / "cpu.cfs_period_us").read_text() == "100000"
+        assert (group / "cpu.shares").read_text() == "512"
+        left_behind = subprocess.Popen([*prefix, "sleep", "60"])
+        while not (group / "cgroup.procs").is_file():
+            time.sleep(0.01)
+        printed = subprocess.check_output([*prefix, "echo", "a b"], text=True)
+        assert printed == "a b\n"
+        (group / "cgroup.procs").write_text(f"{left_behind.pid}\n")
+    assert left_behind.wait(10) == -signal.SIGKILL
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(container, "CONTROLLER", tmp_path / "missing")
+    with pytest.raises(container.ContainerError, match="cgroups v1"), container.Container(1).prefix():
+        pass

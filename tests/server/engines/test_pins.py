@@ -9,7 +9,7 @@ import pytest
 
 from coserve_server.engines.embedded import pins
 from coserve_server.engines.embedded.lanes import Lane
-from coserve_server.engines.embedded.pins import LACK_NS, Pin
+from coserve_server.engines.embedded.pins import LACK_NS, TAKEN_NS, Pin
 
 MS = 1_000_000
 
@@ -22,6 +22,7 @@ class Machine:
         self.used_ns = {1: 0, 2: 0, 3: 0}
         self.running: set[int] = set()
         self.at = {1: (1,), 2: (2,), 3: (3,)}
+        self.pinned: list[tuple[int, tuple[int, ...]]] = []
         self.loop_ns = 0
         monkeypatch.setattr(time, "perf_counter_ns", lambda: self.now_ns)
         monkeypatch.setattr(time, "process_time_ns", lambda: self.loop_ns + sum(self.used_ns.values()))
@@ -43,6 +44,7 @@ class Machine:
 
     def _pin(self, cores: tuple[int, ...], thread: int) -> bool:
         self.at[thread] = cores
+        self.pinned.append((thread, cores))
         return True
 
 
@@ -60,7 +62,8 @@ def test_a_thread_that_waits_for_its_core_gets_that_of_one_that_is_done(machine:
     both_start(machine)
     machine.advance(3 * MS, 3 * MS, 1 * MS)
     machine.one.stop()
-    assert machine.at == {1: (1,), 2: (1,), 3: (3,)}
+    assert machine.at == {1: (1,), 2: (1, 2), 3: (3,)}
+    assert machine.pinned == [(2, (1,)), (2, (1, 2))], "it has to leave its own core, and may return"
     machine.advance(2 * MS, 0, 2 * MS)
     machine.two.stop()
     assert machine.at[1] == (1,), "one that is done needs no core"
@@ -69,7 +72,7 @@ def test_a_thread_that_waits_for_its_core_gets_that_of_one_that_is_done(machine:
     machine.one.start()
     machine.advance(3 * MS, 3 * MS)
     machine.one.stop()
-    assert machine.at[2] == (1,), "it may borrow again"
+    assert machine.at[2] == (1, 2), "it may borrow again"
 
 
 def test_it_goes_home_when_the_host_has_something_to_do(machine: Machine) -> None:
@@ -85,9 +88,9 @@ def test_a_guest_stays_with_its_host_and_lends_nothing(machine: Machine) -> None
     machine.advance(3 * MS, 3 * MS)
     machine.one.stop()
     machine.three.stop()
-    assert machine.at[2] == (1,), "it is a guest already"
+    assert machine.at[2] == (1, 2), "it is a guest already"
     machine.three.start()
-    assert machine.at[2] == (1,), "only its own host sends it home"
+    assert machine.at[2] == (1, 2), "only its own host sends it home"
     machine.advance(3 * MS, 0, 3 * MS)
     machine.two.stop()
     assert machine.at[3] == (3,), "the guest's own core is taken"
@@ -110,15 +113,36 @@ def test_waits_for_the_event_loop_do_not_count(machine: Machine) -> None:
     assert machine.at[2] == (2,)
     machine.advance(1 * MS)
     machine.one.stop()
-    assert machine.at[2] == (1,), "for another process"
+    assert machine.at[2] == (1, 2), "for another process"
 
 
-def test_a_thread_that_runs_again_stays(machine: Machine) -> None:
+def test_a_thread_that_runs_again_after_a_short_wait_stays(machine: Machine) -> None:
     both_start(machine)
-    machine.advance(3 * MS, 3 * MS, 1 * MS)
+    machine.advance(3 * MS, 3 * MS, 3 * MS - 2 * LACK_NS)
     machine.running.add(2)
     machine.one.stop()
     assert machine.at[2] == (2,)
+
+
+def test_a_thread_whose_core_is_taken_moves_though_it_runs(machine: Machine) -> None:
+    both_start(machine)
+    machine.advance(3 * MS, 3 * MS, 2 * MS)
+    machine.running.add(2)
+    machine.one.stop()
+    assert machine.at[2] == (1, 2)
+
+
+@pytest.mark.parametrize(("after_ns", "moves"), [(TAKEN_NS - 4 * MS, True), (TAKEN_NS, False)])
+def test_a_core_counts_as_taken_for_some_time(machine: Machine, after_ns: int, moves: bool) -> None:
+    both_start(machine)
+    machine.advance(3 * MS, 3 * MS, 2 * MS)
+    machine.one.stop()
+    machine.two.stop()
+    machine.advance(after_ns)
+    both_start(machine)
+    machine.advance(3 * MS, 3 * MS, 3 * MS)
+    machine.one.stop()
+    assert (machine.at[2] == (1, 2)) == moves
 
 
 def test_idle_time_is_not_waiting(machine: Machine) -> None:
@@ -134,7 +158,7 @@ def test_idle_time_is_not_waiting(machine: Machine) -> None:
     both_start(machine)
     machine.advance(3 * MS, 3 * MS, 1 * MS)
     machine.one.stop()
-    assert machine.at[2] == (1,), "what it used before does not count either"
+    assert machine.at[2] == (1, 2), "what it used before does not count either"
 
 
 def test_one_of_several_moves(machine: Machine) -> None:
@@ -142,7 +166,7 @@ def test_one_of_several_moves(machine: Machine) -> None:
     machine.three.start()
     machine.advance(3 * MS, 3 * MS)
     machine.one.stop()
-    assert machine.at == {1: (1,), 2: (1,), 3: (3,)}
+    assert machine.at == {1: (1,), 2: (1, 2), 3: (3,)}
 
 
 class Recorded(Pin):
@@ -216,5 +240,5 @@ def test_without_a_clock_no_thread_waits(monkeypatch: pytest.MonkeyPatch, error:
     pin = lane.pin
     assert pin is not None
     pin.start()
-    assert not pin._waits()
+    assert not pin._lacks_core()
     lane.close()

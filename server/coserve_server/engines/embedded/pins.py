@@ -13,6 +13,10 @@ from coserve_server.machine.cores import pin_thread
 
 LACK_NS = 300_000
 """How long a thread must have waited for other processes to be moved, which costs it some 50 µs."""
+TAKEN_SHARE = 0.2
+"""From what share of a core on other processes take it: a thread that runs there will soon wait again."""
+TAKEN_NS = 100_000_000
+"""How long a core counts as taken."""
 
 
 class Pin:
@@ -40,6 +44,7 @@ class Pin:
         self._start_ns = 0
         self._start_cpu_ns = 0
         self._start_others_ns = 0
+        self._taken_until_ns = 0
 
     @classmethod
     def this_thread(cls, cores: tuple[int, ...]) -> "Pin | None":
@@ -60,33 +65,40 @@ class Pin:
         self.working = True
 
     def stop(self) -> None:
-        """Note that the thread has done everything, and lend its cores to one that waits for its own."""
+        """Note that the thread has done everything, and lend its cores to one that lacks its own."""
         self.working = False
         if self._host is None:
-            guest = next((one for one in self.beside if one._waits()), None)
+            guest = next((one for one in self.beside if one._lacks_core()), None)
             if guest is not None:
                 guest._move_to(self)
 
-    def _waits(self) -> bool:
-        """Return whether the thread has waited for other processes for some time, and still waits.
+    def _lacks_core(self) -> bool:
+        """Return whether the thread waits for other processes, or they take or just took much of its core.
 
         Waits for this process's own threads, such as the event loop, do not count: they end soon, and moving
         for them costs more than it gains: 6% of the throughput of 8 clients on two cores.
         """
         if not self.working or self._host is not None:
             return False
+        now_ns = time.perf_counter_ns()
         used_ns = self._cpu_ns()
-        waited_ns = time.perf_counter_ns() - self._start_ns - (used_ns - self._start_cpu_ns)
+        elapsed_ns = now_ns - self._start_ns
+        waited_ns = elapsed_ns - (used_ns - self._start_cpu_ns)
         foreign_ns = waited_ns - (self._others_ns() - self._start_others_ns)
+        if foreign_ns > max(LACK_NS, TAKEN_SHARE * elapsed_ns):
+            self._taken_until_ns = now_ns + TAKEN_NS
         # The clock of a thread that runs moves between two readings.
-        return foreign_ns > LACK_NS and self._cpu_ns() == used_ns
+        waits = foreign_ns > LACK_NS and self._cpu_ns() == used_ns
+        return waits or now_ns < self._taken_until_ns
 
     def _others_ns(self) -> int:
         """Return the processor time of this process's threads that are not pinned."""
         return time.process_time_ns() - self._cpu_ns() - sum(one._cpu_ns() for one in self.beside)
 
     def _move_to(self, host: "Pin") -> None:
+        # A single core makes the thread move; with two, it can go back once the other process has left.
         pin_thread(host.cores, self._thread)
+        pin_thread((*host.cores, *self.cores), self._thread)
         # Last: a thread that starts something meanwhile then goes home at its next start.
         self._host = host
 

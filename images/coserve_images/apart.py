@@ -24,7 +24,7 @@ from coserve_images.preprocess import Preprocessing, preprocess, shorter_side
 COPIED_FORMATS = ("WEBP", "AVIF", "HEIF")
 """Pillow's names of the formats that it copies in one piece."""
 COPIED_PIXELS = 2 * 2**20
-FREED_PIXELS = 8 * 2**20
+FREED_PIXELS = 16 * 2**20
 """The most decoded pixels of an image of `COPIED_FORMATS`, and of another one, that hold others up little."""
 
 _START = (

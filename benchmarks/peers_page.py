@@ -34,7 +34,8 @@ def section(results: Results) -> Iterator[str]:
         f"{results['cores']} cores ({processor}) for server and load generator, "
         f"ONNX Runtime {results['onnxruntime']}, "
         f"{results['rounds']} round{'s' * (results['rounds'] > 1)} of {results['seconds']:g} s per load. "
-        f"The engine alone{', without limits,' * bool(limits(results))} takes {engine['latency_ms']['p50']:.2f} ms per image (p50) and reaches {best:.0f} "
+        f"The engine alone{', without limits,' * bool(limits(results))} takes "
+        f"{engine['latency_ms']['p50']:.2f} ms per image (p50) and reaches {best:.0f} "
         f"images per second at its best batch size."
     )
     for kind in results["images"]:

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coserve_images import bounds
 from coserve_images.bounds import check_scans
@@ -43,7 +45,7 @@ def test_scans_are_counted_in_pieces(count: int, piece_bytes: int, monkeypatch: 
     data = scans(count, (16, 16))
     expected = data.count(b"\xff\xda")
     # Counting the bytes alone finds some that are no scans.
-    monkeypatch.setattr(bounds, "_count", lambda *_: expected + 1)
+    monkeypatch.setattr(bounds, "_count_pairs", lambda *_: expected + 1)
     monkeypatch.setattr(bounds, "PIECE_BYTES", piece_bytes)
     monkeypatch.setattr(bounds, "MAX_SCANS", 1)
     check_scans(data, 1, expected)
@@ -61,6 +63,11 @@ def test_bytes_are_counted_in_pieces(piece_bytes: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(bounds, "PIECE_BYTES", piece_bytes)
     data = Searched(b"\xff\xda" * 9 + b"\xff\xff\xda" * 5)
     assert bounds._count(data, b"\xff\xda") == 14
+
+
+@given(st.lists(st.sampled_from([b"\xff", b"\xda", b"\xff\xda", b"a"]), max_size=9).map(b"".join))
+def test_pairs_are_counted_at_even_and_odd_positions(data: bytes) -> None:
+    assert bounds._count_pairs(data, b"\xff\xda") == data.count(b"\xff\xda")
 
 
 def test_directories_of_exif_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -239,6 +239,9 @@ def test_without_a_clock_no_thread_waits(monkeypatch: pytest.MonkeyPatch, error:
     lane = Lane("one", (core,))
     pin = lane.pin
     assert pin is not None
+    pin.beside = (Pin((core,), 0, pin._cpu_ns),)
     pin.start()
+    # Neither thread nor process uses its core.
+    time.sleep(10 * LACK_NS / 1e9)
     assert not pin._lacks_core()
     lane.close()

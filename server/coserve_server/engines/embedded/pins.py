@@ -84,7 +84,8 @@ class Pin:
         used_ns = self._cpu_ns()
         elapsed_ns = now_ns - self._start_ns
         waited_ns = elapsed_ns - (used_ns - self._start_cpu_ns)
-        foreign_ns = waited_ns - (self._others_ns() - self._start_others_ns)
+        # Without a clock of the thread, the difference can be negative.
+        foreign_ns = waited_ns - max(0, self._others_ns() - self._start_others_ns)
         if foreign_ns > max(LACK_NS, TAKEN_SHARE * elapsed_ns):
             self._taken_until_ns = now_ns + TAKEN_NS
         # The clock of a thread that runs moves between two readings.

@@ -57,11 +57,7 @@ class Container:
             return
         try:
             group = Path(mkdtemp(prefix="coserve-", dir=CONTROLLER))
-            if self.cpus is not None:
-                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-                (group / "cpu.cfs_quota_us").write_text(str(round(self.cpus * PERIOD_US)))
-            if self.shares is not None:
-                (group / "cpu.shares").write_text(str(self.shares))
+            self._limit(group)
         except OSError as error:
             raise ContainerError(
                 f"cannot limit processors, which takes root and cgroups v1: {error}"
@@ -70,6 +66,18 @@ class Container:
             yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
         finally:
             _remove(group)
+
+    def _limit(self, group: Path) -> None:
+        try:
+            if self.cpus is not None:
+                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (group / "cpu.cfs_quota_us").write_text(str(round(self.cpus * PERIOD_US)))
+            if self.shares is not None:
+                (group / "cpu.shares").write_text(str(self.shares))
+        # The kernel refuses a quota above that of the group around it, and less than 1 ms.
+        except OSError:
+            group.rmdir()
+            raise
 
 
 def _remove(group: Path) -> None:

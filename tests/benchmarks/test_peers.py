@@ -126,11 +126,18 @@ def test_a_container_without_limits_starts_commands_as_they_are(monkeypatch: pyt
     assert container.Container(999).cores == usable_cores().count
 
 
+class Unwritable:
+    """A number that the kernel refuses."""
+
+    def __str__(self) -> str:
+        raise OSError(22, "Invalid argument")
+
+
 def test_a_server_is_started_in_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     container = module("container", monkeypatch)
     monkeypatch.setattr(container, "CONTROLLER", tmp_path)
     # The kernel's folders count as empty for rmdir(2).
-    monkeypatch.setattr(Path, "rmdir", shutil.rmtree)
+    monkeypatch.setattr(Path, "rmdir", lambda group: shutil.rmtree(group))
     with container.Container(1.5, 512).prefix() as prefix:
         (group,) = tmp_path.iterdir()
         assert (group / "cpu.cfs_quota_us").read_text() == "150000"
@@ -138,12 +145,27 @@ def test_a_server_is_started_in_a_control_group(tmp_path: Path, monkeypatch: pyt
         assert (group / "cpu.shares").read_text() == "512"
         left_behind = subprocess.Popen([*prefix, "sleep", "60"])
         while not (group / "cgroup.procs").is_file():
+            assert left_behind.poll() is None
             time.sleep(0.01)
         printed = subprocess.check_output([*prefix, "echo", "a b"], text=True)
         assert printed == "a b\n"
         (group / "cgroup.procs").write_text(f"{left_behind.pid}\n")
     assert left_behind.wait(10) == -signal.SIGKILL
     assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_limit_leaves_no_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = module("container", monkeypatch)
+    monkeypatch.setattr(container, "CONTROLLER", tmp_path)
+    monkeypatch.setattr(container, "PERIOD_US", Unwritable())
+    monkeypatch.setattr(Path, "rmdir", lambda group: shutil.rmtree(group))
+    with pytest.raises(container.ContainerError, match="Invalid argument"), container.Container(1).prefix():
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_control_groups_the_error_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container = module("container", monkeypatch)
     monkeypatch.setattr(container, "CONTROLLER", tmp_path / "missing")
     with pytest.raises(container.ContainerError, match="cgroups v1"), container.Container(1).prefix():
         pass

@@ -125,8 +125,7 @@ class OpenedImage:
         pixels = math.prod(self.stored_size)
         if self.format not in JPEG:
             return pixels
-        factor = self._spare(shorter_side)
-        return pixels // next((fraction**2 for fraction in FRACTIONS if fraction <= factor), 1)
+        return pixels // _fraction(self._spare(shorter_side)) ** 2
 
     def _spare(self, shorter_side: int) -> float:
         """Return how many times as long as wanted the shorter side is."""
@@ -134,9 +133,11 @@ class OpenedImage:
 
     def reduce(self, factor: float) -> None:
         """Let a JPEG be decoded at 1/2, 1/4 or 1/8 of its size, by at most `factor`. Leave other formats."""
-        if factor >= 2:
+        fraction = _fraction(factor)
+        if fraction > 1:
             width, height = self._image.size
-            reduced = self._image.draft(None, (math.ceil(width / factor), math.ceil(height / factor)))
+            # Pillow rounds the quotient of the sizes down, to one of FRACTIONS.
+            reduced = self._image.draft(None, (max(1, width // fraction), max(1, height // fraction)))
             if reduced is not None:
                 self._box = reduced[1]
 
@@ -193,6 +194,11 @@ def open_image(
                 del image.info["original_orientation"]
             stack.pop_all()
     return opened
+
+
+def _fraction(factor: float) -> int:
+    """Return what the sides of a JPEG are divided by, if by at most `factor`."""
+    return next((fraction for fraction in FRACTIONS if fraction <= factor), 1)
 
 
 def _identify(reader: Reader, formats: tuple[str, ...]) -> ImageFile.ImageFile:

@@ -58,6 +58,15 @@ def test_every_orientation_of_sizes_that_the_fraction_does_not_divide(
     assert_same(photograph(*size, orientation), Target())
 
 
+@pytest.mark.parametrize("size", [(512, 771), (771, 512)])
+def test_a_longer_side_that_the_fraction_does_not_divide_changes_no_fraction(size: tuple[int, int]) -> None:
+    with open_image(photograph(*size)) as opened:
+        assert opened.count_pixels(32) == 512 * 771 // 64
+        image, box = opened.decode(32)
+    assert sorted(image.size) == [64, 97]
+    assert box == (0, 0, size[0] / 8, size[1] / 8)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("subsampling", [0, 2])

@@ -94,17 +94,18 @@ def test_without_a_process_the_error_says_so(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt and /proc")
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
-def test_the_memory_of_an_image_is_returned(process: DecodingProcess, kind: str) -> None:
+def test_the_memory_of_an_image_is_returned(process: DecodingProcess) -> None:
     def megabytes() -> int:
         lines = Path(f"/proc/{process._process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmRSS"))
 
-    process.prepare(encoded((9, 7), kind), Input(), 10**8, soon())
+    kinds = ("PNG", "TIFF")
+    for kind in kinds:
+        process.prepare(encoded((9, 7), kind), Input(), 10**8, soon())
     before = megabytes()
-    # 64 MB of pixels; the TIFF is a file of 48 MB.
-    file = io.BytesIO()
-    Image.new("RGB", (4000, 4000)).save(file, kind)
-    for _ in range(2):
-        process.prepare(file.getvalue(), Input(), 10**8, soon())
-    assert megabytes() - before < 16
+    for kind in kinds:
+        # 64 MB of pixels, whose return makes glibc keep the next ones; the TIFF is a file of 48 MB.
+        file = io.BytesIO()
+        Image.new("RGB", (4000, 4000)).save(file, kind)
+        process.prepare(file.getvalue(), Input(), 10**8, soon(200))
+        assert megabytes() - before < 16, kind

@@ -5,6 +5,7 @@ the pixels of any image in one piece, which holds it for some 0.5 ms per megapix
 a server's event loop.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 
 from coserve_images.decode import OpenedImage, open_image
 from coserve_images.errors import ImageError, LateError
-from coserve_images.preprocess import Preprocessing, preprocess, shorter_side
+from coserve_images.preprocess import Preprocessing, Resizing, preprocess, resized_size, shorter_side
 
 COPIED_FORMATS = ("WEBP", "AVIF", "HEIF")
 """Pillow's names of the formats that it copies in one piece."""
 COPIED_PIXELS = 2 * 2**20
 FREED_PIXELS = 16 * 2**20
-"""The most decoded pixels of an image of `COPIED_FORMATS`, and of another one, that hold others up little."""
+"""The most decoded pixels of an image of `COPIED_FORMATS`, and of another one, that hold others up little.
+The second also limits resized pixels."""
 
 _START = (
     "import sys; sys.path[:] = sys.argv[2:]; from coserve_images.apart import answer; answer(sys.argv[1])"
@@ -34,15 +36,12 @@ _MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2
 """Make glibc return freed pixels to the system, as mallopt(3) explains."""
 
 
-def holds_up(opened: OpenedImage, shorter_side: int) -> bool:
-    """Return whether decoding an image in this process would stop its other threads for long.
-
-    Args:
-        opened: the image.
-        shorter_side: as for its `decode`.
-    """
+def holds_up(opened: OpenedImage, how: Resizing) -> bool:
+    """Return whether decoding and resizing an image in this process would stop its other threads for long."""
     most = COPIED_PIXELS if opened.format in COPIED_FORMATS else FREED_PIXELS
-    return opened.count_pixels(shorter_side) > most
+    # Long and thin images have more pixels when their shorter side has been enlarged.
+    resized = math.prod(resized_size(*opened.stored_size, how))
+    return opened.count_pixels(shorter_side(how)) > most or resized > FREED_PIXELS
 
 
 class UnavailableError(Exception):

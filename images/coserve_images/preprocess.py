@@ -45,6 +45,14 @@ def shorter_side(how: Resizing) -> int:
     return how.resize_size or max(how.height, how.width)
 
 
+def resized_size(width: float, height: float, how: Resizing) -> tuple[int, int]:
+    """Return what an image's width and height become before the central crop."""
+    if how.resize_size is None:
+        return how.width, how.height
+    scale = how.resize_size / min(width, height)
+    return round(width * scale), round(height * scale)
+
+
 def resize(
     image: Image.Image, how: Resizing, max_pixels: int = MAX_PIXELS, box: Box | None = None
 ) -> Image.Image:
@@ -60,11 +68,7 @@ def resize(
         ImageError: the image is so long and thin that it would have more than `max_pixels` when resized.
     """
     left, top, right, bottom = box or (0, 0, *image.size)
-    if how.resize_size is None:
-        size = (how.width, how.height)
-    else:
-        scale = how.resize_size / min(right - left, bottom - top)
-        size = (round((right - left) * scale), round((bottom - top) * scale))
+    size = resized_size(right - left, bottom - top, how)
     if (0, 0, *size) != (left, top, right, bottom):
         check_pixels(size, max_pixels)
         image = image.resize(size, Image.Resampling[how.interpolation.upper()], (left, top, right, bottom))

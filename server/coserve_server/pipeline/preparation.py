@@ -149,10 +149,12 @@ class _Processes:
 
     def _take(self) -> DecodingProcess:
         while self._idle:
-            process = self._idle.pop()
-            if process.alive:
-                return process
-            process.close()
+            # Another thread may have taken the last one meanwhile.
+            with suppress(IndexError):
+                process = self._idle.pop()
+                if process.alive:
+                    return process
+                process.close()
         return DecodingProcess()
 
     def close(self) -> None:
@@ -197,7 +199,7 @@ class _Job:
         # Without a reference, the decoded pixels do not outlive this step.
         self._opened = None
         began = time.perf_counter_ns() - self._opening_ns
-        if holds_up(opened, shorter_side(self._how)):
+        if holds_up(opened, self._how):
             with suppress(UnavailableError), self._translated(), self._processes.borrow() as process:
                 tensor, halfway = process.prepare(
                     self._image.data, self._how, self._max_pixels, self._deadline_ns

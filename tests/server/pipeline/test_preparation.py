@@ -86,6 +86,17 @@ def test_large_images_of_any_format_take_a_process(prepared: Preparation, kind: 
     assert len(prepared._processes._idle) == 1
 
 
+@pytest.mark.parametrize(("most", "processes"), [(32 * 3200, 0), (32 * 3200 - 1, 1)])
+def test_a_thin_image_counts_as_large_as_it_is_resized(
+    prepared: Preparation, monkeypatch: pytest.MonkeyPatch, most: int, processes: int
+) -> None:
+    monkeypatch.setattr(apart, "FREED_PIXELS", most)
+    how = ensemble().preprocessing.model_copy(update={"height": 32, "width": 32, "resize_size": 32})
+    images = [EncodedImage(encoded((3, 300), "PNG"))]
+    asyncio.run(prepared.prepare(Record("id"), images, how, time.perf_counter_ns() + 10**11))
+    assert len(prepared._processes._idle) == processes
+
+
 @pytest.mark.parametrize(("most", "processes"), [(312, 0), (311, 1)])
 def test_a_jpeg_counts_as_large_as_it_is_decoded(
     prepared: Preparation, monkeypatch: pytest.MonkeyPatch, most: int, processes: int

@@ -109,7 +109,7 @@ def check_scans(data: bytes, pixels: int, max_pixels: int) -> None:
 
 
 def _count_pairs(data: bytes, pair: bytes) -> int:
-    """Count how often two unequal bytes follow each other; takes a tenth of the time of `bytes.count`."""
+    """Count how often two unequal bytes follow each other; `bytes.count` takes several times as long."""
     wanted = np.frombuffer(pair, np.uint16)
     found = 0
     for begin in range(min(2, len(data))):

@@ -148,13 +148,11 @@ class _Processes:
                 self._idle.append(process)
 
     def _take(self) -> DecodingProcess:
-        while self._idle:
-            # Another thread may have taken the last one meanwhile.
-            with suppress(IndexError):
-                process = self._idle.pop()
-                if process.alive:
-                    return process
+        # Another thread may take the last one between a look and a pop.
+        with suppress(IndexError):
+            while not (process := self._idle.pop()).alive:
                 process.close()
+            return process
         return DecodingProcess()
 
     def close(self) -> None:

@@ -107,6 +107,17 @@ def test_a_jpeg_counts_as_large_as_it_is_decoded(
     assert len(prepared._processes._idle) == processes
 
 
+def test_a_process_that_another_thread_took_meanwhile_is_replaced(prepared: Preparation) -> None:
+    class TakenMeanwhile(list[DecodingProcess]):
+        def __bool__(self) -> bool:
+            return True
+
+    prepared._processes._idle = TakenMeanwhile()
+    prepare(prepared, FILES[:1])
+    prepared._processes._idle = [*prepared._processes._idle]
+    assert len(prepared._processes._idle) == 1
+
+
 def test_an_idle_process_that_was_killed_is_replaced(prepared: Preparation, expected: Images) -> None:
     prepare(prepared, FILES)
     for process in prepared._processes._idle:

@@ -1,7 +1,7 @@
 """Decode images in a process of its own.
 
 Pillow copies decoded WebP, AVIF and HEIC in one piece, which holds the GIL for 2.3 ms per megapixel. It frees
-the pixels of any image in one piece, which holds it for some 0.5 ms per megapixel. So large images would stop
+the pixels of any image in one piece, which holds it for some 0.3 ms per megapixel. So large images would stop
 a server's event loop.
 """
 
@@ -25,9 +25,9 @@ from coserve_images.preprocess import Preprocessing, Resizing, preprocess, resiz
 COPIED_FORMATS = ("WEBP", "AVIF", "HEIF")
 """Pillow's names of the formats that it copies in one piece."""
 COPIED_PIXELS = 2 * 2**20
+"""The most pixels of an image of `COPIED_FORMATS` that hold other threads up only briefly."""
 FREED_PIXELS = 16 * 2**20
-"""The most decoded pixels of an image of `COPIED_FORMATS`, and of another one, that hold others up little.
-The second also limits resized pixels."""
+"""The most pixels that an image of any format may be decoded or resized to, likewise."""
 
 _START = (
     "import sys; sys.path[:] = sys.argv[2:]; from coserve_images.apart import answer; answer(sys.argv[1])"

@@ -121,7 +121,7 @@ class OpenedImage:
         return (height, width) if read_orientation(self._image) in TRANSPOSED else (width, height)
 
     def count_pixels(self, shorter_side: int) -> int:
-        """Return how many pixels `decode` makes of the image with the same argument."""
+        """Return about how many pixels `decode` makes of the image with the same argument."""
         pixels = math.prod(self.stored_size)
         if self.format not in JPEG:
             return pixels
@@ -197,7 +197,7 @@ def open_image(
 
 
 def _fraction(factor: float) -> int:
-    """Return what the sides of a JPEG are divided by, if by at most `factor`."""
+    """Return the largest of `FRACTIONS` that is at most `factor`; 1 if all are larger."""
     return next((fraction for fraction in FRACTIONS if fraction <= factor), 1)
 
 

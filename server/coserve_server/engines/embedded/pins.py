@@ -14,7 +14,7 @@ from coserve_server.machine.cores import pin_thread
 LACK_NS = 300_000
 """How long a thread must have waited for other processes to be moved, which costs it some 50 µs."""
 TAKEN_SHARE = 0.2
-"""From what share of a core on other processes take it: a thread that runs there will soon wait again."""
+"""Other processes that use more of a core's time take it: a thread that runs there will soon wait again."""
 TAKEN_NS = 100_000_000
 """How long a core counts as taken."""
 
@@ -73,7 +73,7 @@ class Pin:
                 guest._move_to(self)
 
     def _lacks_core(self) -> bool:
-        """Return whether the thread waits for other processes, or they take or just took much of its core.
+        """Return whether other processes keep the thread waiting, or have just taken much of its core.
 
         Waits for this process's own threads, such as the event loop, do not count: they end soon, and moving
         for them costs more than it gains: 6% of the throughput of 8 clients on two cores.

@@ -138,12 +138,10 @@ def image_requests() -> Iterator[tuple[str, Sent]]:
     kinds = [(kind, "RGB") for kind in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF")]
     for kind, mode in [*kinds, ("PNG", "RGBA"), ("GIF", "P")]:
         for megapixels in (12, 49):
-            file = flat(kind, megapixels, mode)
             name = f"{kind} of {megapixels} megapixels{', transparent' * (mode == 'RGBA')}"
-            yield name, Sent("/v1/classify", {"Content-Type": "application/octet-stream"}, file)
+            yield name, Sent("/v1/classify", {"Content-Type": f"image/{kind}"}, flat(kind, megapixels, mode))
     yield "PNG of 31 MB", Sent("/v1/classify", {"Content-Type": "image/png"}, noise("PNG", MAX_BODY))
-    behind = flat("JPEG", 1)
-    behind += b"\xff" * (MAX_BODY - len(behind))
+    behind = flat("JPEG", 1).ljust(MAX_BODY, b"\xff")
     yield "JPEG with 31 MB behind it", Sent("/v1/classify", {"Content-Type": "image/jpeg"}, behind)
 
 

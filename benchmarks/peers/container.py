@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from coserve_server.machine.cores import usable_cores
 CONTROLLER = Path("/sys/fs/cgroup/cpu")
 PERIOD_US = 100_000
 ATTEMPTS = 50
+"""How often a group is removed in vain, ten times a second: its processes take a moment to end."""
 
 
 class ContainerError(Exception):
@@ -37,7 +39,7 @@ class Container:
     def cores(self) -> int:
         """Return how many cores a server can keep busy."""
         count = usable_cores().count
-        return count if self.cpus is None else min(count, ceil(self.cpus))
+        return count if self.cpus is None else max(1, min(count, ceil(self.cpus)))
 
     @property
     def suffix(self) -> str:
@@ -90,3 +92,4 @@ def _remove(group: Path) -> None:
             group.rmdir()
             return
         time.sleep(0.1)
+    print(f"{group} is left behind: its processes do not end", file=sys.stderr)

@@ -143,7 +143,7 @@ def test_a_server_is_started_in_a_control_group(tmp_path: Path, monkeypatch: pyt
         assert (group / "cpu.cfs_quota_us").read_text() == "150000"
         assert (group / "cpu.cfs_period_us").read_text() == "100000"
         assert (group / "cpu.shares").read_text() == "512"
-        left_behind = subprocess.Popen([*prefix, "sleep", "60"])
+        left_behind = subprocess.Popen([*prefix, "sleep", "600"])
         while not (group / "cgroup.procs").is_file():
             assert left_behind.poll() is None
             time.sleep(0.01)

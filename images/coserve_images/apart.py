@@ -9,8 +9,10 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -79,11 +81,15 @@ class _Job:
 class DecodingProcess:
     """A process that decodes and preprocesses one image at a time; it ends with this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline_ns: int) -> None:
         """Start the process, which takes some 0.3 s.
+
+        Args:
+            deadline_ns: when to give up, on the clock of `time.perf_counter_ns`.
 
         Raises:
             UnavailableError: it cannot be started.
+            LateError: the deadline has passed.
         """
         self._connection, other_end = Pipe()
         with other_end:
@@ -102,9 +108,9 @@ class DecodingProcess:
                 self._connection.close()
                 raise UnavailableError(str(error)) from error
         try:
-            self._connection.recv()
+            with self._ended_at(deadline_ns):
+                self._connection.recv()
         except (EOFError, OSError) as error:
-            self.close()
             raise UnavailableError(f"the process ended with {self._process.returncode}") from error
 
     @property
@@ -133,15 +139,12 @@ class DecodingProcess:
         size = (how.height, how.width, how.resize_size, how.interpolation)
         job = _Job(_Input(*size, tuple(how.mean), tuple(how.std)), max_pixels, deadline_ns)
         try:
-            self._connection.send(job)
-            # Pickled, the file would be copied, which holds the GIL.
-            self._connection.send_bytes(data)
-            if not self._connection.poll(max(0, deadline_ns - time.perf_counter_ns()) / 1e9):
-                self.close()
-                raise LateError("the image was not decoded before the deadline")
-            answer = self._connection.recv()
+            with self._ended_at(deadline_ns):
+                self._connection.send(job)
+                # Pickled, the file would be copied, which holds the GIL.
+                self._connection.send_bytes(data)
+                answer = self._connection.recv()
         except (EOFError, OSError) as error:
-            self.close()
             raise ImageError("decoding it ended a process, perhaps for lack of memory") from error
         if isinstance(answer, Exception):
             raise answer
@@ -153,6 +156,31 @@ class DecodingProcess:
         self._process.kill()
         self._process.wait()
         self._connection.close()
+
+    @contextmanager
+    def _ended_at(self, deadline_ns: int) -> Iterator[None]:
+        """End the process at a deadline, which ends any wait for it; also end it if its connection fails."""
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        timer = threading.Timer(max(0, deadline_ns - time.perf_counter_ns()) / 1e9, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            if late.is_set():
+                raise LateError("the image was not decoded before the deadline") from error
+            self.close()
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
+            if late.is_set():
+                self.close()
 
 
 def answer(descriptor: str) -> None:

@@ -5,8 +5,9 @@ import os
 import platform
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def soon(seconds: float = 60) -> int:
 
 @pytest.fixture
 def process() -> Iterator[DecodingProcess]:
-    process = DecodingProcess()
+    process = DecodingProcess(soon())
     yield process
     if process.alive:
         process.close()
@@ -68,11 +69,42 @@ def test_an_image_that_is_refused_leaves_the_process_alive(process: DecodingProc
     process.prepare(FILE, Input(), 6300, soon())
 
 
-def test_the_deadline_ends_the_process(process: DecodingProcess) -> None:
+# A megabyte does not fit into the connection's buffer.
+@pytest.mark.parametrize("data", [FILE, bytes(2**20)], ids=["small", "large"])
+def test_the_deadline_ends_the_process(process: DecodingProcess, data: bytes) -> None:
     os.kill(process._process.pid, signal.SIGSTOP)
     with pytest.raises(LateError, match="before the deadline"):
-        process.prepare(FILE, Input(), 10_000, soon(0.05))
+        process.prepare(data, Input(), 10_000, soon(0.05))
     assert not process.alive
+
+
+def test_the_deadline_ends_a_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_START", "import time; time.sleep(600)")
+    began = time.monotonic()
+    with pytest.raises(LateError, match="before the deadline"):
+        DecodingProcess(soon(0.2))
+    assert time.monotonic() - began < 60
+
+
+def test_a_process_ended_just_after_its_answer_is_not_lent_again(
+    process: DecodingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timers: list[threading.Timer] = []
+
+    class Late(threading.Timer):
+        def __init__(self, interval: float, function: Callable[[], None]) -> None:
+            super().__init__(interval, function)
+            timers.append(self)
+
+        def cancel(self) -> None:
+            # As if it had gone off just before.
+            self.function()
+            super().cancel()
+
+    monkeypatch.setattr(apart.threading, "Timer", Late)
+    process.prepare(FILE, Input(), 10_000, soon())
+    assert not process.alive
+    assert not any(timer.is_alive() for timer in timers)
 
 
 def test_a_process_that_ends_is_an_error_of_the_image(process: DecodingProcess) -> None:
@@ -86,11 +118,11 @@ def test_a_process_that_ends_is_an_error_of_the_image(process: DecodingProcess) 
 def test_without_a_process_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     with pytest.raises(UnavailableError, match="No such file"):
-        DecodingProcess()
+        DecodingProcess(soon())
     monkeypatch.undo()
     monkeypatch.setattr(apart, "_START", "raise SystemExit(3)")
     with pytest.raises(UnavailableError, match=r"ended with (3|-9)"):
-        DecodingProcess()
+        DecodingProcess(soon())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc's mallopt and /proc")

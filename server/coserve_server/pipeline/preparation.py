@@ -138,22 +138,22 @@ class _Processes:
         self._idle: list[DecodingProcess] = []
 
     @contextmanager
-    def borrow(self) -> Iterator[DecodingProcess]:
-        """Lend a process; raise UnavailableError if none can be started."""
-        process = self._take()
+    def borrow(self, deadline_ns: int) -> Iterator[DecodingProcess]:
+        """Lend a process; raise UnavailableError if none can be started, LateError if not in time."""
+        process = self._take(deadline_ns)
         try:
             yield process
         finally:
             if process.alive:
                 self._idle.append(process)
 
-    def _take(self) -> DecodingProcess:
+    def _take(self, deadline_ns: int) -> DecodingProcess:
         # Another thread may take the last one between a look and a pop.
         with suppress(IndexError):
             while not (process := self._idle.pop()).alive:
                 process.close()
             return process
-        return DecodingProcess()
+        return DecodingProcess(deadline_ns)
 
     def close(self) -> None:
         """End the processes."""
@@ -198,7 +198,8 @@ class _Job:
         self._opened = None
         began = time.perf_counter_ns() - self._opening_ns
         if holds_up(opened, self._how):
-            with suppress(UnavailableError), self._translated(), self._processes.borrow() as process:
+            lent = self._processes.borrow(self._deadline_ns)
+            with suppress(UnavailableError), self._translated(), lent as process:
                 tensor, halfway = process.prepare(
                     self._image.data, self._how, self._max_pixels, self._deadline_ns
                 )

@@ -129,7 +129,7 @@ def test_an_idle_process_that_was_killed_is_replaced(prepared: Preparation, expe
 def test_without_processes_threads_decode(
     prepared: Preparation, expected: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> DecodingProcess:
+    def refuse(_deadline_ns: int) -> DecodingProcess:
         raise UnavailableError("none here")
 
     monkeypatch.setattr(preparation, "DecodingProcess", refuse)

@@ -21,7 +21,7 @@ VERBS = {
     "train": "Divide a network, train its members together, and write a run folder.",
     "evaluate": "Evaluate an ensemble and its members: accuracy, likelihood, calibration, disagreement.",
     "export": "Export an ensemble to a Triton model repository, after checking its networks.",
-    "tune": "Find the engine, the ensemble, the threads and the batch size that serve best on this machine.",
+    "tune": "Find the engine, ensemble, workers, threads and batch size that serve best on this machine.",
     "serve": "Serve ensembles over HTTP and gRPC, from a model repository or from running Triton servers.",
     "classify": "Classify images with a running server.",
     "triton": "Run NVIDIA's Triton server from the nvidia-pytriton wheel.",

@@ -69,7 +69,7 @@ def serve(
         str | None,
         typer.Option(
             metavar="true|false",
-            help="End the start if an ensemble cannot be loaded; false: never. By default, if none can.",
+            help="Whether the start fails if any ensemble cannot be loaded; by default, only if none can.",
             show_default=False,
         ),
     ] = None,

@@ -37,8 +37,8 @@ def triton(
 ) -> None:
     """Run NVIDIA's Triton server from the nvidia-pytriton wheel, until Ctrl-C or SIGTERM.
 
-    Triton's log goes to standard error. Its addresses go to standard output once every model is loaded or has
-    failed to. Models that failed are named there, and the others are served; if none could be loaded, the
+    Triton's log goes to standard error. Its addresses go to standard output once every model has loaded or
+    failed. Models that failed are named there, and the others are served; if none could be loaded, the
     command ends.
     """
     from coserve_cli.errors import one_line

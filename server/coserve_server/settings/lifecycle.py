@@ -9,8 +9,8 @@ class LifecycleSettings(Section):
     """Reload and shutdown."""
 
     exit_on_error: bool | None = None
-    """Whether ensembles that cannot be loaded end the start: `true` if there is one, `false` never, not even
-    if nothing can be served; by default only then."""
+    """When ensembles that cannot be loaded end the start: `true` if there is one, `false` never; by default
+    only if nothing can be served."""
     repository_poll_ms: Milliseconds = Field(1000, ge=0)
     """Time between checks of `repository` for changes to serve without a restart; 0 for no checks."""
     repository_control: bool = False

@@ -67,7 +67,7 @@ class ListeningSettings(Section):
         tuple[Annotated[str, AfterValidator(_check_proxy)], ...], NoDecode, BeforeValidator(split_list)
     ] = ("127.0.0.1", "::1")
     """Addresses or networks of proxies, separated by commas, whose `X-Forwarded-For` and `X-Forwarded-Proto`
-    logs and traces believe; `*` for all."""
+    logs and traces trust; `*` for all."""
     allow_public: bool = False
     """Whether to serve a public address without authentication."""
     api_keys_file: File | None = None

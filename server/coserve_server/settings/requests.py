@@ -22,11 +22,11 @@ class RequestSettings(Section):
     head_timeout_ms: Milliseconds = Field(10_000, gt=0)
     """Time limit for receiving a request's headers, and for the first bytes of a new connection."""
     idle_timeout_ms: Milliseconds = Field(75_000, gt=0)
-    """Time after which a connection without requests is closed; more than a proxy's or load balancer's, which
-    is often 60 s."""
+    """Time after which a connection without requests is closed; choose more than a proxy's or load
+    balancer's, which is often 60 s."""
     max_connections: int = Field(1000, ge=1)
-    """Limit on open connections; idle ones are closed for new ones, and more are refused. Health is
-    reported above it."""
+    """Limit on open connections; idle ones are closed to make room, and further ones are refused, except for
+    health checks."""
     max_connection_age_ms: Milliseconds = Field(0, ge=0)
     """Age, give or take a tenth, at which a connection ends with its next response, so that clients spread
     over replicas; 0 for no limit."""

@@ -10,5 +10,5 @@ class WorkerSettings(Section):
 
     workers: int | None = Field(None, ge=1, le=256)
     """Processes that share the requests and appear as one server, each with copies of the members on its own
-    cores or GPUs; by default as many as there are cores or GPUs, and memory, for. With the engine `triton`,
+    cores or GPUs; by default as many as the cores or GPUs and the memory suggest. With the engine `triton`,
     1."""

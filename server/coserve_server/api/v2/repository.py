@@ -94,9 +94,7 @@ def check_enabled(core: Classifier) -> None:
             "load and unload models in Triton itself; this server serves what Triton has loaded"
         )
     if not core.settings.repository_control:
-        raise NotEnabledError(
-            "loading and unloading models is not enabled; start the server with repository_control"
-        )
+        raise NotEnabledError("loading and unloading models is not enabled; set repository_control to true")
 
 
 def describe_repository(core: Classifier, *, ready_only: bool) -> list[RepositoryModel]:

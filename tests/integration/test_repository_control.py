@@ -120,6 +120,6 @@ def test_what_cannot_be_loaded(serve: Serve, repository: Path) -> None:
 def test_it_is_off_unless_asked_for(serve: Serve, repository: Path) -> None:
     triton = client(serve(repository))
     for call in (triton.load_model, triton.unload_model):
-        with pytest.raises(InferenceServerException, match="start the server with repository_control"):
+        with pytest.raises(InferenceServerException, match="set repository_control to true"):
             call("pair")
     assert triton.is_model_ready("pair")

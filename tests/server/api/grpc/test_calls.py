@@ -85,7 +85,7 @@ def test_without_keys_strangers_and_browsers_change_nothing() -> None:
     async def off(served: Served) -> None:
         error = await failure(served.stub.RepositoryModelLoad(messages.RepositoryModelLoadRequest()))
         assert error.code() is StatusCode.UNIMPLEMENTED
-        assert "start the server with repository_control" in str(error.details())
+        assert "set repository_control to true" in str(error.details())
 
     run(engine(), off)
 

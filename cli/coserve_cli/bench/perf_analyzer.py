@@ -30,7 +30,7 @@ def perf_analyzer(
         typer.Option(help="The ensemble. Optional if the server has only one.", show_default=False),
     ] = None,
     concurrency: Annotated[
-        str, typer.Option(metavar="START[:END[:STEP]]", help="Numbers of requests in flight.")
+        str, typer.Option(metavar="START[:END[:STEP]]", help="Numbers of requests in progress.")
     ] = "1:4",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per request.")] = 1,
     requests: Annotated[

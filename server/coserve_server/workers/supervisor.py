@@ -30,6 +30,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 """Pauses before a replacement; they double while workers end within `STEADY_S`."""
 STEADY_S = 60.0
+SLOW_START_S = 60.0
+"""Time after which the log says that a worker is still starting; then it waits twice as long each time."""
 LEAVE_S = 2.0
 """Time for the clients of a worker that leaves to go to others with their next requests."""
 MARGIN_S = 5.0
@@ -128,15 +130,18 @@ class _Supervisor:
         assigned = replace(assignment, unloaded=self._whole.unloaded)
         worker = Worker(assigned, self._whole.handlers)
         self._workers.append(worker)
+        warning = asyncio.ensure_future(_warn_of_slow_start(worker))
         try:
             await worker.start()
+            if self._stopping is not None:
+                worker.channel.notify("drain")
+            await self._whole.catch_up(worker)
         except StartupError:
             worker.kill()
             await self._bury(worker)
             raise
-        if self._stopping is not None:
-            worker.channel.notify("drain")
-        await self._whole.catch_up(worker)
+        finally:
+            warning.cancel()
         return worker
 
     async def _bury(self, worker: Worker) -> None:
@@ -248,6 +253,21 @@ class _Supervisor:
         if self._stopping is not None:
             os._exit(128 + number)
         self._stop(self._drain_delay_s if number == signal.SIGTERM else 0)
+
+
+async def _warn_of_slow_start(worker: Worker) -> None:
+    """Warn, ever more rarely, while a worker starts. It is not killed: large ensembles take long to load."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    waited_s = SLOW_START_S
+    while True:
+        await asyncio.sleep(waited_s)
+        waited_s = loop.time() - began
+        logger.warning(
+            "worker %d has been starting for %.0f s, and takes no connections before it has loaded all "
+            "ensembles; does the repository's file system answer?",
+            *(worker.number, waited_s),
+        )
 
 
 def _summarize(worker: Worker, assignments: Sequence[Assignment]) -> str:

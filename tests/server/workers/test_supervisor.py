@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -161,3 +162,26 @@ def test_a_replacement_that_ends_with_the_server_is_no_error(
     monkeypatch.setattr(Worker, "start", start)
     asyncio.run(main())
     assert caplog.messages == ["worker 1 was ended; a new one takes its place"]
+
+
+def test_a_start_that_hangs_is_named_in_the_log_ever_more_rarely(
+    made: list[Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def start(_: Worker) -> None:
+        while len(caplog.records) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+    async def main() -> None:
+        assignment = Assignment(2, {}, SLICES[0], "", None)
+        before = asyncio.all_tasks()
+        with socket.socket() as listener:
+            await supervisor._Supervisor(SETTINGS, [assignment], listener)._start(assignment)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == before, "nothing warns of a worker that has started"
+
+    monkeypatch.setattr(supervisor, "SLOW_START_S", 0.01)
+    monkeypatch.setattr(Worker, "start", start)
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert all(text.startswith("worker 2 has been starting for 0 s") for text in caplog.messages)
+    waited = [record.args[1] for record in caplog.records if isinstance(record.args, tuple)]
+    assert all(later >= 1.99 * earlier for earlier, later in itertools.pairwise(waited))

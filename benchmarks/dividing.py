@@ -8,7 +8,8 @@ from, so S=1 is trained in one way.
 
 Each training takes from minutes to hours. A stopped script goes on where it was, and several may run beside
 each other. Every finished training adds a line to a table in `benchmarks/results/dividing/`, one for each
-network, recipe and number of epochs.
+network, recipe and number of epochs. It refuses to go on with lines and runs of other data, by their files'
+names, or of another recipe of the same name.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,13 +28,17 @@ from typing import Any
 
 from coserve_bench.output import write_whole
 from coserve_server.machine.processor import read_processor
+from coserve_training.config import TrainConfig
+from coserve_training.errors import ConfigError
+from coserve_training.recipes import recipe_hash, with_recipe
 
 RESULTS = Path(__file__).parent / "results" / "dividing"
-WAYS = {
-    "co-trained": (),
-    "independent": ("--co-training-weight", "0"),
-    "same view": ("--no-own-views",),
+WAYS: dict[str, dict[str, float | bool]] = {
+    "co-trained": {},
+    "independent": {"co_training_weight": 0.0},
+    "same view": {"own_views": False},
 }
+"""Options of each way besides the recipe's."""
 ALONE = "co-trained"
 """The way that S=1 is trained in, whatever the others are."""
 
@@ -50,6 +55,45 @@ class Training:
     def name(self) -> str:
         """Name of its run folder."""
         return f"{self.way.replace(' ', '_')}_s{self.split}_seed{self.seed}"
+
+
+class OtherSettingsError(Exception):
+    """A line or a run was made with other settings."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the results of a training depend on besides its way, S and seed.
+
+    Attributes:
+        data: names of the files or folders of images.
+        recipe_hash: as in the provenance of ensembles.
+    """
+
+    data: str
+    recipe_hash: str
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> "Settings":
+        """Return the settings of a run."""
+        return cls(" ".join(Path(path).name for path in config.data), recipe_hash(config))
+
+    @classmethod
+    def from_options(cls, training: Training, options: argparse.Namespace) -> "Settings":
+        """Return the settings with which `train` would begin a run.
+
+        Raises:
+            ConfigError: the recipe is not valid.
+        """
+        given = {
+            # Recipes recognise data by the names of their files and folders.
+            "data": tuple(str(Path(path).absolute()) for path in options.data),
+            "network": options.network,
+            "split": training.split,
+            "epochs": options.epochs,
+            **WAYS[training.way],
+        }
+        return cls.from_config(TrainConfig.from_json(with_recipe(options.recipe, given)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +118,8 @@ class Row:
     aurc_confidence: float
     aurc_disagreement: float | None
     processor: str
+    data: str
+    recipe_hash: str
 
 
 def plan(splits: list[int], ways: list[str], seeds: list[int]) -> Iterator[Training]:
@@ -83,19 +129,59 @@ def plan(splits: list[int], ways: list[str], seeds: list[int]) -> Iterator[Train
         yield from dict.fromkeys(trainings)
 
 
+def check(options: argparse.Namespace, trainings: Sequence[Training], table: Path, runs: Path) -> None:
+    """Check that what has been made so far was made with these settings.
+
+    Args:
+        trainings: those whose runs are checked; of the table, every line is.
+
+    Raises:
+        OtherSettingsError: a line or a run was not.
+        ConfigError: the recipe is not valid.
+    """
+    for file, training, found in made(trainings, table, runs):
+        for name, wanted in asdict(Settings.from_options(training, options)).items():
+            # Earlier lines do not tell.
+            if found.get(name) and found[name] != wanted:
+                raise OtherSettingsError(
+                    f"{file}: {training.name} was trained with {name} {found[name]}, not {wanted}; other "
+                    "settings need --runs and --results of their own"
+                )
+
+
+def made(
+    trainings: Sequence[Training], table: Path, runs: Path
+) -> Iterator[tuple[Path, Training, dict[str, str]]]:
+    """Yield each line and begun run, with the file that tells its settings."""
+    for row in read(table):
+        yield table, Training(row["way"], int(row["split"]), int(row["seed"])), row
+    for training in trainings:
+        file = runs / training.name / "config.json"
+        if file.exists():
+            config = TrainConfig.from_json(json.loads(file.read_text("utf-8"))["config"])
+            yield file, training, asdict(Settings.from_config(config))
+
+
 def train(training: Training, options: argparse.Namespace, folder: Path) -> None:
     """Train, or go on where a stopped training was."""
     data = [part for path in options.data for part in ("--data", path)]
+    way = [part for name, value in WAYS[training.way].items() for part in flag(name, value)]
     command = [
         *("coserve", "train", "--recipe", options.recipe, *data, "--network", options.network),
         *("--split", training.split, "--epochs", options.epochs, "--seed", training.seed),
-        *("--workers", options.workers, "--output", folder, *WAYS[training.way]),
+        *("--workers", options.workers, "--output", folder, *way),
         *(("--resume",) if (folder / "last.ckpt").exists() else ()),
     ]
     subprocess.run([str(part) for part in command], check=True)
 
 
-def evaluate(training: Training, folder: Path) -> Row:
+def flag(name: str, value: float | bool) -> tuple[str, ...]:
+    """Return an option of the configuration as one of the command."""
+    option = name.replace("_", "-")
+    return (f"--no-{option}",) if value is False else (f"--{option}", str(value))
+
+
+def evaluate(training: Training, settings: Settings, folder: Path) -> Row:
     """Return the scores of a finished training on the test images."""
     command = ["coserve", "evaluate", str(folder), "--calibrate", "--json"]
     scores: dict[str, Any] = json.loads(subprocess.check_output(command, text=True))
@@ -118,6 +204,7 @@ def evaluate(training: Training, folder: Path) -> Row:
         aurc_confidence=doubt["confidence"]["aurc"],
         aurc_disagreement=doubt["disagreement"]["aurc"] if several else None,
         processor=f"{known.model} ({', '.join(known.features)})",
+        **asdict(settings),
     )
 
 
@@ -174,8 +261,12 @@ def main() -> None:
     recipe = Path(options.recipe).stem.replace("_", "-")
     name = f"{options.network}_{recipe}_{options.epochs}_epochs"
     table = options.results / f"{name}.csv"
-    for training in plan(options.splits, options.ways, options.seeds):
-        folder = options.runs / name / training.name
+    runs = options.runs / name
+    trainings = list(plan(options.splits, options.ways, options.seeds))
+    for training in trainings:
+        folder = runs / training.name
+        # Each time, since others may be adding.
+        check(options, trainings, table, runs)
         with locked(folder.with_suffix(".lock"), wait=False) as mine:
             done = {(row["way"], int(row["split"]), int(row["seed"])) for row in read(table)}
             if mine is None or (training.way, training.split, training.seed) in done:
@@ -183,8 +274,9 @@ def main() -> None:
                 print(f"{name}: {training.name} is {state}", file=sys.stderr)
                 continue
             print(f"{name}: {training.name}", file=sys.stderr)
+            settings = Settings.from_options(training, options)
             train(training, options, folder)
-            add(table, evaluate(training, folder), options.runs / "table.lock")
+            add(table, evaluate(training, settings, folder), options.runs / "table.lock")
 
 
 if __name__ == "__main__":
@@ -192,5 +284,7 @@ if __name__ == "__main__":
         main()
     except subprocess.CalledProcessError as error:
         sys.exit(f"error: {' '.join(error.cmd[:2])} ended with status {error.returncode}")
+    except (ConfigError, OtherSettingsError) as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")

@@ -73,14 +73,24 @@ def test_what_is_missing_is_trained_and_written_to_the_table(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recipe = ("--recipe", "my_own.toml", "--splits", "1", "2", "--ways", "independent", "--seeds")
+    (tmp_path / "my_own.toml").write_text("cutout = 8\n")
+    recipe = (
+        "--recipe",
+        str(tmp_path / "my_own.toml"),
+        "--splits",
+        "1",
+        "2",
+        "--ways",
+        "independent",
+        "--seeds",
+    )
     begun = tmp_path / "runs/wide_resnet10_4_my-own_8_epochs/independent_s2_seed0"
     begun.mkdir(parents=True)
     (begun / "last.ckpt").touch()
     compare(tmp_path, monkeypatch, *recipe, "0")
     assert ["--resume" in command for command in commands] == [False, True]
-    assert commands[0][:4] == ["coserve", "train", "--recipe", "my_own.toml"]
-    assert commands[1][-4:] == [str(begun), "--co-training-weight", "0", "--resume"]
+    assert commands[0][:4] == ["coserve", "train", *recipe[:2]]
+    assert commands[1][-4:] == [str(begun), "--co-training-weight", "0.0", "--resume"]
     compare(tmp_path, monkeypatch, *recipe, "10", "2", "0")
     assert len(commands) == 6
     assert "independent_s2_seed0 is done" in capsys.readouterr().err
@@ -100,6 +110,49 @@ def test_what_is_missing_is_trained_and_written_to_the_table(
     )
     page = "\n".join(dividing_page.section(table))
     assert page.startswith("### wide_resnet10_4, recipe my-own, 8 epochs\n")
+
+
+def test_rows_and_runs_of_other_settings_are_refused(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "own.toml"
+    recipe.write_text("cutout = 8\n")
+    options = ("--recipe", str(recipe), "--splits", "2", "--seeds")
+    compare(tmp_path, monkeypatch, *options, "0")
+    (table,) = (tmp_path / "results").iterdir()
+    assert {row["data"] for row in dividing.read(table)} == {"a.zip"}
+
+    refused = rf"^{table}: co-trained_s2_seed0 was trained with data a.zip, not a.zip b.zip; other settings"
+    with pytest.raises(dividing.OtherSettingsError, match=refused):
+        compare(tmp_path, monkeypatch, *options, "1", "--data", "b.zip")
+    recipe.write_text("cutout = 9\n")
+    with pytest.raises(dividing.OtherSettingsError, match="seed0 was trained with recipe_hash "):
+        compare(tmp_path, monkeypatch, *options, "1")
+    assert len(commands) == 3
+
+    # Lines of earlier versions do not tell.
+    lines = table.read_text().splitlines()
+    table.write_text("".join(line.rsplit(",", 2)[0] + "\n" for line in lines))
+    config = {
+        "data": ["/elsewhere/a.zip"],
+        "network": "wide_resnet10_4",
+        "split": 2,
+        "cutout": 8,
+        "epochs": 8,
+    }
+    run = tmp_path / "runs" / table.stem / "co-trained_s2_seed1" / "config.json"
+    run.parent.mkdir()
+    run.write_text(json.dumps({"config": config}))
+    with pytest.raises(dividing.OtherSettingsError, match=rf"^{run}: co-trained_s2_seed1 was trained with r"):
+        compare(tmp_path, monkeypatch, *options, "1")
+    recipe.write_text("cutout = 8\n")
+    compare(tmp_path, monkeypatch, *options, "1")
+    assert len(commands) == 6
+
+
+def test_the_options_of_the_ways_are_those_of_the_command() -> None:
+    flags = [dividing.flag(*option) for way in dividing.WAYS.values() for option in way.items()]
+    assert flags == [("--co-training-weight", "0.0"), ("--no-own-views",)]
 
 
 def test_differences_are_listed_by_seed() -> None:

@@ -60,6 +60,7 @@ def section(reports: dict[str, Report], images: dict[str, Path], place: Path) ->
             accuracy = "" if one.top1 is None else f", top-1 {one.top1:.2%}"
             members = f"{one.split} × {one.members[0]}, {one.multiply_adds / 1e6:,.0f} M multiply-adds"
             yield f"- S={one.split} {one.precision}: {members}{accuracy}"
+        yield from (f"- trained differently: {one}" for one in report.different_trainings)
         yield from (f"- not measured: {reason}" for reason in report.missing)
         yield ""
         yield from markdown(table(report))

@@ -105,6 +105,10 @@ def _accuracy(report: Report) -> Figure:
     axes.set_xlim(left=0)
     axes.margins(y=0.2)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    if trainings := report.different_trainings:
+        # Below the legend.
+        note = "\n".join(["trained differently:", *trainings])
+        axes.text(1.03, 0, note, fontsize=8, va="bottom", transform=axes.transAxes)
     axes.set_title(_title(report))
     plot_style.label_points(axes, labels)
     return figure

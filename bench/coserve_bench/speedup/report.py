@@ -41,6 +41,8 @@ class Network:
         members: names of the members' networks.
         multiply_adds: of one image through all members.
         top1: accuracy of the members' mean, a fraction; None if it is not known.
+        recipe_hash: identifies the recipe it was trained with; None if it is not recorded.
+        epochs: epochs it was trained for; likewise.
     """
 
     split: int
@@ -49,13 +51,16 @@ class Network:
     members: tuple[str, ...]
     multiply_adds: int
     top1: float | None
+    # Stored reports may lack these.
+    recipe_hash: str | None = None
+    epochs: int | None = None
 
     @classmethod
     def from_division(cls, division: Division) -> "Network":
         """Describe a division."""
-        names = division.ensemble.provenance.get("member_networks") or [
-            member.name for member in division.ensemble.members
-        ]
+        provenance = division.ensemble.provenance
+        names = provenance.get("member_networks") or [member.name for member in division.ensemble.members]
+        training = provenance.get("training", {})
         return cls(
             division.split,
             division.precision,
@@ -63,6 +68,8 @@ class Network:
             tuple(names),
             division.multiply_adds,
             division.top1,
+            training.get("recipe_hash"),
+            training.get("epochs"),
         )
 
 
@@ -154,6 +161,22 @@ class Report:
             for one in self.networks
             if one.top1 is not None and one.precision not in unknown
         }
+
+    @property
+    def different_trainings(self) -> list[str]:
+        """Recorded trainings of networks with known accuracies, with their splits; empty if all are alike."""
+        splits: dict[tuple[str | None, int | None], set[int]] = {}
+        for one in self.networks:
+            training = (one.recipe_hash, one.epochs)
+            if (one.precision, one.split) in self.top1 and any(training):
+                splits.setdefault(training, set()).add(one.split)
+        if len(splits) < 2:
+            return []
+        return [
+            f"S={', '.join(map(str, sorted(own)))}: "
+            f"{epochs or 'unknown'} epochs, recipe {recipe or 'unknown'}"
+            for (recipe, epochs), own in splits.items()
+        ]
 
     def comparable_rows(self, engine: str, precision: str, batch_size: int) -> list[Row]:
         """Return rows that can be compared with each other."""

@@ -46,6 +46,8 @@ def table(report: Report) -> Iterator[str]:
             f"S={network.split} {network.precision}: {network.split} × {network.members[0]}, "
             f"{network.multiply_adds / 1e6:,.1f} M multiply-adds{accuracy}"
         )
+    if trainings := report.different_trainings:
+        yield f"trained differently: {'; '.join(trainings)}"
     for (engine, precision), size in product(report.runners, report.batch_sizes):
         rows = report.comparable_rows(engine, precision, size)
         if not rows:

@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 from coserve_server.engines.base import Batch, Images
@@ -19,6 +20,7 @@ from coserve_server.ensembles.repository import check_unchanged
 from coserve_server.errors import EngineError, StartupError, first_line
 from coserve_server.machine.cores import Cores
 from coserve_server.machine.memory import available_bytes, trim_memory
+from coserve_server.machine.threads import call_on_thread
 from coserve_server.observability.record import Record, join_ids
 from coserve_server.outcomes import MemberRun, Place
 
@@ -142,7 +144,8 @@ class EmbeddedEngine:
         new = self.unserved(name, ensembles)
         known = [*served, *new]
         wanted = [next(old for old in known if old == self._limited(one)) for one in ensembles]
-        loaded = await asyncio.to_thread(self._load_all, new)
+        # It may hang, with the file system.
+        loaded = await call_on_thread(partial(self._load_all, new), "loading")
         self._loaded.update(zip(map(id, new), loaded, strict=True))
         self._serve(name, tuple(wanted))
         gone = [old for old in served if not any(old is one for one in wanted)]

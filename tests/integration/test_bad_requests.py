@@ -120,7 +120,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"json": {"images": [], "model": "x"}},
         422,
         "invalid-parameters",
-        "model: Extra inputs are not permitted",
+        "model: unknown; allowed are images",
     ),
     "a number": (
         {"json": {"images": [7]}},
@@ -159,7 +159,7 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str, str]] = {
         {"params": {"topk": 1}},
         422,
         "invalid-parameters",
-        "topk: Extra inputs are not permitted",
+        "topk: unknown; allowed are model, version, top_k, ",
     ),
 }
 

@@ -171,7 +171,8 @@ class _Reader:
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, (key, *fault["loc"])))
-            raise self.error(f"parameter {where}: {fault['msg']}") from error
+            reason = "unknown" if fault["type"] == "extra_forbidden" else fault["msg"]
+            raise self.error(f"parameter {where}: {reason}") from error
 
     def error(self, message: str) -> RepositoryError:
         return RepositoryError(f"{self.source}: {message}")

@@ -164,7 +164,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
         "parameter preprocessing.std.1: Input should be greater than 0",
     ),
     "two channels": (preprocessing(mean=[0, 0]), "parameter preprocessing.mean.2: Field required"),
-    "unknown key": (preprocessing(crop=8), "parameter preprocessing.crop: Extra inputs are not permitted"),
+    "unknown key": (preprocessing(crop=8), "parameter preprocessing.crop: unknown"),
     "crop too large": (preprocessing(resize_size=4), "resize_size is less than height or width"),
     "size of the input": (
         preprocessing(height=4, width=4, resize_size=4),

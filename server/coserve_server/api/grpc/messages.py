@@ -59,7 +59,7 @@ def read_request(
     try:
         request = InferRequest.model_validate(_to_document(message))
     except ValidationError as error:
-        raise InvalidParametersError(describe_faults(error)) from error
+        raise InvalidParametersError(describe_faults(error, InferRequest)) from error
     tensor = check_tensors(model, request, settings)
     if tensor.datatype == BYTES:
         return request, _read_images(tensor, message)

@@ -81,7 +81,7 @@ def parse_json(model: type[M], body: bytes, max_values: int) -> M:
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        text = describe_faults(error)
+        text = describe_faults(error, model)
         if error.errors(include_context=False, include_input=False)[0]["type"] == "json_invalid":
             raise BadBodyError(f"not JSON: {text}") from error
         raise InvalidParametersError(text) from error
@@ -93,10 +93,13 @@ def _count_values(body: bytes) -> int:
     return sum(body.count(sign, at, at + INLINE_BYTES) for at in starts for sign in (b",", b"[", b"{"))
 
 
-def describe_faults(error: ValidationError) -> str:
+def describe_faults(error: ValidationError, model: type[BaseModel]) -> str:
     """Describe the first five places where a request does not fit its model, and why."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in faults[:5])
+    known = f"unknown; allowed are {', '.join(model.model_fields)}"
+    faults = error.errors(include_url=False, include_context=False, include_input=False)[:5]
+    reasons = [known if one["type"] == "extra_forbidden" else one["msg"] for one in faults]
+    places = [".".join(map(str, one["loc"])) or "body" for one in faults]
+    return "; ".join(f"{place}: {reason}" for place, reason in zip(places, reasons, strict=True))
 
 
 async def stream_body(request: Request, settings: Settings, max_bytes: int) -> AsyncGenerator[bytes, None]:

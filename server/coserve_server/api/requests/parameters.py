@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
+from coserve_server.api.requests.bodies import describe_faults
 from coserve_server.errors import InvalidParametersError
 from coserve_server.settings.section import LONGEST_MS
 
@@ -27,14 +27,13 @@ def parse_query(request: Request, model: type[M]) -> M:
     """Parse the query; the last one of a repeated parameter counts.
 
     Raises:
-        RequestValidationError: a parameter is unknown or invalid.
+        InvalidParametersError: a parameter is unknown or invalid.
     """
     try:
         query = request.scope["query_string"].decode("latin-1")
         return model.model_validate(dict(parse_qsl(query, keep_blank_values=True)) if query else {})
     except ValidationError as error:
-        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from error
+        raise InvalidParametersError(describe_faults(error, model)) from error
 
 
 def read_timeout_ns(request: Request) -> int | None:

@@ -119,7 +119,7 @@ async def classify(arguments: argparse.Namespace, images: Sequence[Labelled], mo
     query = {"top_k": "1", "early_stop": mode} | ({"model": arguments.model} if arguments.model else {})
     url = f"{arguments.url}/v1/classify?{urlencode(query)}"
     requests = iter([(post(url, {"Content-Type": "image/*"}, one.data), one.label) for one in images])
-    address = Address.from_url(url, None)
+    address = Address.from_url(url)
     latencies: list[float] = []
     members: Counter[int] = Counter()
     right: list[bool] = []

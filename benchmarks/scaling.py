@@ -25,7 +25,7 @@ from typing import Any
 from marked_page import markdown, update
 
 from coserve_bench.errors import BenchError
-from coserve_bench.http.gateway import classification
+from coserve_bench.http.gateway import Access, classification
 from coserve_bench.http.generator import Generator
 from coserve_bench.http.images import read_images
 from coserve_bench.http.loads import ClosedLoop, Interval, Target
@@ -173,7 +173,7 @@ def measure_server(arguments: argparse.Namespace, cpus: tuple[int, ...]) -> dict
     others = every - set(cpus) or set(cpus)
     images = read_images([arguments.image])
     with start_server(arguments, cpus) as (pid, url):
-        target: Target = classification(url, None, None, arguments.model, images, 30)
+        target: Target = classification(Access(url), arguments.model, images, 30)
         os.sched_setaffinity(0, others)
         try:
             with Generator(target) as generator:

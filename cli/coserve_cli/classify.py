@@ -11,7 +11,7 @@ import typer
 from coserve_cli.classify_report import Report, progress_bar
 from coserve_cli.errors import one_line
 from coserve_cli.keep_disagreeing import Item, Keeping, choose_model, parse_quota
-from coserve_cli.server_options import URL, ApiKey, CaCert, Certificate, Key, Model, Url
+from coserve_cli.server_options import URL, ApiKey, CaCert, Certificate, Key, Model, Url, client_certificate
 
 if TYPE_CHECKING:
     from coserve_client import Outcome, Source
@@ -103,8 +103,7 @@ def classify(
     Images that cannot be read or that the server rejects are reported, and the others are classified. The
     exit status is then 1.
     """
-    if key is not None and certificate is None:
-        raise typer.BadParameter("--key needs --cert")
+    own = client_certificate(certificate, key)
     if set_method is not None and coverage is None:
         raise typer.BadParameter("--set-method needs --coverage")
     if keep is not None and keep_disagreeing is None:
@@ -119,11 +118,9 @@ def classify(
 
     from coserve_client import AsyncClient, CoserveError
 
-    client_certificate = (certificate, key) if certificate and key else certificate
-
     async def run() -> tuple[Report, Keeping | None]:
         # Asynchronous, so that Ctrl-C stops at once; threads would first wait for their responses.
-        async with AsyncClient(url, api_key=api_key, verify=cacert, certificate=client_certificate) as client:
+        async with AsyncClient(url, api_key=api_key, verify=cacert, certificate=own) as client:
             items = [item for path in images for item in _items(path)]
             keeping = None
             if keep_disagreeing is not None:

@@ -33,3 +33,14 @@ Key = Annotated[
     typer.Option(help="PEM file of the client certificate's key.", show_default="in the --cert file"),
 ]
 Model = Annotated[str | None, typer.Option(help="The ensemble. Optional if the server has a default.")]
+
+
+def client_certificate(certificate: Path | None, key: Path | None) -> Path | tuple[Path, Path] | None:
+    """Return the client certificate as the client takes it.
+
+    Raises:
+        typer.BadParameter: there is a key without a certificate.
+    """
+    if certificate is None and key is not None:
+        raise typer.BadParameter("--key needs --cert")
+    return (certificate, key) if certificate and key else certificate

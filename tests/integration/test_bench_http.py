@@ -204,3 +204,23 @@ def test_keys_and_certificates(bench: Bench, secure: tuple[Server, str], folder:
     careful = refused(*request, url=server.url, key=key)
     assert (careful.exit_code, careful.stdout) == (1, "")
     assert "certificate" in careful.stderr
+
+
+def test_a_client_certificate(serve: Serve, bench: Bench, secure: tuple[Server, str], folder: Path) -> None:
+    own = str(folder / "server.pem")
+    server = serve(
+        *(folder / "models", "--default-model", "pair", "--tls-certificate", own, "--tls-key", own),
+        tls_client_authorities=folder / "ca.pem",
+    )
+    options = ["--url", server.url, "--image", "images", "--cacert", "ca.pem", "--concurrency", "2", *SHORT]
+    for shown in (["--cert", own], ["--cert", own, "--key", own]):
+        done = bench(*options, *shown, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        (load,) = json.loads(done.stdout)["loads"]
+        assert load["answered"] > 2
+        assert load["errors"] == {}
+    trusting = ["--image", str(folder / "black.png"), "--cacert", str(folder / "ca.pem")]
+    stranger = refused(*trusting, url=server.url)
+    assert (stranger.exit_code, stranger.stdout) == (1, "")
+    assert "require a client certificate" in stranger.stderr
+    assert refused(*trusting, "--key", own, url=server.url).exit_code == 2

@@ -8,12 +8,13 @@ import asyncio
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
 
-from coserve_client.environment import load_authorities
+from coserve_client.connecting import Certificate, tls_context
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,18 @@ class Address:
     tls: ssl.SSLContext | None
 
     @classmethod
-    def from_url(cls, url: str, cacert: str | None) -> "Address":
+    def from_url(cls, url: str, verify: Path | None = None, certificate: Certificate = None) -> "Address":
         """Return the address of an `http:` or `https:` URL.
 
         Args:
-            cacert: PEM file of trusted authorities; None for the client's own.
+            verify: PEM file of trusted authorities; None for the client's own.
+            certificate: PEM file of the client's certificate and key, or a file of each; None for none.
+
+        Raises:
+            InputError: the authorities or the certificate cannot be loaded.
         """
         parts = urlsplit(url)
-        tls = load_authorities(cacert) if parts.scheme == "https" else None
+        tls = tls_context(verify, certificate, secure=True) if parts.scheme == "https" else None
         return cls(parts.hostname or "", parts.port or (443 if tls else 80), tls)
 
 

@@ -1,6 +1,7 @@
 """Checks a server before it is measured, and describes the requests to it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -8,24 +9,35 @@ from coserve_bench.errors import BenchError
 from coserve_bench.http.images import EncodedImage
 from coserve_bench.http.loads import Target
 from coserve_client import Client, Image, RejectedError, Reply
+from coserve_client.connecting import Certificate
 from coserve_client.environment import find_api_key
 
 
-def first_reply(
-    url: str,
-    api_key: str | None,
-    cacert: Path | None,
-    model: str | None,
-    images: Sequence[EncodedImage],
-    timeout_s: float,
-) -> Reply:
+@dataclass(frozen=True)
+class Access:
+    """How to reach a server; the fields are those of `coserve_client.Client`."""
+
+    url: str
+    api_key: str | None = None
+    verify: Path | None = None
+    certificate: Certificate = None
+
+
+def first_reply(access: Access, model: str | None, images: Sequence[EncodedImage], timeout_s: float) -> Reply:
     """Classify every image once, and return the reply for the first.
 
     Raises:
         BenchError: the server rejects an image.
         CoserveError: the server cannot be reached, is not ready, times out, or does not have the ensemble.
     """
-    with Client(url, api_key=api_key, verify=cacert, timeout=timeout_s, retries=0) as client:
+    with Client(
+        access.url,
+        api_key=access.api_key,
+        verify=access.verify,
+        certificate=access.certificate,
+        timeout=timeout_s,
+        retries=0,
+    ) as client:
         first, *_ = [_classify(client, image, model) for image in images]
     return first
 
@@ -37,20 +49,14 @@ def _classify(client: Client, image: EncodedImage, model: str | None) -> Reply:
         raise BenchError(f"{image.name} cannot be used: {error}") from error
 
 
-def classification(
-    url: str,
-    api_key: str | None,
-    cacert: Path | None,
-    model: str,
-    images: Sequence[EncodedImage],
-    timeout_s: float,
-) -> Target:
+def classification(access: Access, model: str, images: Sequence[EncodedImage], timeout_s: float) -> Target:
     """Return requests that each classify one image, with the image file as the body."""
-    key = find_api_key(api_key)
+    key = find_api_key(access.api_key)
     return Target(
-        f"{url.strip().rstrip('/')}/v1/classify?{urlencode({'model': model})}",
+        f"{access.url.strip().rstrip('/')}/v1/classify?{urlencode({'model': model})}",
         [(image.kind, image.data) for image in images],
         {"X-API-Key": key} if key else {},
-        str(cacert) if cacert else None,
+        access.verify,
+        access.certificate,
         timeout_s,
     )

@@ -59,7 +59,7 @@ class Generator:
 
 def _serve(pipe: Pipe, target: Target) -> None:
     """Apply the loads that arrive on the pipe, until it is closed; None stops the current one."""
-    address = Address.from_url(target.url, target.cacert)
+    address = Address.from_url(target.url, target.verify, target.certificate)
     requests = [
         post(target.url, {**target.headers, "Content-Type": kind}, body) for kind, body in target.bodies
     ]

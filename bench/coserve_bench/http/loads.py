@@ -4,6 +4,9 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from coserve_client.connecting import Certificate
 
 
 @dataclass(frozen=True)
@@ -14,14 +17,16 @@ class Target:
         url: address of every request, with its query.
         bodies: content type and body of each request, sent in turn.
         headers: headers of every request.
-        cacert: PEM file of trusted authorities, for HTTPS; None for the client's own.
+        verify: PEM file of trusted authorities, for HTTPS; None for the client's own.
+        certificate: PEM file of the client's certificate and key, or a file of each; None for no certificate.
         timeout_s: how long to wait for a response, from the intended sending of the request.
     """
 
     url: str
     bodies: Sequence[tuple[str, bytes]]
     headers: Mapping[str, str] = field(default_factory=dict)
-    cacert: str | None = None
+    verify: Path | None = None
+    certificate: Certificate = None
     timeout_s: float = 30
 
 

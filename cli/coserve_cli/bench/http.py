@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coserve_cli.server_options import URL, ApiKey, CaCert, Model, Url
+from coserve_cli.server_options import URL, ApiKey, CaCert, Certificate, Key, Model, Url, client_certificate
 
 if TYPE_CHECKING:
     from coserve_bench.http.loads import Load
@@ -25,6 +25,8 @@ def http(
     url: Url = URL,
     api_key: ApiKey = None,
     cacert: CaCert = None,
+    certificate: Certificate = None,
+    key: Key = None,
     model: Model = None,
     concurrency: Annotated[
         str | None,
@@ -67,13 +69,14 @@ def http(
     Ctrl-C prints the results so far, and so does the loss of the server. Needs the extra bench; --repository
     also needs the extra server.
     """
+    own = client_certificate(certificate, key)
     loads = _loads(concurrency, rate, connections)
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         typer.echo(f"error: {', '.join(missing)} not installed: pip install 'coserve[bench]'", err=True)
         raise typer.Exit(1)
 
     from coserve_bench.errors import BenchError
-    from coserve_bench.http.gateway import classification, first_reply
+    from coserve_bench.http.gateway import Access, classification, first_reply
     from coserve_bench.http.generator import Generator
     from coserve_bench.http.images import read_images
     from coserve_bench.http.loads import Interval
@@ -93,7 +96,8 @@ def http(
         if output is not None:
             check_writable(output)
         images = read_images(image)
-        reply = first_reply(url, api_key, cacert, model, images, timeout)
+        access = Access(url, api_key, cacert, own)
+        reply = first_reply(access, model, images, timeout)
         engine = None
         if repository is not None:
             from coserve_bench.http.engine_alone import EngineAlone
@@ -111,7 +115,7 @@ def http(
             loads=[LoadResults(load) for load in loads],
             engine=engine,
         )
-        target = classification(url, api_key, cacert, reply.model, images, timeout)
+        target = classification(access, reply.model, images, timeout)
         try:
             with noting_signals(), Generator(target) as generator, progress_bars() as progress:
                 report.measure(generator, progress)

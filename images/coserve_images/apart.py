@@ -159,7 +159,7 @@ class DecodingProcess:
 
     @contextmanager
     def _ended_at(self, deadline_ns: int) -> Iterator[None]:
-        """End the process at a deadline, which ends any wait for it; also end it if its connection fails."""
+        """End the process at a deadline, which ends any wait for it; also end it if the exchange fails."""
         late = threading.Event()
 
         def end() -> None:
@@ -171,8 +171,9 @@ class DecodingProcess:
         timer.start()
         try:
             yield
-        except (EOFError, OSError) as error:
-            if late.is_set():
+        # After any fault, the next answer would not be the next image's.
+        except BaseException as error:
+            if late.is_set() and isinstance(error, EOFError | OSError):
                 raise LateError("the image was not decoded before the deadline") from error
             self.close()
             raise

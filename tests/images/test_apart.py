@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import platform
 import signal
 import sys
@@ -67,6 +68,18 @@ def test_an_image_that_is_refused_leaves_the_process_alive(process: DecodingProc
         process.prepare(FILE[:200], Input(), 6300, soon())
     assert process.alive
     process.prepare(FILE, Input(), 6300, soon())
+
+
+def test_an_answer_that_cannot_be_read_ends_the_process(
+    process: DecodingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise pickle.UnpicklingError("truncated")
+
+    monkeypatch.setattr(process._connection, "recv", fail)
+    with pytest.raises(pickle.UnpicklingError):
+        process.prepare(FILE, Input(), 10_000, soon())
+    assert not process.alive
 
 
 # A megabyte does not fit into the connection's buffer.

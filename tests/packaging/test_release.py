@@ -31,9 +31,19 @@ def test_a_file_follows_its_schema(schema: str, file: Path) -> None:
 def test_every_file_names_the_same_version() -> None:
     version = PROJECT["version"]
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
-    for name in ("docker-compose.yml", "docker-compose.gpu.yml", ".env.example"):
+    for name in (
+        "docker-compose.yml",
+        "docker-compose.gpu.yml",
+        ".env.example",
+        "deploy/kserve/servingruntime.yaml",
+    ):
         images = re.findall(r"coserve-gateway(?:-gpu)?:([\w.]+)", (ROOT / name).read_text())
         assert set(images) == {version}, name
+    chart = ROOT / "deploy/helm/coserve"
+    described = yaml.safe_load((chart / "Chart.yaml").read_text())
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    assert {described["version"], described["appVersion"]} == {version}
+    assert values["image"]["tag"] in ("", version)
     headings = re.findall(r"^## \[?([\w.]+)\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] == version
 

@@ -1,16 +1,18 @@
 """One version of an ensemble, loaded: all members, warm, and the lanes they run on; in copies, if any."""
 
 from collections.abc import Sequence
-from concurrent.futures import TimeoutError
+from concurrent.futures import Future, TimeoutError, wait
 
 import numpy as np
 
 from coserve_server.engines.base import Images
 from coserve_server.engines.embedded.lanes import Lane
 from coserve_server.engines.embedded.members import Load, LoadedMember, misfit
-from coserve_server.ensembles.ensemble import Ensemble
+from coserve_server.ensembles.ensemble import Ensemble, Member
 from coserve_server.outcomes import MemberRun, Place
 
+LOAD_S = 600
+"""Limit on loading one member, whose file may lie on a mount that hangs; later loads wait for it."""
 WARM_UP_S = 120
 """Limit on one warm-up run of one member; a slower one would block every later load."""
 
@@ -48,7 +50,7 @@ class LoadedEnsemble:
                 for index, member in enumerate(ensemble.members):
                     lane = own[index % part]
                     # A session's own threads inherit the cores of the thread that creates it.
-                    copy.append(lane.submit(load, ensemble, member, lane).result())
+                    copy.append(_wait(ensemble, member, lane, lane.submit(load, ensemble, member, lane)))
             self._warm_up(ensemble)
         except BaseException:
             self.close()
@@ -94,3 +96,10 @@ class LoadedEnsemble:
             call.stop()
             loaded.lane.abandon(run)
             raise misfit(ensemble, loaded.member, f"gives no answer within {WARM_UP_S} s") from error
+
+
+def _wait(ensemble: Ensemble, member: Member, lane: Lane, loading: Future[LoadedMember]) -> LoadedMember:
+    if wait([loading], LOAD_S).not_done:
+        lane.abandon(loading)
+        raise misfit(ensemble, member, f"is not loaded within {LOAD_S} s; is its file system reachable?")
+    return loading.result()

@@ -14,8 +14,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from coserve_bench.tune.accuracy import read_evaluation
+from coserve_export.errors import DescriptionError
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.ensembles.repository import read_repository
+from coserve_server.errors import RepositoryError
 
 Logits = NDArray[np.float32]
 
@@ -42,12 +44,18 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
     parser.add_argument("--network", default="wide_resnet16_4")
     arguments = parser.parse_args()
-    served = read_repository(arguments.repository).values()
-    measured = {
-        one.name: measure(one, arguments.data)
-        for one in served
-        if one.provenance.get("network") == arguments.network
-    }
+    try:
+        served = read_repository(arguments.repository).values()
+        measured = {
+            one.name: measure(one, arguments.data)
+            for one in served
+            if one.provenance.get("network") == arguments.network
+        }
+    except (DescriptionError, RepositoryError) as error:
+        parser.error(str(error))
+    if not measured:
+        networks = sorted({str(one.provenance.get("network")) for one in served})
+        parser.error(f"no ensemble of {arguments.network}; there are {', '.join(networks)}")
     plain, mirrored, targets = (np.array(part) for part in zip(*measured.values(), strict=True))
     for name, one, both in zip(measured, plain, (plain + mirrored) / 2, strict=True):
         print(f"{name}: {top1(one, targets[0])}, with mirrored images {top1(both, targets[0])}")

@@ -24,12 +24,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import IO, Any
 
 from coserve_bench.output import write_whole
 from coserve_server.machine.processor import read_processor
 from coserve_training.config import TrainConfig
-from coserve_training.errors import ConfigError
+from coserve_training.errors import TrainingError
 from coserve_training.recipes import recipe_hash, with_recipe
 
 RESULTS = Path(__file__).parent / "results" / "dividing"
@@ -83,7 +83,7 @@ class Settings:
         """Return the settings with which `train` would begin a run.
 
         Raises:
-            ConfigError: the recipe is not valid.
+            TrainingError: the recipe or the network is not valid.
         """
         given = {
             # Recipes recognise data by the names of their files and folders.
@@ -137,7 +137,7 @@ def check(options: argparse.Namespace, trainings: Sequence[Training], table: Pat
 
     Raises:
         OtherSettingsError: a line or a run was not.
-        ConfigError: the recipe is not valid.
+        TrainingError: the recipe or the network is not valid.
     """
     for file, training, found in made(trainings, table, runs):
         for name, wanted in asdict(Settings.from_options(training, options)).items():
@@ -162,17 +162,18 @@ def made(
             yield file, training, asdict(Settings.from_config(config))
 
 
-def train(training: Training, options: argparse.Namespace, folder: Path) -> None:
-    """Train, or go on where a stopped training was."""
+def train(training: Training, options: argparse.Namespace, folder: Path, lock: IO[str]) -> None:
+    """Train, or go on where a stopped training was; hold the lock until the training has ended."""
     data = [part for path in options.data for part in ("--data", path)]
     way = [part for name, value in WAYS[training.way].items() for part in flag(name, value)]
     command = [
         *("coserve", "train", "--recipe", options.recipe, *data, "--network", options.network),
         *("--split", training.split, "--epochs", options.epochs, "--seed", training.seed),
         *("--workers", options.workers, "--output", folder, *way),
-        *(("--resume",) if (folder / "last.ckpt").exists() else ()),
+        *(("--resume",) if (folder / "config.json").exists() else ()),
     ]
-    subprocess.run([str(part) for part in command], check=True)
+    # The training may outlive this process.
+    subprocess.run([str(part) for part in command], check=True, pass_fds=[lock.fileno()])
 
 
 def flag(name: str, value: float | bool) -> tuple[str, ...]:
@@ -231,7 +232,7 @@ def read(file: Path) -> list[dict[str, str]]:
 
 
 @contextmanager
-def locked(file: Path, wait: bool = True) -> Iterator[object | None]:
+def locked(file: Path, wait: bool = True) -> Iterator[IO[str] | None]:
     """Hold a lock on a file; without `wait`, give None if another process holds it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as lock:
@@ -267,6 +268,7 @@ def main() -> None:
         folder = runs / training.name
         # Each time, since others may be adding.
         check(options, trainings, table, runs)
+        settings = Settings.from_options(training, options)
         with locked(folder.with_suffix(".lock"), wait=False) as mine:
             done = {(row["way"], int(row["split"]), int(row["seed"])) for row in read(table)}
             if mine is None or (training.way, training.split, training.seed) in done:
@@ -274,8 +276,7 @@ def main() -> None:
                 print(f"{name}: {training.name} is {state}", file=sys.stderr)
                 continue
             print(f"{name}: {training.name}", file=sys.stderr)
-            settings = Settings.from_options(training, options)
-            train(training, options, folder)
+            train(training, options, folder, mine)
             add(table, evaluate(training, settings, folder), options.runs / "table.lock")
 
 
@@ -284,7 +285,7 @@ if __name__ == "__main__":
         main()
     except subprocess.CalledProcessError as error:
         sys.exit(f"error: {' '.join(error.cmd[:2])} ended with status {error.returncode}")
-    except (ConfigError, OtherSettingsError) as error:
+    except (TrainingError, OtherSettingsError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on from here")

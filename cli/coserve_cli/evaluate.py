@@ -82,6 +82,8 @@ def evaluate(
             run, data, checkpoint.value, progress, report, calibrating=calibrate
         )
         matrix = ConfusionMatrix.count(test.logits.mean(0), test.targets, loaded.labels)
+        if confusion_matrix is not None:
+            matrix.write(confusion_matrix)
         if calibrate:
             evaluation, calibration, subsets = calibrate_outputs(
                 run, loaded, test, val, checkpoint.value, progress
@@ -91,8 +93,6 @@ def evaluate(
         assessment = assess(
             run, loaded, test, others, corrupted=corrupt, limit=limit, progress=progress, report=report
         )
-        if confusion_matrix is not None:
-            matrix.write(confusion_matrix)
     doubt = asdict(assessment)
     if calibrate:
         print_calibration(evaluation, calibration, subsets, as_json, matrix, doubt)

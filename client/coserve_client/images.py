@@ -69,18 +69,13 @@ def read_image(source: Source, index: int) -> Image:
 def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Find the image files in a folder and its subfolders, sorted by path.
 
-    The folder itself is listed at once, each subfolder when the iteration reaches it.
+    Symbolic links are followed, except back to a folder above. The folder itself is listed at once, each
+    subfolder when the iteration reaches it.
 
     Raises:
         InputError: the folder cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {os.fsdecode(folder)}: {reason}") from error
-    return _images_among(ordered)
+    return _images_below(folder, frozenset())
 
 
 def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
@@ -92,17 +87,42 @@ def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
     return [file for file in files_in_zip(path) if file.path.suffix.lower() in SUFFIXES]
 
 
-def _images_among(entries: Iterable["os.DirEntry[str]"]) -> Iterator[Path]:
+def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+    try:
+        status = Path(folder).stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return iter(())
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {os.fsdecode(folder)}: {reason}") from error
+    return _images_among(ordered, above | {identity})
+
+
+def _images_among(entries: Iterable["os.DirEntry[str]"], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from images_in(entry.path)
-        elif Path(entry.name).suffix.lower() in SUFFIXES and (entry.is_file() or _is_dangling(entry)):
+        if _is_folder(entry):
+            yield from _images_below(entry.path, above)
+        elif Path(entry.name).suffix.lower() in SUFFIXES and _is_file_or_broken(entry):
             yield Path(entry.path)
 
 
-def _is_dangling(entry: "os.DirEntry[str]") -> bool:
-    """Return whether the entry is a broken link; reading it later reports the error."""
-    return entry.is_symlink() and not Path(entry.path).exists()
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    # A link to itself.
+    except OSError:
+        return False
+
+
+def _is_file_or_broken(entry: "os.DirEntry[str]") -> bool:
+    """Return whether the entry is a file, or a broken link; reading it later reports the error."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not Path(entry.path).exists())
+    except OSError:
+        return True
 
 
 def _read_path(path: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,8 +42,10 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         assert text
         return scores(2 if "_s2_" in command[2] else 1, 0.8)
 
-    def train(command: list[str], check: bool) -> None:
+    def train(command: list[str], check: bool, pass_fds: list[int]) -> None:
         assert check
+        folder = Path(command[command.index("--output") + 1])
+        assert os.path.samestat(os.fstat(pass_fds[0]), folder.with_suffix(".lock").stat())
         recorded.append(command)
 
     monkeypatch.setattr(dividing, "subprocess", SimpleNamespace(run=train, check_output=evaluate))
@@ -86,7 +89,9 @@ def test_what_is_missing_is_trained_and_written_to_the_table(
     )
     begun = tmp_path / "runs/wide_resnet10_4_my-own_8_epochs/independent_s2_seed0"
     begun.mkdir(parents=True)
-    (begun / "last.ckpt").touch()
+    config = {"data": ["a.zip"], "network": "wide_resnet10_4", "split": 2, "epochs": 8, "cutout": 8}
+    # It was stopped in its first epoch.
+    (begun / "config.json").write_text(json.dumps({"config": config | {"co_training_weight": 0.0}}))
     compare(tmp_path, monkeypatch, *recipe, "0")
     assert ["--resume" in command for command in commands] == [False, True]
     assert commands[0][:4] == ["coserve", "train", *recipe[:2]]

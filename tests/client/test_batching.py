@@ -167,6 +167,21 @@ def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
     assert most == 5
 
 
+def test_links_are_followed_except_back_to_a_folder_above(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for name in ("folder/sub/a.png", "other/b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (folder / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "other/back").symlink_to(folder)
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "file.png").symlink_to(tmp_path / "other/b.png")
+    assert list(images_in(folder)) == [
+        folder / name for name in ("file.png", "linked/b.png", "loop.png", "sub/a.png")
+    ]
+
+
 def test_a_folder_is_read_in_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:
     for name in ("b.png", "a/z.jpg", "a/b/c.GIF", "a.png", "c/notes.txt", "d.JPEG", "a-b/x.avif"):
         file = tmp_path / name

@@ -1,6 +1,8 @@
 """Recall by class and the confusion matrix."""
 
 import csv
+import errno
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,19 @@ def test_a_file_that_cannot_be_written_is_told_before_the_evaluation(tmp_path: P
     with pytest.raises(RunError, match="there is no folder"):
         check_matrix_file(tmp_path / "absent/m.png")
     check_matrix_file(tmp_path / "m.PNG")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "m.csv").mkdir()
+    with pytest.raises(RunError, match=r"m.csv is a folder; name a file"):
+        check_matrix_file(tmp_path / "m.csv")
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir / "tmp"))
+
+    # Root may write everywhere.
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(RunError, match=r"m.csv: cannot be written: Permission denied"):
+        check_matrix_file(tmp_path / "m.csv")

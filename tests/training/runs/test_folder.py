@@ -155,6 +155,16 @@ def test_scores_of_known_logits() -> None:
     assert scores.ece == pytest.approx(abs(confidence - 0.5), abs=1e-5)
 
 
+def test_a_confidence_of_one_is_in_the_last_of_fifteen_bins() -> None:
+    """In float32, softmax gives exactly 1 where the logits lie far apart."""
+    sure = torch.tensor([30.0, 0.0]).repeat(100, 1)
+    likely = torch.tensor([math.log(0.97 / 0.03), 0.0]).repeat(100, 1)
+    assert sure.softmax(-1).max() == 1
+    wrong = torch.tensor([1] * 2 + [0] * 198)
+    # 98% and 100% right, with a mean confidence of 98.5%.
+    assert score(torch.cat([sure, likely]), wrong).ece == pytest.approx(0.005, abs=1e-5)
+
+
 def test_channel_statistics_are_those_of_the_pixels(image_folder: Path) -> None:
     split = load_dataset([image_folder], 32).train
     assert split is not None

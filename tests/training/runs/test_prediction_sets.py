@@ -190,7 +190,24 @@ def test_too_few_images_give_sets_of_all_classes(images: int, finite: list[float
                 assert sets.raps.measured[coverage][size] == SetScores(coverage=1, size=CLASSES, empty=0)
 
 
-def test_one_image_of_each_class_leaves_none_to_fit_raps_on() -> None:
+@pytest.mark.parametrize("seed", [21, 22])
+def test_rare_classes_are_covered_like_frequent_ones(seed: int) -> None:
+    """With a share of its own for each class, rare ones, harder here, would be missing from the thresholds."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.cat([torch.arange(20).repeat_interleave(20), torch.arange(20, 420)])
+    easy = torch.nn.functional.one_hot(targets, 420).float() * torch.where(targets < 20, 12.0, 4.0)[:, None]
+    fitted, other = (
+        Outputs((easy + torch.randn(800, 420, generator=generator))[None], targets, "test") for _ in range(2)
+    )
+    sets = fit(fitted, other)
+    assert sets.raps.images == 640
+    for coverage in (0.9, 0.95):
+        assert sets.raps.measured[coverage][1].coverage > coverage - 4 * sqrt(
+            2 * coverage * (1 - coverage) / 640
+        )
+
+
+def test_a_single_image_leaves_none_to_fit_raps_on() -> None:
     outputs = draw(2, 400, 10)
     sets = fit(select(outputs, one_in(400, outputs.targets)))
     assert sets.raps.images == 0

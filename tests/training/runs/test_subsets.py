@@ -1,9 +1,11 @@
 from collections import Counter
 from itertools import combinations, permutations
-from math import comb
+from math import ceil, comb
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coserve_training.runs.evaluate import Outputs
 from coserve_training.runs.subsets import member_orders, member_subsets, one_in, select
@@ -41,10 +43,19 @@ def test_of_more_members_each_goes_first_equally_often(members: int, orders: int
     assert member_orders(members) == found
 
 
-def test_the_first_of_every_few_images_of_each_class_are_chosen() -> None:
+@given(targets=st.lists(st.integers(0, 9), max_size=60), step=st.integers(2, 6))
+def test_each_class_has_its_share_of_the_chosen_images(targets: list[int], step: int) -> None:
+    chosen = one_in(step, torch.tensor(targets, dtype=torch.long))
+    assert chosen.sum() == ceil(len(targets) / step)
+    for label in set(targets):
+        own = torch.tensor([other == label for other in targets])
+        assert abs(int((chosen & own).sum()) - int(own.sum()) / step) < 1
+
+
+def test_chosen_images_are_counted_class_by_class_in_order() -> None:
     targets = torch.tensor([2, 0, 0, 1, 1, 1, 2, 0, 0, 2])
-    assert one_in(2, targets).tolist() == [True, True, False, True, False, True, False, True, False, True]
-    assert one_in(3, targets).nonzero()[:, 0].tolist() == [0, 1, 3, 8]
+    assert one_in(2, targets).nonzero()[:, 0].tolist() == [1, 3, 5, 6, 7]
+    assert one_in(3, targets).nonzero()[:, 0].tolist() == [1, 5, 8, 9]
 
 
 def test_outputs_of_chosen_images_keep_their_order() -> None:

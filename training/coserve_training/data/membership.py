@@ -34,13 +34,22 @@ class Membership:
         known: images that the run, or the run it starts from, was trained and tested on.
         resumed: the run has begun already. It holds no further images out.
         same_place: the data are the run's own, so that a mended image is recognised by its name.
+        best: the networks are those of the best epoch; note the test images that chose it.
     """
 
-    def __init__(self, known: Known | None = None, *, resumed: bool = False, same_place: bool = True) -> None:
+    def __init__(
+        self,
+        known: Known | None = None,
+        *,
+        resumed: bool = False,
+        same_place: bool = True,
+        best: bool = False,
+    ) -> None:
         self.recorded = known is not None
         self.known = known or Known()
         self.resumed = resumed
         self.same_place = same_place
+        self.best = best
         self.added = 0
         """Number of training images that the resumed run had not seen before."""
 
@@ -114,7 +123,7 @@ class Membership:
             notes = self._note_copies_of_val(splits["test"][0], images["test"], images.get("val", NONE))
             for name, (files, _) in splits.items():
                 notes += _note_repeated(name, files, images[name])
-            return splits, notes
+            return splits, notes + self._note_choosing(images["test"])
         files, targets = sources["train"]
         found = identify(files)
         trained, tested, chosen = self.known.find(found, self.same_place)
@@ -126,6 +135,7 @@ class Membership:
             notes.append(f"{new} images in train/ were added since training, and are not evaluated")
         if gone := self.known.tested.count_missing(found):
             notes.append(f"{gone} of the images that training held out are gone")
+        notes += self._note_choosing(found.select(held_out))
         return {"test": (files[held_out], targets[held_out])}, notes
 
     def for_calibration(
@@ -166,6 +176,17 @@ class Membership:
         return [
             f"{copies.sum()} test images are validation images too, so scores of the best epoch and of "
             f"calibration are too good: {names}"
+        ]
+
+    def _note_choosing(self, test: Identities) -> list[str]:
+        """Note that test images have chosen the best epoch; `_note_copies_of_val` names copies of others."""
+        _, tested, _ = self.known.find(test, self.same_place)
+        if not self.best or len(self.known.chosen) or not tested.any():
+            return []
+        some = "these" if tested.all() else f"{tested.sum()} of these {len(tested)}"
+        return [
+            f"best.ckpt was chosen by its accuracy on {some} images, so its scores are too good; a val split "
+            "beside a test split avoids this"
         ]
 
     def _note_changes(self, present: Identities, new: Mask) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,16 @@ def check_matrix_file(file: Path) -> None:
     """Check, before an evaluation, that its matrix can be written.
 
     Raises:
-        RunError: for another suffix, or a folder that does not exist.
+        RunError: for another suffix, a folder in its place, or one around it that cannot be written to.
     """
     if file.suffix.lower() not in SUFFIXES:
         raise RunError(f"{file}: a confusion matrix is written as {' or '.join(SUFFIXES)}")
     if not file.parent.is_dir():
         raise RunError(f"{file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise RunError(f"{file} is a folder; name a file to write the confusion matrix to")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written: {error.strerror}") from error

@@ -53,6 +53,7 @@ class ImageRecord:
         interpolation: str = "bilinear",
         workers: int | None = None,
         cache_bytes: int = CACHE_BYTES,
+        best: bool = False,
     ) -> tuple[Dataset, Split]:
         """Load the test split; without one, the validation split, or the images that training held out.
 
@@ -62,6 +63,7 @@ class ImageRecord:
             progress: called with the progress of checking and decoding.
             with_val: load the validation split, too, as `Dataset.val`, if there is one beside the test split.
             resize_size, interpolation, workers, cache_bytes: see `load_dataset`.
+            best: the networks are those of the best epoch; note the images that chose it.
 
         Returns:
             The data set, and its test split.
@@ -69,7 +71,7 @@ class ImageRecord:
         Raises:
             DataError: if the images cannot be read, were trained on, or are not there.
         """
-        membership = self._membership(paths)
+        membership = self._membership(paths, best)
         dataset = load_dataset(
             paths,
             image_size,
@@ -110,9 +112,10 @@ class ImageRecord:
         self._note_missing_record(dataset)
         return dataset, dataset.test
 
-    def _membership(self, paths: Sequence[Path]) -> Membership:
+    def _membership(self, paths: Sequence[Path], best: bool = False) -> Membership:
         own = [Path(path).resolve() for path in self.data]
-        return Membership(self.known, resumed=True, same_place=[path.resolve() for path in paths] == own)
+        same_place = [path.resolve() for path in paths] == own
+        return Membership(self.known, resumed=True, same_place=same_place, best=best)
 
     def _why_none_was_held_out(self) -> str:
         if self.folder is None:

@@ -70,7 +70,7 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Find the image files in a folder and its subfolders, sorted by path.
 
     Symbolic links are followed, except back to a folder above. The folder itself is listed at once, each
-    subfolder when the iteration reaches it.
+    subfolder when the iteration reaches it; one that cannot be listed takes the place of its images.
 
     Raises:
         InputError: the folder cannot be read.
@@ -104,7 +104,12 @@ def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, in
 def _images_among(entries: Iterable["os.DirEntry[str]"], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     for entry in entries:
         if _is_folder(entry):
-            yield from _images_below(entry.path, above)
+            try:
+                below = _images_below(entry.path, above)
+            except InputError:
+                # Reading it later reports the error, as for an image.
+                below = iter((Path(entry.path),))
+            yield from below
         elif Path(entry.name).suffix.lower() in SUFFIXES and _is_file_or_broken(entry):
             yield Path(entry.path)
 

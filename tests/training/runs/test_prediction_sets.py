@@ -192,7 +192,7 @@ def test_too_few_images_give_sets_of_all_classes(images: int, finite: list[float
 
 @pytest.mark.parametrize("seed", [21, 22])
 def test_rare_classes_are_covered_like_frequent_ones(seed: int) -> None:
-    """With a share of its own for each class, rare ones, harder here, would be missing from the thresholds."""
+    """With shares of their own, rare classes, which are harder here, would be missing from the thresholds."""
     generator = torch.Generator().manual_seed(seed)
     targets = torch.cat([torch.arange(20).repeat_interleave(20), torch.arange(20, 420)])
     easy = torch.nn.functional.one_hot(targets, 420).float() * torch.where(targets < 20, 12.0, 4.0)[:, None]

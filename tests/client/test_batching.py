@@ -1,7 +1,6 @@
 """Classify many images in many requests."""
 
 import asyncio
-import errno
 import gc
 import io
 import os
@@ -16,7 +15,7 @@ import pytest
 
 from coserve_client import AsyncClient, Client, Image, InputError, RejectedError, UnreachableError
 from coserve_client.batching import BATCH_BYTES, split
-from coserve_client.images import images_in, read_image
+from coserve_client.images import images_in
 
 Make = Callable[..., dict[str, Any]]
 
@@ -166,44 +165,6 @@ def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
 
     assert asyncio.run(ask()) == 40
     assert most == 5
-
-
-def test_links_are_followed_except_back_to_a_folder_above(tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    (folder / "sub").mkdir(parents=True)
-    (tmp_path / "other").mkdir()
-    for name in ("folder/sub/a.png", "other/b.png"):
-        (tmp_path / name).write_bytes(b"x")
-    (folder / "linked").symlink_to(tmp_path / "other")
-    (tmp_path / "other/back").symlink_to(folder)
-    (folder / "loop.png").symlink_to("loop.png")
-    (folder / "file.png").symlink_to(tmp_path / "other/b.png")
-    assert list(images_in(folder)) == [
-        folder / name for name in ("file.png", "linked/b.png", "loop.png", "sub/a.png")
-    ]
-
-
-def test_a_subfolder_that_cannot_be_listed_is_an_entry_that_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a.png", "locked/b.png", "z/c.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    scandir = os.scandir
-
-    def refuse(path: Any) -> Any:
-        if Path(path).name == "locked":
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return scandir(path)
-
-    # Root may read everything.
-    monkeypatch.setattr(os, "scandir", refuse)
-    found = list(images_in(tmp_path))
-    assert found == [tmp_path / name for name in ("a.png", "locked", "z/c.png")]
-    with pytest.raises(InputError, match=r"cannot read .*locked"):
-        read_image(found[1], 0)
-    with pytest.raises(InputError, match=r"cannot read .*locked: Permission denied"):
-        images_in(tmp_path / "locked")
 
 
 def test_a_folder_is_read_in_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:

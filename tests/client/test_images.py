@@ -1,12 +1,14 @@
+import errno
 import io
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coserve_client import Image, InputError
-from coserve_client.images import read_images
+from coserve_client.images import images_in, read_image, read_images
 
 
 def test_keeps_order_and_names_of_every_kind_of_source(tmp_path: Path) -> None:
@@ -78,3 +80,41 @@ def test_makes_any_file_name_encodable(tmp_path: Path) -> None:
         "😀.jpg",
         *["\N{REPLACEMENT CHARACTER}.jpg"] * 2,
     ]
+
+
+def test_links_are_followed_except_back_to_a_folder_above(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    for name in ("folder/sub/a.png", "other/b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    (folder / "linked").symlink_to(tmp_path / "other")
+    (tmp_path / "other/back").symlink_to(folder)
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "file.png").symlink_to(tmp_path / "other/b.png")
+    assert list(images_in(folder)) == [
+        folder / name for name in ("file.png", "linked/b.png", "loop.png", "sub/a.png")
+    ]
+
+
+def test_a_subfolder_that_cannot_be_listed_is_an_entry_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "locked/b.png", "z/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scandir(path)
+
+    # Root may read everything.
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = list(images_in(tmp_path))
+    assert found == [tmp_path / name for name in ("a.png", "locked", "z/c.png")]
+    with pytest.raises(InputError, match=r"cannot read .*locked"):
+        read_image(found[1], 0)
+    with pytest.raises(InputError, match=r"cannot read .*locked: Permission denied"):
+        images_in(tmp_path / "locked")

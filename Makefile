@@ -91,7 +91,7 @@ benchmarks/results/speedup/%.json: force | $(VENV)/.all
 	mkdir -p $(@D)
 	$(BIN)/coserve bench speedup --network $* --batch-sizes 1,4 --seconds 30 --output $@
 
-bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER and options in PEERS: 20 minutes
+bench-peers: $(VENV)/.all  ## beside other servers, with IMAGE=FILE_OR_FOLDER and options in PEERS: 20 to 30 minutes
 	$(BIN)/python benchmarks/peers/photographs.py $(IMAGE) .peers/photographs
 	$(BIN)/python benchmarks/peers/compare.py --neighbour $(SIZES:%=--image .peers/photographs/%) $(PEERS)
 	$(BIN)/python benchmarks/peers_page.py

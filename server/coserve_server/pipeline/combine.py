@@ -66,16 +66,11 @@ def combine(
     probabilities, logarithms = _softmax(scaled)
     entropies = _entropy(probabilities, logarithms)
     members = probabilities[:count]
-    mixture = _mean(shares, members)
-    # Clamp before taking logs: 0 * log 0 counts as 0.
-    mixture_entropy = _entropy(mixture, np.log(np.maximum(mixture, TINY)))
-    information = mixture_entropy - shares @ entropies[:count]
     return Combined(
         logits=combined,
         probabilities=probabilities[count],
         entropy=entropies[count],
-        # Rounding may leave a negative value of the order of 1e-16.
-        disagreement=np.maximum(information, 0),
+        disagreement=_information(shares, members, entropies[:count]),
         member_probabilities=members,
         counts=[count] * len(combined),
     )
@@ -127,6 +122,18 @@ def top_k(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
 def _mean(shares: Floats, values: Floats) -> Floats:
     """Return the weighted mean of `[S, N, C]` over the members, `[N, C]`."""
     return np.asarray((shares @ values.reshape(len(values), -1)).reshape(values.shape[1:]))
+
+
+def _information(shares: Floats, members: Floats, entropies: Floats) -> Floats:
+    """Return H(E p) - E H(p) of probabilities `[S, N, C]` and their entropies `[S, N]`, `[N]`."""
+    # Exactly 0: the difference would be one of rounding.
+    if len(members) == 1:
+        return np.zeros(members.shape[1])
+    mixture = _mean(shares, members)
+    # Clamp before taking logs: 0 * log 0 counts as 0.
+    mixture_entropy = _entropy(mixture, np.log(np.maximum(mixture, TINY)))
+    # Rounding may leave a negative value of the order of 1e-16.
+    return np.maximum(mixture_entropy - shares @ entropies, 0)
 
 
 def _softmax(logits: Floats) -> tuple[Floats, Floats]:

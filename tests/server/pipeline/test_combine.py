@@ -54,6 +54,12 @@ def test_members_that_agree_do_not_disagree() -> None:
     assert 0 < combined.entropy[0] < np.log(3)
 
 
+@given(arrays(np.float32, (1, 2, 4), elements=st.floats(-20, 20, width=32)))
+@settings(max_examples=50, deadline=None)
+def test_one_member_alone_disagrees_with_nobody(member: np.ndarray) -> None:
+    assert not combine(member, np.ones(1)).disagreement.any()
+
+
 @given(arrays(np.float32, (3, 2, 4), elements=st.floats(-(2.0**127), 2.0**127, width=32)))
 @settings(max_examples=200, deadline=None)
 def test_any_finite_logits_give_finite_answers_in_bounds(members: np.ndarray) -> None:

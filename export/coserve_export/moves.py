@@ -5,8 +5,31 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+
+@contextmanager
+def locked(repository: Path) -> Iterator[None]:
+    """Keep other exports from changing the repository meanwhile; wait for one that does.
+
+    Raises:
+        OSError: the repository is not a readable folder.
+    """
+    # Windows has no such locks.
+    if os.name == "nt":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks, or none for folders.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class UndoError(OSError):

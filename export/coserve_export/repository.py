@@ -9,7 +9,7 @@ from pathlib import Path
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError
 from coserve_export.mean_graph import mean_graph
-from coserve_export.moves import move_all, staging_folder
+from coserve_export.moves import locked, move_all, staging_folder
 from coserve_export.triton_config import ensemble_config, mean_config, member_config, to_text
 
 CONFIG_FILE = "config.pbtxt"
@@ -22,6 +22,12 @@ def check_can_write(repository: Path, name: str, overwrite: bool) -> None:
     with translated(repository):
         check_folder(repository)
         existing = _existing_folders(repository, name)
+        foreign = [folder for folder in existing if not _is_replaceable(repository / folder)]
+    if foreign:
+        raise RepositoryError(
+            f"{repository / foreign[0]} is no model, since it has no {CONFIG_FILE}, and is not replaced; "
+            "move it away, or choose another --name"
+        )
     if existing and not overwrite:
         raise RepositoryError(f"{repository} already has {', '.join(existing)}; --overwrite replaces them")
 
@@ -71,13 +77,16 @@ def write_ensemble(
         The version written.
 
     Raises:
-        RepositoryError: the ensemble exists and `overwrite` is false, or the folders cannot be written.
+        RepositoryError: the ensemble exists and `overwrite` is false, something else has its name, or the
+            folders cannot be written.
         DescriptionError: the provenance cannot be written as JSON.
     """
     check_can_write(repository, description.name, overwrite)
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with staging_folder(repository) as staging:
+        with locked(repository), staging_folder(repository) as staging:
+            # Another export may have written meanwhile.
+            check_can_write(repository, description.name, overwrite)
             new = staging / "new"
             old = staging / "old"
             old.mkdir()
@@ -98,6 +107,11 @@ def _existing_folders(repository: Path, name: str) -> list[str]:
     if not repository.is_dir():
         return []
     return sorted(path.name for path in repository.iterdir() if pattern.fullmatch(path.name))
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Return whether an entry is a model, or a link, whose target is kept; anything else is the user's own."""
+    return path.is_symlink() or (path / CONFIG_FILE).is_file()
 
 
 def _build_ensemble(

@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from coserve_export.deployment import runs_on_gpus
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError, on_one_line
-from coserve_export.moves import move_all, staging_folder
+from coserve_export.moves import locked, move_all, staging_folder
 from coserve_export.repository import CONFIG_FILE, build_version, check_folder, translated
 from coserve_export.triton_config import KEPT_VERSIONS, ensemble_config, mean_config, member_config, to_text
 
@@ -63,14 +63,20 @@ def write_version(
             cannot be written; the old version is then unchanged.
         DescriptionError: the provenance cannot be written as JSON.
     """
+    with translated(repository), locked(repository):
+        return _write_version(repository, description, members, provenance)
+
+
+def _write_version(
+    repository: Path, description: Description, members: Sequence[Member], provenance: Mapping[str, object]
+) -> int:
     check_can_extend(repository, description)
     name = description.name
     models = [*description.member_names, description.mean_name]
     configs = {model: _read_config(repository, model) for model in models}
     _check_tensors(repository, description, members, configs)
-    with translated(repository):
-        versions = {model: _list_versions(repository / model) for model in (*models, name)}
-        version = _next_version(repository, [*models, name])
+    versions = {model: _list_versions(repository / model) for model in (*models, name)}
+    version = _next_version(repository, [*models, name])
 
     try:
         with staging_folder(repository) as staging:

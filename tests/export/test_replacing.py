@@ -1,5 +1,8 @@
 """Replacing an ensemble: whatever goes wrong, the old one or the new one is left."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +13,7 @@ import pytest
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError
 from coserve_export.repository import write_ensemble
+from coserve_export.versions import write_version
 
 Describe = Callable[..., Description]
 Tree = Callable[[Path], dict[str, bytes]]
@@ -190,7 +194,7 @@ def test_a_killed_replacement_never_leaves_half_an_ensemble(
     assert sorted(path.name for path in repository.iterdir()) == ["e", "e_mean", "e_member0", "e_member1"]
 
 
-def test_links_and_files_in_the_way_are_replaced_and_their_targets_kept(
+def test_links_in_the_way_are_replaced_and_their_targets_kept(
     repository: Path, tmp_path: Path, describe: Describe, tree: Tree
 ) -> None:
     write_ensemble(repository, describe(), OLD[:2], {})
@@ -199,10 +203,9 @@ def test_links_and_files_in_the_way_are_replaced_and_their_targets_kept(
     (repository / "e_member0").symlink_to(kept)
     (repository / "e_member1").rename(tmp_path / "gone")
     (repository / "e_member1").symlink_to("nowhere")
-    (repository / "e_member2").write_text("a file")
     (repository / "beside").symlink_to("nowhere")
     before = tree(kept)
-    with pytest.raises(RepositoryError, match="already has e, e_mean, e_member0, e_member1, e_member2"):
+    with pytest.raises(RepositoryError, match="already has e, e_mean, e_member0, e_member1;"):
         write_ensemble(repository, describe(), NEW, {})
     write_ensemble(repository, describe(), NEW, {}, overwrite=True)
     assert sorted(path.name for path in repository.iterdir()) == [
@@ -210,3 +213,78 @@ def test_links_and_files_in_the_way_are_replaced_and_their_targets_kept(
     ]
     assert not any((repository / name).is_symlink() for name in ("e_member0", "e_member1"))
     assert tree(kept) == before
+
+
+@pytest.mark.parametrize("name", ["e", "e_mean", "e_member7"])
+@pytest.mark.parametrize("kind", ["file", "folder", "empty folder"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_no_model_is_never_replaced(
+    repository: Path, describe: Describe, tree: Tree, name: str, kind: str, overwrite: bool
+) -> None:
+    repository.mkdir(parents=True)
+    if kind == "file":
+        (repository / name).write_text("mine")
+    else:
+        (repository / name).mkdir()
+    if kind == "folder":
+        (repository / name / "cat.jpg").write_bytes(b"mine")
+    before = tree(repository)
+    with pytest.raises(RepositoryError, match=f"/{name} is no model, since it has no config.pbtxt"):
+        write_ensemble(repository, describe(), NEW, {}, overwrite=overwrite)
+    assert tree(repository) == before
+    assert [path.name for path in repository.iterdir()] == [name]
+
+
+def test_other_exports_wait_until_every_folder_is_moved(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_ensemble(repository, describe(num_members=3), OLD, {})
+    rename = Path.rename
+    moved: list[str] = []
+
+    def exclusive(source: Path, target: Path) -> Path:
+        with pytest.raises(BlockingIOError):
+            try_to_lock(repository)
+        moved.append(source.name)
+        return rename(source, target)
+
+    monkeypatch.setattr(Path, "rename", exclusive)
+    write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    write_version(repository, describe(), OLD[:2], {})
+    assert {"e", "e_member2", "2", "extended.pbtxt"} <= set(moved)
+    try_to_lock(repository)
+
+
+def try_to_lock(repository: Path) -> None:
+    descriptor = os.open(repository, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def test_a_file_system_without_locks(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    write_ensemble(repository, describe(), NEW, {})
+    assert (repository / "e").is_dir()
+
+
+def test_the_second_of_two_exports_finds_the_first(
+    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        write_ensemble(repository, describe(), OLD[:2], {})
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(RepositoryError, match="already has e, e_mean, e_member0, e_member1; --overwrite"):
+        write_ensemble(repository, describe(), NEW, {})
+    assert (repository / "e_member0/1/model.onnx").read_bytes() == b"old0"

@@ -21,6 +21,8 @@ from coserve_export.report import AccuracyLoss, Progress, export_record
 
 TOP1_AGREEMENT = 0.95
 """Required on images not used for calibration; trained Wide ResNets reach 98 to 99%."""
+MAX_ACCURACY_LOSS = 0.3
+"""Allowed by default, in percentage points."""
 MIN_OPSET = 13
 """The first version of ONNX's standard operators with a scale per channel."""
 
@@ -37,22 +39,28 @@ class Int8:
             is not measured. Without a test split, the images that a run held out are used.
         calibration_images: the number of images to calibrate on, fewer if there are not enough; as many
             others serve to compare int8 with fp32.
-        max_accuracy_loss: the loss of the ensemble's top-1 accuracy that is allowed, in percentage points.
+        max_accuracy_loss: the loss of the ensemble's top-1 accuracy that is allowed, in percentage points;
+            by default 0.3. Only `evaluation_data` can measure it.
 
     Raises:
-        DescriptionError: there is no calibration data, or `calibration_images` is not positive.
+        DescriptionError: there is no calibration data, `calibration_images` is not positive, or a loss is
+            given without `evaluation_data`.
     """
 
     calibration_data: Path | str | Sequence[Path | str]
     evaluation_data: Path | str | Sequence[Path | str] = ()
     calibration_images: int = 512
-    max_accuracy_loss: float = 0.3
+    max_accuracy_loss: float | None = None
 
     def __post_init__(self) -> None:
         if not self.calibration_data:
             raise DescriptionError("int8 needs --calibration-data, images like those to be served")
         if self.calibration_images < 1:
             raise DescriptionError(f"calibration images must be at least 1, not {self.calibration_images}")
+        if self.max_accuracy_loss is not None and not self.evaluation_data:
+            raise DescriptionError(
+                "--max-accuracy-loss needs --evaluation-data, images to measure the loss on"
+            )
 
 
 @dataclass(frozen=True)
@@ -136,13 +144,15 @@ def quantise(
     _require_agreement(parity, "the ensemble's mean")
     export = export_record("int8", parity, parities) | {"calibration_images": len(calibration)}
     if evaluation is None:
+        notes.append("top-1 accuracy in int8 is not measured; --evaluation-data measures it")
         return Quantised(quantised, parities, parity, None, export, {}, notes)
     progress("measuring accuracy")
     loss, measured = _measure_accuracy(members, quantised, evaluation, description)
-    if loss.points > options.max_accuracy_loss:
+    allowed = MAX_ACCURACY_LOSS if options.max_accuracy_loss is None else options.max_accuracy_loss
+    if loss.points > allowed:
         raise AccuracyError(
             f"int8 classifies {loss.int8:.2%} of {loss.images} images correctly, fp32 {loss.fp32:.2%}: "
-            f"{loss.points:.2f} points lost, but --max-accuracy-loss is {options.max_accuracy_loss:g}; "
+            f"{loss.points:.2f} points lost, but --max-accuracy-loss is {allowed:g}; "
             "nothing was written"
         )
     export |= {"accuracy_loss": asdict(loss)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import TensorProto, ValueInfoProto, helper
-from onnx.external_data_helper import load_external_data_for_model
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from coserve_export.compatibility import get_opset, lower_ir_version
 from coserve_export.errors import NetworkError, on_one_line
@@ -104,6 +104,7 @@ def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
         if not model.ir_version or not model.HasField("graph"):
             raise NetworkError("is not an ONNX file")
         size = model.ByteSize()
+        _refuse_linked_weights(model, path.parent)
         load_external_data_for_model(model, str(path.parent))
         if model.ByteSize() != size:
             data = _serialise(model)
@@ -118,6 +119,17 @@ def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
     except Exception as error:
         raise NetworkError(f"is not a valid ONNX model: {on_one_line(error)}") from error
     return model, data
+
+
+def _refuse_linked_weights(model: onnx.ModelProto, folder: Path) -> None:
+    """Raise NetworkError if weights lie behind a link, as in Hugging Face's cache; onnx does not follow it."""
+    for tensor in filter(uses_external_data, model.graph.initializer):
+        file = folder / ExternalDataInfo(tensor).location
+        if file.is_symlink():
+            raise NetworkError(
+                f"its weights {file} are a symbolic link, which is not followed: copy the folder with cp -rL, "
+                "and export the copy"
+            )
 
 
 def _serialise(model: onnx.ModelProto) -> bytes:
@@ -192,4 +204,7 @@ def _check_logits_shape(logits: ValueInfoProto) -> None:
 
 def _dimensions(value: ValueInfoProto) -> Dimensions:
     dimensions = value.type.tensor_type.shape.dim
-    return [size.dim_value if size.HasField("dim_value") else None for size in dimensions]
+    # Some exporters write -1 for a size that is not fixed, and ONNX Runtime takes it so.
+    return [
+        size.dim_value if size.HasField("dim_value") and size.dim_value >= 0 else None for size in dimensions
+    ]

@@ -21,6 +21,14 @@ STARTS = 3
 """Attempts to start Triton in all, if each ends with `_LockLostError`."""
 
 
+OWN_OPTIONS = {
+    **{f"--{service}-port": f"give --{service}-port before the --" for service in ("http", "grpc", "metrics")},
+    **{f"--{service}-address": "give --host before the --" for service in ("http", "grpc", "metrics")},
+    **{f"--allow-{service}": "Triton is ready once this service answers" for service in ("http", "metrics")},
+}
+"""Options of `tritonserver` that would hide the server from this module, and what to do instead."""
+
+
 class _LockLostError(TritonError):
     """Triton ended while loading, because its Python backend did not get a lock within a second.
 
@@ -124,13 +132,16 @@ def run_triton(
         repository: folder of the model repository.
         log: called with every line that the server prints, in another thread.
         start_timeout_s: time for all models to load.
-        arguments: more options for `tritonserver`.
+        arguments: more options for `tritonserver`, other than `OWN_OPTIONS`.
         check: called many times a second while the models load; it may raise to give up.
 
     Raises:
-        TritonError: there is no such folder, a port is taken, the address is not this machine's, or Triton is
-            not installed or does not start; the text has Triton's own reason.
+        TritonError: there is no such folder, a port is taken, the address is not this machine's, an option
+            cannot be passed, or Triton is not installed or does not start; the text has Triton's own reason.
     """
+    for option in (argument.partition("=")[0] for argument in arguments):
+        if option in OWN_OPTIONS:
+            raise TritonError(f"{option} cannot be passed to tritonserver: {OWN_OPTIONS[option]}")
     if not repository.is_dir():
         raise TritonError(f"{repository} is not a folder")
     installation = find_installation()

@@ -69,6 +69,36 @@ def test_external_weights_become_part_of_the_file(
     assert written.graph.initializer[0].raw_data == weights
 
 
+def test_external_weights_behind_a_link(make_onnx: MakeOnnx, tmp_path: Path) -> None:
+    """As in Hugging Face's cache, whose files are links."""
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    onnx.save(
+        onnx.load(make_onnx()),
+        blobs / "a.onnx",
+        save_as_external_data=True,
+        size_threshold=0,
+        location="w.bin",
+    )
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    with pytest.raises(
+        NetworkError, match=r"a.onnx: its weights .*snapshot/w.bin are a symbolic link.*cp -rL"
+    ):
+        read_onnx(snapshot / "a.onnx")
+
+
+@pytest.mark.parametrize("image_size", [8, -1])
+def test_a_size_of_minus_one_is_dynamic(
+    make_onnx: MakeOnnx, export: Callable[..., ModelConfig], image_size: int
+) -> None:
+    network = make_onnx(shape=(-1, 3, image_size, image_size))
+    config = export(network, **({} if image_size == 8 else {"image_size": 8}))
+    assert list(config.input[0].dims) == [3, 8, 8]
+
+
 def test_log_probabilities_are_logits(make_onnx: MakeOnnx, export: Callable[..., ModelConfig]) -> None:
     export(make_onnx(last=("LogSoftmax", "Identity")))
 

@@ -107,6 +107,7 @@ def test_fp32_measurements_are_dropped_from_the_provenance(
     report = export_networks(make_run(run.members[0]), tmp_path, name="one", int8=Int8([photos]))
     assert report.accuracy_loss is None
     assert "accuracy_loss" not in str(report.to_json())
+    assert "top-1 accuracy in int8 is not measured; --evaluation-data measures it" in report.notes
     written = read_provenance(tmp_path, "one")
     assert "accuracy" not in written
     assert written["network"] == "tiny"
@@ -198,6 +199,8 @@ def test_int8_needs_calibration_data() -> None:
         Int8([])
     with pytest.raises(DescriptionError, match="calibration images must be at least 1, not 0"):
         Int8("photos", calibration_images=0)
+    with pytest.raises(DescriptionError, match="--max-accuracy-loss needs --evaluation-data"):
+        Int8("photos", max_accuracy_loss=0.3)
 
 
 def test_classes_follow_the_order_of_the_ensemble(photos: Path) -> None:

@@ -111,3 +111,19 @@ def test_temporary_files_where_a_shell_would_split_the_path(
     with pytest.raises(TritonError, match=r"my files.* set TMPDIR"):
         start(monkeypatch, tmp_path)
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["--http-port=8000"], "--http-port cannot be passed to tritonserver: give --http-port before the --"),
+        (["--metrics-address", "0.0.0.0"], "--metrics-address cannot be passed .*: give --host before the --"),
+        (["--log-verbose=1", "--allow-metrics=false"], "--allow-metrics .*: Triton is ready once this service"),
+    ],
+)
+def test_options_that_would_hide_the_server(tmp_path: Path, arguments: list[str], advice: str) -> None:
+    with (
+        pytest.raises(TritonError, match=advice),
+        run_triton(tmp_path, print, host="127.0.0.1", ports=Ports(), arguments=arguments),
+    ):
+        pass

@@ -54,6 +54,8 @@ class TritonEnsemble:
     """
 
     def __init__(self, client: "InferenceServerClient", name: str) -> None:
+        from tritonclient.grpc.model_config_pb2 import TYPE_FP32
+
         self._client = client
         self.name = name
         config = client.get_model_config(name).config
@@ -62,16 +64,20 @@ class TritonEnsemble:
             raise BenchError(f"{name} is not an ensemble of members and their mean")
         self.versions = {step.model_name: str(max(step.model_version, 0) or "") for step in steps}
         *self.members, self.mean = [step.model_name for step in steps]
-        self.input_name = config.input[0].name
-        self.shape = tuple(config.input[0].dims)
+        images = config.input[0]
+        self.input_name = images.name
+        self.shape = tuple(images.dims)
+        if images.data_type != TYPE_FP32 or min(self.shape, default=0) < 1:
+            raise BenchError(f"{name} cannot be measured: {images.name} must be FP32 and of a fixed size")
         self.server_version = client.get_server_metadata().version
 
     def counts(self) -> dict[str, Counts]:
         """Return the server's statistics so far, by model."""
         models = {}
         for model in (*self.members, self.mean):
-            (statistics,) = self._client.get_inference_statistics(model, self.versions[model]).model_stats
-            stats = statistics.inference_stats
+            versions = self._client.get_inference_statistics(model, self.versions[model]).model_stats
+            # Without a version, Triton lists all that it serves, and runs the newest.
+            stats = max(versions, key=lambda one: int(one.version)).inference_stats
             compute = stats.compute_input.ns + stats.compute_infer.ns + stats.compute_output.ns
             models[model] = Counts(stats.success.count, stats.queue.ns / 1e6, compute / 1e6)
         return models

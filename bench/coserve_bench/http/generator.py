@@ -59,6 +59,7 @@ class Generator:
 
 def _serve(pipe: Pipe, target: Target) -> None:
     """Apply the loads that arrive on the pipe, until it is closed; None stops the current one."""
+    _allow_connections()
     address = Address.from_url(target.url, target.verify, target.certificate)
     requests = [
         post(target.url, {**target.headers, "Content-Type": kind}, body) for kind, body in target.bodies
@@ -73,6 +74,14 @@ def _serve(pipe: Pipe, target: Target) -> None:
             # uvloop leaves the pipe non-blocking.
             os.set_blocking(pipe.fileno(), True)
             pipe.send(run)
+
+
+def _allow_connections() -> None:
+    """Raise the limit of open files, 1024 on many systems, as far as this user may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS takes no infinite limit.
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _apply(traffic: Traffic, load: Load, pipe: Pipe) -> Run:

@@ -69,6 +69,8 @@ class Interval:
 
 UNREACHED = "cannot connect"
 """Kind of failure of a request that could not be sent."""
+EXHAUSTED = "too many open files in the load generator; raise ulimit -n"
+"""Kind of failure of a request for which this machine, not the server, had no connection."""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Sends the requests of one load at their times, and records the results."""
 
 import asyncio
+import errno
 import json
 import threading
 import time
@@ -11,7 +12,7 @@ from random import expovariate
 from typing import Any
 
 from coserve_bench.http.connection import Address, Connection, Reply
-from coserve_bench.http.loads import UNREACHED, ClosedLoop, Interval, OpenLoop, Run
+from coserve_bench.http.loads import EXHAUSTED, UNREACHED, ClosedLoop, Interval, OpenLoop, Run
 
 PAUSE_S = 0.05
 """How long a user waits after a failed connection, so that attempts do not use up the machine."""
@@ -91,7 +92,7 @@ class Traffic:
             connection = await self._connection(patience)
         except OSError as error:
             if counts:
-                self._failed(intended, "timeout" if isinstance(error, TimeoutError) else UNREACHED)
+                self._failed(intended, _kind_of_no_connection(error))
             return False
         try:
             reply = await connection.send(next(self._requests), patience)
@@ -161,6 +162,12 @@ def _document(reply: Reply) -> Any:
         return json.loads(reply.body)
     except ValueError:
         return None
+
+
+def _kind_of_no_connection(error: OSError) -> str:
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    return EXHAUSTED if error.errno in (errno.EMFILE, errno.ENFILE) else UNREACHED
 
 
 def _kind(reply: Reply, document: Any) -> str:

@@ -1,7 +1,10 @@
 """The load generator of `coserve bench http`, with servers that stall, fail or send invalid responses."""
 
 import asyncio
+import errno
 import json
+import os
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +13,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from coserve_bench.http.connection import Address, Connection
 from coserve_bench.http.generator import Generator
 from coserve_bench.http.loads import ClosedLoop, Interval, OpenLoop, Run, Target
 from coserve_bench.http.results import STAGES, Distribution, LoadResults
+from coserve_bench.http.traffic import Traffic, closed_loop
 
 STALL_S = 0.5
 TIMINGS = {"decode": 1, "preprocess": 2, "queue": 3, "inference": 4, "combine": 5, "total": 16}
@@ -238,3 +243,28 @@ def test_a_distribution_adds_up_over_rounds() -> None:
     assert distribution.count == 5
     assert distribution.percentile(50) == 2
     assert distribution.to_json() == {"mean": 2.0, "p50": 2.0, "p90": 3.6, "p99": 3.96, "max": 4.0}
+
+
+def test_more_connections_than_the_soft_limit_of_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 20
+    with serving(lambda: OK) as url:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+        try:
+            generator = Generator(Target(url, [("image/png", b"1")]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with generator:
+            run = generator.run(ClosedLoop(few + 20), Interval(0, 0.5))
+    assert not run.errors
+
+
+def test_running_out_of_files_is_not_blamed_on_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_: Address) -> Connection:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Connection, "open", refuse)
+    traffic = Traffic(Address("127.0.0.1", 80, None), [b""], 1, Interval(0, 0.2))
+    asyncio.run(closed_loop(traffic, ClosedLoop(1)))
+    assert set(traffic.run.errors) == {"too many open files in the load generator; raise ulimit -n"}
+    assert not traffic.run.unreachable

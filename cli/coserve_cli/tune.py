@@ -92,6 +92,7 @@ def tune(
             check_writable(output)
             if output.exists() and not overwrite:
                 raise OutputError(f"{output} exists; --overwrite replaces it")
+            _check_utf8(repository, output)
         with progress_bars() as progress:
             report = choose(request, progress)
         typer.echo(json.dumps(report.to_json(), indent=2) if as_json else "\n".join(table(report)))
@@ -101,3 +102,12 @@ def tune(
             write_whole(output, f"# Chosen by coserve tune.\n{report.to_toml()}")
             if not as_json:
                 typer.echo(f"written to {output}; coserve serve --config {output}")
+
+
+def _check_utf8(repository: Path, output: Path) -> None:
+    from coserve_bench.output import OutputError
+
+    try:
+        str(repository).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OutputError(f"{output} cannot name the repository, whose path is not UTF-8") from error

@@ -40,10 +40,12 @@ LoadedNetworks.run = interrupted
 app()
 """
 
+ODD = 'models "\\ é 😀\x7f'
+
 
 @pytest.fixture
 def tune(tmp_path: Path) -> Callable[..., Result]:
-    repository = tmp_path / "models"
+    repository = tmp_path / ODD
     for name, top1 in (("pair", 0.9), ("small", 0.899), ("bad", 0.5)):
         accuracy = {"accuracy": {"ensemble": {"top1": top1}}}
         write_repository(repository, name, max_batch_size=4, provenance=accuracy)
@@ -73,13 +75,19 @@ def test_serve_reads_the_choice(tune: Callable[..., Result], tmp_path: Path) -> 
     assert f"left out: bad in fp32 with onnxruntime, 40.00 points less accurate {reference}" in result.output
     assert result.output.count("<- chosen") == 1
     settings = load_settings(file)
-    assert (settings.engine, settings.repository) == ("onnxruntime", tmp_path / "models")
+    assert (settings.engine, settings.repository) == ("onnxruntime", tmp_path / ODD)
     assert settings.default_model in ("pair", "small")
     assert settings.member_threads is not None
     assert list(tmp_path.glob(".*")) == []
     again = tune(*models, "--output", file)
     assert again.exit_code == 1
     assert f"{file} exists; --overwrite replaces it" in again.output
+
+
+def test_a_path_that_toml_cannot_hold(tune: Callable[..., Result], tmp_path: Path) -> None:
+    result = tune("--model", "pair", "--repository", tmp_path / "caf\udce9", "--output", tmp_path / "tuned.toml")
+    assert result.exit_code == 1
+    assert "tuned.toml cannot name the repository, whose path is not UTF-8" in result.output
 
 
 def test_json(tune: Callable[..., Result]) -> None:

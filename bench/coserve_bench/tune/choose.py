@@ -86,8 +86,7 @@ class Report:
 
     def to_toml(self) -> str:
         """Return the settings as TOML; empty without a choice."""
-        # JSON's strings, numbers and booleans are valid TOML.
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in (self.settings or {}).items())
+        return "".join(f"{name} = {_toml(value)}\n" for name, value in (self.settings or {}).items())
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, ready for JSON."""
@@ -132,6 +131,12 @@ def choose(request: Request, progress: Progress | None) -> Report:
     except Interrupted as interrupted:
         (measured,) = interrupted.args
     return Report(request.repository, request.goal, measured, chosen, left_out, notes)
+
+
+def _toml(value: object) -> str:
+    """Return a string, number or boolean as JSON that is TOML, too."""
+    # TOML has no surrogates, as which JSON would escape some characters, and no bare DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _row(one: Measured) -> dict[str, Any]:

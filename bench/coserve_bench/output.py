@@ -1,5 +1,6 @@
 """Writes results to files, whole or not at all."""
 
+import os
 from pathlib import Path
 
 
@@ -13,7 +14,7 @@ def check_writable(file: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = file.resolve()
+    target = _resolve(file)
     try:
         if target.is_dir():
             raise OutputError(f"cannot write {file}: it is a folder")
@@ -33,7 +34,7 @@ def write_whole(file: Path, text: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = file.resolve()
+    target = _resolve(file)
     try:
         if _is_special(target):
             target.write_text(text, "utf-8")
@@ -47,6 +48,14 @@ def write_whole(file: Path, text: str) -> None:
             raise
     except OSError as error:
         raise OutputError(f"cannot write {file}: {error.strerror}") from error
+
+
+def _resolve(file: Path) -> Path:
+    # `Path.resolve` raises errors of its own for loops.
+    target = Path(os.path.realpath(file))
+    if target.is_symlink():
+        raise OutputError(f"cannot write {file}: it is a link that leads to itself")
+    return target
 
 
 def _is_special(target: Path) -> bool:

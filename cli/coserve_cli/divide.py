@@ -27,7 +27,9 @@ def divide(
     dataset: Annotated[DatasetName, typer.Option(help="Sets the number of classes and the image size.")] = (
         DatasetName.CIFAR10
     ),
-    image_size: Annotated[int | None, typer.Option(min=8, help="Height and width in pixels.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, max=65536, help="Height and width in pixels.")
+    ] = None,
     table: Annotated[
         DatasetName | None, typer.Option(help="Show every row of the paper's table for a data set instead.")
     ] = None,

@@ -122,13 +122,13 @@ def _load(path: Path) -> tuple[onnx.ModelProto, bytes]:
 
 
 def _refuse_linked_weights(model: onnx.ModelProto, folder: Path) -> None:
-    """Raise NetworkError if weights lie behind a link, as in Hugging Face's cache; onnx does not follow it."""
+    """Raise NetworkError if weights are a link, as in Hugging Face's cache; onnx does not follow it."""
     for tensor in filter(uses_external_data, model.graph.initializer):
         file = folder / ExternalDataInfo(tensor).location
         if file.is_symlink():
             raise NetworkError(
-                f"its weights {file} are a symbolic link, which is not followed: copy the folder with cp -rL, "
-                "and export the copy"
+                f"its weights {file} are a symbolic link, which is not followed: copy the folder with "
+                "cp -rL, and export the copy"
             )
 
 

@@ -1,5 +1,6 @@
 """Writing an ensemble's folders into a Triton model repository, all of them or none."""
 
+import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +98,13 @@ def write_ensemble(
             moves += [(new / name, repository / name) for name in written]
             move_all(moves, staging)
     except OSError as error:
-        raise RepositoryError(f"cannot write {description.name} to {repository}: {error}") from error
+        message = f"cannot write {description.name} to {repository}: {error}"
+        # Other mounts are staged inside the repository, so only an overlay refuses.
+        if error.errno == errno.EXDEV:
+            message += (
+                f"; folders of a container image cannot be moved: delete {description.name}* there first"
+            )
+        raise RepositoryError(message) from error
     return FIRST_VERSION
 
 
@@ -110,7 +117,7 @@ def _existing_folders(repository: Path, name: str) -> list[str]:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Return whether an entry is a model, or a link, whose target is kept; anything else is the user's own."""
+    """Return whether an entry is a model, or a link, whose target is kept; all else is the user's own."""
     return path.is_symlink() or (path / CONFIG_FILE).is_file()
 
 

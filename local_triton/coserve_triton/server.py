@@ -19,11 +19,10 @@ from coserve_triton.staging import EXIT_TIMEOUT_S, Staging
 POLL_S = 0.05
 STARTS = 3
 """Attempts to start Triton in all, if each ends with `_LockLostError`."""
-
-
+SERVICES = ("http", "grpc", "metrics")
 OWN_OPTIONS = {
-    **{f"--{service}-port": f"give --{service}-port before the --" for service in ("http", "grpc", "metrics")},
-    **{f"--{service}-address": "give --host before the --" for service in ("http", "grpc", "metrics")},
+    **{f"--{service}-port": f"give --{service}-port before the --" for service in SERVICES},
+    **{f"--{service}-address": "give --host before the --" for service in SERVICES},
     **{f"--allow-{service}": "Triton is ready once this service answers" for service in ("http", "metrics")},
 }
 """Options of `tritonserver` that would hide the server from this module, and what to do instead."""

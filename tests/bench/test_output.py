@@ -50,11 +50,13 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
         ("nowhere/results.json", "No such file or directory"),
         ("file/results.json", "Not a directory"),
         ("x" * 255, "File name too long"),
+        ("loop", "it is a link that leads to itself"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, place: str, why: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
     before = sorted(tmp_path.rglob("*"))
     for write in (check_writable, lambda file: write_whole(file, "text")):
         with pytest.raises(OutputError) as caught:

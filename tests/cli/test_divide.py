@@ -60,6 +60,7 @@ def test_a_network_too_large_to_count_is_one_line(network: str) -> None:
         (["--table", "cifar10", "--split", "2"], "leave out --split"),
         (["--table", "cifar10", "--dataset", "cifar10"], "leave out --dataset"),
         (["--image-size", "32", "--table", "cifar10"], "leave out --image-size"),
+        (["resnet110", "--image-size", "1000000000000"], "less than or equal to 65536"),
     ],
 )
 def test_contradictory_arguments_are_named(arguments: list[str], message: str) -> None:

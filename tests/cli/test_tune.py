@@ -85,7 +85,9 @@ def test_serve_reads_the_choice(tune: Callable[..., Result], tmp_path: Path) -> 
 
 
 def test_a_path_that_toml_cannot_hold(tune: Callable[..., Result], tmp_path: Path) -> None:
-    result = tune("--model", "pair", "--repository", tmp_path / "caf\udce9", "--output", tmp_path / "tuned.toml")
+    result = tune(
+        "--model", "pair", "--repository", tmp_path / "caf\udce9", "--output", tmp_path / "tuned.toml"
+    )
     assert result.exit_code == 1
     assert "tuned.toml cannot name the repository, whose path is not UTF-8" in result.output
 

@@ -1,8 +1,6 @@
 """Replacing an ensemble: whatever goes wrong, the old one or the new one is left."""
 
 import errno
-import fcntl
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +11,6 @@ import pytest
 from coserve_export.ensemble import Description, Member
 from coserve_export.errors import RepositoryError
 from coserve_export.repository import write_ensemble
-from coserve_export.versions import write_version
 
 Describe = Callable[..., Description]
 Tree = Callable[[Path], dict[str, bytes]]
@@ -235,56 +232,14 @@ def test_what_is_no_model_is_never_replaced(
     assert [path.name for path in repository.iterdir()] == [name]
 
 
-def test_other_exports_wait_until_every_folder_is_moved(
-    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_of_a_lower_layer_of_an_overlay(
+    repository: Path, describe: Describe, tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_ensemble(repository, describe(num_members=3), OLD, {})
-    rename = Path.rename
-    moved: list[str] = []
-
-    def exclusive(source: Path, target: Path) -> Path:
-        with pytest.raises(BlockingIOError):
-            try_to_lock(repository)
-        moved.append(source.name)
-        return rename(source, target)
-
-    monkeypatch.setattr(Path, "rename", exclusive)
-    write_ensemble(repository, describe(), NEW, {}, overwrite=True)
-    write_version(repository, describe(), OLD[:2], {})
-    assert {"e", "e_member2", "2", "extended.pbtxt"} <= set(moved)
-    try_to_lock(repository)
-
-
-def try_to_lock(repository: Path) -> None:
-    descriptor = os.open(repository, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    finally:
-        os.close(descriptor)
-
-
-def test_a_file_system_without_locks(
-    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: int) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    write_ensemble(repository, describe(), NEW, {})
-    assert (repository / "e").is_dir()
-
-
-def test_the_second_of_two_exports_finds_the_first(
-    repository: Path, describe: Describe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flock = fcntl.flock
-
-    def late(descriptor: int, operation: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", flock)
-        write_ensemble(repository, describe(), OLD[:2], {})
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with pytest.raises(RepositoryError, match="already has e, e_mean, e_member0, e_member1; --overwrite"):
-        write_ensemble(repository, describe(), NEW, {})
-    assert (repository / "e_member0/1/model.onnx").read_bytes() == b"old0"
+    write_ensemble(repository, describe(), OLD[:2], {})
+    before = tree(repository)
+    fail_rename(monkeypatch, 1, OSError(errno.EXDEV, "Invalid cross-device link"))
+    with pytest.raises(
+        RepositoryError, match=r"Invalid cross-device link; .* container image .*: delete the ensemble's"
+    ):
+        write_ensemble(repository, describe(), NEW, {}, overwrite=True)
+    assert tree(repository) == before

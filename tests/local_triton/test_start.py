@@ -116,9 +116,18 @@ def test_temporary_files_where_a_shell_would_split_the_path(
 @pytest.mark.parametrize(
     ("arguments", "advice"),
     [
-        (["--http-port=8000"], "--http-port cannot be passed to tritonserver: give --http-port before the --"),
-        (["--metrics-address", "0.0.0.0"], "--metrics-address cannot be passed .*: give --host before the --"),
-        (["--log-verbose=1", "--allow-metrics=false"], "--allow-metrics .*: Triton is ready once this service"),
+        (
+            ["--http-port=8000"],
+            "--http-port cannot be passed to tritonserver: give --http-port before the --",
+        ),
+        (
+            ["--metrics-address", "0.0.0.0"],
+            "--metrics-address cannot be passed .*: give --host before the --",
+        ),
+        (
+            ["--log-verbose=1", "--allow-metrics=false"],
+            "--allow-metrics .*: Triton is ready once this service",
+        ),
     ],
 )
 def test_options_that_would_hide_the_server(tmp_path: Path, arguments: list[str], advice: str) -> None:

@@ -8,7 +8,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPMessage
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from coserve_export.authors.archive import open_published
@@ -18,6 +20,24 @@ Steps = Callable[[str, int, int], None]
 """A function that is called with a short description, the bytes so far and the bytes in total."""
 CHUNK = 1 << 20
 TIMEOUT_S = 30.0
+
+
+class _HttpsAlone(urllib.request.HTTPRedirectHandler):
+    """Refuses to be redirected to an address whose answer anyone on the way could change."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """Return the next request, unless it would not use https."""
+        if not newurl.lower().startswith("https://"):
+            raise urllib.error.URLError(f"redirected to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def is_link(source: str) -> bool:
@@ -35,7 +55,10 @@ def download_published(link: str, progress: Steps | None = None) -> Path:
         DescriptionError: the address is not a file's https address, or the file cannot be downloaded. The
             message says what to do instead.
     """
-    address = urlsplit(link)
+    try:
+        address = urlsplit(link)
+    except ValueError as error:
+        raise DescriptionError(f"{link} is not an address: {error}") from error
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", unquote(address.path).rsplit("/", 1)[-1]).lstrip(".")
     if address.scheme.lower() != "https" or not address.hostname:
         raise DescriptionError(f"{link}: only https addresses are downloaded")
@@ -60,7 +83,8 @@ def _download(link: str, path: Path, progress: Steps | None) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(link, timeout=TIMEOUT_S) as response, part.open("wb") as file:  # noqa: S310 -- https alone
+        opener = urllib.request.build_opener(_HttpsAlone)
+        with opener.open(link, timeout=TIMEOUT_S) as response, part.open("wb") as file:
             total = int(response.headers.get("Content-Length") or 0)
             done = 0
             while chunk := response.read(CHUNK):

@@ -35,7 +35,9 @@ class Client:
         ]
         images = ModelInput(name="images", data_type=self.data_type, dims=self.dims)
         ensemble = ModelEnsembling(step=steps)
-        return ModelConfigResponse(config=ModelConfig(name=name, input=[images], ensemble_scheduling=ensemble))
+        return ModelConfigResponse(
+            config=ModelConfig(name=name, input=[images], ensemble_scheduling=ensemble)
+        )
 
     def get_server_metadata(self) -> SimpleNamespace:
         return SimpleNamespace(version="2.55.0")

@@ -1,9 +1,5 @@
-import io
 import json
-import re
-import urllib.request
 from collections.abc import Callable
-from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ from PIL import Image
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import Result
 
-from coserve_export import DescriptionError, download_published
 from coserve_export.authors.checkpoint import load_checkpoint
 from coserve_export.authors.datasets import labels_of
 from coserve_export.authors.recognise import recognise
@@ -114,70 +109,3 @@ def test_misplaced_options_are_refused(save: Save, coserve: Callable[..., Result
         assert result.stderr.startswith("error: ")
         assert message in result.stderr
         assert result.stderr.count("\n") == 1
-
-
-class Response(io.BytesIO):
-    def __init__(self, content: bytes, length: int) -> None:
-        super().__init__(content)
-        self.headers = Message()
-        self.headers["Content-Length"] = str(length)
-
-
-def test_a_link_is_downloaded_once(save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COSERVE_DATA", str(tmp_path / "cache"))
-    content = save().read_bytes()
-    link = "https://example.org/releases/download/1.0/a%20b.zip?x=1"
-    asked = []
-
-    def answer(url: str, timeout: float) -> Response:
-        asked.append(url)
-        return Response(content, len(content))
-
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
-    steps: list[tuple[str, int, int]] = []
-    for _ in range(2):
-        path = download_published(link, lambda *step: steps.append(step))
-        assert path.name == "a_b.zip"
-        assert path.parent.parent == tmp_path / "cache"
-        assert path.read_bytes() == content
-    assert asked == [link]
-    assert steps == [("downloading a_b.zip", len(content), len(content))]
-    other = "https://example.org/releases/download/2.0/a%20b.zip"
-    assert download_published(other) != path
-    assert asked == [link, other]
-
-
-@pytest.mark.parametrize(("content", "missing", "message"), [
-    (b"PK\x03\x04", 5, r"cannot be downloaded \(the connection ended after 4 of 9 bytes\); fetch it"),
-    (b"<html>", 0, "^https://example.org/a.zip is a web page"),
-    (b"PK\x03\x04", 0, "^https://example.org/a.zip is cut off or damaged"),
-])  # fmt: skip
-def test_half_a_file_and_a_wrong_one_are_not_kept(
-    content: bytes, missing: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COSERVE_DATA", str(tmp_path))
-    response = Response(content, len(content) + missing)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: response)
-    with pytest.raises(Exception, match=message):
-        download_published("https://example.org/a.zip")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_without_a_network_the_command_says_what_to_do(
-    coserve: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COSERVE_DATA", str(tmp_path / "cache"))
-    for variable in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    result = coserve("https://127.0.0.1:1/pyramidnet272.zip")
-    assert result.exit_code == 1
-    advice = (
-        "fetch it in a browser or on another machine, and give the file: coserve export pyramidnet272.zip"
-    )
-    assert re.fullmatch(rf"error: https://\S+ cannot be downloaded \(.+\); {advice}\n", result.stderr)
-    for link, message in (
-        ("http://example.org/a.zip", "only https addresses are downloaded"),
-        ("https://example.org/", "names no file"),
-    ):
-        with pytest.raises(DescriptionError, match=message):
-            download_published(link)

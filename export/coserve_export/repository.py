@@ -101,9 +101,7 @@ def write_ensemble(
         message = f"cannot write {description.name} to {repository}: {error}"
         # Other mounts are staged inside the repository, so only an overlay refuses.
         if error.errno == errno.EXDEV:
-            message += (
-                f"; folders of a container image cannot be moved: delete {description.name}* there first"
-            )
+            message += "; folders of a container image cannot be moved: delete the ensemble's there first"
         raise RepositoryError(message) from error
     return FIRST_VERSION
 

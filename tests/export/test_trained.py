@@ -229,6 +229,7 @@ def test_invalid_precisions(
 
 def test_an_existing_ensemble_is_refused_before_any_work(make_run: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "tiny_s2_member0").mkdir()
+    (tmp_path / "tiny_s2_member0/config.pbtxt").touch()
     seen: list[str] = []
     with pytest.raises(RepositoryError, match="--overwrite"):
         export_networks(make_run(), tmp_path, progress=seen.append)

@@ -21,10 +21,8 @@ def main(path: str) -> None:
     file = read_file()
     encrypted = bool(setting(file, "tls_certificate"))
     host = find_host(setting(file, "host"))
-    port = setting(file, "port")
-    if not port.isdecimal():
-        # For a Service named coserve, Kubernetes sets tcp://ADDRESS:PORT, which the server ignores too.
-        port = str(file.get("port", 8000))
+    # For a Service named coserve, Kubernetes sets tcp://ADDRESS:PORT, which the server ignores too.
+    port = find_port(setting(file, "port")) or find_port(str(file.get("port", "8000")))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
         # Proxies are bypassed.
@@ -69,6 +67,15 @@ def read_file() -> dict[str, object]:
     # The server itself reports what is wrong with the file.
     except (ImportError, OSError, ValueError):
         return {}
+
+
+def find_port(text: str) -> str:
+    """Return a port as the server reads it, so that " 9000 " and "9000.0" are 9000; empty for other text."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return str(int(number)) if number.is_integer() else ""
 
 
 def find_host(host: str) -> str:

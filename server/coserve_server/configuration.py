@@ -1,5 +1,6 @@
 """Describe the settings, show where their values come from, and check a file of settings."""
 
+import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def resolve(file: Path | None) -> list[Resolved]:
         SettingsError: a setting is unknown, missing or out of range.
     """
     settings = load_settings(file)
-    values = settings.model_dump(mode="json")
+    values = {name: _mask(value) for name, value in settings.model_dump(mode="json").items()}
     sources = {"environment": Environment(Settings)()}
     if file is not None:
         sources["file"] = read_file(file)
@@ -64,6 +65,11 @@ def resolve(file: Path | None) -> list[Resolved]:
         Resolved(name, value, next((source for source, given in sources.items() if name in given), "default"))
         for name, value in values.items()
     ]
+
+
+def _mask(value: Any) -> Any:
+    """Mask the user and the password of an address; secrets are masked already."""
+    return re.sub(r"(?<=://)[^/@]*@", "**********@", value) if isinstance(value, str) else value
 
 
 def find_faults(file: Path) -> Iterator[str]:

@@ -59,6 +59,19 @@ def test_secrets_are_masked(file: Path) -> None:
     assert (token.value, token.source) == ("**********", "file")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "shown"),
+    [
+        ("http://user:hunter2@host:4318/a@b", "http://**********@host:4318/a@b"),
+        ("http://host:4318/a@b", "http://host:4318/a@b"),
+    ],
+)
+def test_passwords_in_addresses_are_masked(file: Path, endpoint: str, shown: str) -> None:
+    file.write_text(f'repository = "a"\notlp_endpoint = "{endpoint}"\n')
+    (one,) = (one for one in resolve(file) if one.name == "otlp_endpoint")
+    assert one.value == shown
+
+
 HOSTS = "host: other machines may reach {!r}, and anyone there could use the server; set api_keys_file "
 
 

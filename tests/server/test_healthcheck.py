@@ -104,6 +104,8 @@ def test_asks_at_the_address_of_the_settings(
         ({"PORT": ""}, "http://127.0.0.1:8000"),
         ({"PORT": "tcp://10.96.12.7:8001"}, "http://127.0.0.1:8000"),
         ({"port": "9"}, "http://127.0.0.1:9"),
+        ({"PORT": " 9 "}, "http://127.0.0.1:9"),
+        ({"PORT": "9.0"}, "http://127.0.0.1:9"),
         ({"HOST": "gateway.invalid", "PORT": "9"}, "http://gateway.invalid:9"),
         ({"TLS_CERTIFICATE": "server.pem", "PORT": "9"}, "https://127.0.0.1:9"),
         ({"PORT": "0"}, "http://127.0.0.1:0"),

@@ -60,7 +60,11 @@ class Tracer:
             start_time=record.began_ns + time.time_ns() - time.perf_counter_ns(),
         )
         context = record.span.get_span_context()
-        record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        # OTEL_SDK_DISABLED makes spans without an identity.
+        if context.is_valid:
+            record.traceparent = (
+                f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+            )
 
     def end(
         self,

@@ -5,13 +5,13 @@ from pathlib import Path
 CHECK_INTERVAL_S = 1.0
 """Minimum time between two checks."""
 
-FileStamp = tuple[int, int, int] | None
+FileStamp = tuple[int, int, int, int] | None
 
 
 def read_stamp(file: Path) -> FileStamp:
-    """Return a value that changes when the file or its link's target changes; None if there is no file."""
+    """Return a value that changes with the file, its permissions or its link's target; None if missing."""
     try:
         status = file.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

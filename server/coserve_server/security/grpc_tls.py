@@ -42,8 +42,8 @@ def _read_files(settings: Settings) -> grpc.ServerCertificateConfiguration:
     assert settings.tls_certificate is not None
     assert settings.tls_key is not None
     key = settings.tls_key.read_bytes()
-    if b"ENCRYPTED" in key:
-        key = _decrypt(key, settings)
+    if b"ENCRYPTED" in key and settings.tls_key_password is not None:
+        key = _decrypt(key, settings.tls_key_password.get_secret_value().encode())
     authorities = settings.tls_client_authorities
     return grpc.ssl_server_certificate_configuration(
         [(key, settings.tls_certificate.read_bytes())],
@@ -51,8 +51,8 @@ def _read_files(settings: Settings) -> grpc.ServerCertificateConfiguration:
     )
 
 
-def _decrypt(key: bytes, settings: Settings) -> bytes:
-    """Decrypt a private key, which gRPC cannot do."""
+def _decrypt(key: bytes, password: bytes) -> bytes:
+    """Decrypt a private key, which gRPC cannot do; return one that is not encrypted as it is."""
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         NoEncryption,
@@ -60,8 +60,9 @@ def _decrypt(key: bytes, settings: Settings) -> bytes:
         load_pem_private_key,
     )
 
-    assert settings.tls_key_password is not None
-    password = settings.tls_key_password.get_secret_value().encode()
-    return load_pem_private_key(key, password).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+    try:
+        decrypted = load_pem_private_key(key, password)
+    # Only a comment had the word; TLS for HTTP has accepted the pair.
+    except TypeError:
+        return key
+    return decrypted.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ PREFIX = "coserve_"
 KEY_BYTES = 32
 MAX_FILE_BYTES = 2**24
 """A hundred thousand keys."""
+
+OWNERS = stat.S_IRUSR | stat.S_IWUSR
+READABLE = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
 
 _LINE = re.compile(
     rf"(?P<name>[\w.-]{{1,64}}):(?P<role>{'|'.join(ROLES)}):(?P<digest>[0-9a-f]{{64}})", re.ASCII
@@ -128,6 +132,7 @@ def _lines(file: Path) -> list[str]:
 def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
     """Parse the keys, by name; errors do not quote a line, which may be a key by mistake."""
     keys: dict[str, ApiKey] = {}
+    digests: set[bytes] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.startswith("#"):
             continue
@@ -137,14 +142,15 @@ def _parse(file: Path, lines: list[str]) -> dict[str, ApiKey]:
                 f"api_keys_file: {file}, line {number} is not name:role:digest; use coserve keys create"
             )
         key = ApiKey(found["name"], found["role"], bytes.fromhex(found["digest"]))  # type: ignore[arg-type]
-        if key.name in keys or any(key.digest == other.digest for other in keys.values()):
+        if key.name in keys or key.digest in digests:
             raise KeysError(f"api_keys_file: {file}, line {number}: the name or the key occurs twice")
         keys[key.name] = key
+        digests.add(key.digest)
     return keys
 
 
 def _write(file: Path, lines: list[str]) -> None:
-    """Replace the file atomically, readable only by its owner."""
+    """Replace the file atomically; only its owner may read a new one."""
     target = Path(os.path.realpath(file))
     try:
         # mkstemp creates the file with mode 0600.
@@ -154,7 +160,7 @@ def _write(file: Path, lines: list[str]) -> None:
                 temporary.writelines(f"{line}\n" for line in lines)
                 temporary.flush()
                 os.fsync(temporary.fileno())
-                _keep_owner(target, temporary.fileno())
+                _keep_access(target, temporary.fileno())
             Path(name).replace(target)
         except BaseException:
             Path(name).unlink()
@@ -163,9 +169,11 @@ def _write(file: Path, lines: list[str]) -> None:
         raise KeysError(f"api_keys_file: {file} cannot be written: {describe(error)}") from error
 
 
-def _keep_owner(target: Path, descriptor: int) -> None:
-    """Keep the file's owner: the server may run as a different user from the one who creates keys."""
+def _keep_access(target: Path, descriptor: int) -> None:
+    """Keep who may read the file: the server may run as a different user from the one who creates keys."""
     with contextlib.suppress(FileNotFoundError):
-        owner = target.stat()
-        if (owner.st_uid, owner.st_gid) != (os.getuid(), os.getgid()):
-            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        status = target.stat()
+        if (status.st_uid, status.st_gid) != (os.getuid(), os.getgid()):
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+        # Nobody else may write it.
+        os.fchmod(descriptor, status.st_mode & READABLE | OWNERS)

@@ -16,6 +16,7 @@ from coserve_server.api.app import build_app
 from coserve_server.core import _tracer
 from coserve_server.ensembles.calibration import Calibration
 from coserve_server.errors import SettingsError
+from coserve_server.observability.record import Record
 from coserve_server.observability.tracing import Tracer
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.settings import load_settings
@@ -225,3 +226,10 @@ def test_without_traces_their_libraries_are_not_imported() -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_without_a_valid_span_no_trace_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    record = Record()
+    Tracer("http://127.0.0.1:1").begin(record, "POST", {})
+    assert record.traceparent is None

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coserve_server.errors import KeysError
+from coserve_server.security.file_stamp import read_stamp
 from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import create_key, read_keys, revoke_key
 
@@ -36,16 +37,20 @@ def test_a_key_is_random_and_only_its_digest_is_stored(file: Path) -> None:
     assert list(file.parent.iterdir()) == [file], "nothing temporary is left"
 
 
-def test_writing_keeps_comments_links_and_closes_wide_permissions(file: Path, tmp_path: Path) -> None:
+def test_writing_keeps_comments_links_and_who_may_read_but_not_write(file: Path, tmp_path: Path) -> None:
     file.write_text("# the lab's\n\n")
-    file.chmod(0o644)
+    file.chmod(0o666)
     link = tmp_path / "link"
     link.symlink_to(file)
     create_key(link, "lab", "infer")
     create_key(link, "labs", "infer")
     revoke_key(link, "lab")
     assert link.is_symlink()
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    file.chmod(0o440)
+    create_key(file, "one", "infer")
+    revoke_key(file, "one")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert file.read_text().startswith("# the lab's\n\nlabs:infer:")
     assert [key.name for key in read_keys(link)] == ["labs"]
 
@@ -215,3 +220,14 @@ def test_any_file_is_read_or_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     with suppress(KeysError):
         read_keys(file)
+
+
+def test_a_change_of_permissions_alone_is_noticed(file: Path) -> None:
+    """A server that could not read a change tries again once it may."""
+    file.touch()
+    before = read_stamp(file)
+    assert read_stamp(file) == before
+    status = file.stat()
+    file.chmod(0o640)
+    assert (file.stat().st_mtime_ns, file.stat().st_ino) == (status.st_mtime_ns, status.st_ino)
+    assert read_stamp(file) != before

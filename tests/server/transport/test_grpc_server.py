@@ -185,6 +185,13 @@ def test_an_encrypted_key(pem: dict[str, Path]) -> None:
         bind(tls_certificate=pem["mine"], tls_key=pem["yours_key"])
 
 
+def test_a_key_that_only_mentions_encryption(pem: dict[str, Path], tmp_path: Path) -> None:
+    key = tmp_path / "commented.pem"
+    key.write_bytes(b"not ENCRYPTED\n" + pem["mine_key"].read_bytes())
+    bind(tls_certificate=pem["mine"], tls_key=key, tls_key_password="needless")
+    bind(tls_certificate=pem["mine"], tls_key=key)
+
+
 def test_messages_have_the_limit_of_bodies() -> None:
     async def test(served: Served) -> None:
         size = len(request().SerializeToString())

@@ -2,7 +2,7 @@
 
 import re
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -73,7 +73,7 @@ def _mask(value: Any) -> Any:
 
 
 def find_faults(file: Path) -> Iterator[str]:
-    """Find what would keep a server with this file from starting, without loading members or listening."""
+    """Find faults of a file of settings, the files it names and this machine, without loading members."""
     try:
         settings = load_settings(file)
     except SettingsError as error:
@@ -83,8 +83,11 @@ def find_faults(file: Path) -> Iterator[str]:
     yield from _run(lambda: check_triton_files(settings))
     if (keys := settings.api_keys_file) is not None:
         yield from _run(lambda: KeyRing(keys))
+    if gpus := settings.gpus:
+        yield from _run(lambda: _check_gpus(gpus))
     if (repository := settings.repository) is not None:
         yield from _run(lambda: _check_repository(repository, settings.default_model))
+    yield from _run(lambda: _check_workers(settings))
 
 
 def _run(check: Callable[[], object]) -> Iterator[str]:
@@ -97,11 +100,24 @@ def _run(check: Callable[[], object]) -> Iterator[str]:
         yield str(error)
 
 
+def _check_workers(settings: Settings) -> None:
+    from coserve_server.workers.plan import plan_slices
+
+    plan_slices(settings)
+
+
+def _check_gpus(gpus: Sequence[int]) -> None:
+    from coserve_server.engines.onnxruntime.gpus import check_gpus
+
+    check_gpus(gpus)
+
+
 def _check_repository(repository: Path, default_model: str | None) -> None:
     from coserve_server.ensembles.repository import read_contents
 
     contents = read_contents(repository)
-    faults = list(contents.errors.values())
+    # Ensembles may share a fault.
+    faults = list(dict.fromkeys(contents.errors.values()))
     names = sorted({*contents.versions, *contents.errors})
     if default_model is not None and default_model not in names:
         faults.append(f"default_model: {default_model!r} is not served; choose from {', '.join(names)}")

@@ -129,6 +129,21 @@ def test_a_file_that_is_not_toml_is_an_error_of_one_line(file: Path, content: by
     assert "\n" not in found
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("workers = 2\nmax_requests = 1", "workers: 2 workers cannot share max_requests, which is 1"),
+        ("workers = 4096", "workers: "),
+        ("gpus = [4096]", "gpus: "),
+    ],
+)
+def test_what_the_machine_does_not_have_is_a_fault(file: Path, tmp_path: Path, text: str, fault: str) -> None:
+    write_repository(tmp_path / "models")
+    file.write_text(f'repository = "{tmp_path / "models"}"\n{text}\n')
+    (found,) = find_faults(file)
+    assert found.startswith(fault)
+
+
 def test_an_unreadable_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from coserve_training.config import TrainConfig
 from coserve_training.data import Identities, Known, Membership
+from coserve_training.data.identity import _place
 from coserve_training.errors import DataError
 from coserve_training.runs.evaluate import evaluate_run
 from coserve_training.runs.images import read_known
@@ -112,6 +113,37 @@ def test_a_resumed_run_keeps_its_split_and_says_what_changed(begun: tuple[TrainC
     assert after is not None
     assert set(after.tested.contents) == set(before.tested.contents)
     assert len(set(after.trained.contents) - set(before.trained.contents)) == 3
+
+
+def test_other_images_of_the_same_names_are_new(begun: tuple[TrainConfig, Path]) -> None:
+    """As when two cameras number their photographs alike."""
+    config, root = begun
+    before = read_known(root / "run")
+    other = root / "other"
+    for index, file in enumerate(sorted((root / "data").rglob("*.png"))):
+        copy = other / file.relative_to(root / "data")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (1, index % 256, index // 256)).save(copy)
+    lines: list[str] = []
+    both = replace(config, data=(*config.data, str(other)))
+    train(both, root / "run", resume=True, report=lines.append)
+    added = len(list(other.rglob("*.png")))
+    assert f"{added} images were added to train/, and are trained on from now on" in "\n".join(lines)
+    after = read_known(root / "run")
+    assert len(after.tested) == len(before.tested)
+    assert len(after.trained) == len(before.trained) + added
+
+
+@pytest.mark.parametrize(("path", "place"), [
+    ("/a/train/cat/1.png", "train/cat/1.png"),
+    ("/a/train/cat/cam1/1.png", "train/cat/cam1/1.png"),
+    ("/a/test/train/1.png", "test/train/1.png"),
+    ("/train/x/cat/1.png", "train/x/cat/1.png"),
+    ("/x/cat/1.png", "x/cat/1.png"),
+    ("1.png", "1.png"),
+])  # fmt: skip
+def test_the_split_is_part_of_a_name(path: str, place: str) -> None:
+    assert _place(path) == place
 
 
 def test_images_that_were_trained_on_are_refused_by_name(begun: tuple[TrainConfig, Path]) -> None:

@@ -101,7 +101,7 @@ class Files:
         if PurePosixPath(name).suffix.lower() not in OWN_SUFFIXES:
             passed_over.add_file(name)
             return False
-        split = _split_folder(parts)
+        split = split_folder(parts)
         if split is not None:
             self._of_class(parts[split], parts[split + 1]).append(file)
             passed_over.nested += split < len(parts) - 3
@@ -143,7 +143,7 @@ def list_entries(path: Path, passed_over: PassedOver, unreadable: list[tuple[str
     raise DataError(f"{path}: {_describe_file(path)}")
 
 
-def _split_folder(parts: tuple[str, ...]) -> int | None:
+def split_folder(parts: tuple[str, ...]) -> int | None:
     """Return the index of the split's folder in an image's path; None for an image outside class folders.
 
     The folder right above the class counts; else the last one above, if the image lies in a subfolder of its

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from coserve_training.data.files import StoredFile
+from coserve_training.data.files import StoredFile, split_folder
 from coserve_training.data.split import Progress
 
 Keys = npt.NDArray[np.uint64]
@@ -24,7 +24,7 @@ class Identities:
 
     Attributes:
         contents: hashes of the files' bytes, or of decoded pixels, `[N]`.
-        names: hashes of the last three parts of the paths, such as `train/cat/001.jpg`, `[N]`.
+        names: hashes of the paths from the split's folder on, such as `train/cat/001.jpg`, `[N]`.
     """
 
     contents: Keys
@@ -56,6 +56,14 @@ class Identities:
         known: Mask = np.isin(other.contents, self.contents) & (other.contents != 0)
         return known
 
+    def changed(self, present: "Identities") -> Keys:
+        """Return the names of those images that no image of `present` has with the same content."""
+        return self.names[~np.isin(self._pairs(), present._pairs())]
+
+    def _pairs(self) -> Keys:
+        """Hash contents and names together, `[N]`."""
+        return self.contents * np.uint64(0x9E3779B97F4A7C15) + self.names
+
     def count_missing(self, present: "Identities") -> int:
         """Count the images whose content and name are both gone."""
         gone = ~np.isin(self.contents, present.contents) & ~np.isin(self.names, present.names)
@@ -84,16 +92,17 @@ class Known:
 
         Args:
             images: the images.
-            by_name: recognise an unknown content by its name, for images whose files were mended.
+            by_name: recognise an unknown content by its name, for images whose files were mended: an image
+                of the run that is still there is not another one of the same name.
         """
         trained = self.trained.matches(images)
         tested = self.tested.matches(images)
         chosen = self.chosen.matches(images)
         if by_name:
-            changed = ~trained & ~tested & (images.names != 0)
-            trained |= changed & np.isin(images.names, self.trained.names)
-            tested |= changed & np.isin(images.names, self.tested.names)
-            chosen |= changed & np.isin(images.names, self.chosen.names)
+            unknown = ~trained & ~tested & (images.names != 0)
+            trained |= unknown & np.isin(images.names, self.trained.changed(images))
+            tested |= unknown & np.isin(images.names, self.tested.changed(images))
+            chosen |= unknown & np.isin(images.names, self.chosen.changed(images))
         return trained, tested, chosen
 
 
@@ -116,11 +125,15 @@ def identify(sources: npt.NDArray[Any], workers: int = 0, progress: Progress | N
             contents += pool.map(_hash_file, sources[start : start + BATCH])
             if progress is not None:
                 progress("reading images", len(contents), len(sources))
-    names = [
-        _hash("/".join(PurePosixPath(file.path).parts[-3:]).encode("utf-8", "surrogateescape"))
-        for file in sources
-    ]
+    names = [_hash(_place(file.path).encode("utf-8", "surrogateescape")) for file in sources]
     return Identities(np.array(contents, np.uint64), np.array(names, np.uint64))
+
+
+def _place(path: str) -> str:
+    """Return a path from the split's folder on; without one, its last three parts."""
+    parts = PurePosixPath(path).parts
+    start = split_folder(parts)
+    return "/".join(parts[-3:] if start is None else parts[start:])
 
 
 def name_image(sources: npt.NDArray[Any], index: int) -> str:

@@ -3,13 +3,14 @@
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.integration.conftest import Serve, Server
-from tests.integration.gateway import refused
+from tests.integration.gateway import RED, classify, refused, until_ready
 from tests.integration.load import Load, until
 from tests.integration.test_drain import leaves
 from tests.server.onnx_repository import write_repository
@@ -107,6 +108,30 @@ def test_drained_as_one(server: Server) -> None:
         assert server.process.wait(60) == 0
     assert load.failures == []
     assert not any(worker.is_running() for worker in ended)
+
+
+@pytest.mark.parametrize("parent_first", [True, False])
+def test_a_signal_to_all_processes_leaves_all_serving_until_the_end(
+    serve: Serve, repository: Path, *, parent_first: bool
+) -> None:
+    """As systemd sends it (KillMode=control-group), in any order."""
+    server = serve(repository, workers=2, drain_delay_ms=3_600_000)
+    ended = workers(server)
+    processes = [psutil.Process(server.process.pid), *ended]
+    with Load(server, enough=leaves) as load:
+        for process in processes if parent_first else processes[::-1]:
+            process.terminate()
+            # The others have heard of it by the next.
+            time.sleep(0.1)
+        until_ready(server, ready=False)
+        for _ in range(6):
+            with server.http() as http:
+                assert "the server is stopping" in http.get("/readyz").json()["detail"]
+            assert classify(server, RED).status_code == 200
+    assert load.failures == []
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(ended, 60)[1] == []
 
 
 def test_no_worker_outlives_the_parent(serve: Serve, repository: Path) -> None:

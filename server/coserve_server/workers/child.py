@@ -98,13 +98,14 @@ class _Worker:
         self._server: HandedServer | None = None
         self._own: Core | None = None
         self._leaves = False
+        self._drains = False
         self._channel = Channel(
             control,
             {
                 "report": self._report,
                 "load": self._load,
                 "unload": self._unload,
-                "drain": lambda: self._stop(math.inf),
+                "drain": self._drain,
                 "stop": lambda: self._stop(0),
                 "connections": self._count_connections,
                 "shed": self._shed,
@@ -147,7 +148,8 @@ class _Worker:
                 drain_delay_s=0,
                 handle_signals=False,
                 started=self._begin,
-                draining=self._drain,
+                # The parent says when the whole server does.
+                draining=lambda: None,
                 closing=(lambda: grpc.stop(grace_s(settings))) if grpc else None,
             )
             pushing = asyncio.ensure_future(self._push())
@@ -167,6 +169,9 @@ class _Worker:
 
     def _leave(self) -> None:
         """Ask the parent for a replacement, and stop once no connections come any more; called by SIGTERM."""
+        # The signal went to all processes: the parent, which has it too, ends them in order.
+        if self._drains:
+            return
         if self._leaves:
             os._exit(128 + signal.SIGTERM)
         self._leaves = True
@@ -178,9 +183,11 @@ class _Worker:
             self._server.stop(delay_s)
 
     def _drain(self) -> None:
-        """Report that the server is stopping, unless only this worker is."""
-        if self._own is not None and not self._leaves:
+        """Report that the server is stopping, and serve until the parent says stop."""
+        self._drains = True
+        if self._own is not None:
             self._own.classifier.catalogue.drain()
+        self._stop(math.inf)
 
     async def _push(self) -> None:
         """Tell the parent of faults, and of counts, in case that this process is killed."""

@@ -134,7 +134,7 @@ class _Supervisor:
         try:
             await worker.start()
             if self._stopping is not None:
-                worker.channel.notify("drain")
+                worker.drain()
             await self._whole.catch_up(worker)
         except StartupError:
             worker.kill()
@@ -198,7 +198,10 @@ class _Supervisor:
         else:
             logger.info("worker %d leaves; a new one takes its place", worker.number)
             await asyncio.wait([worker.ended], timeout=max(self._drain_delay_s, LEAVE_S))
-            worker.channel.notify("stop")
+            # Then it takes connections again, until all end.
+            if self._stopping is not None and not worker.ended.done():
+                return
+            worker.stop()
             await asyncio.wait([worker.ended], timeout=self._longest_end_s)
             worker.kill()
         await self._bury(worker)
@@ -212,13 +215,13 @@ class _Supervisor:
     async def _finish(self, delay_s: float, error: Exception | None) -> None:
         """Drain all workers, and end them."""
         for worker in self._workers:
-            worker.channel.notify("drain")
+            worker.drain()
         await asyncio.sleep(delay_s)
         self._distributor.stop()
         for worker in self._workers:
             if worker.state is State.STARTING:
                 worker.kill()
-            worker.channel.notify("stop")
+            worker.stop()
         if self._workers:
             await asyncio.wait([worker.ended for worker in self._workers], timeout=self._longest_end_s)
         if error is not None:

@@ -34,6 +34,9 @@ class State(Enum):
     STARTING = "starting"
     READY = "ready"
     LEAVING = "leaving"
+    """It has asked for a replacement; until then, or with the whole server, it could take connections."""
+    ENDING = "ending"
+    """It was told to stop, or has ended."""
 
 
 class Worker:
@@ -74,6 +77,7 @@ class Worker:
         self._open = 0
         self._received = 0
         self._is_silent = False
+        self._drains = False
         self._tasks: list[asyncio.Task[None]] = []
         try:
             self._launched = launch(assignment)
@@ -86,7 +90,7 @@ class Worker:
             self._launched.control.close()
             self.inbox.close()
             raise StartupError(f"worker {self.number} cannot be started: {error}") from error
-        self.ended.add_done_callback(lambda _: self._end())
+        self.ended.add_done_callback(lambda _: self._take_no_more())
         self._told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         own: dict[str, Callable[..., Any]] = {
             "ready": self._note_ready,
@@ -145,6 +149,19 @@ class Worker:
         if not self.left.is_set():
             self.state = State.READY
             self._changed()
+
+    def drain(self) -> None:
+        """Let it report that the server is stopping, and take connections until then, even if it leaves."""
+        self._drains = True
+        self.channel.notify("drain")
+        if self.state is State.LEAVING:
+            self.state = State.READY
+            self._changed()
+
+    def stop(self) -> None:
+        """Let it end once its requests are answered."""
+        self.channel.notify("stop")
+        self._take_no_more()
 
     def describe_end(self) -> str:
         """Return how the process ended."""
@@ -239,12 +256,15 @@ class Worker:
             self._told.set_result(fault)
 
     def _note_leaving(self) -> None:
+        # It need not be replaced any more.
+        if self._drains:
+            return
         self.state = State.LEAVING
         self.left.set()
         self._changed()
 
-    def _end(self) -> None:
-        self.state = State.LEAVING
+    def _take_no_more(self) -> None:
+        self.state = State.ENDING
         self.left.set()
         self._changed()
 

@@ -41,6 +41,12 @@ class Worker(Fake):
         if name == "stop":
             self.end(0)
 
+    def drain(self) -> None:
+        self.notify("drain")
+
+    def stop(self) -> None:
+        self.notify("stop")
+
     def end(self, status: int) -> None:
         if not self.ended.done():
             self.ended.set_result(status)

@@ -17,7 +17,7 @@ from coserve_server.workers import worker
 from coserve_server.workers.channel import Channel
 from coserve_server.workers.launch import Assignment, Launched
 from coserve_server.workers.summing import Snapshot
-from coserve_server.workers.worker import MAX_MISSED_BEATS, Worker
+from coserve_server.workers.worker import MAX_MISSED_BEATS, State, Worker
 
 ASSIGNMENT = Assignment(1, {}, Slice(Cores(1, None), None), "http://localhost", None)
 
@@ -54,7 +54,7 @@ async def started(
     own: socket.socket, handlers: dict[str, Callable[..., Any]]
 ) -> AsyncIterator[tuple[Worker, Channel]]:
     """Start a worker that answers calls with these functions."""
-    one = Worker(ASSIGNMENT, {"changed": lambda: None})
+    one = Worker(ASSIGNMENT, {"changed": lambda: None, "heard": lambda _: None})
     channel = Channel(own, handlers)
     await channel.open()
     answering = asyncio.ensure_future(channel.run())
@@ -110,6 +110,29 @@ def test_a_system_without_threads_is_an_error_in_one_line(
         Worker(ASSIGNMENT, {"changed": lambda: None})
     # Which ends the process.
     assert [end.fileno() for end in ends[:2]] == [-1, -1]
+
+
+def test_a_worker_that_leaves_takes_connections_again_when_all_stop(ends: list[socket.socket]) -> None:
+    async def main() -> None:
+        asked: list[str] = []
+        handlers: dict[str, Callable[..., Any]] = {"connections": lambda: (0, 0)}
+        async with started(ends[2], handlers | {"drain": lambda: asked.append("drain")}) as (one, channel):
+            one.admit()
+            channel.notify("leave")
+            await one.left.wait()
+            assert one.state is State.LEAVING
+            one.drain()
+            assert one.state is State.READY
+            # One that hears of its own signal after the parent changes nothing either.
+            channel.notify("leave")
+            await channel.call("heard")
+            assert one.state is State.READY
+            one.stop()
+            one.drain()
+            assert one.state is State.ENDING
+        assert asked
+
+    asyncio.run(main())
 
 
 def counted(images: int) -> bytes:

@@ -153,6 +153,8 @@ def serve(
     from coserve_cli.errors import one_line
     from coserve_server.errors import AddressError, StartupError
     from coserve_server.machine.interpreter import freeze_objects, tune_interpreter
+    from coserve_server.machine.open_files import raise_limit
+    from coserve_server.main import count_connections
     from coserve_server.main import serve as serve_forever
     from coserve_server.observability import logs
     from coserve_server.settings import load_settings
@@ -192,4 +194,6 @@ def serve(
         )
         logs.configure(settings)
         tune_interpreter()
+        # Workers inherit it.
+        raise_limit(count_connections(settings))
         run(serve_forever(settings, announce, handle_signals=True))

@@ -37,11 +37,14 @@ async def serve(
     """
     # Each imports what the other does not need: the parent of workers has no engine.
     from coserve_server.catalogue.reading import read_patiently
+    from coserve_server.machine.open_files import describe_lack
     from coserve_server.workers.plan import plan_slices
 
     _warn()
     plan = partial(plan_slices, settings)
     slices = await read_patiently(settings.repository, plan) if settings.repository else plan()
+    if lack := describe_lack(-(-count_connections(settings) // len(slices))):
+        logger.warning(lack)
     if len(slices) == 1:
         from coserve_server.serving import serve_process
 
@@ -50,6 +53,11 @@ async def serve(
         from coserve_server.workers.supervisor import supervise
 
         await supervise(settings, slices, announce, handle_signals=handle_signals)
+
+
+def count_connections(settings: Settings) -> int:
+    """Return how many connections there may be, over HTTP and gRPC."""
+    return settings.max_connections * (1 if settings.grpc_port is None else 2)
 
 
 def create_app(settings: Settings | None = None) -> ASGIApp:

@@ -85,6 +85,32 @@ def test_connections_on_their_way_to_a_killed_worker_go_to_another(server: Serve
     until_replaced(server, round(before) + 1)
 
 
+def test_workers_without_file_descriptors_leave_connections_to_others_or_refuse_them(server: Server) -> None:
+    refused = 'coserve_connections_refused_total{reason="overloaded"}'
+    first, second = workers(server)
+    limits = first.rlimit(psutil.RLIMIT_NOFILE)
+
+    def limit(worker: psutil.Process) -> None:
+        """Let a worker open no more files."""
+        until(lambda: connections(worker) == 0)
+        worker.rlimit(psutil.RLIMIT_NOFILE, (3, limits[1]))
+
+    try:
+        limit(first)
+        for _ in range(10):
+            assert classify(server, RED).status_code == 200
+        assert metric(server, refused) == 0
+        limit(second)
+        late = classify(server, RED)
+        assert late.status_code == 503
+        assert "no worker takes any more connections" in late.json()["detail"]
+    finally:
+        for worker in (first, second):
+            worker.rlimit(psutil.RLIMIT_NOFILE, limits)
+    until(lambda: classify(server, RED).status_code == 200)
+    assert metric(server, refused) >= 1
+
+
 def answered(server: Server) -> float:
     """Return how many requests have been classified."""
     return metric(server, 'coserve_request_duration_seconds_count{model="pair"}')

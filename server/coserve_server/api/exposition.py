@@ -22,6 +22,8 @@ from coserve_server.observability.metrics import Histogram, Metrics, ModelMetric
 from coserve_server.pipeline.classifier import Classifier
 from coserve_server.pipeline.mirror import Mirror
 
+CONNECTIONS_REFUSED = "Connections closed with a problem before a request's headers were complete, by kind."
+
 
 def create_registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
     """Return a registry for one server, including process and interpreter metrics."""
@@ -131,8 +133,7 @@ class _Requests(Collector):
         for labels, count in self.metrics.refused.items():
             refused.add_metric(labels, count)
         yield refused
-        text = "Connections closed with a problem before a request's headers were complete, by kind."
-        closed = CounterMetricFamily("coserve_connections_refused", text, labels=["reason"])
+        closed = CounterMetricFamily("coserve_connections_refused", CONNECTIONS_REFUSED, labels=["reason"])
         for reason, count in self.metrics.connections_refused.items():
             closed.add_metric([reason], count)
         yield closed

@@ -12,15 +12,16 @@ import uvicorn
 from coserve_server.transport.connections import Connection
 from coserve_server.transport.drain import DrainingServer
 
-MAX_AT_ONCE = 64
-"""Connections to take over with one system call."""
+TAKEN = b"+"
+MISSED = b"-"
+"""Answers to a connection that was sent; one is missed if the process may have no more open files."""
 
 
 def hand_over(channel: socket.socket, connection: socket.socket) -> None:
     """Send a connection to the process at the other end of a channel (SCM_RIGHTS, unix(7)).
 
-    The other process sends a byte back before it reads from the connection. Until then, it is lost with the
-    process unless the sender keeps it.
+    The other process answers with `TAKEN` before it reads from the connection, or with `MISSED`, in the order
+    in which they were sent. Until then, a connection is lost with the process unless the sender keeps it.
 
     Raises:
         BlockingIOError: the channel is full.
@@ -94,16 +95,17 @@ class HandedServer(DrainingServer):
         """Take over all connections that have arrived."""
         while True:
             try:
-                data, handles, _, _ = socket.recv_fds(self._channel, MAX_AT_ONCE, MAX_AT_ONCE)
+                # One at a time, as Linux gives them anyway: of several, none would say which one is missed.
+                data, handles, _, _ = socket.recv_fds(self._channel, 1, 1)
             except BlockingIOError:
                 return
             if not data:
                 # The other process has ended.
                 asyncio.get_running_loop().remove_reader(self._channel)
                 return
-            self._received += len(data)
+            self._received += 1
             with suppress(OSError):
-                self._channel.send(data)
+                self._channel.send(TAKEN if handles else MISSED)
             for handle in handles:
                 task = asyncio.ensure_future(self._open(socket.socket(fileno=handle)))
                 self._opening.add(task)

@@ -1,6 +1,7 @@
 """Starts the process of a worker."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -81,3 +82,12 @@ def launch(assignment: Assignment) -> Launched:
         send_frame(control, assignment)
     connections.setblocking(False)
     return Launched(process, control, connections)
+
+
+def describe_status(status: int) -> str:
+    """Return how a process ended."""
+    if status >= 0:
+        return f"ended with status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+    hint = " (the kernel sends it when memory runs out)" if -status == signal.SIGKILL else ""
+    return f"was ended by {name}{hint}"

@@ -81,8 +81,9 @@ class _Supervisor:
         self._drain_delay_s = settings.drain_delay_ms / 1000
         self._longest_end_s = grace_s(settings) + MARGIN_S
         self._workers: list[Worker] = []
-        self._whole = Whole(self._workers, len(assignments))
-        self._distributor = Distributor(listener, self._workers)
+        tls = settings.tls_certificate is not None
+        self._distributor = Distributor(listener, self._workers, tls=tls)
+        self._whole = Whole(self._workers, len(assignments), lambda: self._distributor.refused)
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -128,7 +129,7 @@ class _Supervisor:
             StartupError: it is not usable.
         """
         assigned = replace(assignment, unloaded=self._whole.unloaded)
-        worker = Worker(assigned, self._whole.handlers)
+        worker = Worker(assigned, {**self._whole.handlers, "returned": self._distributor.take_back})
         self._workers.append(worker)
         warning = asyncio.ensure_future(_warn_of_slow_start(worker))
         try:

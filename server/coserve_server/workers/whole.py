@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from coserve_server.api.exposition import CONNECTIONS_REFUSED
 from coserve_server.errors import ServerError
 from coserve_server.workers.channel import GoneError
 from coserve_server.workers.summing import Snapshot, add_up
@@ -21,12 +22,13 @@ class Whole:
         replacements: number of workers that were started in place of others.
     """
 
-    def __init__(self, workers: Sequence[Worker], count: int) -> None:
+    def __init__(self, workers: Sequence[Worker], count: int, refused: Callable[[], int]) -> None:
         """Speak for the workers.
 
         Args:
             workers: those of any time; the caller adds and removes them.
             count: how many there should be.
+            refused: returns the number of connections that none of them took.
         """
         self.replacements = 0
         self._workers = workers
@@ -36,7 +38,7 @@ class Whole:
         self._turn = asyncio.Lock()
         self._loading: Worker | None = None
         self._registry = CollectorRegistry()
-        self._registry.register(_Workers(self, count))
+        self._registry.register(_Workers(self, count, refused))
         ProcessCollector(registry=self._registry)
 
     @property
@@ -168,11 +170,12 @@ async def _call(worker: Worker, name: str, model: str) -> ServerError | None:
 
 
 class _Workers(Collector):
-    """Reports how many workers there are."""
+    """Reports how many workers there are, and connections that none of them took."""
 
-    def __init__(self, whole: Whole, count: int) -> None:
+    def __init__(self, whole: Whole, count: int, refused: Callable[[], int]) -> None:
         self._whole = whole
         self._count = count
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily("coserve_workers", "The setting workers, or its default.", self._count)
@@ -180,3 +183,6 @@ class _Workers(Collector):
         yield GaugeMetricFamily("coserve_workers_ready", text, len(self._whole.ready()))
         text = "Workers started in place of others that had ended."
         yield CounterMetricFamily("coserve_worker_replacements", text, self._whole.replacements)
+        closed = CounterMetricFamily("coserve_connections_refused", CONNECTIONS_REFUSED, labels=["reason"])
+        closed.add_metric(["overloaded"], self._refused())
+        yield closed

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import pickle
-import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +12,9 @@ from typing import Any
 
 from coserve_server.errors import StartupError
 from coserve_server.machine.threads import call_on_thread
+from coserve_server.transport.handed import TAKEN
 from coserve_server.workers.channel import Channel, GoneError
-from coserve_server.workers.launch import Assignment, launch
+from coserve_server.workers.launch import Assignment, describe_status, launch
 from coserve_server.workers.summing import Snapshot
 
 logger = logging.getLogger(__name__)
@@ -26,6 +26,8 @@ BEAT_S = 5.0
 MAX_MISSED_BEATS = 6
 """Calls in turn without an answer after which a worker is killed. Not a time: after a pause of all processes,
 only one call is late."""
+FULL_S = 1.0
+"""Time without further connections for a worker that may have no more open files."""
 
 
 class State(Enum):
@@ -57,7 +59,8 @@ class Worker:
         """Start the process.
 
         Args:
-            handlers: what the worker may call besides its reports; the first argument is the worker.
+            handlers: what the worker may call besides its reports; the first argument is the worker. Besides,
+                `changed`, called when faults may have, and `returned`, with connections it could not take.
 
         Raises:
             StartupError: the system starts no more processes or threads.
@@ -71,7 +74,10 @@ class Worker:
         self.missed: dict[str, str] = {}
         self._counted = pickle.dumps(Snapshot())
         """Its counts as it sent them: they arrive several times a second, and are seldom read."""
-        self._changed = handlers["changed"]
+        others = dict(handlers)
+        self._changed = others.pop("changed")
+        self._returned = others.pop("returned")
+        self._full_until = 0.0
         self._handed = 0
         self._kept: deque[socket.socket] = deque()
         self._open = 0
@@ -100,13 +106,18 @@ class Worker:
             "load": self._note_load,
             "count": self._note_counts,
         }
-        others = {name: self._bind(function) for name, function in handlers.items() if name != "changed"}
-        self.channel = Channel(self._launched.control, {**own, **others})
+        bound = {name: self._bind(function) for name, function in others.items()}
+        self.channel = Channel(self._launched.control, {**own, **bound})
 
     @property
     def connections(self) -> int:
         """Number of open connections a moment ago, those on the way to it included."""
         return self._open + self._handed - self._received
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it could not take a connection a moment ago."""
+        return asyncio.get_running_loop().time() < self._full_until
 
     @property
     def inbox(self) -> socket.socket:
@@ -167,12 +178,7 @@ class Worker:
         """Return how the process ended."""
         if self._is_silent:
             return f"did not answer for {MAX_MISSED_BEATS * BEAT_S:g} s and was killed"
-        status = self.ended.result()
-        if status >= 0:
-            return f"ended with status {status}"
-        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-        hint = " (the kernel sends it when memory runs out)" if -status == signal.SIGKILL else ""
-        return f"was ended by {name}{hint}"
+        return describe_status(self.ended.result())
 
     async def snapshot(self) -> Snapshot:
         """Return what it has counted, as of now if it answers in time."""
@@ -206,18 +212,28 @@ class Worker:
         await asyncio.gather(*self._tasks)
 
     def _release(self) -> int:
-        """Close this process's copies of connections that have arrived; return their number."""
+        """Close this process's copies of connections that have arrived; return how many were answered for."""
         try:
-            arrived = len(self.inbox.recv(4096, socket.MSG_DONTWAIT))
+            answers = self.inbox.recv(4096, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return 0
         except OSError:
-            arrived = 0
-        if not arrived:
+            answers = b""
+        if not answers:
             asyncio.get_running_loop().remove_reader(self.inbox)
-        for _ in range(arrived):
-            self._kept.popleft().close()
-        return arrived
+        missed = []
+        for answer in answers:
+            connection = self._kept.popleft()
+            if answer == ord(TAKEN):
+                connection.close()
+            else:
+                missed.append(connection)
+        if missed:
+            if not self.is_full:
+                logger.warning("worker %d may have no more open files (ulimit -n)", self.number)
+            self._full_until = asyncio.get_running_loop().time() + FULL_S
+            self._returned(missed)
+        return len(answers)
 
     async def _watch(self) -> None:
         """Kill the process if its event loop hangs."""

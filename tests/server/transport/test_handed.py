@@ -1,6 +1,7 @@
 """Connections that another process has accepted; here, this process hands them to itself."""
 
 import asyncio
+import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -16,7 +17,7 @@ import uvloop
 from coserve_server.observability.metrics import Metrics
 from coserve_server.settings import load_settings
 from coserve_server.transport.connections import limited
-from coserve_server.transport.handed import HandedServer, hand_over
+from coserve_server.transport.handed import MISSED, TAKEN, HandedServer, hand_over
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 AUTHORITY = trustme.CA()
@@ -105,6 +106,28 @@ def test_answers_are_sent_without_delay_and_connections_are_reported() -> None:
             clients[0][1].close()
             await until(lambda: served.reports[-1:] == [(1, 2)])
             clients[1][1].close()
+
+    run(test)
+
+
+def test_a_process_without_file_descriptors_says_so() -> None:
+    async def test() -> None:
+        async with serving() as served:
+            with socket.create_connection(served.listener.getsockname()):
+                accepted, _ = await asyncio.get_running_loop().sock_accept(served.listener)
+                limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+                with accepted:
+                    hand_over(served.channel, accepted)
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (accepted.fileno(), limits[1]))
+                    try:
+                        await until(lambda: served.server.count() == (0, 1))
+                    finally:
+                        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            assert served.channel.recv(10) == MISSED
+            client = await served.connect()
+            assert (await ask(*client)).startswith(b"HTTP/1.1 200 ")
+            assert served.channel.recv(10) == TAKEN
+            client[1].close()
 
     run(test)
 

@@ -61,7 +61,7 @@ def run(test: Callable[[list[Any]], Awaitable[None]]) -> None:
 
 
 def whole(*workers: Fake) -> Any:
-    return Whole(workers, len(workers))  # type: ignore[arg-type]
+    return Whole(workers, len(workers), lambda: 0)  # type: ignore[arg-type]
 
 
 def test_workers_load_in_turn_and_all_in_spite_of_an_error() -> None:
@@ -111,7 +111,7 @@ def test_a_load_that_hangs_in_one_worker_does_not_keep_another_from_being_replac
     async def test(log: list[Any]) -> None:
         first = Fake(1, log)
         present = [first]
-        workers = Whole(present, 2)  # type: ignore[arg-type]
+        workers = Whole(present, 2, lambda: 0)  # type: ignore[arg-type]
         first.hangs.add(verb)
         changing = asyncio.ensure_future(getattr(workers, verb)(first, "pair"))
         await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from coserve_server.workers.summing import Snapshot
 from coserve_server.workers.worker import MAX_MISSED_BEATS, State, Worker
 
 ASSIGNMENT = Assignment(1, {}, Slice(Cores(1, None), None), "http://localhost", None)
+HANDLERS: dict[str, Callable[..., Any]] = {"changed": lambda: None, "returned": lambda _: None}
 
 
 class Process(subprocess.Popen[bytes]):
@@ -54,7 +55,7 @@ async def started(
     own: socket.socket, handlers: dict[str, Callable[..., Any]]
 ) -> AsyncIterator[tuple[Worker, Channel]]:
     """Start a worker that answers calls with these functions."""
-    one = Worker(ASSIGNMENT, {"changed": lambda: None, "heard": lambda _: None})
+    one = Worker(ASSIGNMENT, HANDLERS | {"heard": lambda _: None})
     channel = Channel(own, handlers)
     await channel.open()
     answering = asyncio.ensure_future(channel.run())
@@ -91,7 +92,7 @@ def test_a_worker_that_hangs_is_killed(ends: list[socket.socket], monkeypatch: p
 
 def test_one_that_never_started_is_closed(ends: list[socket.socket]) -> None:
     async def main() -> None:
-        one = Worker(ASSIGNMENT, {"changed": lambda: None})
+        one = Worker(ASSIGNMENT, HANDLERS)
         one.kill()
         await one.close()
 
@@ -107,7 +108,7 @@ def test_a_system_without_threads_is_an_error_in_one_line(
 
     monkeypatch.setattr(worker, "call_on_thread", fail)
     with pytest.raises(StartupError, match=r"^worker 1 cannot be started: can't start new thread$"):
-        Worker(ASSIGNMENT, {"changed": lambda: None})
+        Worker(ASSIGNMENT, HANDLERS)
     # Which ends the process.
     assert [end.fileno() for end in ends[:2]] == [-1, -1]
 

@@ -11,7 +11,8 @@ class RepositoryControl(Protocol):
 
         Raises:
             UnknownModelError: there is no such ensemble.
-            RepositoryError: the ensemble is broken or cannot be loaded; the old version stays.
+            RepositoryError: the ensemble is broken or cannot be loaded; the old version stays, or it stays
+                unloaded.
         """
 
     async def unload(self, name: str) -> None:

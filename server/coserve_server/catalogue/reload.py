@@ -154,16 +154,17 @@ class Reloader:
 
         Raises:
             UnknownModelError: there is no such ensemble.
-            RepositoryError: the ensemble is broken or cannot be loaded; the old version stays.
+            RepositoryError: the ensemble is broken or cannot be loaded; the old version stays, or it stays
+                unloaded.
         """
         async with self._lock:
             contents = await read_soon(self._folder, self._read)
             if name not in contents.versions and name not in contents.errors:
                 raise UnknownModelError(f"{self._folder} has no ensemble {name!r}")
-            self._unloaded.discard(name)
-            self._list_unloaded(contents)
             if error := await self._try_replace(name, contents):
                 raise RepositoryError(error)
+            self._unloaded.discard(name)
+            self._list_unloaded(contents)
 
     async def unload(self, name: str) -> None:
         """Stop serving an ensemble until it is loaded again, whatever happens to its files.
@@ -204,7 +205,9 @@ class Reloader:
             known = isinstance(error, StartupError)
             logger.error("%s cannot be loaded%s: %s", name, stays, reason, exc_info=not known)
             self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
-            self.catalogue.rejected = {**self.catalogue.rejected, name: reason}
+            # One that stays unloaded is not read again, so the reason would outlive a repair.
+            if name not in self._unloaded:
+                self.catalogue.rejected = {**self.catalogue.rejected, name: reason}
             return reason
         return None
 

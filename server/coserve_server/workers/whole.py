@@ -91,14 +91,16 @@ class Whole:
         """Load an ensemble in one worker after another.
 
         Raises:
-            ServerError: a worker could not; the others may have.
+            ServerError: a worker could not; the others may have. An unloaded ensemble stays so in workers
+                that are started later.
         """
         async with self._changing:
-            self._unloaded.discard(name)
-            self._note_missed("load", name)
             faults = [fault for fault in await self._call_all("load", name) if fault is not None]
             if faults:
                 raise faults[0]
+            self._unloaded.discard(name)
+            # A worker that is starting was told to leave it unloaded.
+            self._note_missed("load", name)
 
     async def unload(self, _: Worker, name: str) -> None:
         """Unload an ensemble in all workers.
@@ -154,8 +156,14 @@ class Whole:
                 worker.channel.notify("shed", count - part)
 
     async def _call_all(self, name: str, model: str) -> list[ServerError | None]:
-        running = [worker for worker in self._workers if worker.state is not State.STARTING]
-        return [await _call(worker, name, model) for worker in running]
+        """Call one worker after another, also those that become ready meanwhile."""
+        answers: dict[Worker, ServerError | None] = {}
+        while running := [
+            one for one in self._workers if one.state is not State.STARTING and one not in answers
+        ]:
+            for worker in running:
+                answers[worker] = await _call(worker, name, model)
+        return list(answers.values())
 
 
 async def _call(worker: Worker, name: str, model: str) -> ServerError | None:

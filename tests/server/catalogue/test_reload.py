@@ -176,6 +176,26 @@ def test_what_cannot_be_loaded_changes_nothing(tmp_path: Path) -> None:
     with_reloader(tmp_path, use)
 
 
+def test_what_is_unloaded_stays_so_until_a_load_succeeds(tmp_path: Path) -> None:
+    write_repository(tmp_path)
+
+    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        await reloader.unload("pair")
+        config = tmp_path / "pair/config.pbtxt"
+        sound = config.read_text()
+        config.write_text("broken {")
+        with pytest.raises(RepositoryError, match='no field named "broken"'):
+            await reloader.load("pair")
+        config.write_text(sound)
+        await reloader.refresh()
+        assert (dict(engine.ensembles), reloader.catalogue.unloaded) == ({}, ["pair"])
+        assert reloader.catalogue.rejected == {}, "a reason would outlive the repair"
+        await reloader.load("pair")
+        assert (list(engine.ensembles), reloader.catalogue.unloaded) == (["pair"], [])
+
+    with_reloader(tmp_path, use)
+
+
 def test_what_the_system_refuses_is_that_ensemble_s_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,6 +143,43 @@ def test_an_unload_that_failed_everywhere_is_undone_in_a_worker_that_starts() ->
     run(test)
 
 
+@pytest.mark.parametrize("fault", [RepositoryError("broken"), UnknownModelError("no such ensemble")])
+def test_what_is_unloaded_stays_so_in_new_workers_until_a_load_succeeds(fault: Exception) -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log)
+        late = Fake(2, log, State.STARTING)
+        workers = whole(first, late)
+        await workers.unload(first, "pair")
+        first.errors = {"load": fault}
+        with pytest.raises(type(fault)):
+            await workers.load(first, "pair")
+        assert workers.unloaded == {"pair"}
+        assert late.missed == {"pair": "unload"}
+        first.errors = {}
+        await workers.load(first, "pair")
+        assert workers.unloaded == frozenset()
+        assert late.missed == {"pair": "load"}
+
+    run(test)
+
+
+def test_a_worker_that_becomes_ready_during_a_load_loads_too() -> None:
+    async def test(log: list[Any]) -> None:
+        first = Fake(1, log)
+        late = Fake(2, log, State.STARTING)
+        workers = whole(first, late)
+        await workers.unload(first, "pair")
+        log.clear()
+        loading = asyncio.ensure_future(workers.load(first, "pair"))
+        await asyncio.sleep(0)
+        late.missed.clear()
+        late.admit()
+        await loading
+        assert log[2:] == [(2, "load", "pair"), (2, "done")]
+
+    run(test)
+
+
 def test_a_worker_that_ends_gives_its_turn_to_load_to_the_next() -> None:
     async def test(log: list[Any]) -> None:
         workers = [Fake(number, log) for number in range(3)]

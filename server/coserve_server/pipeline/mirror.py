@@ -116,7 +116,7 @@ class Mirror:
             probabilities: the answer, `[N, C]`; likewise.
         """
         found = self._find(ensemble)
-        if found is ensemble:
+        if isinstance(found, Ensemble) and _is_same(found, ensemble):
             return
         self._due += self._share
         if self._due < 1:
@@ -206,6 +206,11 @@ class Mirror:
 
     def _count(self, ensemble: Ensemble, outcome: str) -> None:
         self._comparison(ensemble).outcomes[outcome] += 1
+
+
+def _is_same(one: Ensemble, other: Ensemble) -> bool:
+    """Return whether clients see one model; a member alone is a new object at every look-up."""
+    return (one.name, one.version) == (other.name, other.version)
 
 
 def _count_agreements(mirror: Ensemble, runs: Sequence[MemberRun], copy: _Copy) -> int:

@@ -182,6 +182,20 @@ def test_a_share_is_mirrored() -> None:
     serve(use, mirror_share=0.25)
 
 
+def test_a_member_that_is_the_mirror_does_not_mirror_its_own_requests() -> None:
+    async def use(served: Served) -> None:
+        with served.core.admitted(Record()):
+            await served.answer(1, "m0")
+            await served.answer(2)
+        await served.given("m0", 2)
+        served.release(1, 2)
+        await until(lambda: served.outcomes() == {"answered": 1})
+        assert served.core.mirror is not None
+        assert served.core.mirror.comparisons.keys() == {("pair", "1")}
+
+    serve(use, mirror="m0", serve_members=True)
+
+
 def fail(served: Served) -> None:
     def broken(*_: object) -> list["asyncio.Future[MemberRun]"]:
         raise OSError("the engine is broken")

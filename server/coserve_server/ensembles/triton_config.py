@@ -3,6 +3,7 @@
 import functools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -112,6 +113,13 @@ class _Reader:
         if len(steps) < 2:
             raise self.error("ensemble_scheduling needs a step per member and the mean as last step")
         mean = steps.pop()
+        # Readiness, statistics and replies know members by name.
+        name, count = Counter(step.model_name for step in steps).most_common(1)[0]
+        if count > 1:
+            raise self.error(
+                f"{count} steps run {name!r}, but every member must be a model of its own, whatever its "
+                "version; export its networks under different names"
+            )
         weights: list[float] = self.read_parameter("weights", list[Positive], default=[1.0] * len(steps))
         if len(weights) != len(steps):
             raise self.error(f"parameter weights has {len(weights)} numbers for {len(steps)} members")

@@ -206,6 +206,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "no steps": (edited("pair", lambda c: c.ensemble_scheduling.ClearField("step")), "needs a step per"),
     "cut off": (edited("pair", lambda c: c.ClearField("ensemble_scheduling")), "needs a step per"),
+    "two versions of one model": (
+        edited("pair", lambda c: setattr(c.ensemble_scheduling.step[1], "model_name", "pair_member0")),
+        "2 steps run 'pair_member0', but every member must be a model of its own, whatever its version",
+    ),
     "mean lacks a member": (
         edited("pair", lambda c: c.ensemble_scheduling.step[2].input_map.pop("member1")),
         "the last step (pair_mean) must take the output of every other step",

@@ -34,6 +34,11 @@ def read_ensemble(name: str, version: str, configs: Mapping[str, Any], source: s
     return _Reader(name, version, configs, source).read_ensemble()
 
 
+def is_for_coserve(config: Any) -> bool:
+    """Return whether an ensemble, sound or not, was made for Coserve; Triton may have other kinds."""
+    return "preprocessing" in config.parameters or "labels" in config.parameters
+
+
 class _Provenance(BaseModel):
     """The parts of the provenance that serving uses."""
 

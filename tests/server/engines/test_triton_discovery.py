@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.settings import load_settings
@@ -160,10 +161,54 @@ def test_an_ensemble_of_another_kind_is_not_served(
     write_repository(repository, "other")
 
     async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
-        del fakes[0].configs["other"].parameters["labels"]
+        for key in ("preprocessing", "labels"):
+            del fakes[0].configs["other"].parameters[key]
         fakes[0].loaded.discard("pair_mean")
         await until(lambda: list(engine.ensembles) == ["pair"])
-        assert "other: parameter labels is missing" in caplog.text
+        assert "other: parameter preprocessing is missing" in caplog.text
+        assert (engine.load_errors, engine.why_missing("other")) == ({}, None)
+
+    with_engine(repository, use)
+
+
+@pytest.mark.parametrize("broken", ["pair", "pair_member1"])
+def test_a_broken_ensemble_is_named_and_its_repair_noticed_under_the_same_version(
+    repository: Path, broken: str
+) -> None:
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        (address,) = (endpoint.address for endpoint in engine._endpoints)
+        sound = dict(fakes[0].configs)
+        fakes[0].configs[broken] = ModelConfig()
+        fakes[0].configs[broken].CopyFrom(sound[broken])
+        if broken == "pair":
+            fakes[0].configs[broken].parameters["labels"].string_value = "none"
+            reason = f"{address}: pair: parameter labels is not JSON"
+        else:
+            fakes[0].configs[broken].max_batch_size = 2
+            reason = f"{address}: pair: step 'pair_member1': max_batch_size 2 is less than the ensemble's 8"
+        # Members are described again only with their ensemble.
+        fakes[0].loaded.discard("pair_mean")
+        await until(lambda: not engine.ensembles)
+        assert engine.load_errors["pair"].startswith(reason)
+        (fault,) = engine.faults()
+        assert fault.startswith(f"no Triton server has an ensemble ({address}: answers); {reason}")
+        assert engine.why_missing("pair") == fault
+        fakes[0].configs[broken] = sound[broken]
+        await until(lambda: ready(engine) == 2)
+        assert (engine.load_errors, engine.faults()) == ({}, [])
+
+    with_engine(repository, use)
+
+
+def test_a_broken_ensemble_keeps_no_other_from_being_served(repository: Path) -> None:
+    write_repository(repository, "other")
+
+    async def use(engine: TritonEngine, fakes: list[FakeTriton]) -> None:
+        fakes[0].configs["other"].parameters["labels"].string_value = "none"
+        await until(lambda: list(engine.ensembles) == ["pair"])
+        assert engine.faults() == []
+        assert "other: parameter labels is not JSON" in str(engine.why_missing("other"))
+        assert engine.why_missing("cow") is None
 
     with_engine(repository, use)
 

@@ -13,7 +13,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from coserve_server.engines.triton.channel import Metadata
 from coserve_server.engines.triton.shared_memory import SharedMemory
 from coserve_server.ensembles.ensemble import Ensemble, Member
-from coserve_server.ensembles.triton_config import read_ensemble
+from coserve_server.ensembles.triton_config import is_for_coserve, read_ensemble
 from coserve_server.errors import RepositoryError, first_line
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Endpoint:
         error: why the server does not answer; None while it does.
         loaded: name and version of each loaded model.
         missing: why models that the server lists are not loaded, by name.
+        refused: what is wrong with ensembles that the server has loaded, by name; begins with the address.
         ensembles: the ensembles that the server can run, wholly or in part; kept while it does not answer.
         shares_memory: whether the server has the shared memory registered.
     """
@@ -59,6 +60,7 @@ class Endpoint:
         self.error: str | None = "not polled yet"
         self.loaded: set[tuple[str, str]] = set()
         self.missing: Mapping[str, str] = {}
+        self.refused: Mapping[str, str] = {}
         self.ensembles: dict[str, Ensemble] = {}
         self.shares_memory = False
         self._channel = channel
@@ -173,19 +175,26 @@ class Endpoint:
             for name, ensemble in self.ensembles.items()
             if name not in configs and any(member.name in configs for member in ensemble.members)
         }
+        refused: dict[str, str] = {}
+        compared: set[str] = set()
         for name, config in configs.items():
             if config.HasField("ensemble_scheduling"):
+                compared.add(name)
                 version = max((version for model, version in loaded if model == name), key=int)
                 try:
                     ensembles[name] = read_ensemble(name, version, configs, f"{self.address}: {name}")
                 except RepositoryError as error:
-                    # Triton may serve ensembles of other kinds.
                     logger.warning("not served: %s", error)
-        self._configs = {name: configs[name] for name in ensembles if name in configs}
+                    if is_for_coserve(config):
+                        refused[name] = str(error)
+                    # The repair may be in a member's configuration.
+                    compared.update(step.model_name for step in config.ensemble_scheduling.step)
+        self.refused = refused
+        self._configs = {name: config for name, config in configs.items() if name in compared}
         return ensembles
 
     async def _unchanged(self) -> bool:
-        """Return whether no ensemble was reloaded under its old version."""
+        """Return whether no ensemble was reloaded under its old version, whether it was read or refused."""
         return await self._ask_configs(self._configs) == self._configs
 
     async def _ask_configs(self, names: Iterable[str]) -> dict[str, Any] | None:

@@ -64,14 +64,20 @@ class TritonEngine:
 
     @property
     def load_errors(self) -> Mapping[str, str]:
-        """What servers say about models that they could not load."""
+        """What servers say about models that they could not load, and what is wrong with ensembles there."""
         known = {m.name for ensemble in self._ensembles.values() for m in ensemble.members}
         errors: dict[str, list[str]] = {}
         for endpoint in self._endpoints:
-            for name, reason in endpoint.missing.items():
-                broken = endpoint.error is None and reason not in (UNLOADED, NOT_LOADED)
-                if broken and name not in known | self._ensembles.keys():
-                    errors.setdefault(name, []).append(f"{endpoint.address} has not loaded {name}: {reason}")
+            if endpoint.error is not None:
+                continue
+            failed = {
+                name: f"{endpoint.address} has not loaded {name}: {reason}"
+                for name, reason in endpoint.missing.items()
+                if reason not in (UNLOADED, NOT_LOADED)
+            }
+            for name, text in {**failed, **endpoint.refused}.items():
+                if name not in known | self._ensembles.keys():
+                    errors.setdefault(name, []).append(text)
         return {name: "; ".join(said) for name, said in errors.items()}
 
     def ready_members(self, ensemble: Ensemble) -> frozenset[str]:
@@ -84,11 +90,14 @@ class TritonEngine:
         return [] if self._ensembles else [self._nothing()]
 
     def why_missing(self, name: str | None) -> str | None:
-        """Return why no server has an ensemble, or else which servers list this one but lack it."""
+        """Return why no server has an ensemble, or else which servers list this one but cannot serve it."""
         if not self._ensembles:
             return self._nothing()
+        errors = self.load_errors
         lacking = [f"{one.address} has not loaded {name}" for one in self._endpoints if name in one.missing]
-        return "; ".join([*lacking, *self.load_errors.values()]) if lacking else None
+        if lacking:
+            return "; ".join([*lacking, *errors.values()])
+        return None if name is None else errors.get(name)
 
     def describe(self, ensemble: Ensemble) -> str:
         """Return the servers that have the ensemble."""
@@ -176,7 +185,8 @@ class TritonEngine:
     def _nothing(self) -> str:
         states = [f"{name}: {reason}" for name, reason in self._servers.unknown.items()]
         states += [f"{one.address}: {one.error or 'answers'}" for one in self._endpoints]
-        return f"no Triton server has an ensemble ({'; '.join(states)})"
+        nothing = f"no Triton server has an ensemble ({'; '.join(states)})"
+        return "; ".join([nothing, *self.load_errors.values()])
 
     async def _refresh(self, endpoint: Endpoint) -> None:
         try:

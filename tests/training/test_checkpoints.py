@@ -141,6 +141,27 @@ def test_a_useless_checkpoint_is_named(image_folder: Path, tmp_path: Path) -> No
             assert str(refused.value).endswith("; best.ckpt exists and can replace it")
 
 
+def test_finished_epochs_are_not_trained_again_where_their_checkpoint_is_gone(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "run", image_folder)
+    config = Description.read(run).config
+    (run / "metrics.csv").write_text("epoch\n1\n2\n3\n4\n")
+    (run / "last.ckpt").unlink()
+    for instead in (
+        "best.ckpt exists and can replace it",
+        "no checkpoint is left, so begin another run, with another --output",
+    ):
+        before = {file.name: file.read_bytes() for file in run.iterdir()}
+        with pytest.raises(RunError) as refused:
+            train(config, run, resume=True, report=silent)
+        assert str(refused.value) == (
+            f"{run}/last.ckpt is missing, but metrics.csv lists finished epochs; {instead}"
+        )
+        assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+        (run / "best.ckpt").unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no archive"])
 def test_damaged_samples_are_named(image_folder: Path, tmp_path: Path, content: bytes | None) -> None:
     run = write_run(tmp_path / "run", image_folder)

@@ -26,7 +26,7 @@ from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, evaluate, write_evaluation
 from coserve_training.runs.extend import extend
-from coserve_training.runs.folder import Description, load_run
+from coserve_training.runs.folder import Description, load_run, name_other_checkpoint
 from coserve_training.runs.images import FILE, read_known, write_known
 from coserve_training.runs.output import check_output
 from coserve_training.runs.start import begin, check_initial, describe, describe_resumed, load_initial
@@ -70,8 +70,9 @@ def train(
         ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
             precision or logger that is not available.
         DataError: for images that cannot be used; nothing has been written then.
-        RunError: if the folder holds a run already or cannot be written, or if `resume` finds no run or
-            another configuration. Only `epochs` may be raised (runs/extend.py).
+        RunError: if the folder holds a run already or cannot be written, or if `resume` finds no run, no
+            `last.ckpt` of finished epochs, or another configuration. Only `epochs` may be raised
+            (runs/extend.py).
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
     folder = Path(folder).absolute()  # a relative path such as "s3:x" could be taken for a URL
@@ -85,7 +86,7 @@ def train(
     if not first:
         report = _discard
         progress = None
-    resumed = last if resume and last.exists() else None
+    resumed = last if resume and _has_checkpoint(folder) else None
     for change in changes:
         report(change)
     finished = 0
@@ -142,6 +143,23 @@ def train(
     if replaced := training.replaced + choosing_too + test.replaced:
         report(f"{len(replaced)} images became unreadable, others were used instead: {name_some(replaced)}")
     return evaluation
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    """Return whether a run has finished an epoch.
+
+    Raises:
+        RunError: if it has, but its checkpoint is gone: to start again would replace `best.ckpt`.
+    """
+    last = folder / "last.ckpt"
+    if last.exists():
+        return True
+    if not (folder / "metrics.csv").exists():
+        return False
+    instead = name_other_checkpoint(folder, "last") or (
+        "; no checkpoint is left, so begin another run, with another --output"
+    )
+    raise RunError(f"{last} is missing, but metrics.csv lists finished epochs{instead}")
 
 
 def _membership(config: TrainConfig, folder: Path, resume: bool, report: Callable[[str], None]) -> Membership:

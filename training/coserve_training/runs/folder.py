@@ -154,7 +154,7 @@ def load_run(folder: Path | str, checkpoint: Checkpoint = "last") -> Run:
         file = folder / f"{checkpoint}.ckpt"
         raise RunError(
             f"{file}: not a checkpoint of {config.network} divided by {config.split}"
-            + _name_other_checkpoint(folder, checkpoint)
+            + name_other_checkpoint(folder, checkpoint)
         ) from error
     return Run(
         members=members,
@@ -177,11 +177,11 @@ def _read_checkpoint(folder: Path, name: Checkpoint) -> dict[str, Any]:
     # Damaged pickles raise many types of errors: UnpicklingError, RuntimeError, EOFError and others.
     except Exception as error:
         reason = (str(error) or "empty").splitlines()[0].split(". ")[0]  # without torch's advice
-        raise RunError(f"{file}: damaged ({reason}){_name_other_checkpoint(folder, name)}") from error
+        raise RunError(f"{file}: damaged ({reason}){name_other_checkpoint(folder, name)}") from error
     return saved
 
 
-def _name_other_checkpoint(folder: Path, name: Checkpoint) -> str:
+def name_other_checkpoint(folder: Path, name: Checkpoint) -> str:
     """Return a hint to use the run's other checkpoint; an empty string if there is none."""
     other = "best.ckpt" if name == "last" else "last.ckpt"
     return f"; {other} exists and can replace it" if (folder / other).exists() else ""

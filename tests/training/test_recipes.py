@@ -122,6 +122,23 @@ def test_all_conditions_of_a_where_table_must_hold(tmp_path: Path) -> None:
         assert epochs(**other) == 1
 
 
+def test_where_tables_apply_to_what_the_recipe_sets_itself(tmp_path: Path) -> None:
+    """A resume gives the run's network, data and split as options, and must find the same values."""
+    file = tmp_path / "mine.toml"
+    for own, condition in (
+        ("split = 2", "split = [2]"),
+        ('network = "resnet110"', 'network = ["resnet*"]'),
+        ('data = ["photos/svhn"]', 'dataset = ["svhn"]'),
+    ):
+        file.write_text(f"{own}\nepochs = 1\n[[where]]\n{condition}\nepochs = 3\n")
+        begun = with_recipe(str(file), {})
+        assert begun["epochs"] == 3
+        named = {name: begun[name] for name in ("split", "network", "data") if name in begun}
+        assert with_recipe(str(file), named) == begun
+    other = with_recipe(str(file), {"data": ("cifar10",)})
+    assert other["epochs"] == 1
+
+
 @pytest.mark.parametrize(("table", "message"), [
     ("epochs = 3", "a [[where]] table needs network, dataset or split, each with a list"),
     ('network = "resnet110"', "a [[where]] table needs network, dataset or split, each with a list"),

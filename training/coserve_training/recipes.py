@@ -47,7 +47,8 @@ def with_recipe(
 
     Args:
         recipe: one of `recipe_names`, or a path that ends in `.toml`.
-        options: the user's options; `network`, `data` and `split` choose among its `[[where]]` tables.
+        options: the user's options; `network`, `data` and `split`, here or in the recipe, choose among its
+            `[[where]]` tables.
         report: called with a line that says whether the recipe's values for a data set are used.
 
     Raises:
@@ -56,10 +57,11 @@ def with_recipe(
     values = _read(recipe)
     tables = values.pop("where", [])
     _check(recipe, values)
+    given = {**values, **options}
     facts = {
-        "network": options.get("network"),
-        "dataset": recognise_dataset(options.get("data", ())),
-        "split": options.get("split", 1),
+        "network": given.get("network"),
+        "dataset": recognise_dataset(given.get("data", ())),
+        "split": given.get("split", 1),
     }
     for table in tables:
         conditions = {name: table[name] for name in CONDITIONS if name in table}

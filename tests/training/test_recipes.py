@@ -89,7 +89,7 @@ def test_other_data_keep_their_own_mean_and_deviation_and_a_line_says_so() -> No
     lines: list[str] = []
     values = with_recipe("cifar", {"data": ("photos",), "network": "resnet110"}, lines.append)
     assert "mean" not in values
-    assert values["erasing_area"] == [0.125, 0.2]
+    assert values["erasing_area"] == (0.125, 0.2)
     assert lines == [
         "recipe cifar: the data are not called cifar10 or cifar100, so its values for these are not used"
     ]
@@ -143,6 +143,7 @@ def test_where_tables_apply_to_what_the_recipe_sets_itself(tmp_path: Path) -> No
     ("epochs = 3", "a [[where]] table needs network, dataset or split, each with a list"),
     ('network = "resnet110"', "a [[where]] table needs network, dataset or split, each with a list"),
     ('dataset = ["cifar-10"]', "to dataset 'cifar-10', only to cifar10, cifar100, svhn, imagenet"),
+    ('dataset = [["svhn"]]', "to dataset ['svhn'], only to cifar10, cifar100, svhn, imagenet"),
     ('networks = ["resnet110"]', "unknown configuration networks; the nearest is network"),
 ])  # fmt: skip
 def test_a_where_table_that_says_nothing_is_refused(table: str, message: str, tmp_path: Path) -> None:
@@ -152,6 +153,29 @@ def test_a_where_table_that_says_nothing_is_refused(table: str, message: str, tm
         with_recipe(str(file), {"network": "resnet110"})
     assert str(refused.value).startswith(f"recipe {file}: ")
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [
+    '[where]\nnetwork = ["resnet*"]\nepochs = 3', "where = 3", "where = [3]", 'where = "resnet*"',
+])  # fmt: skip
+def test_where_that_is_not_a_list_of_tables_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        with_recipe(str(file), {"network": "resnet110"})
+    assert str(refused.value) == (
+        f"recipe {file}: where must be tables, each headed [[where]] in double brackets"
+    )
+
+
+def test_numbers_in_quotes_are_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'epochs = "10"\nwarmup_epochs = "3"\n'
+        '[[where]]\nnetwork = ["resnet*"]\nco_training_warmup_epochs = "4"\n'
+    )
+    values = with_recipe(str(file), {"network": "resnet110", "epochs": 5})
+    assert (values["warmup_epochs"], values["co_training_warmup_epochs"]) == (1.5, 2)
 
 
 @pytest.fixture

@@ -56,7 +56,9 @@ def with_recipe(
     """
     values = _read(recipe)
     tables = values.pop("where", [])
-    _check(recipe, values)
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(f"recipe {recipe}: where must be tables, each headed [[where]] in double brackets")
+    values = _check(recipe, values)
     given = {**values, **options}
     facts = {
         "network": given.get("network"),
@@ -65,14 +67,13 @@ def with_recipe(
     }
     for table in tables:
         conditions = {name: table[name] for name in CONDITIONS if name in table}
-        changes = {name: value for name, value in table.items() if name not in CONDITIONS}
-        _check(recipe, changes)
+        changes = _check(recipe, {name: table[name] for name in table if name not in CONDITIONS})
         if not conditions or not all(isinstance(allowed, list) for allowed in conditions.values()):
             raise ConfigError(
                 f"recipe {recipe}: a [[where]] table needs network, dataset or split, each with a list, such "
                 'as network = ["resnet*", "densenet190"]'
             )
-        if unknown := [name for name in conditions.get("dataset", []) if name not in KNOWN]:
+        if unknown := [name for name in conditions.get("dataset", []) if str(name) not in KNOWN]:
             raise ConfigError(
                 f"recipe {recipe}: a [[where]] table cannot apply to dataset {unknown[0]!r}, only to "
                 f"{', '.join(KNOWN)}"
@@ -113,9 +114,10 @@ def _matches(fact: object, allowed: list[object]) -> bool:
     return any(fnmatch(str(fact), str(pattern)) for pattern in allowed)
 
 
-def _check(recipe: str, values: dict[str, Any]) -> None:
+def _check(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Check a recipe's values, and convert each to its option's type: a file may have "3" for 3."""
     try:
-        validate(values)
+        return validate(values)
     except ConfigError as error:
         raise ConfigError(f"recipe {recipe}: {error}") from error
 

@@ -89,14 +89,14 @@ def train(
     resumed = last if resume and _has_checkpoint(folder) else None
     for change in changes:
         report(change)
+    if first:
+        check_output(folder, _checkpoint_bytes(config))
     finished = 0
     if resume:
         if resumed is not None:  # find a damaged checkpoint before reading the data
             finished = int(load_run(folder).provenance["training"]["epochs"])  # type: ignore[index]
     elif first and (folder / "config.json").exists():
         raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
-    if first:
-        check_output(folder, _checkpoint_bytes(config))
     workers = max(1, usable_cores() // devices) if workers is None else workers
     membership = _membership(config, folder, resume, report)
     dataset = _load(config, membership, workers, report, progress)

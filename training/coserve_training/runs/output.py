@@ -11,7 +11,7 @@ from coserve_training.errors import RunError
 
 
 def check_output(folder: Path, needed_bytes: int) -> None:
-    """Check a run folder's path, write access and free space. Nothing remains of the check.
+    """Check a run folder's path, write access and free space, without creating it.
 
     Args:
         folder: the absolute path of the run folder, which need not exist.
@@ -30,25 +30,30 @@ def check_output(folder: Path, needed_bytes: int) -> None:
             f"{_show(folder)}: not a path that checkpoints can be written to: Lightning takes part of it for "
             "a URL; choose another --output, without '::' and '://'"
         )
-    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as probe:
+        # Several runs may begin below one missing folder: none may create it, and remove it under the others.
+        existing = _nearest_existing(folder)
+        with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"probe")
             probe.flush()
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(existing).free
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"cannot write the run folder {_show(folder)}: {reason}") from error
-    finally:
-        for parent in created:
-            if parent.is_dir():
-                parent.rmdir()
     if free < needed_bytes:
         raise RunError(
             f"cannot write the run folder {_show(folder)}: {free / 1e6:.0f} MB are free there, and the run's "
             f"checkpoints need {needed_bytes / 1e6:.0f} MB"
         )
+
+
+def _nearest_existing(folder: Path) -> Path:
+    """Return the folder, or else the nearest one around it that exists."""
+    try:
+        folder.lstat()
+    except FileNotFoundError:
+        return _nearest_existing(folder.parent)
+    return folder
 
 
 def _show(folder: Path) -> str:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from coserve_cli.main import app
 from coserve_training.config import TrainConfig
 from coserve_training.errors import RunError
+from coserve_training.runs.evaluate import evaluate_run
 from coserve_training.runs.folder import Description, load_run
 from coserve_training.training_run import train
 from tests.training.untrained_run import write_run
@@ -160,6 +161,25 @@ def test_finished_epochs_are_not_trained_again_where_their_checkpoint_is_gone(
         )
         assert {file.name: file.read_bytes() for file in run.iterdir()} == before
         (run / "best.ckpt").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("content", ["[]", '"words"', "3", "null", '{"config": []}', '{"config": "words"}'])
+def test_a_description_of_another_kind_is_damaged(content: str, image_folder: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", image_folder)
+    (run / "config.json").write_text(content)
+    with pytest.raises(RunError, match=f"^{re.escape(str(run))}/config.json: damaged .not a run's config"):
+        load_run(run)
+
+
+def test_a_file_in_place_of_the_run_folder_is_told(image_folder: Path, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", image_folder)
+    for path, reason in (
+        ("last.ckpt", "it is a file; give the folder of the run"),
+        ("last.ckpt/below", "it has no config.json"),
+    ):
+        with pytest.raises(RunError) as refused:
+            evaluate_run(run / path, report=silent)
+        assert str(refused.value) == f"{run}/{path}: not a run folder ({reason})"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive"])

@@ -98,11 +98,14 @@ class Description:
         file = folder / "config.json"
         try:
             values = json.loads(file.read_text())
+            if not isinstance(values, dict) or not isinstance(values["config"], dict):
+                raise ValueError("not a run's configuration")
             extended = [Extension(**extension) for extension in values.get("extended", [])]
             config = TrainConfig.from_json(values["config"])
             return cls(**{**values, "config": config, "extended": extended})
-        except FileNotFoundError as error:
-            raise RunError(f"{folder}: not a run folder (it has no config.json)") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            why = "it is a file; give the folder of the run" if folder.is_file() else "it has no config.json"
+            raise RunError(f"{folder}: not a run folder ({why})") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{file}: damaged ({error})") from error
 

@@ -46,6 +46,12 @@ def test_an_image_is_corrupted_alike_in_every_batch(name: str) -> None:
     assert (corrupted != images).any((1, 2, 3)).all()
 
 
+def test_reversed_arrays_are_corrupted_as_their_copies_are() -> None:
+    images = photographs(count=2)
+    for view in (images[..., ::-1], images[:, ::-1], images[:, :, ::-1], images[::-1]):
+        assert (corrupt(view, "gaussian_noise", 3) == corrupt(view.copy(), "gaussian_noise", 3)).all()
+
+
 def test_each_image_has_noise_of_its_own() -> None:
     images = np.stack([np.full((32, 32, 3), level, np.uint8) for level in (128, 129)])
     noise = corrupt(images, "gaussian_noise", 5).astype(float) - images

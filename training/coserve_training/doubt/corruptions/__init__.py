@@ -65,6 +65,7 @@ def corrupt(images: Pixels, name: str, severity: int, seed: int = 0) -> Pixels:
         raise DataError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
     if not images.size:
         return images.copy()
+    images = np.ascontiguousarray(images)  # torch takes no reversed arrays, such as BGR images read as RGB
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     corrupted = CORRUPTIONS[name](Batch(pixels, Draws(images, name, seed)), severity - 1)
     levels = (corrupted.clamp(0, 1) * 255).round().byte()

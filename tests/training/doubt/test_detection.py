@@ -58,3 +58,12 @@ def test_a_members_row_is_the_mean_of_the_members_alone() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(DataError, match="images of both kinds"):
         separate(torch.zeros(3), torch.zeros(0))
+
+
+def test_doubt_that_is_not_a_number_is_refused() -> None:
+    sound = torch.tensor([0.1, 0.2])
+    broken = torch.tensor([0.1, torch.nan])
+    for known, others in ((sound, broken), (broken, sound)):
+        with pytest.raises(DataError, match="the doubt about some is NaN"):
+            separate(known, others)
+    assert separate(sound, torch.tensor([torch.inf, torch.inf])) == Separation(auroc=1, fpr95=0)

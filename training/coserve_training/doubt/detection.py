@@ -45,10 +45,12 @@ def separate(known: Tensor, others: Tensor) -> Separation:
     """Compare the doubt about known images `[N]` with that about other images `[M]`.
 
     Raises:
-        DataError: if there are no images of one kind.
+        DataError: if there are no images of one kind, or doubt is not a number.
     """
     if not len(known) or not len(others):
         raise DataError("telling images of other kinds apart needs images of both kinds")
+    if known.isnan().any() or others.isnan().any():
+        raise DataError("telling images of other kinds apart needs numbers, but the doubt about some is NaN")
     ordered = known.sort().values
     below = torch.searchsorted(ordered, others)
     not_above = torch.searchsorted(ordered, others, right=True)

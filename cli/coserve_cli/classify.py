@@ -1,7 +1,8 @@
 """`coserve classify`."""
 
+import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +39,8 @@ def classify(
         typer.Argument(
             metavar="IMAGE",
             help="Image files, folders and zips to search for images, or - for standard input.",
+            # The client names what cannot be read, and goes on.
+            readable=False,
         ),
     ],
     url: Url = URL,
@@ -100,8 +103,8 @@ def classify(
 ) -> None:
     """Classify images with a running server.
 
-    Images that cannot be read or that the server rejects are reported, and the others are classified. The
-    exit status is then 1.
+    Images, folders and zips that cannot be read, and images that the server rejects, are reported, and the
+    others are classified. The exit status is then 1.
     """
     own = client_certificate(certificate, key)
     if set_method is not None and coverage is None:
@@ -121,7 +124,15 @@ def classify(
     async def run() -> tuple[Report, Keeping | None]:
         # Asynchronous, so that Ctrl-C stops at once; threads would first wait for their responses.
         async with AsyncClient(url, api_key=api_key, verify=cacert, certificate=own) as client:
-            items = [item for path in images for item in _items(path)]
+            found = [_find(path) for path in images]
+            items = [item for listed, _ in found for item in listed]
+            report = Report(
+                as_json, member_predictions, width=max((len(item.name) for item in items), default=0)
+            )
+            for failure in (failure for _, failures in found for failure in failures):
+                report.add("", failure)
+            if not items:
+                return report, None
             keeping = None
             if keep_disagreeing is not None:
                 chosen = await choose_model(client, model, model_version)
@@ -139,7 +150,6 @@ def classify(
                 batch_size=batch_size,
                 concurrency=concurrency,
             )
-            report = Report(as_json, member_predictions, width=max(len(item.name) for item in items))
             await _print(items, outcomes, report, keeping, visible=len(items) > batch_size)
             return report, keeping
 
@@ -173,17 +183,44 @@ async def _print(
                 keeping.add(item, outcome.result)
 
 
-def _items(path: Path) -> Iterator[Item]:
-    """Yield the image of a path, or all images of a folder or zip."""
+def _find(path: Path) -> "tuple[list[Item], list[Outcome]]":
+    """Return the images of a path; if they cannot be found, none and an outcome that says so."""
+    from coserve_client import InputError, Outcome
+
+    try:
+        return _items(path), []
+    except InputError as error:
+        return [], [Outcome(path, error=error)]
+
+
+def _items(path: Path) -> list[Item]:
+    """Return the image of a path, or all images of a folder or zip.
+
+    Raises:
+        InputError: standard input, the folder or the zip cannot be read, or holds no image.
+    """
     from coserve_client import Image, InputError
     from coserve_client.images import SUFFIXES, images_in, images_in_zip
 
     if str(path) == "-":
-        yield Item("-", Image(sys.stdin.buffer.read(), "stdin"))
-    elif path.is_dir() or path.suffix.lower() == ".zip":
-        files: list[Source] = list(images_in(path) if path.is_dir() else images_in_zip(path))
-        if not files:
-            raise InputError(f"no images in {path}: no file there ends in {' '.join(sorted(SUFFIXES))}")
-        yield from (Item(typer.format_filename(str(file)), file) for file in files)
-    else:
-        yield Item(typer.format_filename(path), path)
+        return [Item("-", Image(_read_stdin(), "stdin"))]
+    # Path.is_dir would raise an error for what may not be looked up; reading it reports that.
+    is_folder = os.path.isdir(path)  # noqa: PTH112
+    if not is_folder and path.suffix.lower() != ".zip":
+        return [Item(typer.format_filename(path), path)]
+    files: list[Source] = list(images_in(path) if is_folder else images_in_zip(path))
+    if not files:
+        raise InputError(f"no images in {path}: no file there ends in {' '.join(sorted(SUFFIXES))}")
+    return [Item(typer.format_filename(str(file)), file) for file in files]
+
+
+def _read_stdin() -> bytes:
+    from coserve_client import InputError
+
+    # None if the process was started without one.
+    if sys.stdin is None:
+        raise InputError("cannot read standard input: it is closed")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"cannot read standard input: {error.strerror or error}") from error

@@ -1,5 +1,6 @@
 """`coserve classify --keep-disagreeing`: copies images that are worth labelling."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,7 +81,9 @@ class Keeping:
                     f"{' '.join(sorted(SUFFIXES))}"
                 )
         for path in searched:
-            if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            # Path.is_dir would raise an error for what may not be looked up.
+            is_folder = os.path.isdir(path)  # noqa: PTH112
+            if is_folder and folder.resolve().is_relative_to(path.resolve()):
                 raise InputError(
                     f"{folder} lies in {path}, which is searched for images: choose another folder"
                 )

@@ -3,10 +3,13 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
+import pytest
 from typer.testing import CliRunner, Result
 
+import coserve_cli.classify
 import coserve_client
 import coserve_server.settings
 from coserve_cli.classify import EarlyStop
@@ -218,6 +221,44 @@ def test_reports_what_it_cannot_send(tmp_path: Path, server: Server) -> None:
 
     assert run().exit_code == 2
     assert server.requests == []
+
+
+def test_names_what_cannot_be_looked_up(server: Server, folder: Path, tmp_path: Path) -> None:
+    # Path.is_dir raises an error for it, as for a file in a folder that may not be searched.
+    long = tmp_path / ("x" * 300 + ".png")
+    for options in ((), ("--keep-disagreeing", tmp_path / "kept")):
+        result = run(folder / "a.png", long, *options)
+        assert (result.exit_code, result.stderr) == (1, f"error: cannot read {long}: File name too long\n")
+        assert result.stdout.startswith(f"{folder}/a.png ")
+
+
+def test_one_bad_argument_spares_the_others(
+    server: Server, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may read everything.
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.zip").write_bytes(b"PK")
+    arguments = (tmp_path / "bad.zip", folder / "a.png", tmp_path / "empty", folder / "b.JPG")
+    result = run(*arguments, "--top-k", 1)
+    assert result.exit_code == 1
+    assert [line.split()[0] for line in result.stdout.splitlines()] == [
+        f"{folder}/a.png",
+        f"{folder}/b.JPG",
+        "E",
+    ]
+    zip_line, folder_line = result.stderr.splitlines()
+    assert zip_line == f"error: cannot read {tmp_path}/bad.zip: File is not a zip file"
+    assert folder_line.startswith(f"error: no images in {tmp_path}/empty: ")
+
+
+def test_names_standard_input_that_cannot_be_read(
+    server: Server, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coserve_cli.classify, "sys", SimpleNamespace(stdin=None))
+    result = run("-", folder / "a.png")
+    assert (result.exit_code, result.stderr) == (1, "error: cannot read standard input: it is closed\n")
+    assert result.stdout.startswith(f"{folder}/a.png ")
 
 
 def test_reports_an_absent_server(folder: Path) -> None:

@@ -168,6 +168,30 @@ def test_no_worker_outlives_the_parent(serve: Serve, repository: Path) -> None:
     assert psutil.wait_procs(left, 60)[1] == []
 
 
+def test_a_replacement_without_an_ensemble_that_others_serve_is_a_fault(serve: Serve, tmp_path: Path) -> None:
+    folder = write_repository(tmp_path, "pair")
+    write_repository(folder, "single", members=1)
+    server = serve(folder, workers=2, repository_poll_ms=100)
+    ready = 'coserve_model_ready{model="single",version="1"}'
+    network = folder / "single_member0" / "1" / "model.onnx"
+    sound = network.read_bytes()
+    network.write_bytes(b"no network")
+    until(lambda: metric(server, 'coserve_model_load_error{model="single"}') == 1)
+    # The old version stays in both.
+    assert metric(server, ready) == 1
+    until_ready(server)
+    workers(server)[1].kill()
+    until_replaced(server, 1)
+    until_ready(server, ready=False)
+    for _ in range(4):
+        with server.http() as http:
+            assert "worker 2: single is not served, but by other workers: " in http.get("/readyz").text
+    assert metric(server, ready) == 0
+    network.write_bytes(sound)
+    until_ready(server)
+    assert metric(server, ready) == 1
+
+
 def test_a_start_that_fails_is_told_once(tmp_path: Path, repository: Path) -> None:
     broken = write_repository(tmp_path, "pair", members=1)
     (broken / "pair_member0" / "1" / "model.onnx").write_bytes(b"no network")

@@ -23,6 +23,7 @@ from coserve_server.pipeline.classifier import Classifier
 from coserve_server.pipeline.mirror import Mirror
 
 CONNECTIONS_REFUSED = "Connections closed with a problem before a request's headers were complete, by kind."
+MODEL_READY = "1 if the quorum of members is ready, in every worker if there are several, else 0."
 
 
 def create_registry(classifier: Classifier, metrics: Metrics, reloader: Reloader | None) -> CollectorRegistry:
@@ -57,7 +58,7 @@ class _Served(Collector):
         limit = settings.max_requests
         yield GaugeMetricFamily("coserve_requests_limit", "The setting max_requests.", limit)
         yield self._gauge("info", "1 for every served version.", lambda _: 1)
-        yield self._gauge("ready", "1 if the quorum of members is ready, else 0.", catalogue.ready)
+        yield self._gauge("ready", MODEL_READY, catalogue.ready)
         yield self._gauge("quorum", "Members that must answer.", catalogue.quorum)
         yield self._gauge("members", "Members of the ensemble.", lambda ensemble: len(ensemble.members))
         yield self._gauge("members_ready", "Members that can answer.", catalogue.ready_members)

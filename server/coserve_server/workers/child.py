@@ -29,7 +29,7 @@ from coserve_server.transport.drain import grace_s
 from coserve_server.transport.handed import HandedServer
 from coserve_server.workers.channel import Channel, GoneError, receive_frame
 from coserve_server.workers.launch import Assignment
-from coserve_server.workers.summing import Snapshot
+from coserve_server.workers.summing import Condition, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -190,15 +190,17 @@ class _Worker:
         self._stop(math.inf)
 
     async def _push(self) -> None:
-        """Tell the parent of faults, and of counts, in case that this process is killed."""
+        """Tell the parent what is served, and of counts, in case that this process is killed."""
         assert self._own is not None
-        told: list[str] = []
+        catalogue = self._own.classifier.catalogue
+        told = None
         counted = 0
         while True:
-            faults = self._own.classifier.catalogue.own_faults()
-            if faults != told:
-                told = faults
-                self._channel.notify("state", faults)
+            served = {name: [one.version for one in catalogue.versions(name)] for name in catalogue.ensembles}
+            condition = Condition(catalogue.own_faults(), served, dict(catalogue.not_served))
+            if condition != told:
+                told = condition
+                self._channel.notify("state", condition)
             requests = sum(self._own.classifier.metrics.requests.values())
             if requests != counted:
                 counted = requests

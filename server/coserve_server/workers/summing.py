@@ -1,6 +1,6 @@
 """Sums what several processes have counted, so that it reads as one server's."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import Metric
@@ -21,6 +21,21 @@ SUMMED = frozenset(
     }
 )
 """Gauges to add up; of others, such as whether a model is ready, the lowest value counts."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a process serves now.
+
+    Attributes:
+        faults: why it cannot answer.
+        served: the versions that it serves, by ensemble.
+        not_served: why it could not load the ensembles of which it serves no version, by name.
+    """
+
+    faults: Sequence[str] = ()
+    served: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    not_served: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Metric, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from coserve_server.api.exposition import CONNECTIONS_REFUSED
+from coserve_server.api.exposition import CONNECTIONS_REFUSED, MODEL_READY
 from coserve_server.errors import ServerError
 from coserve_server.workers.channel import GoneError
 from coserve_server.workers.summing import Snapshot, add_up
@@ -135,10 +135,28 @@ class Whole:
     def spread_faults(self) -> None:
         """Tell every worker why others cannot answer, since any of them may get the next request."""
         ready = self.ready()
+        missing = [
+            f"worker {worker.number}: {name} is not served, but by other workers: {reason}"
+            for worker, name, reason in self.missing()
+        ]
         for worker in ready:
             others = [one for one in ready if one is not worker]
-            faults = [f"worker {one.number}: {fault}" for one in others for fault in one.faults]
-            worker.channel.notify("elsewhere", faults)
+            faults = [f"worker {one.number}: {fault}" for one in others for fault in one.condition.faults]
+            worker.channel.notify("elsewhere", [*faults, *missing])
+
+    def missing(self) -> list[tuple[Worker, str, str]]:
+        """Return the ensembles that a worker could not load although others serve them, and why.
+
+        An ensemble that it has only not loaded yet is none: workers load one after another.
+        """
+        ready = self.ready()
+        served = {name for worker in ready for name in worker.condition.served}
+        return [
+            (worker, name, reason)
+            for worker in ready
+            for name, reason in worker.condition.not_served.items()
+            if name in served
+        ]
 
     def _note_missed(self, verb: str, name: str) -> None:
         """Note what workers have to do once they have started."""
@@ -178,7 +196,7 @@ async def _call(worker: Worker, name: str, model: str) -> ServerError | None:
 
 
 class _Workers(Collector):
-    """Reports how many workers there are, and connections that none of them took."""
+    """Reports how many workers there are, connections that none took, and ensembles that some lack."""
 
     def __init__(self, whole: Whole, count: int, refused: Callable[[], int]) -> None:
         self._whole = whole
@@ -194,3 +212,15 @@ class _Workers(Collector):
         closed = CounterMetricFamily("coserve_connections_refused", CONNECTIONS_REFUSED, labels=["reason"])
         closed.add_metric(["overloaded"], self._refused())
         yield closed
+        # Only the workers that serve an ensemble report it; of several values, the lowest counts.
+        missing = {name for _, name, _ in self._whole.missing()}
+        models = {
+            (name, version)
+            for worker in self._whole.ready()
+            for name in missing
+            for version in worker.condition.served.get(name, ())
+        }
+        ready = GaugeMetricFamily("coserve_model_ready", MODEL_READY, labels=("model", "version"))
+        for model in models:
+            ready.add_metric(model, 0)
+        yield ready

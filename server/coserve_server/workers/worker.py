@@ -5,7 +5,7 @@ import logging
 import pickle
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from enum import Enum
 from typing import Any
@@ -15,7 +15,7 @@ from coserve_server.machine.threads import call_on_thread
 from coserve_server.transport.handed import TAKEN
 from coserve_server.workers.channel import Channel, GoneError
 from coserve_server.workers.launch import Assignment, describe_status, launch
-from coserve_server.workers.summing import Snapshot
+from coserve_server.workers.summing import Condition, Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Worker:
         number: its number, from 1; a replacement has the same.
         state: whether it takes connections (READY only).
         summary: what it serves, for people; empty before it is ready.
-        faults: why it cannot answer.
+        condition: what it serves, and why it cannot answer.
         ended: the process's status, once it has ended.
         is_late: whether it has not answered the last call that it must answer.
         left: set once it takes no more connections: it has ended, or will.
@@ -69,7 +69,7 @@ class Worker:
         self.state = State.STARTING
         self.summary = ""
         self.is_late = False
-        self.faults: Sequence[str] = ()
+        self.condition = Condition()
         self.left = asyncio.Event()
         self.missed: dict[str, str] = {}
         self._counted = pickle.dumps(Snapshot())
@@ -102,7 +102,7 @@ class Worker:
             "ready": self._note_ready,
             "fail": self._note_failure,
             "leave": self._note_leaving,
-            "state": self._note_faults,
+            "state": self._note_condition,
             "load": self._note_load,
             "count": self._note_counts,
         }
@@ -284,8 +284,8 @@ class Worker:
         self.left.set()
         self._changed()
 
-    def _note_faults(self, faults: Sequence[str]) -> None:
-        self.faults = faults
+    def _note_condition(self, condition: Condition) -> None:
+        self.condition = condition
         self._changed()
 
     def _note_load(self, opened: int, received: int) -> None:

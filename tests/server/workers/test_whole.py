@@ -1,12 +1,12 @@
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.workers.channel import GoneError
-from coserve_server.workers.summing import Snapshot
+from coserve_server.workers.summing import Condition, Snapshot
 from coserve_server.workers.whole import Whole
 from coserve_server.workers.worker import State
 
@@ -26,7 +26,7 @@ class Fake:
         self.state = state
         self.connections = connections
         self.is_late = False
-        self.faults: Sequence[str] = ()
+        self.condition = Condition()
         self.missed: dict[str, str] = {}
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.channel = self
@@ -45,6 +45,9 @@ class Fake:
 
     def notify(self, name: str, argument: object) -> None:
         self.log.append((self.number, name, argument))
+
+    async def snapshot(self) -> Snapshot:
+        return Snapshot()
 
     async def count_connections(self) -> int:
         return self.connections
@@ -201,8 +204,8 @@ def test_a_worker_that_ends_gives_its_turn_to_load_to_the_next() -> None:
 def test_every_worker_hears_of_the_others_faults() -> None:
     async def test(log: list[Any]) -> None:
         workers = [Fake(1, log), Fake(2, log), Fake(3, log, State.LEAVING)]
-        workers[1].faults = ["pair: 2 members are needed"]
-        workers[2].faults = ["gone"]
+        workers[1].condition = Condition(["pair: 2 members are needed"])
+        workers[2].condition = Condition(["gone"])
         whole(*workers).spread_faults()
         assert log == [(1, "elsewhere", ["worker 2: pair: 2 members are needed"]), (2, "elsewhere", [])]
 
@@ -216,5 +219,27 @@ def test_a_new_worker_gets_its_part_of_the_connections() -> None:
         await workers.catch_up(late)
         # 11 connections are 3 for each of three.
         assert log == [(1, "shed", 5)]
+
+    run(test)
+
+
+def test_an_ensemble_that_one_worker_could_not_load_and_another_serves_is_a_fault() -> None:
+    async def test(log: list[Any]) -> None:
+        first, second = Fake(1, log), Fake(2, log)
+        workers = whole(first, second)
+        first.condition = Condition(served={"pair": ["1"], "new": ["1"]}, not_served={"odd": "broken"})
+        # It has not loaded `new` yet, which is no fault; nobody serves `odd`.
+        second.condition = Condition(not_served={"pair": "no network", "odd": "broken"})
+        workers.spread_faults()
+        fault = "worker 2: pair is not served, but by other workers: no network"
+        assert log == [(1, "elsewhere", [fault]), (2, "elsewhere", [fault])]
+        assert await zeros(workers) == [{"model": "pair", "version": "1"}]
+        second.state = State.LEAVING
+        assert await zeros(workers) == []
+
+    async def zeros(workers: Any) -> list[dict[str, str]]:
+        metrics = (await workers.total(None)).metrics
+        (family,) = (metric for metric in metrics if metric.name == "coserve_model_ready")
+        return [sample.labels for sample in family.samples if sample.value == 0]
 
     run(test)

@@ -1,11 +1,18 @@
 """Images in zip files."""
 
 import os
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from coserve_client.errors import InputError
+
+UTF8_NAME = 0x800
+"""The flag that declares an entry's name as UTF-8 (APPNOTE.TXT, 4.4.4, bit 11)."""
+UNICODE_PATH = 0x7075
+"""The extra field with an entry's name in UTF-8 (APPNOTE.TXT, 4.6.9)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +25,7 @@ class ZippedFile:
     @property
     def path(self) -> PurePosixPath:
         """Its path in the zip. Some programs write backslashes."""
-        return PurePosixPath(self.info.filename.replace("\\", "/"))
+        return PurePosixPath(_decode_name(self.info).replace("\\", "/"))
 
     @property
     def size(self) -> int:
@@ -56,3 +63,25 @@ def files_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
     return sorted(
         (file for file in files if file.path.parts[:1] != ("__MACOSX",)), key=lambda file: file.path
     )
+
+
+def _decode_name(info: zipfile.ZipInfo) -> str:
+    """Decode a name as training does. Some programs write UTF-8 without declaring it; else it is cp437."""
+    if info.flag_bits & UTF8_NAME or info.filename.isascii():
+        return info.filename
+    try:
+        raw = info.orig_filename.encode("cp437")
+        return _unicode_path(info.extra, raw) or raw.decode("utf-8")
+    except (UnicodeError, struct.error):
+        return info.filename
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str | None:
+    """Return the name in the extra field, if it belongs to the name `raw`."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        if kind == UNICODE_PATH and size > 5:
+            checksum = int(struct.unpack_from("<I", extra, 5)[0])
+            return extra[9 : 4 + size].decode("utf-8") if checksum == zlib.crc32(raw) else None
+        extra = extra[4 + size :]
+    return None

@@ -34,6 +34,18 @@ def test_finds_images_and_reads_them_when_needed(tmp_path: Path) -> None:
     ]
 
 
+def test_decodes_names_without_the_flag_of_utf_8(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "photos.zip", **{"Bäume/größe.png": b"one"})
+    content = path.read_bytes()
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = content.index(start) + flags
+        content = content[:place] + bytes(2) + content[place + 2 :]
+    path.write_bytes(content)
+    (file,) = images_in_zip(path)
+    assert str(file) == f"{path}/Bäume/größe.png"
+    assert read_image(file, 0) == Image(b"one", "größe.png")
+
+
 def test_batches_zipped_images_by_their_size(tmp_path: Path) -> None:
     sizes = {"a.png": 9 * 2**20, "b.png": 6 * 2**20, "c.png": 2 * 2**20}
     path = make_zip(tmp_path / "photos.zip", **{name: bytes(size) for name, size in sizes.items()})

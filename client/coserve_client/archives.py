@@ -9,6 +9,12 @@ from pathlib import PurePosixPath
 
 from coserve_client.errors import InputError
 
+LITTER = frozenset(
+    {"@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin", "system volume information", "lost+found"}
+    | {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__", "network trash folder"}
+    | {"temporary items", "~snapshot", "@tmp"}
+)
+"""Names, in lower case, of entries that systems and devices leave behind. Their content is never read."""
 UTF8_NAME = 0x800
 """The flag that declares an entry's name as UTF-8 (APPNOTE.TXT, 4.4.4, bit 11)."""
 UNICODE_PATH = 0x7075
@@ -48,8 +54,13 @@ class ZippedFile:
         return f"{self.archive.filename}/{self.path}"
 
 
+def is_litter(name: str) -> bool:
+    """Return whether an entry is hidden, or left behind by a system."""
+    return name.startswith((".", "__MACOSX")) or name.casefold() in LITTER
+
+
 def files_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
-    """List a zip's files, sorted by path, without the copies of metadata that macOS adds.
+    """List a zip's files, sorted by path, without hidden ones and those of systems.
 
     Raises:
         InputError: the zip cannot be read.
@@ -61,7 +72,7 @@ def files_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
         raise InputError(f"cannot read {os.fsdecode(path)}: {reason}") from error
     files = [ZippedFile(archive, info) for info in archive.infolist() if not info.is_dir()]
     return sorted(
-        (file for file in files if file.path.parts[:1] != ("__MACOSX",)), key=lambda file: file.path
+        (file for file in files if not any(map(is_litter, file.path.parts))), key=lambda file: file.path
     )
 
 

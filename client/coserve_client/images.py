@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
-from coserve_client.archives import ZippedFile, files_in_zip
+from coserve_client.archives import ZippedFile, files_in_zip, is_litter
 from coserve_client.errors import InputError
 
 SUFFIXES = frozenset(
@@ -103,6 +103,8 @@ def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, in
 
 def _images_among(entries: Iterable["os.DirEntry[str]"], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     for entry in entries:
+        if is_litter(entry.name):
+            continue
         if _is_folder(entry):
             try:
                 below = _images_below(entry.path, above)

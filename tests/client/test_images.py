@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from coserve_client import Image, InputError
+from coserve_client.archives import LITTER
 from coserve_client.images import images_in, read_image, read_images
+from coserve_training.data import passed_over
 
 
 def test_keeps_order_and_names_of_every_kind_of_source(tmp_path: Path) -> None:
@@ -118,3 +120,11 @@ def test_a_subfolder_that_cannot_be_listed_is_an_entry_that_cannot_be_read(
         read_image(found[1], 0)
     with pytest.raises(InputError, match=r"cannot read .*locked: Permission denied"):
         images_in(tmp_path / "locked")
+
+
+def test_passes_over_what_training_does(tmp_path: Path) -> None:
+    for name in ("@eaDir/a.png", "._a.png", "a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert list(images_in(tmp_path)) == [tmp_path / "a.png"]
+    assert LITTER == passed_over.LITTER

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 
 from coserve_client.decoding import decode
-from coserve_client.errors import ProblemError, ProtocolError, problem_error
+from coserve_client.errors import InputError, ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inference
@@ -171,6 +171,8 @@ def default_model() -> Call[Model | None]:
 
 def model(name: str, version: str | None = None) -> Call[Model]:
     """Build the call that describes one ensemble, in its newest version by default."""
+    if not name:
+        raise InputError("the name of a model must not be empty")
     params: dict[str, Value] = {} if version is None else {"version": version}
     path = f"/v1/models/{quote(name, safe='')}"
     return Call("GET", path, lambda r: decode(Model, json_document(r), "reply"), params)

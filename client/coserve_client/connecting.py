@@ -1,6 +1,7 @@
 """Connection settings that both clients share."""
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,6 +117,13 @@ def _merge_headers(key: str, headers: Mapping[str, str]) -> httpx.Headers:
         merged.update(headers)
     except UnicodeEncodeError as error:
         raise InputError(f"headers must be ASCII: {error}") from error
+    for name, value in merged.raw:
+        if not re.fullmatch(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or re.search(
+            rb"[\x00-\x08\x0a-\x1f\x7f]", value
+        ):
+            raise InputError(
+                f"the header {name.decode(errors='replace')!r} cannot be sent: it must be one line"
+            )
     return merged
 
 

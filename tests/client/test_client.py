@@ -242,3 +242,13 @@ def test_both_clients_have_the_same_methods() -> None:
         return {name.removeprefix("a") for name in vars(kind) if not name.startswith("_")}
 
     assert methods(Client) == methods(AsyncClient)
+
+
+def test_refuses_a_header_of_two_lines_and_a_model_without_name(ask: Callable[..., Any]) -> None:
+    def unused(request: httpx.Request) -> httpx.Response:
+        raise AssertionError
+
+    with pytest.raises(InputError, match="header 'X-A' cannot be sent"):
+        ask(unused, "models", options={"headers": {"X-A": "a\nb"}})
+    with pytest.raises(InputError, match="must not be empty"):
+        ask(unused, "model", "")

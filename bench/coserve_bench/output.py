@@ -14,8 +14,8 @@ def check_writable(file: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = _resolve(file)
     try:
+        target = _resolve(file)
         if target.is_dir():
             raise OutputError(f"cannot write {file}: it is a folder")
         if _is_special(target):
@@ -34,8 +34,8 @@ def write_whole(file: Path, text: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    target = _resolve(file)
     try:
+        target = _resolve(file)
         if _is_special(target):
             target.write_text(text, "utf-8")
             return

@@ -85,7 +85,11 @@ def test_connections_on_their_way_to_a_killed_worker_go_to_another(server: Serve
     until_replaced(server, round(before) + 1)
 
 
-def test_workers_without_file_descriptors_leave_connections_to_others_or_refuse_them(server: Server) -> None:
+def test_workers_without_file_descriptors_leave_connections_to_others_or_refuse_them(
+    serve: Serve, repository: Path
+) -> None:
+    # Its own server, since a worker gets no connection for a second after it missed one.
+    server = serve(repository, "--workers", "2")
     refused = 'coserve_connections_refused_total{reason="overloaded"}'
     first, second = workers(server)
     limits = first.rlimit(psutil.RLIMIT_NOFILE)

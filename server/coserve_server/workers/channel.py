@@ -11,6 +11,7 @@ import pickle
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from coserve_server.errors import ServerError
@@ -93,7 +94,10 @@ class Channel:
                     else:
                         future.set_exception(result)
         except (OSError, asyncio.IncompleteReadError):
-            pass
+            self._writer.close()
+            # Nobody else asks for the error, and asyncio might log it.
+            with suppress(OSError):
+                await self._writer.wait_closed()
         finally:
             self._writer.close()
             for future in self._waiting.values():

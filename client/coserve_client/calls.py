@@ -170,7 +170,11 @@ def default_model() -> Call[Model | None]:
 
 
 def model(name: str, version: str | None = None) -> Call[Model]:
-    """Build the call that describes one ensemble, in its newest version by default."""
+    """Build the call that describes one ensemble, in its newest version by default.
+
+    Raises:
+        InputError: the name is empty.
+    """
     if not name:
         raise InputError("the name of a model must not be empty")
     params: dict[str, Value] = {} if version is None else {"version": version}

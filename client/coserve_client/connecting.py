@@ -24,8 +24,8 @@ URL_VARIABLE = "COSERVE_URL"
 # Idle connections expire before servers and balancers usually close them, so that a request rarely meets a
 # closing one and is sent twice. The other limits are httpx's defaults.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
-NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 File: TypeAlias = str | os.PathLike[str]
 Verify: TypeAlias = File | ssl.SSLContext | None
@@ -120,8 +120,8 @@ def _merge_headers(key: str, headers: Mapping[str, str]) -> httpx.Headers:
     except UnicodeEncodeError as error:
         raise InputError(f"headers must be ASCII: {error}") from error
     for name, value in merged.raw:
-        # RFC 9110, section 5.5; httpx would report it as a server that cannot be reached.
-        if not NAME.fullmatch(name) or CONTROL.search(value):
+        # RFC 9110, sections 5.1 and 5.5; httpx would report it as a server that cannot be reached.
+        if not HEADER_NAME.fullmatch(name) or CONTROL_CHARACTERS.search(value):
             raise InputError(
                 f"the header {name.decode(errors='replace')!r} has characters that cannot be sent"
             )

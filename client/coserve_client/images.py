@@ -69,8 +69,9 @@ def read_image(source: Source, index: int) -> Image:
 def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Find the image files in a folder and its subfolders, sorted by path.
 
-    Symbolic links are followed, except back to a folder above. The folder itself is listed at once, each
-    subfolder when the iteration reaches it; one that cannot be listed takes the place of its images.
+    Hidden entries and those that systems leave behind are passed over. Symbolic links are followed, except
+    back to a folder above. The folder itself is listed at once, each subfolder when the iteration reaches it;
+    one that cannot be listed takes the place of its images.
 
     Raises:
         InputError: the folder cannot be read.
@@ -79,7 +80,7 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
-    """Find the image files in a zip, sorted by path.
+    """Find the image files in a zip, sorted by path, without hidden entries and those of systems.
 
     Raises:
         InputError: the zip cannot be read.

@@ -46,6 +46,12 @@ def test_decodes_names_without_the_flag_of_utf_8(tmp_path: Path) -> None:
     assert read_image(file, 0) == Image(b"one", "größe.png")
 
 
+def test_passes_over_hidden_entries_and_those_of_systems(tmp_path: Path) -> None:
+    names = ("a/1.png", "a/._1.png", ".b/2.png", "__MACOSX/a/1.png", "a/@eaDir/1.png/thumb.png")
+    path = make_zip(tmp_path / "photos.zip", **dict.fromkeys(names, b"x"))
+    assert [str(file) for file in images_in_zip(path)] == [f"{path}/a/1.png"]
+
+
 def test_batches_zipped_images_by_their_size(tmp_path: Path) -> None:
     sizes = {"a.png": 9 * 2**20, "b.png": 6 * 2**20, "c.png": 2 * 2**20}
     path = make_zip(tmp_path / "photos.zip", **{name: bytes(size) for name, size in sizes.items()})

@@ -1,6 +1,7 @@
 """`coserve train`."""
 
 import inspect
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import fields
@@ -58,7 +59,7 @@ def train(
     if not resume and not (data and network):
         raise typer.BadParameter("give --data and --network, or --resume to resume a run")
     # Make paths absolute, so that the run can be resumed and evaluated anywhere; names of data sets stay.
-    sources = tuple(str(Path(path).absolute()) if Path(path).exists() else path for path in data or ())
+    sources = tuple(str(Path(path).absolute()) if os.path.lexists(path) else path for path in data or ())
     if options.get("initial") is not None:
         options["initial"] = str(Path(options["initial"]).absolute())
     given = {"data": sources or None, "network": network, **options}
@@ -95,7 +96,7 @@ def train(
             )
     except KeyboardInterrupt:
         hint = f"; resume with: coserve train --output {shlex.quote(str(output))} --resume"
-        begun = (output / "config.json").exists()
+        begun = os.path.lexists(output / "config.json")
         typer.echo(f"interrupted{hint if begun else ' before anything was written'}", err=True)
         raise typer.Exit(130) from None
     if evaluation is not None:

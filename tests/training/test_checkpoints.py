@@ -53,7 +53,7 @@ def test_a_checkpoint_is_never_written_over(
     train(config, run, report=keep)
     assert kept.read_bytes() == contents[0]
     assert (run / "last.ckpt").read_bytes() != contents[0]
-    assert not [file.name for file in run.iterdir() if file.name.startswith(".")]
+    assert [file.name for file in run.iterdir() if file.name.startswith(".")] == [".lock"]
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(config: TrainConfig, tmp
         full = CliRunner().invoke(app, [*command, "--workers", "0", "--output", f"{tmp_path}/run"])
     assert full.exit_code == 1
     assert full.stderr == f"error: cannot write {tmp_path}/run/samples.npz: File too large\n"
-    assert not list((tmp_path / "run").iterdir())
+    assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_a_run_with_weight_decay_on_all_parameters_is_not_resumed(
@@ -149,6 +149,7 @@ def test_finished_epochs_are_not_trained_again_where_their_checkpoint_is_gone(
     config = Description.read(run).config
     (run / "metrics.csv").write_text("epoch\n1\n2\n3\n4\n")
     (run / "last.ckpt").unlink()
+    (run / ".lock").touch()
     for instead in (
         "best.ckpt exists and can replace it",
         "no checkpoint is left, so begin another run, with another --output",

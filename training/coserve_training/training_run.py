@@ -1,6 +1,7 @@
 """A whole training run: from a data set to a run folder, resumable after every epoch."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +29,16 @@ from coserve_training.runs.evaluate import Evaluation, evaluate, write_evaluatio
 from coserve_training.runs.extend import extend
 from coserve_training.runs.folder import Description, load_run, name_other_checkpoint
 from coserve_training.runs.images import FILE, read_known, write_known
+from coserve_training.runs.lock import only_training
 from coserve_training.runs.output import check_output
-from coserve_training.runs.start import begin, check_initial, describe, describe_resumed, load_initial
+from coserve_training.runs.start import (
+    begin,
+    check_initial,
+    check_new,
+    describe,
+    describe_resumed,
+    load_initial,
+)
 from coserve_training.trainer import make_trainer, quiet_lightning
 from coserve_training.views import MemberViews
 
@@ -70,8 +79,8 @@ def train(
         ConfigError: for a batch that the devices cannot share, members that cannot be placed on them, or a
             precision or logger that is not available.
         DataError: for images that cannot be used; nothing has been written then.
-        RunError: if the folder holds a run already or cannot be written, or if `resume` finds no run, no
-            `last.ckpt` of finished epochs, or another configuration. Only `epochs` may be raised
+        RunError: if the folder holds a run already, is in use or cannot be written, or if `resume` finds no
+            run, no `last.ckpt` of finished epochs, or another configuration. Only `epochs` may be raised
             (runs/extend.py).
         KeyboardInterrupt: after Ctrl-C; `last.ckpt` holds the last finished epoch.
     """
@@ -86,59 +95,58 @@ def train(
     if not first:
         report = _discard
         progress = None
-    resumed = last if resume and _has_checkpoint(folder) else None
-    for change in changes:
-        report(change)
-    if first:
-        check_output(folder, _checkpoint_bytes(config))
-    finished = 0
-    if resume:
-        if resumed is not None:  # find a damaged checkpoint before reading the data
-            finished = int(load_run(folder).provenance["training"]["epochs"])  # type: ignore[index]
-    elif first and (folder / "config.json").exists():
-        raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
-    workers = max(1, usable_cores() // devices) if workers is None else workers
-    membership = _membership(config, folder, resume, report)
-    dataset = _load(config, membership, workers, report, progress)
-    training, test = _splits(dataset, config)
-    initial = None if resumed is not None or config.initial is None else load_initial(config, dataset.labels)
-    if stored is None:
-        description = describe(config, dataset, training, initial)
+    with ExitStack() as held:
         if first:
-            begin(folder, description, membership.known, test)
-    else:
-        if stored.labels != dataset.labels:
-            raise RunError(f"{folder} was trained on other classes: {', '.join(stored.labels)}")
-        if initial is not None:
-            check_initial(folder, stored, initial)
-        description, changes = describe_resumed(stored, config, dataset, membership.added, finished)
+            check_output(folder, _checkpoint_bytes(config))
+            if resume:
+                held.enter_context(only_training(folder))
+            else:
+                check_new(folder)
+        resumed = last if resume and _has_checkpoint(folder) else None
         for change in changes:
             report(change)
-        if first:
-            description.write(folder)
-            write_known(folder, membership.known)
-    L.seed_everything(config.seed, verbose=False)
-    placed = trainer.global_rank if place_members else None
-    members = range(config.split) if placed is None else (placed,)
-    training = training.with_views(MemberViews(config, members, description.mean), workers)
-    weights = _class_weights(training, len(dataset.labels)) if config.class_weights == "balanced" else None
-    choosing, chooses = (test, "test") if dataset.val is None else (dataset.val, "val")
-    module = CoTraining(
-        config, len(dataset.labels), description.mean, description.std, placed, weights, chooses
-    )
-    if initial is not None:
-        for index, member in module.members.items():
-            member.load_state_dict(initial.members[int(index)].state_dict())
-    _fit(trainer, module, training, choosing, resumed)
-    if not first:
-        return None
-    run = load_run(folder, "last")
-    device = trainer.strategy.root_device
-    evaluation = replace(
-        evaluate(run.members, test, description.mean, description.std, progress, device),
-        split=dataset.test_name,
-    )
-    write_evaluation(folder, evaluation, "last", config.epochs)
+        finished = 0
+        if resumed is not None:  # find a damaged checkpoint before reading the data
+            finished = int(load_run(folder).provenance["training"]["epochs"])  # type: ignore[index]
+        workers = max(1, usable_cores() // devices) if workers is None else workers
+        membership = _membership(config, folder, resume, report)
+        dataset = _load(config, membership, workers, report, progress)
+        training, test = _splits(dataset, config)
+        initial = None
+        if resumed is None and config.initial is not None:
+            initial = load_initial(config, dataset.labels)
+        if stored is None:
+            description = describe(config, dataset, training, initial)
+            if first:
+                held.enter_context(only_training(folder))
+                begin(folder, description, membership.known, test)
+        else:
+            if stored.labels != dataset.labels:
+                raise RunError(f"{folder} was trained on other classes: {', '.join(stored.labels)}")
+            if initial is not None:
+                check_initial(folder, stored, initial)
+            description, changes = describe_resumed(stored, config, dataset, membership.added, finished)
+            for change in changes:
+                report(change)
+            if first:
+                description.write(folder)
+                write_known(folder, membership.known)
+        L.seed_everything(config.seed, verbose=False)
+        placed = trainer.global_rank if place_members else None
+        members = range(config.split) if placed is None else (placed,)
+        training = training.with_views(MemberViews(config, members, description.mean), workers)
+        weights = _class_weights(config, training, len(dataset.labels))
+        choosing, chooses = (test, "test") if dataset.val is None else (dataset.val, "val")
+        module = CoTraining(
+            config, len(dataset.labels), description.mean, description.std, placed, weights, chooses
+        )
+        if initial is not None:
+            for index, member in module.members.items():
+                member.load_state_dict(initial.members[int(index)].state_dict())
+        _fit(trainer, module, training, choosing, resumed)
+        if not first:
+            return None
+        evaluation = _score(folder, description, dataset, trainer.strategy.root_device, progress)
     choosing_too = [] if dataset.val is None else dataset.val.replaced
     if replaced := training.replaced + choosing_too + test.replaced:
         report(f"{len(replaced)} images became unreadable, others were used instead: {name_some(replaced)}")
@@ -215,8 +223,10 @@ def _splits(dataset: Dataset, config: TrainConfig) -> tuple[Split, Split]:
     return training, test
 
 
-def _class_weights(training: Split, classes: int) -> Tensor:
+def _class_weights(config: TrainConfig, training: Split, classes: int) -> Tensor | None:
     """Return weights `[C]` in inverse proportion to the classes' images, whose mean over all images is 1."""
+    if config.class_weights != "balanced":
+        return None
     counts = np.bincount(training.targets, minlength=classes)
     return torch.tensor(
         len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float32
@@ -253,3 +263,15 @@ def _fit(
                 loader.close()
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+def _score(
+    folder: Path, description: Description, dataset: Dataset, device: torch.device, progress: Progress | None
+) -> Evaluation:
+    """Evaluate the last checkpoint, and record its scores."""
+    assert dataset.test is not None
+    run = load_run(folder, "last")
+    scores = evaluate(run.members, dataset.test, description.mean, description.std, progress, device)
+    evaluation = replace(scores, split=dataset.test_name)
+    write_evaluation(folder, evaluation, "last", description.config.epochs)
+    return evaluation

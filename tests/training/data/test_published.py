@@ -1,9 +1,13 @@
 """SVHN and ImageNet in their published layouts, and damaged archives of CIFAR."""
 
+import errno
+import os
 import shutil
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 
 from coserve_training.data import load_dataset
 from coserve_training.data.download import KNOWN, Remote
+from coserve_training.data.unlabelled import load_unlabelled
 from coserve_training.errors import DataError
 
 WNIDS = {2: "n01440764", 1: "n02119789", 3: "n03995372"}
@@ -69,6 +74,44 @@ def test_a_folder_called_like_a_known_set_is_the_folder(
     shutil.copytree(image_folder, tmp_path / "svhn")
     monkeypatch.chdir(tmp_path)
     assert load_dataset([Path("svhn")], 32).labels == ["blue", "green", "red"]
+
+
+LOADERS = [lambda path: load_dataset([path], 32), lambda path: load_unlabelled(path, 32)]
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=["labelled", "unlabelled"])
+@pytest.mark.parametrize(("name", "reason"), [
+    ("n" * 300, r"cannot be read \(File name too long\)"),
+    ("a\0b", r"cannot be read \(embedded null"),
+    ("loop", r"cannot be read \(Too many levels of symbolic links\)"),
+    ("file/below", r"no such file or folder \(nor one of cifar10, "),
+    ("missing", r"no such file or folder \(nor one of cifar10, "),
+])  # fmt: skip
+def test_paths_that_cannot_be_looked_up_are_named(
+    load: Callable[[Path], object], name: str, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=reason):
+        load(tmp_path / name)
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=["labelled", "unlabelled"])
+@pytest.mark.parametrize("file", ["data_batch_1", "train_32x32.mat", "batches.meta"])
+def test_folders_that_may_be_listed_but_not_searched_are_named(
+    load: Callable[[Path], object], file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).touch()
+    stat = Path.stat
+
+    def refuse(path: Path, **options: Any) -> os.stat_result:
+        if path.parent == tmp_path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)  # root may search every folder
+    with pytest.raises(DataError, match=r"(cannot be read|permission denied)"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(("content", "complaint"), [

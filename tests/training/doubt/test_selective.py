@@ -1,5 +1,6 @@
 """Risk-coverage curves, by hand and against a plain loop over thresholds."""
 
+import math
 from math import ceil
 
 import pytest
@@ -67,3 +68,8 @@ def test_the_ensembles_answers_are_scored() -> None:
 def test_other_shapes_are_refused(images: int) -> None:
     with pytest.raises(DataError, match="must be"):
         selective_accuracy(torch.zeros(images), torch.ones(images // 2, dtype=torch.bool))
+
+
+def test_doubt_must_be_a_number() -> None:
+    with pytest.raises(DataError, match="some images is NaN"):
+        selective_accuracy(torch.tensor([0.5, math.nan]), torch.ones(2, dtype=torch.bool))

@@ -53,7 +53,7 @@ def test_a_run_learns_and_leaves_everything_behind(run: Path) -> None:
     assert evaluation["ensemble"]["top1"] > 0.6
     assert len(evaluation["members"]) == 2
     assert sorted(file.name for file in run.iterdir()) == [
-        "best.ckpt", "config.json", "evaluation.json", "images.npz", "last.ckpt", "metrics.csv",
+        ".lock", "best.ckpt", "config.json", "evaluation.json", "images.npz", "last.ckpt", "metrics.csv",
         "samples.npz",
     ]  # fmt: skip
 
@@ -256,7 +256,7 @@ def test_a_run_that_diverges_ends_and_keeps_what_it_had(config: TrainConfig, tmp
     with pytest.raises(RunError, match=r"loss of epoch 1 is not finite"):
         train(diverging, tmp_path / "run", report=silent)
     assert sorted(file.name for file in (tmp_path / "run").iterdir()) == [
-        "config.json", "images.npz", "samples.npz",
+        ".lock", "config.json", "images.npz", "samples.npz",
     ]  # fmt: skip
 
 

@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from coserve_training.data.check import find_fault
-from coserve_training.data.cifar import read_cifar
 from coserve_training.data.decode import Pixels
-from coserve_training.data.download import KNOWN, fetch
 from coserve_training.data.files import Files
 from coserve_training.data.identity import identify
 from coserve_training.data.imagenet import label_validation_images
 from coserve_training.data.lazy import Indices, LazyImages
 from coserve_training.data.membership import Assign, Sources
 from coserve_training.data.naming import name_some
+from coserve_training.data.published import find_data
 from coserve_training.data.sizes import describe_reduction
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
-from coserve_training.data.svhn import read_svhn
 from coserve_training.data.workers import ParallelMap, index_batches, usable_cores
 from coserve_training.errors import CorruptImagesError, DataError
 
@@ -104,10 +102,8 @@ def _sources(paths: Sequence[Path], files: Files, progress: Progress | None) -> 
     """Return the labels, and for each split the sources that `LazyImages` reads and the classes `[N]`."""
     arrays = []
     for path in paths:
-        if not path.exists() and str(path) not in KNOWN:
-            raise DataError(f"{path}: no such file or folder (nor one of {', '.join(KNOWN)})")
-        for local in [path] if path.exists() else fetch(str(path), progress):
-            if (labelled := read_cifar(local) or read_svhn(local)) is not None:
+        for local, labelled in find_data(path, progress):
+            if labelled is not None:
                 arrays.append(labelled)
             else:
                 files.collect(local)

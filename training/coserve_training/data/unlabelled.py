@@ -9,15 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from coserve_images.formats import OWN_SUFFIXES
-from coserve_training.data.cifar import read_cifar
 from coserve_training.data.dataset import CACHE_BYTES, prepare
-from coserve_training.data.download import KNOWN, fetch
 from coserve_training.data.files import SPLITS, StoredFile, list_entries
 from coserve_training.data.lazy import LazyImages
 from coserve_training.data.naming import name_some
 from coserve_training.data.passed_over import PassedOver
+from coserve_training.data.published import find_data
 from coserve_training.data.split import Progress, Split, space_evenly
-from coserve_training.data.svhn import read_svhn
 from coserve_training.data.workers import usable_cores
 from coserve_training.errors import DataError
 
@@ -68,11 +66,9 @@ def load_unlabelled(
     """
     notes = list[str]()
     unreadable = list[str]()
-    if not path.exists() and str(path) not in KNOWN:
-        raise DataError(f"{path}: no such file or folder (nor one of {', '.join(KNOWN)})")
     found = list[tuple[str | None, npt.NDArray[Any]]]()
-    for local in [path] if path.exists() else fetch(str(path), progress):
-        if (labelled := read_cifar(local) or read_svhn(local)) is not None:
+    for local, labelled in find_data(path, progress):
+        if labelled is not None:
             found += [(name, images) for name, (images, _) in labelled[1].items()]
         else:
             found += _list_files(local, notes, unreadable)

@@ -41,12 +41,14 @@ def selective_accuracy(doubt: Tensor, correct: Tensor) -> SelectiveAccuracy:
         correct: whether the answer is right, bool `[N]`.
 
     Raises:
-        DataError: if there are no images, or the shapes differ.
+        DataError: if there are no images, the shapes differ, or doubt is not a number.
     """
     if doubt.dim() != 1 or doubt.shape != correct.shape or not len(doubt):
         raise DataError(
             f"doubt and correct must be [images], not {list(doubt.shape)} and {list(correct.shape)}"
         )
+    if doubt.isnan().any():
+        raise DataError("selective accuracy needs numbers, but the doubt about some images is NaN")
     images = len(doubt)
     kept = torch.arange(1, images + 1, dtype=torch.float64)
     wrong = (~correct.bool()).double()

@@ -11,6 +11,7 @@ samples.npz      up to 64 held-out images, for checks on real inputs
 
 import json
 import os
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -239,9 +240,10 @@ def write_atomically(file: Path, content: bytes | memoryview) -> None:
     Raises:
         RunError: if it cannot be written. The previous file then stays as it was.
     """
-    partial = file.with_name(f".{file.name}.partial")
+    # Two evaluations of a run may write at once.
+    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("wb") as stream:
+        with partial.open("xb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

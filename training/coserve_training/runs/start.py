@@ -103,19 +103,26 @@ def describe_resumed(
     ), lines
 
 
+def check_new(folder: Path) -> None:
+    """Check that a folder holds no run.
+
+    Raises:
+        RunError: if it does.
+    """
+    if (folder / "config.json").exists():
+        raise RunError(f"{folder} holds a run already; continue it with --resume, or choose another --output")
+
+
 def begin(folder: Path, description: Description, known: Known, test: Split) -> None:
     """Write the files of a new run. `config.json` is the last one: with it, the run can be resumed.
 
     Raises:
-        RunError: if they cannot be written.
+        RunError: if they cannot be written, or another run began here while the data were read.
     """
+    check_new(folder)
     chosen = np.linspace(0, len(test) - 1, min(SAMPLES, len(test))).round().astype(int)
     samples = io.BytesIO()
     np.savez_compressed(samples, images=test.images[chosen])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write the run folder {folder}: {error.strerror or error}") from error
     write_atomically(folder / "samples.npz", samples.getbuffer())
     write_known(folder, known)
     description.write(folder)

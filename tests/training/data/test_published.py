@@ -96,6 +96,14 @@ def test_paths_that_cannot_be_looked_up_are_named(
         load(tmp_path / name)
 
 
+def test_a_cache_that_cannot_be_searched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COSERVE_DATA", "/" + "n" * 300)
+    with pytest.raises(
+        DataError, match=r"^/n{300}/cifar-10-python.tar.gz: cannot be read \(File name too long"
+    ):
+        load_dataset([Path("cifar10")], 32)
+
+
 @pytest.mark.parametrize("load", LOADERS, ids=["labelled", "unlabelled"])
 @pytest.mark.parametrize("file", ["data_batch_1", "train_32x32.mat", "batches.meta"])
 def test_folders_that_may_be_listed_but_not_searched_are_named(

@@ -1,6 +1,5 @@
 """Find what `--data` names, and read it at once if it is an official CIFAR or SVHN file."""
 
-import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +8,6 @@ from coserve_training.data.download import KNOWN, fetch
 from coserve_training.data.split import Labelled, Progress
 from coserve_training.data.svhn import read_svhn
 from coserve_training.errors import DataError
-
-_MISSING = (errno.ENOENT, errno.ENOTDIR)
 
 
 def find_data(path: Path, progress: Progress | None = None) -> Iterator[tuple[Path, Labelled | None]]:
@@ -23,27 +20,25 @@ def find_data(path: Path, progress: Progress | None = None) -> Iterator[tuple[Pa
     Raises:
         DataError: if there is no such file, it cannot be read or downloaded, or an official file is damaged.
     """
-    for local in [path] if _exists(path) else fetch(str(path), progress):
-        try:
-            labelled = read_cifar(local) or read_svhn(local)
-        except OSError as error:  # of a file that lists but may not be opened
-            raise DataError(f"{local}: cannot be read ({error.strerror or error})") from error
-        yield local, labelled
+    try:
+        for local in [path] if _exists(path) else fetch(str(path), progress):
+            yield local, read_cifar(local) or read_svhn(local)
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
 
 
 def _exists(path: Path) -> bool:
     """Return whether a path exists; False for the name of a published data set.
 
     Raises:
-        DataError: if it is neither, or if its folder keeps that secret.
+        DataError: if it is neither.
+        OSError: if that cannot be seen.
     """
     try:
         path.stat()
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        if getattr(error, "errno", None) not in _MISSING:
-            raise DataError(
-                f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})"
-            ) from error
+    except ValueError as error:  # a null character
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
         if str(path) not in KNOWN:
             raise DataError(f"{path}: no such file or folder (nor one of {', '.join(KNOWN)})") from error
         return False

@@ -5,10 +5,10 @@ import math
 import grpc.aio
 
 from coserve_server.api.grpc.service import Services, max_open_calls
-from coserve_server.errors import AddressError
+from coserve_server.errors import AddressError, StartupError, TlsError
 from coserve_server.security.grpc_tls import server_credentials
 from coserve_server.settings import Settings
-from coserve_server.transport.binding import bind, format_address
+from coserve_server.transport.binding import bind, check_address, format_address
 from coserve_server.transport.connections import MAX_HEAD_BYTES, UNREAD_RESPONSE_MS
 
 MAX_CALLS_PER_CONNECTION = 100
@@ -47,7 +47,10 @@ class GrpcServer:
         )
         credentials = server_credentials(settings)
         self.address = shared or _find_address(settings.host, port)
-        self.address = _add_port(self._server, self.address, credentials)
+        try:
+            self.address = _add_port(self._server, self.address, credentials)
+        except RuntimeError as error:
+            raise _explain(settings, self.address, shared is not None) from error
         self._services: Services | None = None
 
     async def start(self, services: Services) -> None:
@@ -98,13 +101,29 @@ def _find_address(host: str, port: int) -> str:
 
 
 def _add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> str:
-    """Listen on an address, and return it with its port."""
+    """Listen on an address, and return it with its port.
+
+    Raises:
+        RuntimeError: gRPC cannot, and does not say why.
+    """
+    if credentials is None:
+        chosen = server.add_insecure_port(address)
+    else:
+        chosen = server.add_secure_port(address, credentials)
+    return f"{address.rpartition(':')[0]}:{chosen}"
+
+
+def _explain(settings: Settings, address: str, is_shared: bool) -> StartupError:
+    """Return why gRPC could not listen on a numeric address."""
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     try:
-        if credentials is None:
-            chosen = server.add_insecure_port(address)
-        else:
-            chosen = server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise AddressError(f"cannot listen on {host} port {port}") from error
-    return f"{host}:{chosen}"
+        check_address(host, int(port), is_shared=is_shared)
+    except AddressError as error:
+        return error
+    if settings.tls_certificate is not None:
+        return TlsError(
+            f"tls_certificate: gRPC cannot use {settings.tls_certificate}: its TLS library knows fewer kinds "
+            "of keys than HTTPS's; RSA and P-256 work"
+        )
+    return AddressError(f"cannot listen on {host} port {port}: it was in use a moment ago")

@@ -1,6 +1,7 @@
 """gRPC's address, certificates, and limits on connections and messages."""
 
 import asyncio
+import datetime
 import gzip
 import shutil
 import socket
@@ -11,9 +12,13 @@ from typing import Any
 import grpc.aio
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
+    NoEncryption,
     PrivateFormat,
     load_pem_private_key,
 )
@@ -60,6 +65,31 @@ def test_addresses() -> None:
         bind(host="192.0.2.1", allow_public=True)
     with pytest.raises(SettingsError, match="grpc_port: 9000 is the port for HTTP"):
         load_settings(repository="unused", port=9000, grpc_port=9000)
+
+
+def test_an_address_that_grpc_itself_cannot_use_has_a_reason() -> None:
+    """A worker's server binds an address that the parent has tried, which another may have taken since."""
+
+    async def go(address: str) -> None:
+        with pytest.raises(AddressError) as caught:
+            GrpcServer(load_settings(repository="unused"), 0, address)
+        assert str(caught.value) == f"cannot listen on ::1 port {port}: Address already in use"
+
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as taken:
+        port = taken.getsockname()[1]
+        asyncio.run(go(f"[::1]:{port}"))
+
+
+def test_a_certificate_that_grpc_alone_cannot_use_is_not_the_address_s_fault(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256K1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
+    files = {"tls_certificate": tmp_path / "odd.pem", "tls_key": tmp_path / "odd.key"}
+    files["tls_certificate"].write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    files["tls_key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with pytest.raises(TlsError, match=f"^tls_certificate: gRPC cannot use {files['tls_certificate']}: "):
+        bind(**files)
 
 
 def test_settings_may_be_larger_than_options_of_grpc() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coserve_server.catalogue.reading import SilentError, read_patiently, read_soon
+from coserve_server.catalogue.settling import Settling
 from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.ensembles.ensemble import Ensemble, Stamp
 from coserve_server.ensembles.files import read_stamps
@@ -62,7 +63,7 @@ class Reloader:
         self._engine = engine
         self.catalogue = catalogue
         self._unloaded = set(unloaded)
-        self._taken: object = None
+        self._settling = Settling(folder)
         self._left_out: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
 
@@ -76,7 +77,7 @@ class Reloader:
             StartupError: nothing can be served, or, if `exit_on_error` is true, not everything.
         """
         # Before reading: what changes meanwhile is read again.
-        self._taken = await read_patiently(self._folder, self._look)
+        self._settling.start(await read_patiently(self._folder, self._look))
         try:
             contents = await read_patiently(self._folder, self._read)
         except RepositoryError as error:
@@ -108,26 +109,27 @@ class Reloader:
 
     async def watch(self, interval_s: float) -> None:
         """Poll the files, and serve changes once the files have stopped changing; never returns."""
-        before: object = None
         while True:
-            now = await read_patiently(self._folder, self._look)
             # A file that is still being written differs from one poll to the next.
-            if now == before != self._taken:
+            held = self._settling.note(await read_patiently(self._folder, self._look))
+            if held is not None:
                 try:
-                    await self.refresh()
-                    self._taken = now
+                    await self.refresh(held)
+                    self._settling.take()
                 # Tried again when it answers.
                 except SilentError as error:
                     logger.error("nothing is reloaded: %s", error)
                 # A bug must not stop the polling.
                 except Exception:
                     logger.exception("reloading %s failed", self._folder)
-                    self._taken = now
-            before = now
+                    self._settling.take()
             await asyncio.sleep(interval_s)
 
-    async def refresh(self) -> None:
+    async def refresh(self, held: Collection[str] = ()) -> None:
         """Serve all changes; log what is wrong, and note it in the catalogue.
+
+        Args:
+            held: names of models; what is made of them stays as it is.
 
         Raises:
             SilentError: the file system does not answer.
@@ -147,7 +149,8 @@ class Reloader:
             self._list_unloaded(contents)
             known = {*self._engine.ensembles, *self.catalogue.rejected}
             for name in sorted({*contents.versions, *contents.errors, *known} - self._unloaded):
-                await self._try_replace(name, contents)
+                if contents.parts.get(name, {name}).isdisjoint(held):
+                    await self._try_replace(name, contents)
 
     async def load(self, name: str) -> None:
         """Serve an ensemble as its files are now; return once it is served.

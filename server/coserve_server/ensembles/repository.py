@@ -1,7 +1,7 @@
 """Read a model repository in NVIDIA Triton's layout, for the embedded engines."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,11 +33,13 @@ class RepositoryContents:
         versions: by name, the versions that the ensemble's version policy serves, newest last; at least one.
         errors: by name, what is wrong with a model, or with an entry that may be one.
         left_out: by name, why folders are not taken for models.
+        parts: by an ensemble's name, those of all models that it is made of, as far as they can be read.
     """
 
     versions: Mapping[str, tuple[Ensemble, ...]]
     errors: Mapping[str, str]
     left_out: Mapping[str, str]
+    parts: Mapping[str, frozenset[str]]
 
 
 def read_repository(folder: Path) -> dict[str, Ensemble]:
@@ -92,7 +94,8 @@ def read_contents(folder: Path) -> RepositoryContents:
                 versions[name] = _read_versions(folder, name, configs, errors)
     if not versions and not errors:
         raise RepositoryError(f"{folder} has no ensemble: no */{CONFIG} has an ensemble_scheduling")
-    return RepositoryContents(versions, errors, left_out)
+    parts = {name: _list_parts(name, configs[name], versions.get(name, ())) for name in configs}
+    return RepositoryContents(versions, errors, left_out, parts)
 
 
 def check_unchanged(ensemble: Ensemble) -> None:
@@ -109,6 +112,13 @@ def _list_models(folder: Path) -> tuple[list[str], list[tuple[str, OSError]]]:
         raise RepositoryError(f"{folder} is not a folder") from error
     except OSError as error:
         raise RepositoryError(f"{folder} cannot be read: {describe(error)}") from error
+
+
+def _list_parts(name: str, config: Any, versions: Sequence[Ensemble]) -> frozenset[str]:
+    """Return the models that an ensemble, or another model, is made of, itself included."""
+    steps = (step.model_name for step in config.ensemble_scheduling.step)
+    # Older versions may have other members.
+    return frozenset((name, *steps, *(member.name for one in versions for member in one.members)))
 
 
 def _why_no_model(folder: Path) -> str | None:

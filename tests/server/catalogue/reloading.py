@@ -39,3 +39,11 @@ def lanes() -> set[str]:
 
 async def run(engine: OnnxRuntimeEngine, ensemble: object) -> list[MemberRun]:
     return list(await asyncio.gather(*engine.start(ensemble, IMAGE)))  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it has not become true")

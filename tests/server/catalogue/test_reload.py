@@ -266,19 +266,19 @@ def test_the_watch_waits_until_files_come_to_rest(tmp_path: Path) -> None:
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
         looks = 0
 
-        def look() -> object:
+        def look() -> str:
             nonlocal looks
             looks += 1
             # Differs between the first polls, as while a file grows.
-            return min(looks, 5)
+            return str(min(looks, 5))
 
         refreshed = asyncio.Event()
 
-        async def refresh() -> None:
+        async def refresh(_: object) -> None:
             refreshed.set()
 
-        reloader._look = look  # type: ignore[method-assign,assignment]
-        reloader.refresh = refresh  # type: ignore[method-assign]
+        reloader._look = look  # type: ignore[method-assign]
+        reloader.refresh = refresh  # type: ignore[method-assign,assignment]
         watching = asyncio.create_task(reloader.watch(0.05))
         await asyncio.wait_for(refreshed.wait(), 60)
         watching.cancel()

@@ -13,7 +13,7 @@ from coserve_server.catalogue import reading
 from coserve_server.catalogue.reading import SilentError
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
-from tests.server.catalogue.reloading import run, with_reloader
+from tests.server.catalogue.reloading import run, until, with_reloader
 from tests.server.onnx_repository import add_version, write_repository
 
 
@@ -34,14 +34,6 @@ class Disk:
             return function()
 
         return wait
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(6000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it has not become true")
 
 
 def test_a_silent_file_system_is_named_and_changes_count_when_it_answers(

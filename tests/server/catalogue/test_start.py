@@ -83,7 +83,7 @@ def test_what_the_start_has_read_is_not_read_again_until_it_changes(
             looks += 1
             return look()
 
-        async def refresh() -> None:
+        async def refresh(_: object) -> None:
             nonlocal refreshes
             refreshes += 1
 

@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-CHECK_INTERVAL_S = 1.0
-"""Minimum time between two checks."""
-
 FileStamp = tuple[int, int, int, int] | None
 
 

@@ -2,7 +2,7 @@
 
 import grpc
 
-from coserve_server.security.file_stamp import CHECK_INTERVAL_S
+from coserve_server.security.recheck import CHECK_INTERVAL_S
 from coserve_server.security.tls import Renewal, make_context
 from coserve_server.settings import Settings
 

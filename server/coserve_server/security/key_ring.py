@@ -1,12 +1,12 @@
 """The valid API keys, reloaded when their file changes."""
 
 import logging
-import time
 from pathlib import Path
 
 from coserve_server.errors import KeysError
-from coserve_server.security.file_stamp import CHECK_INTERVAL_S, read_stamp
+from coserve_server.security.file_stamp import read_stamp
 from coserve_server.security.keys import ApiKey, compute_digest, read_keys
+from coserve_server.security.recheck import CHECK_INTERVAL_S, Recheck
 
 logger = logging.getLogger(__name__)
 
@@ -21,25 +21,22 @@ class KeyRing:
             KeysError: the file is broken, or has no key.
         """
         self._file = file
-        self._interval_s = interval_s
+        self._recheck = Recheck(self._reload, interval_s, f"api_keys_file: {file}")
         self._stamp = read_stamp(file)
-        self._next_check = time.monotonic() + interval_s
         self._keys = _index(read_keys(file))
         if not self._keys:
             raise KeysError(
                 f"api_keys_file: {file} has no key; make one: coserve keys create NAME --file {file}"
             )
 
-    def find(self, key: bytes) -> ApiKey | None:
+    async def find(self, key: bytes) -> ApiKey | None:
         """Return the record of a key; None if the key is not valid."""
-        if time.monotonic() >= self._next_check:
-            self._reload()
+        await self._recheck.run()
         # Nobody can choose a key by its digest, so lookup time reveals nothing about valid keys.
         return self._keys.get(compute_digest(key))
 
     def _reload(self) -> None:
         """Read the file again if it changed; a broken file changes nothing and is logged once."""
-        self._next_check = time.monotonic() + self._interval_s
         stamp = read_stamp(self._file)
         if stamp == self._stamp:
             return

@@ -2,7 +2,6 @@
 
 import logging
 import ssl
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -11,7 +10,8 @@ from pydantic import SecretStr
 
 from coserve_server.errors import TlsError
 from coserve_server.files import check_regular, describe, read_bytes
-from coserve_server.security.file_stamp import CHECK_INTERVAL_S, FileStamp, read_stamp
+from coserve_server.security.file_stamp import FileStamp, read_stamp
+from coserve_server.security.recheck import CHECK_INTERVAL_S, Recheck
 from coserve_server.settings import Settings
 
 MAX_KEY_BYTES = 2**20
@@ -32,20 +32,21 @@ class Renewal(Generic[T]):
         """
         self._settings = settings
         self._make = make
-        self._interval_s = interval_s
+        self._recheck = Recheck(self._check, interval_s, f"tls_certificate: {settings.tls_certificate}")
         self._stamps = self._read_stamps()
-        self._next_check = time.monotonic() + interval_s
         self._current = make(settings)
 
     def get(self) -> T:
-        """Return the object made from the newest files; broken files change nothing and are logged once."""
-        if time.monotonic() >= self._next_check:
-            self._next_check = time.monotonic() + self._interval_s
-            stamps = self._read_stamps()
-            if stamps != self._stamps:
-                self._stamps = stamps
-                self._renew()
+        """Return the object made from the newest files; called in handshakes."""
+        self._recheck.run_in_handshake()
         return self._current
+
+    def _check(self) -> None:
+        """Make the object anew if the files changed; broken files change nothing and are logged once."""
+        stamps = self._read_stamps()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            self._renew()
 
     def _read_stamps(self) -> list[FileStamp]:
         settings = self._settings

@@ -3,6 +3,8 @@ import logging
 import os
 import shutil
 import ssl
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from coserve_server.configuration import find_faults
 from coserve_server.engines.triton.channel import call_metadata
 from coserve_server.engines.triton.engine import TritonEngine
 from coserve_server.errors import SettingsError, TlsError
+from coserve_server.security import tls
 from coserve_server.security.tls import server_context
 from coserve_server.settings import load_settings
 
@@ -144,6 +147,22 @@ def test_files_are_not_looked_at_in_every_handshake(pem: dict[str, Path], tmp_pa
     for renewed, file in zip(("yours", "yours_key"), pair, strict=True):
         shutil.copy(pem[renewed], file)
     assert handshake(made, pem["authority"]) == before
+
+
+def test_files_that_hang_hold_no_handshake(pem: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = server_context(
+        load_settings(repository="unused", tls_certificate=pem["mine"], tls_key=pem["mine_key"]), interval_s=0
+    )
+    assert made is not None
+    answers = threading.Event()
+    monkeypatch.setattr(tls, "read_stamp", lambda _: answers.wait(20))
+    began = time.monotonic()
+    try:
+        for _ in range(3):
+            assert handshake(made, pem["authority"])
+        assert time.monotonic() - began < 10
+    finally:
+        answers.set()
 
 
 def test_a_whole_pair_makes_a_safe_context(pem: dict[str, Path]) -> None:

@@ -154,7 +154,7 @@ class Calls:
         async def authenticated() -> Message | Fault | None:
             if self._keys is not None and not is_open:
                 headers = {name.encode(): metadata[name].encode() for name in _KEYS if name in metadata}
-                call.key = authenticate(self._keys, headers)
+                call.key = await authenticate(self._keys, headers)
             return await answer(call)
 
         result = await self.attempt(call, authenticated())

@@ -44,7 +44,7 @@ class RequireKey:
         """Pass a request on, or respond with 401."""
         if scope["type"] == "http" and not _is_open(route_path(scope)):
             try:
-                key = authenticate(self.keys, dict(scope["headers"]))
+                key = await authenticate(self.keys, dict(scope["headers"]))
             except UnauthenticatedError as error:
                 await _refuse(scope, error)(scope, receive, send)
                 return

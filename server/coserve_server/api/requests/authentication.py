@@ -7,7 +7,7 @@ from coserve_server.security.key_ring import KeyRing
 from coserve_server.security.keys import ApiKey
 
 
-def authenticate(keys: KeyRing, headers: Mapping[bytes, bytes]) -> ApiKey:
+async def authenticate(keys: KeyRing, headers: Mapping[bytes, bytes]) -> ApiKey:
     """Return the record of a request's key.
 
     Args:
@@ -21,7 +21,7 @@ def authenticate(keys: KeyRing, headers: Mapping[bytes, bytes]) -> ApiKey:
         raise UnauthenticatedError(
             "an API key is needed: send Authorization: Bearer KEY, or X-API-Key: KEY", key_sent=False
         )
-    known = keys.find(key)
+    known = await keys.find(key)
     if known is None:
         raise UnauthenticatedError("the API key is not valid", key_sent=True)
     return known

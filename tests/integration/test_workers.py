@@ -196,6 +196,30 @@ def test_a_replacement_without_an_ensemble_that_others_serve_is_a_fault(serve: S
     assert metric(server, ready) == 1
 
 
+def test_a_server_stays_ready_while_one_worker_after_another_loads_a_repaired_ensemble(
+    serve: Serve, tmp_path: Path
+) -> None:
+    folder = write_repository(tmp_path, "pair", members=1)
+    write_repository(folder, "broken", members=8)
+    network = folder / "broken_member0" / "1" / "model.onnx"
+    sound = network.read_bytes()
+    network.write_bytes(b"no network")
+    server = serve(folder, workers=2, repository_poll_ms=100)
+    until_ready(server)
+    network.write_bytes(sound)
+    faults = []
+
+    def is_served() -> bool:
+        with server.http() as http:
+            faults.extend(http.get("/readyz").json().get("detail", "") for _ in range(20))
+        return metric(server, 'coserve_model_reloads_total{model="broken",outcome="served"}') == 1 and all(
+            classify(server, RED, model="broken").status_code == 200 for _ in range(6)
+        )
+
+    until(is_served)
+    assert set(faults) == {""}
+
+
 def test_a_start_that_fails_is_told_once(tmp_path: Path, repository: Path) -> None:
     broken = write_repository(tmp_path, "pair", members=1)
     (broken / "pair_member0" / "1" / "model.onnx").write_bytes(b"no network")

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from coserve_server.catalogue.attempts import Attempt
 from coserve_server.engines.base import Inventory
 from coserve_server.ensembles.ensemble import Ensemble
 from coserve_server.errors import InvalidParametersError, NoQuorumError, UnknownModelError
@@ -14,6 +15,7 @@ class Catalogue:
     Attributes:
         rejected: why the newest files of a model are not served, by name; an older version may be. Written by
             the reloader.
+        attempts: by name, the files that are served, or else those that cannot be. Written by the reloader.
         unloaded: names of models that clients have unloaded, and may load again. Written by the reloader.
         unreadable: why the repository cannot be read as a whole; None if it can. Written by the reloader.
         elsewhere: faults of the server's other processes. Written by the worker, if there are several.
@@ -21,6 +23,7 @@ class Catalogue:
 
     def __init__(self, inventory: Inventory, settings: Settings) -> None:
         self.rejected: Mapping[str, str] = {}
+        self.attempts: Mapping[str, Attempt] = {}
         self.unloaded: Collection[str] = ()
         self.unreadable: str | None = None
         self.elsewhere: Sequence[str] = ()

@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from coserve_server.catalogue.attempts import make_attempt
 from coserve_server.catalogue.reading import SilentError, read_patiently, read_soon
-from coserve_server.catalogue.settling import Settling
+from coserve_server.catalogue.settling import Folders, Settling, group_stamps
 from coserve_server.engines.embedded.loading import loading_bytes
 from coserve_server.ensembles.ensemble import Ensemble, Stamp
 from coserve_server.ensembles.files import read_stamps
@@ -64,6 +66,8 @@ class Reloader:
         self.catalogue = catalogue
         self._unloaded = set(unloaded)
         self._settling = Settling(folder)
+        self._folders: Folders = {}
+        self._read_ns = 0
         self._left_out: Mapping[str, str] = {}
         self._lock = asyncio.Lock()
 
@@ -77,7 +81,10 @@ class Reloader:
             StartupError: nothing can be served, or, if `exit_on_error` is true, not everything.
         """
         # Before reading: what changes meanwhile is read again.
-        self._settling.start(await read_patiently(self._folder, self._look))
+        self._read_ns = time.monotonic_ns()
+        stamps = await read_patiently(self._folder, self._look)
+        self._settling.start(stamps)
+        self._folders = group_stamps(self._folder, stamps)
         try:
             contents = await read_patiently(self._folder, self._read)
         except RepositoryError as error:
@@ -96,6 +103,8 @@ class Reloader:
         for name, versions in wanted.items():
             if fault := await self._serve_first(name, versions):
                 errors[name] = fault
+        for name in {*wanted, *errors}:
+            self._note_attempt(name, contents)
         fatal = exit_on_error is None and not self._engine.ensembles
         if errors and (exit_on_error or fatal):
             texts = dict.fromkeys(map(str, errors.values()))
@@ -136,7 +145,7 @@ class Reloader:
         """
         async with self._lock:
             try:
-                contents = await read_soon(self._folder, self._read)
+                contents = await self._read_soon()
             except SilentError:
                 raise
             except RepositoryError as error:
@@ -161,7 +170,7 @@ class Reloader:
                 unloaded.
         """
         async with self._lock:
-            contents = await read_soon(self._folder, self._read)
+            contents = await self._read_soon()
             if name not in contents.versions and name not in contents.errors:
                 raise UnknownModelError(f"{self._folder} has no ensemble {name!r}")
             if error := await self._try_replace(name, contents):
@@ -201,10 +210,13 @@ class Reloader:
             if name in contents.errors:
                 raise RepositoryError(contents.errors[name])
             await self._replace(name, contents.versions.get(name, ()))
+            self._note_attempt(name, contents)
         # Whatever is wrong with one ensemble must not keep the others from being reloaded.
         except Exception as error:
             reason = printable(str(error) or type(error).__name__)
             stays = "; the old version stays" if name in self._engine.ensembles else ""
+            if not stays:
+                self._note_attempt(name, contents)
             known = isinstance(error, StartupError)
             logger.error("%s cannot be loaded%s: %s", name, stays, reason, exc_info=not known)
             self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
@@ -243,6 +255,18 @@ class Reloader:
 
     def _read(self) -> RepositoryContents:
         return read_contents(self._folder)
+
+    async def _read_soon(self) -> RepositoryContents:
+        """Look at the files before reading them, so that what changes meanwhile counts as other files."""
+        began_ns = time.monotonic_ns()
+        stamps, contents = await read_soon(self._folder, lambda: (self._look(), self._read()))
+        self._folders = group_stamps(self._folder, stamps)
+        self._read_ns = began_ns
+        return contents
+
+    def _note_attempt(self, name: str, contents: RepositoryContents) -> None:
+        attempt = make_attempt(self._folders, contents.parts.get(name, {name}), self._read_ns)
+        self.catalogue.attempts = {**self.catalogue.attempts, name: attempt}
 
     def _report_left_out(self, contents: RepositoryContents) -> None:
         """Log once which folders are not models."""

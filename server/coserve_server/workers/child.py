@@ -99,6 +99,7 @@ class _Worker:
         self._own: Core | None = None
         self._leaves = False
         self._drains = False
+        self._told: Condition | None = None
         self._channel = Channel(
             control,
             {
@@ -192,20 +193,25 @@ class _Worker:
     async def _push(self) -> None:
         """Tell the parent what is served, and of counts, in case that this process is killed."""
         assert self._own is not None
-        catalogue = self._own.classifier.catalogue
-        told = None
         counted = 0
         while True:
-            served = {name: [one.version for one in catalogue.versions(name)] for name in catalogue.ensembles}
-            condition = Condition(catalogue.own_faults(), served, dict(catalogue.not_served))
-            if condition != told:
-                told = condition
-                self._channel.notify("state", condition)
+            self._tell_condition(self._own)
             requests = sum(self._own.classifier.metrics.requests.values())
             if requests != counted:
                 counted = requests
                 await self._report()
             await asyncio.sleep(PUSH_S)
+
+    def _tell_condition(self, own: Core) -> None:
+        """Tell the parent what is served, if that has changed."""
+        catalogue = own.classifier.catalogue
+        served = {name: [one.version for one in catalogue.versions(name)] for name in catalogue.ensembles}
+        condition = Condition(
+            catalogue.own_faults(), served, dict(catalogue.not_served), dict(catalogue.attempts)
+        )
+        if condition != self._told:
+            self._told = condition
+            self._channel.notify("state", condition)
 
     async def _report(self) -> None:
         """Tell the parent what this process has counted; as a result, it could arrive out of turn."""
@@ -220,7 +226,11 @@ class _Worker:
 
     async def _load(self, name: str) -> None:
         if self._own is not None and self._own.control is not None:
-            await self._own.control.load(name)
+            try:
+                await self._own.control.load(name)
+            finally:
+                # Before the result: until the parent has all results, it expects the old condition.
+                self._tell_condition(self._own)
 
     async def _unload(self, name: str) -> None:
         if self._own is not None and self._own.control is not None:

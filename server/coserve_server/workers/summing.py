@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import Metric
 
+from coserve_server.catalogue.attempts import Attempt
 from coserve_server.observability.statistics import Statistics
 
 COUNTED = frozenset({"counter", "histogram"})
@@ -31,11 +32,13 @@ class Condition:
         faults: why it cannot answer.
         served: the versions that it serves, by ensemble.
         not_served: why it could not load the ensembles of which it serves no version, by name.
+        attempts: the files that it serves, or else those that it could not load, by name.
     """
 
     faults: Sequence[str] = ()
     served: Mapping[str, Sequence[str]] = field(default_factory=dict)
     not_served: Mapping[str, str] = field(default_factory=dict)
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
 
 
 @dataclass

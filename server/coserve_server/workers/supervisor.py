@@ -83,7 +83,12 @@ class _Supervisor:
         self._workers: list[Worker] = []
         tls = settings.tls_certificate is not None
         self._distributor = Distributor(listener, self._workers, tls=tls)
-        self._whole = Whole(self._workers, len(assignments), lambda: self._distributor.refused)
+        self._whole = Whole(
+            self._workers,
+            len(assignments),
+            lambda: self._distributor.refused,
+            polls=settings.repository_poll_ms > 0,
+        )
         self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()

@@ -22,18 +22,24 @@ class Whole:
         replacements: number of workers that were started in place of others.
     """
 
-    def __init__(self, workers: Sequence[Worker], count: int, refused: Callable[[], int]) -> None:
+    def __init__(
+        self, workers: Sequence[Worker], count: int, refused: Callable[[], int], *, polls: bool = True
+    ) -> None:
         """Speak for the workers.
 
         Args:
             workers: those of any time; the caller adds and removes them.
             count: how many there should be.
             refused: returns the number of connections that none of them took.
+            polls: whether each worker notices changes of files by itself.
         """
         self.replacements = 0
         self._workers = workers
         self._ended = Snapshot()
         self._unloaded: set[str] = set()
+        self._polls = polls
+        self._being_loaded: str | None = None
+        self._missed: frozenset[tuple[Worker, str]] = frozenset()
         self._changing = asyncio.Lock()
         self._turn = asyncio.Lock()
         self._loading: Worker | None = None
@@ -95,7 +101,14 @@ class Whole:
                 that are started later.
         """
         async with self._changing:
-            faults = [fault for fault in await self._call_all("load", name) if fault is not None]
+            self._being_loaded = name
+            try:
+                faults = [fault for fault in await self._call_all("load", name) if fault is not None]
+            finally:
+                self._being_loaded = None
+                if not self._polls:
+                    # Nobody is going to load what this call has not.
+                    self.spread_faults()
             if faults:
                 raise faults[0]
             self._unloaded.discard(name)
@@ -135,9 +148,11 @@ class Whole:
     def spread_faults(self) -> None:
         """Tell every worker why others cannot answer, since any of them may get the next request."""
         ready = self.ready()
+        lacking = self.missing()
+        self._missed = frozenset((worker, name) for worker, name, _ in lacking)
         missing = [
             f"worker {worker.number}: {name} is not served, but by other workers: {reason}"
-            for worker, name, reason in self.missing()
+            for worker, name, reason in lacking
         ]
         for worker in ready:
             others = [one for one in ready if one is not worker]
@@ -147,7 +162,8 @@ class Whole:
     def missing(self) -> list[tuple[Worker, str, str]]:
         """Return the ensembles that a worker could not load although others serve them, and why.
 
-        An ensemble that it has only not loaded yet is none: workers load one after another.
+        An ensemble that it has only not loaded yet is none, even if its earlier files were broken: workers
+        load one after another. But what has once been a fault is one until it is loaded.
         """
         ready = self.ready()
         served = {name for worker in ready for name in worker.condition.served}
@@ -155,8 +171,17 @@ class Whole:
             (worker, name, reason)
             for worker in ready
             for name, reason in worker.condition.not_served.items()
-            if name in served
+            if name in served and ((worker, name) in self._missed or not self._is_behind(worker, name))
         ]
+
+    def _is_behind(self, worker: Worker, name: str) -> bool:
+        """Return whether a worker is going to load files with which another serves the ensemble already."""
+        own = worker.condition.attempts.get(name)
+        if own is None or not (self._polls or self._being_loaded == name):
+            return False
+        serving = (one.condition for one in self.ready() if name in one.condition.served)
+        others = (condition.attempts.get(name) for condition in serving)
+        return any(other is not None and own.is_outdated_by(other) for other in others)
 
     def _note_missed(self, verb: str, name: str) -> None:
         """Note what workers have to do once they have started."""

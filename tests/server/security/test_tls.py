@@ -155,7 +155,7 @@ def test_files_that_hang_hold_no_handshake(pem: dict[str, Path], monkeypatch: py
     )
     assert made is not None
     answers = threading.Event()
-    monkeypatch.setattr(tls, "read_stamp", lambda _: answers.wait(20))
+    monkeypatch.setattr(tls, "read_stamp", lambda _: answers.wait(5))
     began = time.monotonic()
     try:
         for _ in range(3):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from coserve_server.catalogue.attempts import Attempt
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.workers.channel import GoneError
 from coserve_server.workers.summing import Condition, Snapshot
@@ -63,8 +64,8 @@ def run(test: Callable[[list[Any]], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(test([]), 60))  # type: ignore[arg-type]
 
 
-def whole(*workers: Fake) -> Any:
-    return Whole(workers, len(workers), lambda: 0)  # type: ignore[arg-type]
+def whole(*workers: Fake, polls: bool = True) -> Any:
+    return Whole(workers, len(workers), lambda: 0, polls=polls)  # type: ignore[arg-type]
 
 
 def test_workers_load_in_turn_and_all_in_spite_of_an_error() -> None:
@@ -241,5 +242,73 @@ def test_an_ensemble_that_one_worker_could_not_load_and_another_serves_is_a_faul
         metrics = (await workers.total(None)).metrics
         (family,) = (metric for metric in metrics if metric.name == "coserve_model_ready")
         return [sample.labels for sample in family.samples if sample.value == 0]
+
+    run(test)
+
+
+BROKEN = Attempt("broken files", 1)
+LACKS = Condition(not_served={"pair": "no network"}, attempts={"pair": BROKEN})
+
+
+def serves(files: str, read_ns: int) -> Condition:
+    return Condition(served={"pair": ["1"]}, attempts={"pair": Attempt(files, read_ns)})
+
+
+def missing(workers: Any) -> list[int]:
+    """Return the numbers of the workers that lack an ensemble."""
+    workers.spread_faults()
+    return [worker.number for worker, _, _ in workers.missing()]
+
+
+def test_a_worker_that_has_not_loaded_repaired_files_yet_is_no_fault() -> None:
+    async def test(log: list[Any]) -> None:
+        first, second = Fake(1, log), Fake(2, log)
+        workers = whole(first, second)
+        first.condition = second.condition = LACKS
+        assert missing(workers) == []
+        first.condition = serves("repaired files", 2)
+        assert missing(workers) == []
+        # It has tried them in vain.
+        second.condition = Condition(
+            not_served=LACKS.not_served, attempts={"pair": Attempt("repaired files", 3)}
+        )
+        assert missing(workers) == [2]
+        # Others have loaded further files; it was a fault before.
+        first.condition = serves("other files", 4)
+        assert missing(workers) == [2]
+        second.condition = serves("other files", 5)
+        assert missing(workers) == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("served", [("older files", 0), ("broken files", 2)])
+def test_a_worker_that_will_not_read_other_files_is_a_fault(served: tuple[str, int]) -> None:
+    """A replacement finds a broken new version, or has no memory for what another has loaded."""
+
+    async def test(log: list[Any]) -> None:
+        first, second = Fake(1, log), Fake(2, log)
+        first.condition = serves(*served)
+        second.condition = LACKS
+        assert missing(whole(first, second)) == [2]
+
+    run(test)
+
+
+def test_without_polling_a_worker_reads_other_files_only_while_a_client_s_call_lasts() -> None:
+    async def test(log: list[Any]) -> None:
+        first, second = Fake(1, log), Fake(2, log)
+        workers = whole(first, second, polls=False)
+        second.hangs.add("load")
+        loading = asyncio.ensure_future(workers.load(first, "pair"))
+        while (2, "load", "pair") not in log:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        first.condition = serves("repaired files", 2)
+        second.condition = LACKS
+        assert missing(workers) == []
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        assert missing(workers) == [2]
 
     run(test)

@@ -4,28 +4,24 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.calls import VIA, Call, ClassifyOptions
+from coserve_client.calls import ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
-from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
+from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
-from coserve_client.retries import Backoff
-from coserve_client.reuse import BROKEN, Attempt
+from coserve_client.sending import AsyncSender
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
-
-T = TypeVar("T")
 
 
 class AsyncClient:
@@ -45,10 +41,8 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
-        self._route = connecting.route
-        self._retries = retries
-        self._retry_seconds = retry_seconds
-        self._http = httpx.AsyncClient(transport=transport, **connecting.arguments)
+        http = httpx.AsyncClient(transport=transport, **connecting.arguments)
+        self._sender = AsyncSender(http, connecting.route, retries, retry_seconds)
 
     async def classify(
         self,
@@ -76,7 +70,7 @@ class AsyncClient:
             early_stop,
             timeout_ms,
         )
-        return await self._call(call)
+        return await self._sender.call(call)
 
     def classify_many(
         self,
@@ -114,35 +108,37 @@ class AsyncClient:
         input_name: str = "images",
     ) -> Inference:
         """See `Client.infer`."""
-        return await self._call(calls.infer(model, images, version, early_stop, timeout_ms, input_name))
+        return await self._sender.call(
+            calls.infer(model, images, version, early_stop, timeout_ms, input_name)
+        )
 
     async def models(self) -> tuple[Model, ...]:
         """See `Client.models`."""
-        return await self._call(calls.models())
+        return await self._sender.call(calls.models())
 
     async def default_model(self) -> Model | None:
         """See `Client.default_model`."""
-        return await self._call(calls.default_model())
+        return await self._sender.call(calls.default_model())
 
     async def model(self, name: str, *, version: str | None = None) -> Model:
         """See `Client.model`."""
-        return await self._call(calls.model(name, version))
+        return await self._sender.call(calls.model(name, version))
 
     async def metadata(self, model: str, *, version: str | None = None) -> Metadata:
         """See `Client.metadata`."""
-        return await self._call(calls.metadata(model, version))
+        return await self._sender.call(calls.metadata(model, version))
 
     async def live(self) -> bool:
         """See `Client.live`."""
-        return await self._probe("/healthz")
+        return await self._sender.probe("/healthz")
 
     async def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
         """See `Client.ready`."""
-        return await self._probe(calls.readiness_path(model, version))
+        return await self._sender.probe(calls.readiness_path(model, version))
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._sender.aclose()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -188,35 +184,3 @@ class AsyncClient:
             return batching.pair_results(images, reply)
         # The server rejects a request as a whole, so each image is sent again by itself.
         return [outcome for image in images for outcome in await self._classify_images([image], options)]
-
-    async def _call(self, call: Call[T]) -> T:
-        backoff = Backoff(self._retries, self._retry_seconds)
-        request = call.request(self._http)
-        response = await self._send(request)
-        while (delay := backoff.delay(response)) is not None:
-            await asyncio.sleep(delay)
-            response = await self._send(request)
-        return call.read(response)
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        attempt = Attempt()
-        request.extensions |= {"trace": attempt.arecord, VIA: self._route.proxy}
-        with translated_errors(self._route):
-            try:
-                response = await self._http.send(request)
-            except BROKEN:
-                if not attempt.met_closing_connection():
-                    raise
-                response = await self._http.send(request)
-        # The stream and the response reference each other, which would keep the images in memory until the
-        # garbage collector runs. httpx may drop this undocumented attribute.
-        with suppress(AttributeError):
-            del response.stream
-        return response
-
-    async def _probe(self, path: str) -> bool:
-        try:
-            response = await self._send(self._http.build_request("GET", path))
-        except (UnreachableError, RequestTimeoutError):
-            return False
-        return calls.is_healthy(response)

@@ -1,32 +1,27 @@
 """The synchronous client. Everything but the I/O is shared with `AsyncClient`."""
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.calls import VIA, Call, ClassifyOptions
+from coserve_client.calls import ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
-from coserve_client.errors import RejectedError, RequestTimeoutError, UnreachableError, translated_errors
+from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
-from coserve_client.retries import Backoff
-from coserve_client.reuse import BROKEN, Attempt
+from coserve_client.sending import Sender
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
     from typing_extensions import Unpack
-
-T = TypeVar("T")
 
 
 class Client:
@@ -64,10 +59,8 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
-        self._route = connecting.route
-        self._retries = retries
-        self._retry_seconds = retry_seconds
-        self._http = httpx.Client(transport=transport, **connecting.arguments)
+        http = httpx.Client(transport=transport, **connecting.arguments)
+        self._sender = Sender(http, connecting.route, retries, retry_seconds)
 
     def classify(
         self,
@@ -108,7 +101,7 @@ class Client:
         call = calls.classify(
             images, model, version, top_k, member_predictions, coverage, set_method, early_stop, timeout_ms
         )
-        return self._call(call)
+        return self._sender.call(call)
 
     def classify_many(
         self,
@@ -182,15 +175,15 @@ class Client:
                 calibrated to stop early.
             CoserveError: any other failure, as a subclass.
         """
-        return self._call(calls.infer(model, images, version, early_stop, timeout_ms, input_name))
+        return self._sender.call(calls.infer(model, images, version, early_stop, timeout_ms, input_name))
 
     def models(self) -> tuple[Model, ...]:
         """List the ensembles that the server offers."""
-        return self._call(calls.models())
+        return self._sender.call(calls.models())
 
     def default_model(self) -> Model | None:
         """Describe the ensemble that answers requests that name none; None if requests must name one."""
-        return self._call(calls.default_model())
+        return self._sender.call(calls.default_model())
 
     def model(self, name: str, *, version: str | None = None) -> Model:
         """Describe one ensemble.
@@ -198,7 +191,7 @@ class Client:
         Raises:
             UnknownModelError: the server has no ensemble with that name or version.
         """
-        return self._call(calls.model(name, version))
+        return self._sender.call(calls.model(name, version))
 
     def metadata(self, model: str, *, version: str | None = None) -> Metadata:
         """Describe the tensors of an ensemble, or of a member if the server offers members.
@@ -206,11 +199,11 @@ class Client:
         Raises:
             UnknownModelError: the server has no ensemble with that name or version.
         """
-        return self._call(calls.metadata(model, version))
+        return self._sender.call(calls.metadata(model, version))
 
     def live(self) -> bool:
         """Return whether a server answers at the address."""
-        return self._probe("/healthz")
+        return self._sender.probe("/healthz")
 
     def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
         """Return whether the server answers and enough members run in every ensemble, or in the given one.
@@ -218,11 +211,11 @@ class Client:
         Raises:
             UnauthenticatedError: the server requires an API key, and the client's is missing or not valid.
         """
-        return self._probe(calls.readiness_path(model, version))
+        return self._sender.probe(calls.readiness_path(model, version))
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._sender.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -265,35 +258,3 @@ class Client:
             return batching.pair_results(images, reply)
         # The server rejects a request as a whole, so each image is sent again by itself.
         return [outcome for image in images for outcome in self._classify_images([image], options)]
-
-    def _call(self, call: Call[T]) -> T:
-        backoff = Backoff(self._retries, self._retry_seconds)
-        request = call.request(self._http)
-        response = self._send(request)
-        while (delay := backoff.delay(response)) is not None:
-            time.sleep(delay)
-            response = self._send(request)
-        return call.read(response)
-
-    def _send(self, request: httpx.Request) -> httpx.Response:
-        attempt = Attempt()
-        request.extensions |= {"trace": attempt.record, VIA: self._route.proxy}
-        with translated_errors(self._route):
-            try:
-                response = self._http.send(request)
-            except BROKEN:
-                if not attempt.met_closing_connection():
-                    raise
-                response = self._http.send(request)
-        # The stream and the response reference each other, which would keep the images in memory until the
-        # garbage collector runs. httpx may drop this undocumented attribute.
-        with suppress(AttributeError):
-            del response.stream
-        return response
-
-    def _probe(self, path: str) -> bool:
-        try:
-            response = self._send(self._http.build_request("GET", path))
-        except (UnreachableError, RequestTimeoutError):
-            return False
-        return calls.is_healthy(response)

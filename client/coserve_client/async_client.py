@@ -16,6 +16,7 @@ from coserve_client.calls import ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in
+from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.sending import AsyncSender
 
@@ -134,7 +135,7 @@ class AsyncClient:
 
     async def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
         """See `Client.ready`."""
-        return await self._sender.probe(calls.readiness_path(model, version))
+        return await self._sender.probe(readiness_path(model, version))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
-from urllib.parse import quote
 
 import httpx
 
 from coserve_client.decoding import decode
-from coserve_client.errors import InputError, ProblemError, ProtocolError, problem_error
+from coserve_client.errors import ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
+from coserve_client.paths import check_model, check_version, v1_model_path, v2_model_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inference
 
@@ -98,8 +98,11 @@ def classify(
     """Read images and build the call that classifies them. The arguments are those of `Client.classify`.
 
     Raises:
-        InputError: there is no image, or one cannot be read.
+        InputError: there is no image, or one cannot be read, or no model can have that name or version.
     """
+    if model is not None:
+        check_model(model)
+    check_version(version)
     files: Files = [("files", (image.filename, image.data)) for image in read_images(images)]
 
     def parse(response: httpx.Response) -> Reply:
@@ -131,8 +134,10 @@ def infer(
     """Build the call that computes logits. The arguments are those of `Client.infer`.
 
     Raises:
-        InputError: `images` is not an array of real numbers, or NumPy is not installed.
+        InputError: `images` is not an array of real numbers, NumPy is not installed, or no model can have
+            that name or version.
     """
+    path = f"{v2_model_path(model, version)}/infer"
     content, json_length = write_inference(images, input_name, early_stop)
 
     def parse(response: httpx.Response) -> Inference:
@@ -143,12 +148,16 @@ def infer(
         HEADER_LENGTH: str(json_length),
         **_deadline_header(timeout_ms),
     }
-    return Call("POST", f"{_v2_path(model, version)}/infer", parse, headers=headers, content=content)
+    return Call("POST", path, parse, headers=headers, content=content)
 
 
 def metadata(model: str, version: str | None = None) -> Call[Metadata]:
-    """Build the call that describes a model's tensors."""
-    return Call("GET", _v2_path(model, version), lambda r: decode(Metadata, json_document(r), "reply"))
+    """Build the call that describes a model's tensors.
+
+    Raises:
+        InputError: no model can have that name or version.
+    """
+    return Call("GET", v2_model_path(model, version), lambda r: decode(Metadata, json_document(r), "reply"))
 
 
 def models() -> Call[tuple[Model, ...]]:
@@ -173,13 +182,11 @@ def model(name: str, version: str | None = None) -> Call[Model]:
     """Build the call that describes one ensemble, in its newest version by default.
 
     Raises:
-        InputError: the name is empty.
+        InputError: no model can have that name or version.
     """
-    if not name:
-        raise InputError("the name of a model must not be empty")
+    check_version(version)
     params: dict[str, Value] = {} if version is None else {"version": version}
-    path = f"/v1/models/{quote(name, safe='')}"
-    return Call("GET", path, lambda r: decode(Model, json_document(r), "reply"), params)
+    return Call("GET", v1_model_path(name), lambda r: decode(Model, json_document(r), "reply"), params)
 
 
 @dataclass(frozen=True)
@@ -188,11 +195,6 @@ class ModelList:
 
     models: tuple[Model, ...]
     default: str | None = None
-
-
-def readiness_path(model: str | None, version: str | None) -> str:
-    """Return the path that reports whether the server, or one model, is ready."""
-    return "/readyz" if model is None else f"{_v2_path(model, version)}/ready"
 
 
 def is_healthy(response: httpx.Response) -> bool:
@@ -228,11 +230,6 @@ def _v2_error(response: httpx.Response) -> str | None:
         return None
     text = content.get("error") if isinstance(content, dict) else None
     return text if isinstance(text, str) else None
-
-
-def _v2_path(model: str, version: str | None) -> str:
-    path = f"/v2/models/{quote(model, safe='')}"
-    return path if version is None else f"{path}/versions/{quote(version, safe='')}"
 
 
 def _deadline_header(timeout_ms: float | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from coserve_client.calls import ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in
+from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.sending import Sender
 
@@ -92,7 +93,7 @@ class Client:
             timeout_ms: milliseconds the server may take, if less than its own deadline.
 
         Raises:
-            InputError: there is no image, or one cannot be read.
+            InputError: there is no image, one cannot be read, or no model can have that name or version.
             RejectedError: the server does not accept an image.
             UnknownModelError: the server has no such ensemble.
             InvalidParametersError: the ensemble is not calibrated for the coverage, or to stop early.
@@ -170,7 +171,8 @@ class Client:
             input_name: name of the model's input, as in `metadata`.
 
         Raises:
-            InputError: `images` is not an array of real numbers, or NumPy is not installed.
+            InputError: `images` is not an array of real numbers, NumPy is not installed, or no model can
+                have that name or version.
             RejectedError: the images do not have the shape of the model's input, or the ensemble is not
                 calibrated to stop early.
             CoserveError: any other failure, as a subclass.
@@ -189,6 +191,7 @@ class Client:
         """Describe one ensemble.
 
         Raises:
+            InputError: no model can have that name or version.
             UnknownModelError: the server has no ensemble with that name or version.
         """
         return self._sender.call(calls.model(name, version))
@@ -197,6 +200,7 @@ class Client:
         """Describe the tensors of an ensemble, or of a member if the server offers members.
 
         Raises:
+            InputError: no model can have that name or version.
             UnknownModelError: the server has no ensemble with that name or version.
         """
         return self._sender.call(calls.metadata(model, version))
@@ -209,9 +213,10 @@ class Client:
         """Return whether the server answers and enough members run in every ensemble, or in the given one.
 
         Raises:
+            InputError: no model can have that name or version, or there is a version without a name.
             UnauthenticatedError: the server requires an API key, and the client's is missing or not valid.
         """
-        return self._sender.probe(calls.readiness_path(model, version))
+        return self._sender.probe(readiness_path(model, version))
 
     def close(self) -> None:
         """Close the connections."""

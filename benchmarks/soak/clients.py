@@ -94,7 +94,7 @@ class Clients:
         files = [self.images[index] for index in chosen]
         tensors = self.models.tensors[chosen]
         if form == "v1 multipart":
-            return calls.classify(files, name, top_k=10).request(self.http)
+            return calls.classify(files, model=name, top_k=10).request(self.http)
         if form == "v2 binary":
             return calls.infer(name, tensors).request(self.http)
         if form.startswith("v1"):

@@ -12,10 +12,10 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.calls import ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError
-from coserve_client.images import Image, Source, images_in
+from coserve_client.images import Image, Source, images_in, iterate
+from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.sending import AsyncSender
@@ -62,14 +62,14 @@ class AsyncClient:
         call = await asyncio.to_thread(
             calls.classify,
             images,
-            model,
-            version,
-            top_k,
-            member_predictions,
-            coverage,
-            set_method,
-            early_stop,
-            timeout_ms,
+            model=model,
+            version=version,
+            top_k=top_k,
+            member_predictions=member_predictions,
+            coverage=coverage,
+            set_method=set_method,
+            early_stop=early_stop,
+            timeout_ms=timeout_ms,
         )
         return await self._sender.call(call)
 
@@ -83,7 +83,8 @@ class AsyncClient:
     ) -> AsyncIterator[Outcome]:
         """See `Client.classify_many`. Requests in progress are cancelled if the iteration ends early."""
         batching.check_limits(batch_size, concurrency)
-        return self._classify_batches(batching.split(images, batch_size), concurrency, options)
+        write_options(**options)
+        return self._classify_batches(batching.split(iterate(images), batch_size), concurrency, options)
 
     def classify_folder(
         self,

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,11 +31,15 @@ def check_limits(batch_size: int, concurrency: int) -> None:
     """Check that batches and concurrency are large enough to send anything.
 
     Raises:
-        InputError: a value is below 1.
+        InputError: a value is not a whole number, or below 1.
     """
     for name, value in (("batch_size", batch_size), ("concurrency", concurrency)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+        try:
+            number = index(value)
+        except TypeError as error:
+            raise InputError(f"{name} must be a whole number, not {value!r}") from error
+        if number < 1:
+            raise InputError(f"{name} must be at least 1, not {number}")
 
 
 def split(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:

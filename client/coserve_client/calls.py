@@ -2,39 +2,27 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import httpx
 
 from coserve_client.decoding import decode
 from coserve_client.errors import ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
-from coserve_client.paths import check_model, check_version, v1_model_path, v2_model_path
-from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
+from coserve_client.options import ClassifyOptions, Value, deadline_header, write_options
+from coserve_client.paths import check_version, v1_model_path, v2_model_path
+from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply
 from coserve_client.tensors import HEADER_LENGTH, read_inference, write_inference
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from typing_extensions import Unpack
 
 VIA = "coserve_client.via"
 """The extension of a request with the variable that names the proxy it goes through, or None."""
 
 T = TypeVar("T")
 Files = list[tuple[str, tuple[str, bytes]]]
-Value = str | int | float | bool
-
-
-class ClassifyOptions(TypedDict, total=False):
-    """The arguments of `Client.classify` other than the images."""
-
-    model: str | None
-    version: str | None
-    top_k: int
-    member_predictions: bool
-    coverage: float | None
-    set_method: SetMethod | None
-    early_stop: EarlyStop | None
-    timeout_ms: float | None
 
 
 # A proxy in front of the server also returns these, without a problem document.
@@ -84,25 +72,13 @@ class Call(Generic[T]):
         raise error_from(response)
 
 
-def classify(
-    images: Source | Iterable[Source],
-    model: str | None = None,
-    version: str | None = None,
-    top_k: int = 5,
-    member_predictions: bool = False,
-    coverage: float | None = None,
-    set_method: SetMethod | None = None,
-    early_stop: EarlyStop | None = None,
-    timeout_ms: float | None = None,
-) -> Call[Reply]:
-    """Read images and build the call that classifies them. The arguments are those of `Client.classify`.
+def classify(images: Source | Iterable[Source], **options: "Unpack[ClassifyOptions]") -> Call[Reply]:
+    """Check the options, read the images and build the call that classifies them.
 
     Raises:
-        InputError: there is no image, or one cannot be read, or no model can have that name or version.
+        InputError: there is no image, or one cannot be read, or an option cannot be used.
     """
-    if model is not None:
-        check_model(model)
-    check_version(version)
+    params, headers = write_options(**options)
     files: Files = [("files", (image.filename, image.data)) for image in read_images(images)]
 
     def parse(response: httpx.Response) -> Reply:
@@ -111,16 +87,7 @@ def classify(
             raise ProtocolError(f"the server returned {len(reply.results)} results for {len(files)} images")
         return reply
 
-    params: dict[str, Value] = {"top_k": top_k, "member_predictions": member_predictions}
-    optional = {
-        "model": model,
-        "version": version,
-        "coverage": coverage,
-        "set_method": set_method,
-        "early_stop": early_stop,
-    }
-    params |= {name: value for name, value in optional.items() if value is not None}
-    return Call("POST", "/v1/classify", parse, params, _deadline_header(timeout_ms), files)
+    return Call("POST", "/v1/classify", parse, params, headers, files)
 
 
 def infer(
@@ -146,7 +113,7 @@ def infer(
     headers = {
         "Content-Type": "application/octet-stream",
         HEADER_LENGTH: str(json_length),
-        **_deadline_header(timeout_ms),
+        **deadline_header(timeout_ms),
     }
     return Call("POST", path, parse, headers=headers, content=content)
 
@@ -230,10 +197,6 @@ def _v2_error(response: httpx.Response) -> str | None:
         return None
     text = content.get("error") if isinstance(content, dict) else None
     return text if isinstance(text, str) else None
-
-
-def _deadline_header(timeout_ms: float | None) -> dict[str, str]:
-    return {} if timeout_ms is None else {"Request-Timeout-Ms": f"{timeout_ms:g}"}
 
 
 def json_document(response: httpx.Response) -> object:

@@ -12,10 +12,10 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.calls import ClassifyOptions
 from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
 from coserve_client.errors import RejectedError
-from coserve_client.images import Image, Source, images_in
+from coserve_client.images import Image, Source, images_in, iterate
+from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.sending import Sender
@@ -100,7 +100,15 @@ class Client:
             CoserveError: any other failure, as a subclass.
         """
         call = calls.classify(
-            images, model, version, top_k, member_predictions, coverage, set_method, early_stop, timeout_ms
+            images,
+            model=model,
+            version=version,
+            top_k=top_k,
+            member_predictions=member_predictions,
+            coverage=coverage,
+            set_method=set_method,
+            early_stop=early_stop,
+            timeout_ms=timeout_ms,
         )
         return self._sender.call(call)
 
@@ -126,12 +134,14 @@ class Client:
                 `early_stop` and `timeout_ms`, as for `classify`.
 
         Raises:
-            InputError: `batch_size` or `concurrency` is below 1; raised by the call itself.
+            InputError: `batch_size` or `concurrency` is not a whole number above 0, an option cannot be
+                used, or `images` is a single image or no iterable; raised by the call itself.
             CoserveError: a failure not specific to one image; raised during iteration, once the requests in
                 progress have finished.
         """
         batching.check_limits(batch_size, concurrency)
-        return self._classify_batches(batching.split(images, batch_size), concurrency, options)
+        write_options(**options)
+        return self._classify_batches(batching.split(iterate(images), batch_size), concurrency, options)
 
     def classify_folder(
         self,

@@ -35,14 +35,30 @@ def read_images(sources: Source | Iterable[Source]) -> list[Image]:
     Raises:
         InputError: there is no image, or one cannot be read; the message names it.
     """
-    if isinstance(sources, (str, os.PathLike, bytes, bytearray, memoryview, Image)) or hasattr(
-        sources, "read"
-    ):
-        sources = [cast("Source", sources)]
-    images = [read_image(source, index) for index, source in enumerate(sources)]
+    one = _is_one_image(sources)
+    several = iter([cast("Source", sources)]) if one else iterate(cast("Iterable[Source]", sources))
+    images = [read_image(source, index) for index, source in enumerate(several)]
     if not images:
         raise InputError("no image given")
     return images
+
+
+def iterate(images: Iterable[Source]) -> Iterator[Source]:
+    """Start to iterate over several images.
+
+    Raises:
+        InputError: it is one image, whose letters, bytes or lines would be taken for images, or no iterable.
+    """
+    kind = type(images).__name__
+    if _is_one_image(images):
+        raise InputError(
+            f"images must be several images, not one of type {kind}: pass [image], or use classify; for "
+            "a folder, use classify_folder"
+        )
+    try:
+        return iter(images)
+    except TypeError as error:
+        raise InputError(f"images must be an image or an iterable of images, not {kind}") from error
 
 
 def read_image(source: Source, index: int) -> Image:
@@ -86,6 +102,11 @@ def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
         InputError: the zip cannot be read.
     """
     return [file for file in files_in_zip(path) if file.path.suffix.lower() in SUFFIXES]
+
+
+def _is_one_image(images: object) -> bool:
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image)
+    return isinstance(images, kinds) or hasattr(images, "read")
 
 
 def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, int]]) -> Iterator[Path]:

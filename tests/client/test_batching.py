@@ -6,7 +6,7 @@ import io
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -208,12 +208,42 @@ def test_images_leave_memory_with_the_response(many: Any, reply: Make) -> None:
 def test_wrong_arguments_are_reported_by_the_call_itself(kind: Any, tmp_path: Path) -> None:
     client = kind()
     for name in ("batch_size", "concurrency"):
+        for value in ("1", 1.5, float("nan"), None):
+            with pytest.raises(InputError, match=f"{name} must be a whole number, not {value!r}"):
+                client.classify_many(images(1), **{name: value})
         with pytest.raises(InputError, match=f"{name} must be at least 1, not 0"):
             client.classify_many(images(1), **{name: 0})
+    with pytest.raises(InputError, match="the name of a model must not be empty"):
+        client.classify_many(images(1), model="")
+    with pytest.raises(TypeError, match="topk"):
+        client.classify_many(images(1), topk=3)
     with pytest.raises(InputError, match="nowhere: No such file"):
         client.classify_folder(tmp_path / "nowhere")
     with pytest.raises(InputError, match="null"):
         client.classify_folder("a\0b")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize(
+    "image",
+    ["photo.jpg", "", b"x", bytearray(b"x"), Path("photo.jpg"), Image(b"x", "a.png"), io.BytesIO(b"x\ny")],
+)
+def test_one_image_is_not_taken_for_many(kind: Any, image: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"not one of type \w+: pass \[image\], or use classify; for a folder"
+    ):
+        kind().classify_many(image)
+
+
+async def asynchronous() -> AsyncIterator[bytes]:
+    yield b"x"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("wrong", [None, 5, asynchronous(), object()])
+def test_many_images_come_from_an_iterable(kind: Any, wrong: Any) -> None:
+    with pytest.raises(InputError, match=f"iterable of images, not {type(wrong).__name__}$"):
+        kind().classify_many(wrong)
 
 
 def test_works_if_httpx_stops_keeping_the_stream(many: Any, reply: Make, monkeypatch: Any) -> None:

@@ -67,6 +67,8 @@ def test_requires_binary_files_and_at_least_one(tmp_path: Path) -> None:
         read_images(io.StringIO("text"))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="opened in binary mode or an Image, not NoneType"):
         read_images([None])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="an image or an iterable of images, not NoneType"):
+        read_images(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="no image given"):
         read_images([])
 

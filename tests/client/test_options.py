@@ -1,0 +1,28 @@
+"""Options of a classification that cannot be sent are refused before anything is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from coserve_client import InputError
+
+Ask = Callable[..., Any]
+
+
+def unused(request: httpx.Request) -> httpx.Response:
+    raise AssertionError(request.url)
+
+
+@pytest.mark.parametrize("timeout", ["250", [250], 10**400])
+def test_the_timeout_of_a_call_is_a_number(ask: Ask, timeout: Any) -> None:
+    for method, arguments in (("classify", (b"x",)), ("infer", ("E", [0.5]))):
+        with pytest.raises(InputError, match="timeout_ms must be a number of milliseconds, not"):
+            ask(unused, method, *arguments, timeout_ms=timeout)
+
+
+@pytest.mark.parametrize("name", ["top_k", "coverage", "set_method", "early_stop", "member_predictions"])
+def test_an_option_has_one_value(ask: Ask, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} must be one value, not \[0\.9, 0\.95\]"):
+        ask(unused, "classify", b"x", **{name: [0.9, 0.95]})

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import httpx
 
-from coserve_client.decoding import decode
+from coserve_client.decoding import decode, parse_json
 from coserve_client.errors import ProblemError, ProtocolError, problem_error
 from coserve_client.images import Source, read_images
 from coserve_client.options import ClassifyOptions, Value, deadline_header, write_options
@@ -105,10 +105,13 @@ def infer(
             that name or version.
     """
     path = f"{v2_model_path(model, version)}/infer"
-    content, json_length = write_inference(images, input_name, early_stop)
+    content, json_length, count = write_inference(images, input_name, early_stop)
 
     def parse(response: httpx.Response) -> Inference:
-        return read_inference(response.content, response.headers.get(HEADER_LENGTH))
+        inference = read_inference(response.content, response.headers.get(HEADER_LENGTH))
+        if len(inference.logits) != count:
+            raise ProtocolError(f"the server returned logits of {len(inference.logits)} images for {count}")
+        return inference
 
     headers = {
         "Content-Type": "application/octet-stream",
@@ -185,14 +188,16 @@ def error_from(response: httpx.Response) -> ProblemError | ProtocolError:
     if text := _v2_error(response):
         return problem_error(status, {"title": text})
     if status in PROXY_STATUSES:
-        return problem_error(status, {"title": f"{_address(response)} answered {response.reason_phrase}"})
+        # Some proxies send no reason.
+        reason = response.reason_phrase.strip() or httpx.codes.get_reason_phrase(status)
+        return problem_error(status, {"title": f"{_address(response)} answered {reason}"})
     return _unexpected(response)
 
 
 def _v2_error(response: httpx.Response) -> str | None:
     """Return the text of an Open Inference Protocol error, or None if the response is not one."""
     try:
-        content = response.json()
+        content = parse_json(response.content)
     except ValueError:
         return None
     text = content.get("error") if isinstance(content, dict) else None
@@ -206,7 +211,7 @@ def json_document(response: httpx.Response) -> object:
         ProtocolError: the body is not JSON.
     """
     try:
-        return response.json()
+        return parse_json(response.content)
     except ValueError as error:
         raise _unexpected(response) from error
 

@@ -1,5 +1,6 @@
-"""Build frozen dataclasses from JSON values, guided by their annotations."""
+"""Parse JSON, and build frozen dataclasses from its values, guided by their annotations."""
 
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -11,6 +12,18 @@ from coserve_client.errors import ProtocolError
 T = TypeVar("T")
 
 
+def parse_json(content: bytes) -> object:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not valid, or nested too deeply for Python.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def decode(annotation: type[T], value: object, where: str) -> T:
     """Check a JSON value against an annotation and convert it.
 
@@ -20,7 +33,7 @@ def decode(annotation: type[T], value: object, where: str) -> T:
 
     Args:
         annotation: the expected type.
-        value: a value returned by `json.loads`.
+        value: a value returned by `parse_json`.
         where: path of the value in the document, for messages.
 
     Raises:
@@ -44,7 +57,7 @@ def _decode(annotation: Any, value: object, where: str) -> object:
     if origin is Mapping:
         return {k: _decode(args[1], v, f"{where}.{k}") for k, v in _expect(dict, value, where).items()}
     if annotation is float and type(value) is int:
-        return float(value)
+        return _to_float(value, where)
     return _expect(annotation, value, where)
 
 
@@ -60,6 +73,13 @@ def _decode_object(cls: type, value: dict[str, object], where: str) -> object:
 @cache
 def _type_hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
+
+
+def _to_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ProtocolError(f"{where} in the server's response is too large a number") from error
 
 
 def _expect(expected: type[T], value: object, where: str) -> T:

@@ -56,8 +56,8 @@ class ProblemError(CoserveError):
 
     def __init__(self, status: int, document: Mapping[str, Any]) -> None:
         extra = dict(document)
-        self.type = str(extra.pop("type", "about:blank"))
-        self.title = str(extra.pop("title", f"status {status}"))
+        self.type = str(extra.pop("type", None) or "about:blank")
+        self.title = str(extra.pop("title", None) or f"status {status}")
         detail = extra.pop("detail", None)
         self.detail = None if detail is None else str(detail)
         extra.pop("status", None)

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from coserve_client.decoding import decode
+from coserve_client.decoding import decode, parse_json
 from coserve_client.errors import InputError, ProtocolError
 from coserve_client.replies import EarlyStop, Inference
 
@@ -35,6 +35,7 @@ class _Parameters:
     degraded: bool
     members: str
     overlap: float
+    missing: str | None = None
     image_members: str | None = None
     early_stop_confidence: float | None = None
     measured_top1: float | None = None
@@ -52,16 +53,21 @@ class _InferenceHeader:
 
 def write_inference(
     images: "ArrayLike", input_name: str, early_stop: EarlyStop | None = None
-) -> tuple[bytes, int]:
+) -> tuple[bytes, int, int]:
     """Encode an inference request. The arguments are those of `Client.infer`.
 
     Returns:
-        The body, which is JSON followed by the tensor, and the length of the JSON in bytes.
+        The body, which is JSON followed by the tensor; the length of the JSON in bytes; the number of images.
 
     Raises:
-        InputError: `images` is not an array of real numbers, or NumPy is not installed.
+        InputError: `images` is not an array of real numbers, another argument is no string, or NumPy is not
+            installed.
     """
     np = _numpy()
+    texts = {"input_name": input_name} | ({} if early_stop is None else {"early_stop": early_stop})
+    for name, text in texts.items():
+        if not isinstance(text, str):
+            raise InputError(f"{name} must be a string, not {type(text).__name__}")
     try:
         array = np.asarray(images)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -81,7 +87,7 @@ def write_inference(
         parameters["early_stop"] = early_stop
     request = {"inputs": [tensor], "parameters": parameters}
     header = json.dumps(request).encode()
-    return header + array.tobytes(), len(header)
+    return header + array.tobytes(), len(header), len(array)
 
 
 def read_inference(body: bytes, json_length: str | None) -> Inference:
@@ -95,11 +101,9 @@ def read_inference(body: bytes, json_length: str | None) -> Inference:
         ProtocolError: the response is not valid.
     """
     np = _numpy()
-    if json_length is None or not json_length.isdecimal() or int(json_length) > len(body):
-        raise ProtocolError(f"the server's response has no valid {HEADER_LENGTH} header")
-    length = int(json_length)
+    length = _parse_length(json_length, len(body))
     try:
-        document = json.loads(body[:length])
+        document = parse_json(body[:length])
     except ValueError as error:
         raise ProtocolError(f"the server's response is not valid JSON: {error}") from error
     header = decode(_InferenceHeader, document, "reply")
@@ -110,6 +114,8 @@ def read_inference(body: bytes, json_length: str | None) -> Inference:
     received = len(body) - length
     if announced != received:
         raise ProtocolError(f"the server's response announces {announced} tensor bytes but has {received}")
+    if len(output.shape) != 2:
+        raise ProtocolError(f"the server's logits must be [N, C], not {list(output.shape)}")
     try:
         logits = np.frombuffer(body, "<f4", offset=length).reshape(output.shape)
     except ValueError as error:
@@ -122,12 +128,19 @@ def read_inference(body: bytes, json_length: str | None) -> Inference:
         logits=np.require(logits, np.float32, ["C", "ALIGNED"]),
         degraded=parameters.degraded,
         members=tuple(parameters.members.split(",")),
-        missing=document["parameters"].get("missing"),
+        missing=parameters.missing,
         overlap=parameters.overlap,
         image_members=None if apart is None else tuple(tuple(names.split(",")) for names in apart.split(";")),
         early_stop_confidence=parameters.early_stop_confidence,
         measured_top1=parameters.measured_top1,
     )
+
+
+def _parse_length(text: str | None, limit: int) -> int:
+    # Python refuses to parse numbers of thousands of digits.
+    if text is None or not text.isdecimal() or len(text) > 20 or int(text) > limit:
+        raise ProtocolError(f"the server's response has no valid {HEADER_LENGTH} header")
+    return int(text)
 
 
 def _numpy() -> Any:

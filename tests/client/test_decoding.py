@@ -69,6 +69,7 @@ def test_names_the_missing_key(reply: Make) -> None:
         ("model", 3, "reply.model in the server's response is int, expected str"),
         ("degraded", "no", "reply.degraded in the server's response is str, expected bool"),
         ("overlap", True, "reply.overlap in the server's response is bool, expected float"),
+        ("overlap", 10**400, "reply.overlap in the server's response is too large a number"),
         ("members", {}, "reply.members in the server's response is dict, expected list"),
         ("results", [None], "reply.results[0] in the server's response is NoneType, expected dict"),
     ],

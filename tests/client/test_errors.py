@@ -110,6 +110,9 @@ def test_understands_a_proxy_without_problem_documents(ask: Ask) -> None:
         (200, {}, b'{"model": "E"', "answered 200"),
         (200, {}, b"{}", r"lacks reply\.model"),
         (200, {}, b"\xff\xfe", "answered 200"),
+        (200, {}, b"[" * 100_000, "answered 200"),
+        (404, {"Content-Type": "application/json"}, b"[" * 100_000, "answered 404 with application/json"),
+        (400, {"Content-Type": PROBLEM}, b"[" * 100_000, "answered 400"),
         (404, {"Content-Type": "application/json"}, b"{}", "answered 404 with application/json"),
         (400, {"Content-Type": PROBLEM}, b"[", r"/classify answered 400 with application/problem\+json"),
         (400, {"Content-Type": PROBLEM}, b"[]", "problem in the server's response is list"),
@@ -124,6 +127,20 @@ def test_reports_responses_of_other_servers(
 
     with pytest.raises(ProtocolError, match=message):
         ask(server, "classify", b"x")
+
+
+def test_a_proxy_need_not_give_a_reason(ask: Ask) -> None:
+    def envoy(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(504, extensions={"reason_phrase": b""})
+
+    with pytest.raises(DeadlineError, match="answered Gateway Timeout"):
+        ask(envoy, "models")
+
+
+def test_a_problem_without_words_is_its_status(ask: Ask) -> None:
+    with pytest.raises(RejectedError, match=r"^status 400 \(HTTP 400\)$") as caught:
+        ask(lambda _: problem(400, type=None, title=None, detail=None), "models")
+    assert caught.value.type == "about:blank"
 
 
 def test_requires_one_result_per_image(ask: Ask, reply: Make) -> None:

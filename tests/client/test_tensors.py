@@ -72,11 +72,21 @@ def test_early_stopping_is_requested_and_reported(ask: Ask) -> None:
     assert (reply.early_stop_confidence, reply.measured_top1) == (0.8, 0.9)
 
 
+def nested() -> httpx.Response:
+    body = b"[" * 100_000
+    return httpx.Response(200, content=body, headers={"Inference-Header-Content-Length": str(len(body))})
+
+
 @pytest.mark.parametrize(
     ("respond", "message"),
     [
         (lambda: answer(length="9999"), "no valid Inference-Header-Content-Length"),
         (lambda: answer(length="x"), "no valid Inference-Header-Content-Length"),
+        (lambda: answer(length="9" * 5000), "no valid Inference-Header-Content-Length"),
+        (nested, "is not valid JSON: it is nested too deeply"),
+        (lambda: answer(shape=[6]), r"logits must be \[N, C\], not \[6\]"),
+        (lambda: answer(shape=[3, 2]), "logits of 3 images for 2"),
+        (lambda: answer(stopping={"missing": ["m2"]}), r"reply\.parameters\.missing .* is list"),
         (lambda: answer(length="3"), "is not valid JSON"),
         (lambda: answer(tensor=b"1234"), "announces 24 tensor bytes but has 4"),
         (lambda: answer(shape=[3, 3]), "not have the announced shape"),
@@ -95,6 +105,12 @@ def test_reports_invalid_responses(ask: Ask, respond: Callable[[], httpx.Respons
 def test_requires_real_numbers(ask: Ask, images: object) -> None:
     with pytest.raises(InputError, match="not an array of real numbers"):
         ask(lambda _: answer(), "infer", "E", images)
+
+
+@pytest.mark.parametrize("name", ["input_name", "early_stop"])
+def test_requires_strings_where_the_request_has_them(ask: Ask, name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} must be a string, not object"):
+        ask(lambda _: answer(), "infer", "E", LOGITS, **{name: object()})
 
 
 def test_only_tensors_need_numpy() -> None:

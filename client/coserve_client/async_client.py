@@ -12,12 +12,13 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Timeout, Verify, connect
 from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in, iterate
 from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
+from coserve_client.retries import check_retries
 from coserve_client.sending import AsyncSender
 
 if TYPE_CHECKING:
@@ -35,12 +36,13 @@ class AsyncClient:
         api_key: str | None = None,
         verify: Verify = None,
         certificate: Certificate = None,
-        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
+        timeout: Timeout = DEFAULT_TIMEOUT,
         retries: int = 3,
         retry_seconds: float = 60.0,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        check_retries(retries, retry_seconds)
         connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
         http = httpx.AsyncClient(transport=transport, **connecting.arguments)
         self._sender = AsyncSender(http, connecting.route, retries, retry_seconds)

@@ -12,12 +12,13 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Verify, connect
+from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Timeout, Verify, connect
 from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in, iterate
 from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
+from coserve_client.retries import check_retries
 from coserve_client.sending import Sender
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ class Client:
         certificate: PEM file of the client's own certificate and key, or a file of each, for servers that
             require one. An `ssl.SSLContext` passed as `verify` must contain it instead.
         timeout: seconds for each of: connecting, receiving more of the response, sending more of the
-            request, getting a free connection.
+            request, getting a free connection; or an `httpx.Timeout`. None means no limit.
         retries: maximum number of retries after 503; no other failure is retried.
         retry_seconds: seconds after the start of a call during which retries may start.
         headers: additional headers for every request, such as a proxy's `Authorization`.
         transport: replacement for the network in tests.
 
     Raises:
-        InputError: `url`, the key, a header or a certificate cannot be used.
+        InputError: `url`, the key, a header, a certificate, a timeout or a limit of retrying cannot be used.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class Client:
         api_key: str | None = None,
         verify: Verify = None,
         certificate: Certificate = None,
-        timeout: httpx.Timeout | float = DEFAULT_TIMEOUT,
+        timeout: Timeout = DEFAULT_TIMEOUT,
         retries: int = 3,
         retry_seconds: float = 60.0,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        check_retries(retries, retry_seconds)
         connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
         http = httpx.Client(transport=transport, **connecting.arguments)
         self._sender = Sender(http, connecting.route, retries, retry_seconds)

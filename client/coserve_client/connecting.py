@@ -5,6 +5,7 @@ import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, TypeAlias
 
 import httpx
@@ -20,6 +21,9 @@ from coserve_client.errors import InputError, Route
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
+# Sockets wait a number of milliseconds that has 32 bits; with more they may wait for an instant.
+LONGEST_SECONDS = 2**31 // 1000 - 1
+PHASES = ("connect", "read", "write", "pool")
 URL_VARIABLE = "COSERVE_URL"
 # Idle connections expire before servers and balancers usually close them, so that a request rarely meets a
 # closing one and is sent twice. The other limits are httpx's defaults.
@@ -30,6 +34,7 @@ CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 File: TypeAlias = str | os.PathLike[str]
 Verify: TypeAlias = File | ssl.SSLContext | None
 Certificate: TypeAlias = File | tuple[File, File] | None
+Timeout: TypeAlias = httpx.Timeout | float | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def connect(
     api_key: str | None,
     verify: Verify,
     certificate: Certificate,
-    timeout: httpx.Timeout | float,
+    timeout: Timeout,
     headers: Mapping[str, str] | None,
     use_proxy: bool,
 ) -> Connecting:
@@ -60,7 +65,8 @@ def connect(
         use_proxy: whether to use the environment's proxy, if it names one for this address.
 
     Raises:
-        InputError: the address, the key, a header, a certificate or an environment variable cannot be used.
+        InputError: the address, the key, a header, a certificate, a timeout or an environment variable cannot
+            be used.
     """
     key = find_api_key(api_key)
     server = _parse_url(url)
@@ -72,7 +78,7 @@ def connect(
     arguments = {
         "base_url": server,
         "headers": _merge_headers(key, headers or {}),
-        "timeout": timeout,
+        "timeout": _read_timeout(timeout),
         "verify": context,
         "limits": LIMITS,
         "proxy": httpx.Proxy(proxy.url, ssl_context=_for_proxy(proxy.url, context)) if proxy else None,
@@ -92,6 +98,8 @@ def tls_context(verify: Verify, certificate: Certificate, secure: bool) -> ssl.S
     Raises:
         InputError: the authorities or the certificate cannot be loaded.
     """
+    if not isinstance(verify, (str, os.PathLike, ssl.SSLContext, type(None))):
+        raise InputError(f"verify must be a PEM file or an ssl.SSLContext, not {verify!r}")
     if isinstance(verify, ssl.SSLContext):
         return verify
     if not secure and verify is None and certificate is None:
@@ -99,6 +107,10 @@ def tls_context(verify: Verify, certificate: Certificate, secure: bool) -> ssl.S
     context = load_authorities(verify)
     if certificate is not None:
         files = certificate if isinstance(certificate, tuple) else (certificate,)
+        if len(files) not in (1, 2) or not all(isinstance(file, (str, os.PathLike)) for file in files):
+            raise InputError(
+                "certificate must be a PEM file, or a tuple of the certificate's file and the key's"
+            )
         try:
             context.load_cert_chain(files[0], files[-1])
         except (OSError, ssl.SSLError) as error:
@@ -114,18 +126,43 @@ def _for_proxy(proxy: httpx.URL, context: ssl.SSLContext) -> ssl.SSLContext | No
 
 def _merge_headers(key: str, headers: Mapping[str, str]) -> httpx.Headers:
     """Combine the key's header with the caller's, which take precedence whatever their case."""
+    if not isinstance(headers, Mapping):
+        raise InputError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise InputError(f"the header {name!r} and its value must be strings, not {value!r}")
     merged = httpx.Headers({"X-API-Key": key} if key else None)
     try:
         merged.update(headers)
     except UnicodeEncodeError as error:
         raise InputError(f"headers must be ASCII: {error}") from error
-    for name, value in merged.raw:
+    for raw, content in merged.raw:
         # RFC 9110, sections 5.1 and 5.5; httpx would report it as a server that cannot be reached.
-        if not HEADER_NAME.fullmatch(name) or CONTROL_CHARACTERS.search(value):
+        if not HEADER_NAME.fullmatch(raw) or CONTROL_CHARACTERS.search(content):
             raise InputError(
-                f"the header {name.decode(errors='replace')!r} has characters that cannot be sent"
+                f"the header {raw.decode(errors='replace')!r} has characters that cannot be sent"
             )
     return merged
+
+
+def _read_timeout(timeout: Timeout) -> httpx.Timeout:
+    """Return a timeout that sockets accept.
+
+    Raises:
+        InputError: a value is not a number, or not positive.
+    """
+    parts = timeout.as_dict() if isinstance(timeout, httpx.Timeout) else dict.fromkeys(PHASES, timeout)
+    seconds: dict[str, float | None] = {}
+    value: Any
+    for phase, value in parts.items():
+        is_number = isinstance(value, Real)
+        # NaN is not positive either.
+        if value is not None and not (is_number and value > 0):
+            raise InputError(
+                f"timeout must be a positive number of seconds, or None for no limit, not {value!r}"
+            )
+        seconds[phase] = None if value is None else float(min(value, LONGEST_SECONDS))
+    return httpx.Timeout(**seconds)
 
 
 def _parse_url(url: str) -> httpx.URL:
@@ -134,6 +171,8 @@ def _parse_url(url: str) -> httpx.URL:
     Raises:
         InputError: it is not an HTTP URL.
     """
+    if not isinstance(url, str):
+        raise InputError(f"the server's address must be a string, not {type(url).__name__}")
     origin = f" in {URL_VARIABLE}" if url == os.environ.get(URL_VARIABLE) else ""
     reason = f"use one like {DEFAULT_URL}"
     try:

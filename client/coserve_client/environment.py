@@ -47,6 +47,8 @@ def find_api_key(given: str | None) -> str:
     Raises:
         InputError: no header can carry the key.
     """
+    if given is not None and not isinstance(given, str):
+        raise InputError(f"the API key must be a string, not {type(given).__name__}")
     environment = os.environ.get(API_KEY_VARIABLE)
     key = ((environment or "") if given is None else given).strip()
     if not (key.isascii() and key.isprintable()):
@@ -86,9 +88,12 @@ def load_authorities(verify: str | os.PathLike[str] | None) -> ssl.SSLContext:
     file, folder = (None, None) if verify is not None else map(os.environ.get, AUTHORITY_VARIABLES)
     if folder and not any(map(os.path.isdir, folder.split(os.pathsep))):
         raise InputError(f"SSL_CERT_DIR names {folder}, which is not a folder; correct or unset it")
-    source = verify or file or (None if folder else certifi.where())
+    default = file or (None if folder else certifi.where())
+    source = default if verify is None else verify
     try:
-        return ssl.create_default_context(cafile=source and Path(source), capath=folder or None)
+        return ssl.create_default_context(
+            cafile=None if source is None else Path(source), capath=folder or None
+        )
     except (OSError, ValueError) as error:
         origin = ", which SSL_CERT_FILE names" if file else ""
         raise InputError(f"cannot load PEM certificates from {source}{origin}: {error}") from error

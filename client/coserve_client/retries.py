@@ -4,11 +4,34 @@ import random
 import time
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from numbers import Real
+from operator import index
+from typing import Any
 
 import httpx
 
+from coserve_client.errors import InputError
+
 BASE_SECONDS = 0.25
 CAP_SECONDS = 30.0
+
+
+def check_retries(retries: Any, seconds: Any) -> None:
+    """Check a client's limits of retrying.
+
+    Raises:
+        InputError: `retries` is not a whole number, `seconds` is not a number, or one is negative.
+    """
+    try:
+        number = index(retries)
+    except TypeError as error:
+        raise InputError(f"retries must be a whole number, not {retries!r}") from error
+    if number < 0:
+        raise InputError(f"retries must not be negative: {number}")
+    is_number = isinstance(seconds, Real)
+    # NaN is not 0 or more either.
+    if not (is_number and seconds >= 0):
+        raise InputError(f"retry_seconds must be a number of seconds, not negative: {seconds!r}")
 
 
 class Backoff:

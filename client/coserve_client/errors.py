@@ -1,7 +1,7 @@
 """The errors that the client raises.
 
 CoserveError
-    InputError              an argument or image cannot be used
+    InputError              an argument, an image or the client cannot be used
     UnreachableError        no connection, or the connection broke
     RequestTimeoutError     no response within the client's timeout
     ProtocolError           the response is not from a Coserve server
@@ -22,13 +22,15 @@ from typing import Any
 
 import httpx
 
+from coserve_client.reuse import BROKEN, Attempt
+
 
 class CoserveError(Exception):
     """The base of every error that this package raises."""
 
 
 class InputError(CoserveError):
-    """An argument cannot be used: an unreadable file, no image, an invalid address."""
+    """An argument cannot be used: an unreadable file, no image; or the client is closed."""
 
 
 class UnreachableError(CoserveError):
@@ -196,8 +198,12 @@ class Route:
 
 
 @contextmanager
-def translated_errors(route: Route) -> Iterator[None]:
+def translated_errors(route: Route, attempt: Attempt) -> Iterator[None]:
     """Translate httpx's errors into this package's, keeping the original as the cause.
+
+    Args:
+        route: the way to the server.
+        attempt: how far the sending came.
 
     Raises:
         UnreachableError: no connection, or the connection broke.
@@ -210,14 +216,18 @@ def translated_errors(route: Route) -> Iterator[None]:
         raise UnreachableError(_describe_connect_error(route, error)) from error
     except httpx.TimeoutException as error:
         raise RequestTimeoutError(f"{route} did not answer in time ({type(error).__name__})") from error
-    except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as error:
+    except BROKEN as error:
+        reason = str(error) or type(error).__name__
+        if attempt.was_answered():
+            raise UnreachableError(
+                f"the connection to {route} broke within the response ({reason})"
+            ) from error
         # A server that rejects a request before reading the whole body resets the connection, and asyncio
         # then discards its response. A server that requires a client certificate resets or closes it.
         secure = route.url.startswith("https:")
         hint = "the server may require a client certificate" if secure else "the server may only speak HTTPS"
         raise UnreachableError(
-            f"the connection to {route} broke ({str(error) or type(error).__name__}); the request may be too "
-            f"large, or {hint}"
+            f"the connection to {route} broke ({reason}); the request may be too large, or {hint}"
         ) from error
     except httpx.TransportError as error:
         raise UnreachableError(f"the connection to {route} failed: {error}") from error

@@ -5,6 +5,8 @@ from typing import Any
 
 import httpx
 
+SENDING = "http11.send_request_headers.started"
+ANSWERED = "http11.receive_response_headers.complete"
 BROKEN = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
@@ -16,11 +18,18 @@ class Attempt:
 
     def record(self, event: str, _: Mapping[str, Any]) -> None:
         """Record an event of `httpx.Client`."""
+        if event == SENDING:
+            # What was answered so far was a proxy's CONNECT.
+            self._events.discard(ANSWERED)
         self._events.add(event)
 
-    async def arecord(self, event: str, _: Mapping[str, Any]) -> None:
+    async def arecord(self, event: str, info: Mapping[str, Any]) -> None:
         """Record an event of `httpx.AsyncClient`."""
-        self._events.add(event)
+        self.record(event, info)
+
+    def was_answered(self) -> bool:
+        """Return whether the head of a response came back."""
+        return ANSWERED in self._events
 
     def met_closing_connection(self) -> bool:
         """Return whether the request went out on a kept connection and nothing came back.
@@ -29,7 +38,7 @@ class Attempt:
         section 9.3.1, lets a client repeat such a request if that does no harm, and classifying never does.
         """
         return (
-            "http11.send_request_headers.started" in self._events
+            SENDING in self._events
             and not any(".connect_tcp." in event for event in self._events)
-            and "http11.receive_response_headers.complete" not in self._events
+            and not self.was_answered()
         )

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import httpx
 
 from coserve_client.calls import VIA, Call, is_healthy
-from coserve_client.errors import RequestTimeoutError, Route, UnreachableError, translated_errors
+from coserve_client.errors import InputError, RequestTimeoutError, Route, UnreachableError, translated_errors
 from coserve_client.retries import Backoff
 from coserve_client.reuse import BROKEN, Attempt
 
@@ -60,7 +61,7 @@ class Sender:
     def _send(self, request: httpx.Request) -> httpx.Response:
         attempt = Attempt()
         request.extensions |= {"trace": attempt.record, VIA: self._route.proxy}
-        with translated_errors(self._route):
+        with _open(self._http), translated_errors(self._route, attempt):
             try:
                 response = self._http.send(request)
             except BROKEN:
@@ -79,6 +80,7 @@ class AsyncSender:
         self._route = route
         self._retries = retries
         self._retry_seconds = retry_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(self, call: Call[T]) -> T:
         """See `Sender.call`."""
@@ -99,13 +101,27 @@ class AsyncSender:
         return is_healthy(response)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections.
+
+        Raises:
+            InputError: requests were sent in another event loop.
+        """
+        self._check_loop()
         await self._http.aclose()
 
+    def _check_loop(self) -> None:
+        # Connections belong to the loop that opened them; in another one they fail at random.
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        if loop is not self._loop:
+            raise InputError("an AsyncClient works in one event loop: create one in each")
+
     async def _send(self, request: httpx.Request) -> httpx.Response:
+        self._check_loop()
         attempt = Attempt()
         request.extensions |= {"trace": attempt.arecord, VIA: self._route.proxy}
-        with translated_errors(self._route):
+        with _open(self._http), translated_errors(self._route, attempt):
             try:
                 response = await self._http.send(request)
             except BROKEN:
@@ -114,6 +130,23 @@ class AsyncSender:
                 response = await self._http.send(request)
         _forget_stream(response)
         return response
+
+
+@contextmanager
+def _open(http: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
+    """Name the cause of what goes wrong in a closed client.
+
+    Raises:
+        InputError: the client is closed, or another thread or task closed it meanwhile.
+    """
+    if http.is_closed:
+        raise InputError("the client is closed; create another")
+    try:
+        yield
+    except (RuntimeError, UnreachableError) as error:
+        if http.is_closed:
+            raise InputError("the client was closed during a request") from error
+        raise
 
 
 def _forget_stream(response: httpx.Response) -> None:

@@ -25,6 +25,7 @@ from coserve_client import (
     UploadTimeoutError,
 )
 from coserve_client.errors import Route, translated_errors
+from coserve_client.reuse import Attempt
 
 Ask = Callable[..., Any]
 Make = Callable[..., dict[str, Any]]
@@ -197,7 +198,7 @@ def test_translates_transport_errors_once(
     ],
 )
 def test_names_the_other_scheme(url: str, cause: Exception, message: str) -> None:
-    with pytest.raises(UnreachableError, match=message), translated_errors(Route(url)):
+    with pytest.raises(UnreachableError, match=message), translated_errors(Route(url), Attempt()):
         raise cause
 
 
@@ -205,10 +206,13 @@ def test_translates_whatever_a_proxy_causes() -> None:
     cause = ValueError("Malformed reply")
     with (
         pytest.raises(UnreachableError, match="through the proxy in ALL_PROXY failed: Malformed reply"),
-        translated_errors(Route("http://server.example", proxy="ALL_PROXY")),
+        translated_errors(Route("http://server.example", proxy="ALL_PROXY"), Attempt()),
     ):
         raise cause
-    with pytest.raises(ValueError, match="Malformed"), translated_errors(Route("http://server.example")):
+    with (
+        pytest.raises(ValueError, match="Malformed"),
+        translated_errors(Route("http://server.example"), Attempt()),
+    ):
         raise cause
 
 

@@ -103,18 +103,19 @@ def merge_outcomes(
 
 def _size(source: Source) -> int:
     """Return an image's size in bytes, or `BATCH_BYTES` if only reading it would tell."""
-    if isinstance(source, Image):
-        return len(source.data)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return memoryview(source).nbytes
     if isinstance(source, ZippedFile):
         return source.size
     try:
+        if isinstance(source, Image):
+            return memoryview(source.data).nbytes
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return memoryview(source).nbytes
         if isinstance(source, (str, os.PathLike)):
             status = Path(source).stat()
             return status.st_size if stat.S_ISREG(status.st_mode) else BATCH_BYTES
         return _remaining_bytes(source)
-    except (AttributeError, OSError, ValueError):
+    # Whatever is wrong, reading the image reports it as the outcome of that image.
+    except Exception:
         return BATCH_BYTES
 
 

@@ -49,7 +49,7 @@ def iterate(images: Iterable[Source]) -> Iterator[Source]:
     Raises:
         InputError: it is one image, whose letters, bytes or lines would be taken for images, or no iterable.
     """
-    kind = type(images).__name__
+    kind = _kind(images)
     if _is_one_image(images):
         raise InputError(
             f"images must be several images, not one of type {kind}: pass [image], or use classify; for "
@@ -72,9 +72,13 @@ def read_image(source: Source, index: int) -> Image:
         InputError: it cannot be read.
     """
     if isinstance(source, Image):
-        return Image(bytes(source.data), _encodable(source.filename))
+        if not isinstance(source.filename, str):
+            raise InputError(
+                f"the filename of an Image must be a string, not {type(source.filename).__name__}"
+            )
+        return Image(_copy_bytes(source.data), _encodable(source.filename))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return Image(bytes(source), f"image_{index}")
+        return Image(_copy_bytes(source), f"image_{index}")
     if isinstance(source, (str, os.PathLike)):
         return Image(_read_path(Path(source)), _encodable(Path(source).name))
     if isinstance(source, ZippedFile):
@@ -92,6 +96,8 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         InputError: the folder cannot be read.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise InputError(f"a folder must be a path, not {type(folder).__name__}")
     return _images_below(folder, frozenset())
 
 
@@ -107,6 +113,12 @@ def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
 def _is_one_image(images: object) -> bool:
     kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image)
     return isinstance(images, kinds) or hasattr(images, "read")
+
+
+def _kind(value: object) -> str:
+    """Return the type's name: that of pixels in Pillow is Image too."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
 def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
@@ -154,6 +166,16 @@ def _is_file_or_broken(entry: "os.DirEntry[str]") -> bool:
         return True
 
 
+def _copy_bytes(data: bytes | bytearray | memoryview) -> bytes:
+    # bytes(5) would be five zeros.
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise InputError(f"the data of an Image must be bytes, not {type(data).__name__}")
+    try:
+        return bytes(data)
+    except ValueError as error:
+        raise InputError(f"cannot read an image in memory: {error}") from error
+
+
 def _read_path(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -163,15 +185,15 @@ def _read_path(path: Path) -> bytes:
 
 def _read_open_file(file: BinaryIO, default_name: str) -> Image:
     if not hasattr(file, "read"):
-        kind = type(file).__name__
         raise InputError(
-            f"an image must be a path, bytes, a file opened in binary mode or an Image, not {kind}"
+            f"an image must be a path, bytes, a file opened in binary mode or an Image, not {_kind(file)}"
         )
     name = getattr(file, "name", None)
     filename = _encodable(Path(name).name) if isinstance(name, str) else default_name
     try:
         data = file.read()
-    except (OSError, ValueError) as error:
+    # Other libraries' files raise many types of errors: EOFError, zlib.error, those of storage services.
+    except Exception as error:
         raise InputError(f"cannot read {filename}: {error}") from error
     if not isinstance(data, bytes):
         raise InputError(f"cannot read {filename}: open it in binary mode")

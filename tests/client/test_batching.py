@@ -230,7 +230,7 @@ def test_wrong_arguments_are_reported_by_the_call_itself(kind: Any, tmp_path: Pa
 )
 def test_one_image_is_not_taken_for_many(kind: Any, image: Any) -> None:
     with pytest.raises(
-        InputError, match=r"not one of type \w+: pass \[image\], or use classify; for a folder"
+        InputError, match=r"not one of type [\w.]+: pass \[image\], or use classify; for a folder"
     ):
         kind().classify_many(image)
 

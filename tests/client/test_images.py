@@ -1,14 +1,17 @@
 import errno
+import gzip
 import io
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 
 from coserve_client import Image, InputError
 from coserve_client.archives import LITTER
+from coserve_client.batching import split
 from coserve_client.images import images_in, read_image, read_images
 
 
@@ -69,8 +72,50 @@ def test_requires_binary_files_and_at_least_one(tmp_path: Path) -> None:
         read_images([None])  # type: ignore[list-item]
     with pytest.raises(InputError, match="an image or an iterable of images, not NoneType"):
         read_images(None)  # type: ignore[arg-type]
+    pixels: Any = PIL.Image.new("RGB", (1, 1))
+    with pytest.raises(InputError, match=r"an image or an iterable of images, not PIL\.Image\.Image"):
+        read_images(pixels)
+    with pytest.raises(InputError, match=r"in binary mode or an Image, not PIL\.Image\.Image"):
+        read_images([pixels])
     with pytest.raises(InputError, match="no image given"):
         read_images([])
+
+
+class Storage:
+    """A file in a storage service whose library has errors of its own."""
+
+    def read(self) -> bytes:
+        raise EOFError("the connection broke")
+
+
+def released() -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Storage(), "cannot read image_0: the connection broke"),
+        (gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(b"x" * 99)[:-9])), "cannot read .*end-of-stream"),
+        (released(), "cannot read an image in memory: .*released"),
+        (Image("a.jpg", "a.jpg"), "the data of an Image must be bytes, not str"),  # type: ignore[arg-type]
+        (Image(5, "a.jpg"), "the data of an Image must be bytes, not int"),  # type: ignore[arg-type]
+        (Image(b"x", Path("a.jpg")), "filename of an Image must be a string"),  # type: ignore[arg-type]
+        (Image(b"x", None), "filename of an Image must be a string, not NoneType"),  # type: ignore[arg-type]
+    ],
+)
+def test_whatever_keeps_an_image_from_being_read_concerns_that_image(image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_images([image])
+    assert list(split([image], 9)) == [[image]]
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"photos", ["photos"]])
+def test_a_folder_is_a_path(folder: Any) -> None:
+    with pytest.raises(InputError, match=f"a folder must be a path, not {type(folder).__name__}"):
+        images_in(folder)
 
 
 def test_makes_any_file_name_encodable(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Timeout, Verify, connect
+from coserve_client.connecting import (
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    MAX_CONNECTIONS,
+    Certificate,
+    Timeout,
+    Verify,
+    connect,
+)
 from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in, iterate
 from coserve_client.options import ClassifyOptions, write_options
@@ -86,6 +94,8 @@ class AsyncClient:
         """See `Client.classify_many`. Requests in progress are cancelled if the iteration ends early."""
         batching.check_limits(batch_size, concurrency)
         write_options(**options)
+        # More would wait for a connection, which has a timeout.
+        concurrency = min(concurrency, MAX_CONNECTIONS)
         return self._classify_batches(batching.split(iterate(images), batch_size), concurrency, options)
 
     def classify_folder(

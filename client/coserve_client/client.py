@@ -12,7 +12,15 @@ import httpx
 
 from coserve_client import batching, calls
 from coserve_client.batching import Outcome
-from coserve_client.connecting import DEFAULT_TIMEOUT, DEFAULT_URL, Certificate, Timeout, Verify, connect
+from coserve_client.connecting import (
+    DEFAULT_TIMEOUT,
+    DEFAULT_URL,
+    MAX_CONNECTIONS,
+    Certificate,
+    Timeout,
+    Verify,
+    connect,
+)
 from coserve_client.errors import RejectedError
 from coserve_client.images import Image, Source, images_in, iterate
 from coserve_client.options import ClassifyOptions, write_options
@@ -131,7 +139,7 @@ class Client:
         Args:
             images: images as for `classify`, consumed as requests need them.
             batch_size: maximum number of images in one request.
-            concurrency: maximum number of requests at a time.
+            concurrency: maximum number of requests at a time; at most 100, the client's connections.
             options: `model`, `version`, `top_k`, `member_predictions`, `coverage`, `set_method`,
                 `early_stop` and `timeout_ms`, as for `classify`.
 
@@ -143,6 +151,8 @@ class Client:
         """
         batching.check_limits(batch_size, concurrency)
         write_options(**options)
+        # More would wait for a connection, which has a timeout.
+        concurrency = min(concurrency, MAX_CONNECTIONS)
         return self._classify_batches(batching.split(iterate(images), batch_size), concurrency, options)
 
     def classify_folder(

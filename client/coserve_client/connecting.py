@@ -25,9 +25,10 @@ DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
 LONGEST_SECONDS = 2**31 // 1000 - 1
 PHASES = ("connect", "read", "write", "pool")
 URL_VARIABLE = "COSERVE_URL"
+MAX_CONNECTIONS = 100
 # Idle connections expire before servers and balancers usually close them, so that a request rarely meets a
 # closing one and is sent twice. The other limits are httpx's defaults.
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=2)
+LIMITS = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20, keepalive_expiry=2)
 HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 

@@ -214,6 +214,11 @@ def translated_errors(route: Route, attempt: Attempt) -> Iterator[None]:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise UnreachableError(_describe_connect_error(route, error)) from error
+    except httpx.PoolTimeout as error:
+        raise RequestTimeoutError(
+            f"no connection to {route} became free in time (PoolTimeout); use fewer requests at a time, or a "
+            "longer timeout"
+        ) from error
     except httpx.TimeoutException as error:
         raise RequestTimeoutError(f"{route} did not answer in time ({type(error).__name__})") from error
     except BROKEN as error:

@@ -156,15 +156,18 @@ def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
         running -= 1
         return httpx.Response(200, json=reply(*filenames(request)))
 
-    async def ask() -> int:
+    async def ask(count: int, concurrency: int) -> int:
         async with AsyncClient(transport=httpx.MockTransport(server)) as client:
-            outcomes = client.classify_many(images(40), batch_size=2, concurrency=5)
+            outcomes = client.classify_many(images(count), batch_size=1, concurrency=concurrency)
             count = len([outcome async for outcome in outcomes])
         assert len(asyncio.all_tasks()) == 1
         return count
 
-    assert asyncio.run(ask()) == 40
+    assert asyncio.run(ask(40, 5)) == 40
     assert most == 5
+    # More than the connections there are.
+    assert asyncio.run(ask(300, 1000)) == 300
+    assert most == 100
 
 
 def test_a_folder_is_read_in_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=timezone.utc)
         ("soon", None),
         ("-1", None),
         ("1.5", None),
+        (f"Thu, 01 Jan {10**400} 12:00:00 GMT", None),
         ("²", None),
     ],
 )

@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import AsyncIterator, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,8 @@ from coserve_client.connecting import (
     Verify,
     connect,
 )
-from coserve_client.errors import RejectedError
-from coserve_client.images import Image, Source, images_in, iterate
+from coserve_client.images import Source, images_in, iterate
+from coserve_client.many import classify_in_tasks
 from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
@@ -94,9 +93,10 @@ class AsyncClient:
         """See `Client.classify_many`. Requests in progress are cancelled if the iteration ends early."""
         batching.check_limits(batch_size, concurrency)
         write_options(**options)
+        batches = batching.split(iterate(images), batch_size)
         # More would wait for a connection, which has a timeout.
         concurrency = min(concurrency, MAX_CONNECTIONS)
-        return self._classify_batches(batching.split(iterate(images), batch_size), concurrency, options)
+        return classify_in_tasks(partial(self.classify, **options), batches, concurrency)
 
     def classify_folder(
         self,
@@ -161,40 +161,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-    async def _classify_batches(
-        self, batches: Iterator[list[Source]], concurrency: int, options: ClassifyOptions
-    ) -> AsyncIterator[Outcome]:
-        pending: deque[asyncio.Task[list[Outcome]]] = deque()
-        try:
-            while True:
-                more = islice(batches, concurrency - len(pending))
-                pending.extend(asyncio.create_task(self._classify_batch(batch, options)) for batch in more)
-                if not pending:
-                    return
-                for outcome in await pending[0]:
-                    yield outcome
-                pending.popleft()
-        finally:
-            for task in pending:
-                task.cancel()
-            await asyncio.gather(*pending, return_exceptions=True)
-
-    async def _classify_batch(self, batch: list[Source], options: ClassifyOptions) -> list[Outcome]:
-        images = await asyncio.to_thread(batching.read_batch, batch)
-        readable = [image for image in images if isinstance(image, Image)]
-        return batching.merge_outcomes(batch, images, await self._classify_images(readable, options))
-
-    async def _classify_images(self, images: list[Image], options: ClassifyOptions) -> list[Outcome]:
-        if not images:
-            return []
-        try:
-            reply = await self.classify(images, **options)
-        except RejectedError as error:
-            if len(images) == 1:
-                # The traceback would keep the image in memory.
-                return [Outcome(images[0], error=error.with_traceback(None))]
-        else:
-            return batching.pair_results(images, reply)
-        # The server rejects a request as a whole, so each image is sent again by itself.
-        return [outcome for image in images for outcome in await self._classify_images([image], options)]

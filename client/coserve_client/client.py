@@ -1,10 +1,8 @@
 """The synchronous client. Everything but the I/O is shared with `AsyncClient`."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,8 @@ from coserve_client.connecting import (
     Verify,
     connect,
 )
-from coserve_client.errors import RejectedError
-from coserve_client.images import Image, Source, images_in, iterate
+from coserve_client.images import Source, images_in, iterate
+from coserve_client.many import classify_in_threads
 from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
@@ -151,9 +149,10 @@ class Client:
         """
         batching.check_limits(batch_size, concurrency)
         write_options(**options)
+        batches = batching.split(iterate(images), batch_size)
         # More would wait for a connection, which has a timeout.
         concurrency = min(concurrency, MAX_CONNECTIONS)
-        return self._classify_batches(batching.split(iterate(images), batch_size), concurrency, options)
+        return classify_in_threads(partial(self.classify, **options), batches, concurrency)
 
     def classify_folder(
         self,
@@ -251,37 +250,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _classify_batches(
-        self, batches: Iterator[list[Source]], concurrency: int, options: ClassifyOptions
-    ) -> Iterator[Outcome]:
-        pending: deque[Future[list[Outcome]]] = deque()
-        threads = ThreadPoolExecutor(concurrency, "coserve-client")
-        try:
-            while True:
-                more = islice(batches, concurrency - len(pending))
-                pending.extend(threads.submit(self._classify_batch, batch, options) for batch in more)
-                if not pending:
-                    return
-                yield from pending.popleft().result()
-        finally:
-            threads.shutdown(cancel_futures=True)
-
-    def _classify_batch(self, batch: list[Source], options: ClassifyOptions) -> list[Outcome]:
-        images = batching.read_batch(batch)
-        readable = [image for image in images if isinstance(image, Image)]
-        return batching.merge_outcomes(batch, images, self._classify_images(readable, options))
-
-    def _classify_images(self, images: list[Image], options: ClassifyOptions) -> list[Outcome]:
-        if not images:
-            return []
-        try:
-            reply = self.classify(images, **options)
-        except RejectedError as error:
-            if len(images) == 1:
-                # The traceback would keep the image in memory.
-                return [Outcome(images[0], error=error.with_traceback(None))]
-        else:
-            return batching.pair_results(images, reply)
-        # The server rejects a request as a whole, so each image is sent again by itself.
-        return [outcome for image in images for outcome in self._classify_images([image], options)]

@@ -228,4 +228,6 @@ def _unexpected(response: httpx.Response) -> ProtocolError:
 
 def _address(response: httpx.Response) -> str:
     variable = response.request.extensions.get(VIA)
-    return f"{response.url.copy_with(query=None)}" + (f", or the proxy in {variable}," if variable else "")
+    return f"{response.url.copy_with(query=None, userinfo=b'')}" + (
+        f", or the proxy in {variable}," if variable else ""
+    )

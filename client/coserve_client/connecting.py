@@ -75,7 +75,9 @@ def connect(
     secure = server.scheme == "https" or (proxy is not None and proxy.url.scheme == "https")
     context = tls_context(verify, certificate, secure)
     named = [name for name in AUTHORITY_VARIABLES if verify is None and os.environ.get(name)]
-    route = Route(str(server), proxy.variable if proxy else None, " and ".join(named) or None)
+    # Messages must not show a password in the address.
+    shown = str(server.copy_with(userinfo=b""))
+    route = Route(shown, proxy.variable if proxy else None, " and ".join(named) or None)
     arguments = {
         "base_url": server,
         "headers": _merge_headers(key, headers or {}),
@@ -170,7 +172,7 @@ def _parse_url(url: str) -> httpx.URL:
     """Return the server's address, without white space around it.
 
     Raises:
-        InputError: it is not an HTTP URL.
+        InputError: it is not an HTTP URL, or has a query or a fragment.
     """
     if not isinstance(url, str):
         raise InputError(f"the server's address must be a string, not {type(url).__name__}")
@@ -178,9 +180,17 @@ def _parse_url(url: str) -> httpx.URL:
     reason = f"use one like {DEFAULT_URL}"
     try:
         parsed = httpx.URL(url.strip())
+        if parsed.query or parsed.fragment:
+            # httpx would append the paths to the query.
+            raise ValueError("it must end before ? and #")
         if parsed.scheme in ("http", "https") and parsed.host:
             check_address(parsed)
             return parsed
     except (httpx.InvalidURL, ValueError) as error:
-        reason = str(error)
-    raise InputError(f"{url!r}{origin} is not a valid URL: {reason}")
+        # A reason may quote a part of the password.
+        reason = reason if "@" in url else str(error)
+    raise InputError(f"{_hide_password(url)!r}{origin} is not a valid URL: {reason}")
+
+
+def _hide_password(url: str) -> str:
+    return re.sub("//.*@", "//…@", url, flags=re.DOTALL)

@@ -152,6 +152,9 @@ _BY_TYPE: Mapping[str, type[ProblemError]] = {
     "/problems/internal": InternalError,
     "/problems/overloaded": OverloadedError,
     "/problems/no-quorum": NoQuorumError,
+    # Neither a model nor an image is at fault.
+    "/problems/not-found": ProblemError,
+    "/problems/bad-request": ProblemError,
 }
 
 # For responses without a type: those of /v2 and of proxies.

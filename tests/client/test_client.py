@@ -228,6 +228,8 @@ def test_a_rejected_key_is_not_reported_as_a_model_that_is_not_ready(
         "http://127.0.0.1:80000",
         "http://a..b:8000",
         "http://xn--zz",
+        "http://host/?token=x",
+        "http://host/#models",
     ],
 )
 def test_the_url_must_be_http(url: str) -> None:

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from coserve_client import AsyncClient, Client, InputError
+from coserve_client import AsyncClient, Client, CoserveError, InputError
 from coserve_client.connecting import connect
 
 pytestmark = pytest.mark.usefixtures("no_variables")
@@ -53,6 +53,21 @@ POSITIVE = "timeout must be a positive number of seconds, or None for no limit, 
 def test_refuses_settings_that_cannot_be_used(kind: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         kind(**{"url": "https://127.0.0.1:1"} | settings)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@127.0.0.1:1", "http://user:s@cret/@127.0.0.1:1?x", "http://a:secret@b:99999"]
+)
+def test_no_message_shows_the_password_of_an_address(url: str) -> None:
+    def elsewhere(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Authorization"].startswith("Basic ")
+        return httpx.Response(302)
+
+    for transport in (None, httpx.MockTransport(elsewhere)):
+        with pytest.raises(CoserveError) as caught, Client(url, transport=transport) as client:
+            client.models()
+        assert not re.search("secret|cret|s@", str(caught.value))
+        assert re.search(r"127\.0\.0\.1:1|@b:99999", str(caught.value))
 
 
 def timeouts(timeout: Any) -> dict[str, Any]:

@@ -65,7 +65,12 @@ class ProblemError(CoserveError):
         extra.pop("status", None)
         self.status = status
         self.extra = extra
+        self._document = document
         super().__init__(f"{self.detail or self.title} (HTTP {status})")
+
+    def __reduce__(self) -> tuple[type["ProblemError"], tuple[int, Mapping[str, Any]]]:
+        # By default exceptions are rebuilt from their message, so that none came back from another process.
+        return type(self), (self.status, self._document)
 
 
 class RejectedError(ProblemError):

@@ -76,14 +76,14 @@ def read_image(source: Source, index: int) -> Image:
             raise InputError(
                 f"the filename of an Image must be a string, not {type(source.filename).__name__}"
             )
-        return Image(_copy_bytes(source.data), _encodable(source.filename))
+        return Image(_copy_bytes(source.data), _name(source.filename, index))
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return Image(_copy_bytes(source), f"image_{index}")
+        return Image(_copy_bytes(source), _name("", index))
     if isinstance(source, (str, os.PathLike)):
-        return Image(_read_path(Path(source)), _encodable(Path(source).name))
+        return Image(_read_path(Path(source)), _name(Path(source).name, index))
     if isinstance(source, ZippedFile):
-        return Image(source.read(), _encodable(source.path.name))
-    return _read_open_file(source, f"image_{index}")
+        return Image(source.read(), _name(source.path.name, index))
+    return _read_open_file(source, index)
 
 
 def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
@@ -183,13 +183,13 @@ def _read_path(path: Path) -> bytes:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _read_open_file(file: BinaryIO, default_name: str) -> Image:
+def _read_open_file(file: BinaryIO, index: int) -> Image:
     if not hasattr(file, "read"):
         raise InputError(
             f"an image must be a path, bytes, a file opened in binary mode or an Image, not {_kind(file)}"
         )
     name = getattr(file, "name", None)
-    filename = _encodable(Path(name).name) if isinstance(name, str) else default_name
+    filename = _name(Path(name).name if isinstance(name, str) else "", index)
     try:
         data = file.read()
     # Other libraries' files raise many types of errors: EOFError, zlib.error, those of storage services.
@@ -200,6 +200,7 @@ def _read_open_file(file: BinaryIO, default_name: str) -> Image:
     return Image(data, filename)
 
 
-def _encodable(name: str) -> str:
-    # File names may contain undecodable bytes (PEP 383), which a multipart header cannot carry.
-    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _name(name: str, index: int) -> str:
+    """Return a name that a multipart header can carry; a part without one would be no file."""
+    # File names may contain undecodable bytes (PEP 383).
+    return name.encode("utf-16", "surrogatepass").decode("utf-16", "replace") or f"image_{index}"

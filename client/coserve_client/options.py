@@ -48,7 +48,10 @@ def write_options(
         "early_stop": early_stop,
     }
     query: dict[str, Value] = {"top_k": top_k, "member_predictions": member_predictions}
-    query |= {name: value for name, value in optional.items() if value is not None}
+    for name, value in optional.items():
+        if value is not None:
+            # Of a member of an enumeration, httpx would send the member's name.
+            query[name] = str.__str__(value) if isinstance(value, str) else value
     for name, value in query.items():
         # httpx would repeat the parameter, and the server take the last one.
         if isinstance(value, (list, tuple)):

@@ -1,5 +1,7 @@
 """Errors of the server and of the connection, as the client raises them."""
 
+import copy
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -216,6 +218,16 @@ def test_translates_whatever_a_proxy_causes() -> None:
         translated_errors(Route("http://server.example"), Attempt()),
     ):
         raise cause
+
+
+def test_errors_come_back_from_another_process(ask: Ask) -> None:
+    with pytest.raises(RejectedError) as caught:
+        ask(lambda _: problem(413, type="/problems/too-many-images", detail="why", limit=8), "models")
+    error = caught.value
+    for copied in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(copied) is type(error)
+        assert (str(copied), copied.status, copied.detail) == ("why (HTTP 413)", 413, "why")
+        assert (copied.type, copied.title, copied.extra) == (error.type, error.title, {"limit": 8})
 
 
 def test_exports_the_whole_error_tree() -> None:

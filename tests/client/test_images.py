@@ -118,6 +118,13 @@ def test_a_folder_is_a_path(folder: Any) -> None:
         images_in(folder)
 
 
+def test_an_empty_name_is_no_name() -> None:
+    opened = io.BytesIO(b"y")
+    opened.name = ""  # type: ignore[misc]
+    images = read_images([Image(b"x", ""), opened])
+    assert [image.filename for image in images] == ["image_0", "image_1"]
+
+
 def test_makes_any_file_name_encodable(tmp_path: Path) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
     file.write_bytes(b"x")

@@ -1,6 +1,7 @@
 """Options of a classification that cannot be sent are refused before anything is."""
 
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import httpx
@@ -26,3 +27,19 @@ def test_the_timeout_of_a_call_is_a_number(ask: Ask, timeout: Any) -> None:
 def test_an_option_has_one_value(ask: Ask, name: str) -> None:
     with pytest.raises(InputError, match=rf"{name} must be one value, not \[0\.9, 0\.95\]"):
         ask(unused, "classify", b"x", **{name: [0.9, 0.95]})
+
+
+class Early(str, Enum):
+    ALWAYS = "always"
+
+
+class Name(str, Enum):
+    FIRST = "E"
+
+
+def test_sends_the_value_of_an_enumeration(ask: Ask, reply: Callable[..., dict[str, Any]]) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        assert (request.url.params["early_stop"], request.url.params["model"]) == ("always", "E")
+        return httpx.Response(200, json=reply("image_0"))
+
+    assert ask(server, "classify", b"x", early_stop=Early.ALWAYS, model=Name.FIRST).results

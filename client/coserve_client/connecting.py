@@ -30,6 +30,8 @@ MAX_CONNECTIONS = 100
 # closing one and is sent twice. The other limits are httpx's defaults.
 LIMITS = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20, keepalive_expiry=2)
 HEADER_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Each request has its own; the client's would replace them.
+BODY_HEADERS = frozenset({"content-type", "content-length", "content-encoding", "transfer-encoding"})
 CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 File: TypeAlias = str | os.PathLike[str]
@@ -134,6 +136,8 @@ def _merge_headers(key: str, headers: Mapping[str, str]) -> httpx.Headers:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise InputError(f"the header {name!r} and its value must be strings, not {value!r}")
+        if name.lower() in BODY_HEADERS:
+            raise InputError(f"the header {name!r} belongs to each request's body: leave it out")
     merged = httpx.Headers({"X-API-Key": key} if key else None)
     try:
         merged.update(headers)

@@ -135,7 +135,8 @@ def _merge_headers(key: str, headers: Mapping[str, str]) -> httpx.Headers:
         raise InputError(f"headers must be a mapping of names to values, not {type(headers).__name__}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise InputError(f"the header {name!r} and its value must be strings, not {value!r}")
+            # The value may be a secret.
+            raise InputError(f"the header {name!r} and its value must be strings, not {type(value).__name__}")
         if name.lower() in BODY_HEADERS:
             raise InputError(f"the header {name!r} belongs to each request's body: leave it out")
     merged = httpx.Headers({"X-API-Key": key} if key else None)
@@ -197,4 +198,4 @@ def _parse_url(url: str) -> httpx.URL:
 
 
 def _hide_password(url: str) -> str:
-    return re.sub("//.*@", "//…@", url, flags=re.DOTALL)
+    return re.sub("//.*@", "//***@", url, flags=re.DOTALL)

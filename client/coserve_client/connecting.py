@@ -185,8 +185,8 @@ def _parse_url(url: str) -> httpx.URL:
     reason = f"use one like {DEFAULT_URL}"
     try:
         parsed = httpx.URL(url.strip())
-        if parsed.query or parsed.fragment:
-            # httpx would append the paths to the query.
+        if "?" in url or "#" in url:
+            # httpx would append the paths to the query, even to an empty one.
             raise ValueError("it must end before ? and #")
         if parsed.scheme in ("http", "https") and parsed.host:
             check_address(parsed)
@@ -198,4 +198,5 @@ def _parse_url(url: str) -> httpx.URL:
 
 
 def _hide_password(url: str) -> str:
-    return re.sub("//.*@", "//***@", url, flags=re.DOTALL)
+    # Without a scheme, the address is not valid, but may have a password all the same.
+    return re.sub(r"\A(\s*[a-z]+://)?.*@", r"\1***@", url, flags=re.DOTALL | re.IGNORECASE)

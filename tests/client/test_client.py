@@ -229,6 +229,7 @@ def test_a_rejected_key_is_not_reported_as_a_model_that_is_not_ready(
         "http://a..b:8000",
         "http://xn--zz",
         "http://host/?token=x",
+        "http://host/?",
         "http://host/#models",
     ],
 )

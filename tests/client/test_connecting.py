@@ -58,7 +58,15 @@ def test_refuses_settings_that_cannot_be_used(kind: Any, settings: dict[str, Any
 
 
 @pytest.mark.parametrize(
-    "url", ["http://user:secret@127.0.0.1:1", "http://user:s@cret/@127.0.0.1:1?x", "http://a:secret@b:99999"]
+    "url",
+    [
+        "http://user:secret@127.0.0.1:1",
+        "http://user:s@cret/@127.0.0.1:1?x",
+        "http://a:secret@b:99999",
+        "user:secret@127.0.0.1:1",
+        "user:secret//cret@127.0.0.1:1",
+        "http:/user:secret@127.0.0.1:1",
+    ],
 )
 def test_no_message_shows_the_password_of_an_address(url: str) -> None:
     def elsewhere(request: httpx.Request) -> httpx.Response:

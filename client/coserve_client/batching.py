@@ -111,7 +111,7 @@ def _size(source: Source) -> int:
         if isinstance(source, (bytes, bytearray, memoryview)):
             return memoryview(source).nbytes
         if isinstance(source, (str, os.PathLike)):
-            status = Path(source).stat()
+            status = Path(os.fsdecode(source)).stat()
             return status.st_size if stat.S_ISREG(status.st_mode) else BATCH_BYTES
         return _remaining_bytes(source)
     # Whatever is wrong, reading the image reports it as the outcome of that image.

@@ -51,10 +51,15 @@ class Call(Generic[T]):
 
     def request(self, http: httpx.Client | httpx.AsyncClient) -> httpx.Request:
         """Build the request with the client's address, headers and timeouts."""
+        # Of a member of an enumeration of strings, httpx would send the member's name.
+        params = {
+            name: str.__str__(value) if isinstance(value, str) else value
+            for name, value in self.params.items()
+        }
         return http.build_request(
             self.method,
             self.path,
-            params=self.params,
+            params=params,
             headers=self.headers,
             files=self.files or None,
             content=self.content,

@@ -80,7 +80,9 @@ def read_image(source: Source, index: int) -> Image:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return Image(_copy_bytes(source), _name("", index))
     if isinstance(source, (str, os.PathLike)):
-        return Image(_read_path(Path(source)), _name(Path(source).name, index))
+        # The path of an entry of os.scandir may be bytes.
+        path = Path(os.fsdecode(source))
+        return Image(_read_path(path), _name(path.name, index))
     if isinstance(source, ZippedFile):
         return Image(source.read(), _name(source.path.name, index))
     return _read_open_file(source, index)
@@ -98,7 +100,7 @@ def images_in(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise InputError(f"a folder must be a path, not {type(folder).__name__}")
-    return _images_below(folder, frozenset())
+    return _images_below(os.fsdecode(folder), frozenset())
 
 
 def images_in_zip(path: str | os.PathLike[str]) -> list[ZippedFile]:
@@ -116,12 +118,12 @@ def _is_one_image(images: object) -> bool:
 
 
 def _kind(value: object) -> str:
-    """Return the type's name: that of pixels in Pillow is Image too."""
+    """Return the name of a value's type, with its module: Pillow has a class `Image` too."""
     kind = type(value)
     return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
 
 
-def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, int]]) -> Iterator[Path]:
+def _images_below(folder: str, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
     try:
         status = Path(folder).stat()
         identity = (status.st_dev, status.st_ino)
@@ -131,7 +133,7 @@ def _images_below(folder: str | os.PathLike[str], above: frozenset[tuple[int, in
             ordered = sorted(entries, key=lambda entry: entry.name)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {os.fsdecode(folder)}: {reason}") from error
+        raise InputError(f"cannot read {folder}: {reason}") from error
     return _images_among(ordered, above | {identity})
 
 

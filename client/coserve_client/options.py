@@ -32,7 +32,7 @@ def write_options(
     early_stop: EarlyStop | None = None,
     timeout_ms: float | None = None,
 ) -> tuple[dict[str, Value], dict[str, str]]:
-    """Return the query and the headers of a classification. The server judges most values.
+    """Return the query and the headers of a classification. The server checks most values.
 
     Raises:
         InputError: an option cannot be sent, or no model can have that name or version.
@@ -48,10 +48,7 @@ def write_options(
         "early_stop": early_stop,
     }
     query: dict[str, Value] = {"top_k": top_k, "member_predictions": member_predictions}
-    for name, value in optional.items():
-        if value is not None:
-            # Of a member of an enumeration, httpx would send the member's name.
-            query[name] = str.__str__(value) if isinstance(value, str) else value
+    query |= {name: value for name, value in optional.items() if value is not None}
     for name, value in query.items():
         # httpx would repeat the parameter, and the server take the last one.
         if isinstance(value, (list, tuple)):

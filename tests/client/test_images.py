@@ -118,6 +118,15 @@ def test_a_folder_is_a_path(folder: Any) -> None:
         images_in(folder)
 
 
+def test_entries_of_a_folder_may_have_paths_of_bytes(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.jpg").write_bytes(b"x")
+    (folder,) = os.scandir(os.fsencode(tmp_path))
+    (file,) = os.scandir(folder)
+    assert read_images([file]) == [Image(b"x", "a.jpg")]  # type: ignore[list-item]
+    assert list(images_in(folder)) == [tmp_path / "folder" / "a.jpg"]  # type: ignore[arg-type]
+
+
 def test_an_empty_name_is_no_name() -> None:
     opened = io.BytesIO(b"y")
     opened.name = ""  # type: ignore[misc]

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from coserve_client import InputError
+from coserve_client import InputError, ProtocolError
 
 Ask = Callable[..., Any]
 
@@ -37,9 +37,23 @@ class Name(str, Enum):
     FIRST = "E"
 
 
+class Version(str, Enum):
+    SECOND = "2"
+
+
 def test_sends_the_value_of_an_enumeration(ask: Ask, reply: Callable[..., dict[str, Any]]) -> None:
+    targets = []
+
     def server(request: httpx.Request) -> httpx.Response:
-        assert (request.url.params["early_stop"], request.url.params["model"]) == ("always", "E")
+        targets.append(request.url.raw_path.decode())
         return httpx.Response(200, json=reply("image_0"))
 
     assert ask(server, "classify", b"x", early_stop=Early.ALWAYS, model=Name.FIRST).results
+    for method in ("model", "metadata"):
+        with pytest.raises(ProtocolError):
+            ask(server, method, Name.FIRST, version=Version.SECOND)
+    assert targets == [
+        "/v1/classify?top_k=5&member_predictions=false&model=E&early_stop=always",
+        "/v1/models/E?version=2",
+        "/v2/models/E/versions/2",
+    ]

@@ -21,7 +21,7 @@ from coserve_client.errors import InputError, Route
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_TIMEOUT = httpx.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
-# Sockets wait a number of milliseconds that has 32 bits; with more they may wait for an instant.
+# Sockets wait for a 32-bit number of milliseconds: a longer timeout may overflow to one that is over at once.
 LONGEST_SECONDS = 2**31 // 1000 - 1
 PHASES = ("connect", "read", "write", "pool")
 URL_VARIABLE = "COSERVE_URL"
@@ -118,7 +118,8 @@ def tls_context(verify: Verify, certificate: Certificate, secure: bool) -> ssl.S
             )
         try:
             context.load_cert_chain(files[0], files[-1])
-        except (OSError, ssl.SSLError) as error:
+        # ValueError: a null character.
+        except (OSError, ValueError) as error:
             names = " and ".join(map(os.fsdecode, files))
             raise InputError(f"cannot load a PEM certificate and its key from {names}: {error}") from error
     return context

@@ -14,6 +14,8 @@ from coserve_client.errors import InputError
 
 BASE_SECONDS = 0.25
 CAP_SECONDS = 30.0
+MAX_SECONDS = 1e9
+"""Practically no limit."""
 
 
 def check_retries(retries: Any, seconds: Any) -> None:
@@ -31,7 +33,7 @@ def check_retries(retries: Any, seconds: Any) -> None:
     is_number = isinstance(seconds, Real)
     # NaN is not 0 or more either.
     if not (is_number and seconds >= 0):
-        raise InputError(f"retry_seconds must be a number of seconds, not negative: {seconds!r}")
+        raise InputError(f"retry_seconds must be a non-negative number of seconds, not {seconds!r}")
 
 
 class Backoff:
@@ -46,7 +48,8 @@ class Backoff:
 
     def __init__(self, retries: int, seconds: float) -> None:
         self._left = retries
-        self._deadline = time.monotonic() + seconds
+        # A large integer is no float.
+        self._deadline = time.monotonic() + min(seconds, MAX_SECONDS)
         self._bound = BASE_SECONDS
 
     def delay(self, response: httpx.Response) -> float | None:

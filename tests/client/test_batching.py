@@ -145,29 +145,31 @@ def test_consumes_images_as_needed_and_stops_with_the_caller(reply: Make) -> Non
 
 
 def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
-    running = 0
-    most = 0
+    async def ask(count: int, concurrency: int, allowed: int) -> None:
+        running = 0
+        most = 0
+        all_run = asyncio.Event()
 
-    async def server(request: httpx.Request) -> httpx.Response:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await asyncio.sleep(0.01)
-        running -= 1
-        return httpx.Response(200, json=reply(*filenames(request)))
+        async def server(request: httpx.Request) -> httpx.Response:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            if running == allowed:
+                all_run.set()
+            await asyncio.wait_for(all_run.wait(), 60)
+            await asyncio.sleep(0.01)
+            running -= 1
+            return httpx.Response(200, json=reply(*filenames(request)))
 
-    async def ask(count: int, concurrency: int) -> int:
         async with AsyncClient(transport=httpx.MockTransport(server)) as client:
             outcomes = client.classify_many(images(count), batch_size=1, concurrency=concurrency)
-            count = len([outcome async for outcome in outcomes])
+            assert len([outcome async for outcome in outcomes]) == count
         assert len(asyncio.all_tasks()) == 1
-        return count
+        assert most == allowed
 
-    assert asyncio.run(ask(40, 5)) == 40
-    assert most == 5
+    asyncio.run(ask(40, 5, 5))
     # More than the connections there are.
-    assert asyncio.run(ask(300, 1000)) == 300
-    assert most == 100
+    asyncio.run(ask(300, 1000, 100))
 
 
 def test_a_folder_is_read_in_order_of_its_paths(many: Any, reply: Make, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import math
 from datetime import datetime, timezone
 
 import httpx
@@ -48,6 +49,11 @@ def test_backs_off_with_full_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_starts_no_retry_after_the_time_limit() -> None:
     assert Backoff(retries=1, seconds=5).delay(unavailable("6")) is None
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 10**400])
+def test_the_time_limit_may_be_of_any_length(seconds: float) -> None:
+    assert Backoff(retries=1, seconds=seconds).delay(unavailable("6")) == 6
 
 
 @pytest.mark.parametrize("status", [200, 400, 404, 413, 429, 500, 502, 504])

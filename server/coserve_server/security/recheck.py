@@ -1,4 +1,4 @@
-"""Looks at files again from time to time, on threads: a file system that hangs must not hold the server."""
+"""Checks files for changes, on threads: a file system that hangs must not block the server."""
 
 import asyncio
 import concurrent.futures
@@ -10,9 +10,9 @@ from collections.abc import Callable
 CHECK_INTERVAL_S = 1.0
 """Minimum time between two checks."""
 PATIENCE_S = 1.0
-"""Time for which a request waits for a check."""
+"""Longest time for which a request waits for a check."""
 HANDSHAKE_PATIENCE_S = 0.1
-"""Likewise, for a handshake, which holds all connections meanwhile: TLS libraries call back synchronously."""
+"""Likewise for a handshake, which blocks all connections meanwhile: TLS libraries call back synchronously."""
 SILENCE_S = 10.0
 """Time after which the log says that a file system does not answer."""
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Recheck:
-    """Runs a function that looks at files, at most once in a while, when what it has read is used."""
+    """Runs a function that checks files, at most once per interval, whenever what it has read is used."""
 
     def __init__(self, check: Callable[[], None], interval_s: float, what: str) -> None:
         """Begin the first interval.
@@ -40,17 +40,21 @@ class Recheck:
         self._is_silent = False
 
     async def run(self) -> None:
-        """Check if it is time to; return when that is done, or takes long."""
+        """Check the files if a check is due; return when it is done, or after `PATIENCE_S`."""
         if running := self._begin(PATIENCE_S):
             await asyncio.wait({asyncio.wrap_future(running)}, timeout=PATIENCE_S)
 
     def run_in_handshake(self) -> None:
-        """Check if it is time to; return when that is done, or very soon."""
+        """Check the files if a check is due; return when it is done, or after `HANDSHAKE_PATIENCE_S`."""
         if running := self._begin(HANDSHAKE_PATIENCE_S):
             concurrent.futures.wait([running], timeout=HANDSHAKE_PATIENCE_S)
 
     def _begin(self, patience_s: float) -> "concurrent.futures.Future[None] | None":
-        """Begin a check if it is time to; return the one to wait for, None if that is in vain."""
+        """Begin a check if one is due; return the one to wait for, or None.
+
+        Args:
+            patience_s: age from which a running check is no longer waited for.
+        """
         with self._lock:
             now = time.monotonic()
             if self._running is not None and not self._running.done():
@@ -65,7 +69,7 @@ class Recheck:
             thread = threading.Thread(target=self._run, args=(self._running,), name="recheck", daemon=True)
         try:
             thread.start()
-        # The system starts no more threads; a revoked key must not stay valid for that.
+        # The system starts no more threads; a revoked key must not stay valid because of that.
         except RuntimeError:
             self._run(self._running)
         return self._running
@@ -77,10 +81,12 @@ class Recheck:
         except Exception:
             logger.exception("checking %s failed", self._what)
         finally:
-            if self._is_silent:
-                took_s = time.monotonic() - self._began
-                logger.warning("%s: its file system answers again, after %.0f s", self._what, took_s)
-            running.set_result(None)
+            # Otherwise the log could note the silence of a check that is just ending, and never its end.
+            with self._lock:
+                if self._is_silent:
+                    took_s = time.monotonic() - self._began
+                    logger.warning("%s: its file system answers again, after %.0f s", self._what, took_s)
+                running.set_result(None)
 
     def _note_silence(self, waited_s: float) -> None:
         if waited_s >= SILENCE_S and not self._is_silent:

@@ -229,7 +229,7 @@ class _Worker:
             try:
                 await self._own.control.load(name)
             finally:
-                # Before the result: until the parent has all results, it expects the old condition.
+                # Before the result: once the parent has all results, what is still not served is a fault.
                 self._tell_condition(self._own)
 
     async def _unload(self, name: str) -> None:

@@ -162,8 +162,8 @@ class Whole:
     def missing(self) -> list[tuple[Worker, str, str]]:
         """Return the ensembles that a worker could not load although others serve them, and why.
 
-        An ensemble that it has only not loaded yet is none, even if its earlier files were broken: workers
-        load one after another. But what has once been a fault is one until it is loaded.
+        An ensemble that it is still going to load does not count, even if its earlier files were broken:
+        workers load one after another. But what has once counted counts until it is loaded.
         """
         ready = self.ready()
         served = {name for worker in ready for name in worker.condition.served}

@@ -1,4 +1,4 @@
-"""A lock on a run folder: two trainings in one folder would take turns at its checkpoints."""
+"""A lock on a run folder: two trainings in one folder would overwrite each other's checkpoints."""
 
 import os
 from collections.abc import Iterator
@@ -10,9 +10,10 @@ from coserve_training.errors import RunError
 
 @contextmanager
 def only_training(folder: Path) -> Iterator[None]:
-    """Keep other trainings out of a run folder, which is created; remove what a killed one left half written.
+    """Create a run folder, keep other processes from training in it, and remove files left half written.
 
-    The lock ends with the process, however that ends. Where a file system has no locks, there is none.
+    The lock ends with the process, however that ends. On file systems without locks, nothing is kept out or
+    removed.
 
     Raises:
         RunError: if another training uses the folder, or it cannot be written.

@@ -1,4 +1,4 @@
-"""Finds out which files of a model repository have stopped changing."""
+"""Finds out when the files of a model repository have stopped changing."""
 
 import logging
 import os
@@ -57,8 +57,8 @@ class Settling:
         """Folders that the log has named as restless; None for the repository."""
 
     def start(self, stamps: Collection[Stamp] | str) -> None:
-        """Note what has been read at the start."""
-        self._taken = group_stamps(self._repository, stamps)
+        """Note the look before what has been read at the start."""
+        self._taken = self._now = group_stamps(self._repository, stamps)
 
     def note(self, stamps: Collection[Stamp] | str) -> frozenset[str] | None:
         """Note a look.

@@ -2,9 +2,6 @@
 
 import asyncio
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,28 +11,10 @@ from coserve_server.catalogue import settling
 from coserve_server.catalogue.reload import Reloader
 from coserve_server.catalogue.settling import Settling
 from coserve_server.engines.onnxruntime.engine import OnnxRuntimeEngine
+from coserve_server.ensembles.ensemble import Stamp
 from coserve_server.ensembles.files import read_stamps
 from tests.server.catalogue.reloading import until, with_reloader
 from tests.server.onnx_repository import add_version, write_repository
-
-
-@contextmanager
-def growing(file: Path) -> Iterator[None]:
-    """Append to a file without end."""
-    ends = threading.Event()
-
-    def grow() -> None:
-        while not ends.wait(0.001):
-            with file.open("a") as opened:
-                opened.write("x")
-
-    thread = threading.Thread(target=grow)
-    thread.start()
-    try:
-        yield
-    finally:
-        ends.set()
-        thread.join()
 
 
 def test_a_file_that_never_stops_changing_holds_back_its_own_ensemble_alone(
@@ -45,26 +24,37 @@ def test_a_file_that_never_stops_changing_holds_back_its_own_ensemble_alone(
     for name in ("pair", "single"):
         write_repository(tmp_path, name)
     restless = tmp_path / "pair_member1" / "1" / "notes.txt"
+    grows = True
 
     async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
+        nonlocal grows
+        look = reloader._look
+
+        def grow_and_look() -> frozenset[Stamp] | str:
+            if grows:
+                with restless.open("a") as file:
+                    file.write("x")
+            return look()
+
+        reloader._look = grow_and_look  # type: ignore[method-assign]
         watching = asyncio.create_task(reloader.watch(0.05))
 
         def served() -> dict[str, str]:
             return {name: ensemble.version for name, ensemble in engine.ensembles.items()}
 
-        with growing(restless):
-            for name in ("pair", "single"):
-                add_version(tmp_path, name, 2)
-            await until(lambda: served()["single"] == "2")
-            shutil.rmtree(tmp_path / "single")
-            await until(lambda: "single" not in served())
-            assert served() == {"pair": "1"}
-            assert reloader.catalogue.rejected == {}
+        for name in ("pair", "single"):
+            add_version(tmp_path, name, 2)
+        await until(lambda: served()["single"] == "2")
+        shutil.rmtree(tmp_path / "single")
+        await until(lambda: "single" not in served())
+        assert served() == {"pair": "1"}
+        assert reloader.catalogue.rejected == {}
         (message,) = caplog.messages
         assert message.startswith(f"{tmp_path}: files have changed at every check for ")
         assert message.endswith(
             f" s, now {restless}; no ensemble with files in pair_member1 is reloaded until they stop"
         )
+        grows = False
         await until(lambda: served()["pair"] == "2")
         watching.cancel()
 
@@ -133,6 +123,12 @@ def test_changes_that_are_never_still_are_not_waited_for_in_silence(
     assert message.startswith(f"{tmp_path}: files have changed at every check for 60 s, now {tmp_path}/")
     assert message.endswith("; nothing is reloaded until they stop")
     assert clock.look() == set()
+
+
+def test_a_repository_that_is_empty_at_the_first_look_is_looked_at_again(tmp_path: Path) -> None:
+    made = Settling(tmp_path)
+    made.start([(f"{tmp_path}/one", 0, 0, 0)])
+    assert [made.note([]), made.note([])] == [None, frozenset()]
 
 
 def test_why_a_repository_cannot_be_read_counts_like_its_files(clock: Clock) -> None:

@@ -1,71 +1,13 @@
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from coserve_server.catalogue.attempts import Attempt
 from coserve_server.errors import RepositoryError, UnknownModelError
 from coserve_server.workers.channel import GoneError
-from coserve_server.workers.summing import Condition, Snapshot
 from coserve_server.workers.whole import Whole
 from coserve_server.workers.worker import State
-
-
-class Fake:
-    """A worker that notes what it is told, and raises the errors given for a call."""
-
-    def __init__(
-        self,
-        number: int,
-        log: list[Any],
-        state: State = State.READY,
-        connections: int = 0,
-        **errors: Exception,
-    ) -> None:
-        self.number = number
-        self.state = state
-        self.connections = connections
-        self.is_late = False
-        self.condition = Condition()
-        self.missed: dict[str, str] = {}
-        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.channel = self
-        self.log = log
-        self.errors = errors
-        self.hangs: set[str] = set()
-
-    async def call(self, name: str, model: str) -> None:
-        self.log.append((self.number, name, model))
-        if name in self.hangs:
-            await asyncio.Event().wait()
-        await asyncio.sleep(0)
-        self.log.append((self.number, "done"))
-        if name in self.errors:
-            raise self.errors[name]
-
-    def notify(self, name: str, argument: object) -> None:
-        self.log.append((self.number, name, argument))
-
-    async def snapshot(self) -> Snapshot:
-        return Snapshot()
-
-    async def count_connections(self) -> int:
-        return self.connections
-
-    def admit(self) -> None:
-        self.state = State.READY
-
-    def last_counts(self) -> Snapshot:
-        return Snapshot()
-
-
-def run(test: Callable[[list[Any]], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(test([]), 60))  # type: ignore[arg-type]
-
-
-def whole(*workers: Fake, polls: bool = True) -> Any:
-    return Whole(workers, len(workers), lambda: 0, polls=polls)  # type: ignore[arg-type]
+from tests.server.workers.fakes import Fake, run, whole
 
 
 def test_workers_load_in_turn_and_all_in_spite_of_an_error() -> None:
@@ -202,17 +144,6 @@ def test_a_worker_that_ends_gives_its_turn_to_load_to_the_next() -> None:
     run(test)
 
 
-def test_every_worker_hears_of_the_others_faults() -> None:
-    async def test(log: list[Any]) -> None:
-        workers = [Fake(1, log), Fake(2, log), Fake(3, log, State.LEAVING)]
-        workers[1].condition = Condition(["pair: 2 members are needed"])
-        workers[2].condition = Condition(["gone"])
-        whole(*workers).spread_faults()
-        assert log == [(1, "elsewhere", ["worker 2: pair: 2 members are needed"]), (2, "elsewhere", [])]
-
-    run(test)
-
-
 def test_a_new_worker_gets_its_part_of_the_connections() -> None:
     async def test(log: list[Any]) -> None:
         late = Fake(3, log, State.STARTING)
@@ -220,95 +151,5 @@ def test_a_new_worker_gets_its_part_of_the_connections() -> None:
         await workers.catch_up(late)
         # 11 connections are 3 for each of three.
         assert log == [(1, "shed", 5)]
-
-    run(test)
-
-
-def test_an_ensemble_that_one_worker_could_not_load_and_another_serves_is_a_fault() -> None:
-    async def test(log: list[Any]) -> None:
-        first, second = Fake(1, log), Fake(2, log)
-        workers = whole(first, second)
-        first.condition = Condition(served={"pair": ["1"], "new": ["1"]}, not_served={"odd": "broken"})
-        # It has not loaded `new` yet, which is no fault; nobody serves `odd`.
-        second.condition = Condition(not_served={"pair": "no network", "odd": "broken"})
-        workers.spread_faults()
-        fault = "worker 2: pair is not served, but by other workers: no network"
-        assert log == [(1, "elsewhere", [fault]), (2, "elsewhere", [fault])]
-        assert await zeros(workers) == [{"model": "pair", "version": "1"}]
-        second.state = State.LEAVING
-        assert await zeros(workers) == []
-
-    async def zeros(workers: Any) -> list[dict[str, str]]:
-        metrics = (await workers.total(None)).metrics
-        (family,) = (metric for metric in metrics if metric.name == "coserve_model_ready")
-        return [sample.labels for sample in family.samples if sample.value == 0]
-
-    run(test)
-
-
-BROKEN = Attempt("broken files", 1)
-LACKS = Condition(not_served={"pair": "no network"}, attempts={"pair": BROKEN})
-
-
-def serves(files: str, read_ns: int) -> Condition:
-    return Condition(served={"pair": ["1"]}, attempts={"pair": Attempt(files, read_ns)})
-
-
-def missing(workers: Any) -> list[int]:
-    """Return the numbers of the workers that lack an ensemble."""
-    workers.spread_faults()
-    return [worker.number for worker, _, _ in workers.missing()]
-
-
-def test_a_worker_that_has_not_loaded_repaired_files_yet_is_no_fault() -> None:
-    async def test(log: list[Any]) -> None:
-        first, second = Fake(1, log), Fake(2, log)
-        workers = whole(first, second)
-        first.condition = second.condition = LACKS
-        assert missing(workers) == []
-        first.condition = serves("repaired files", 2)
-        assert missing(workers) == []
-        # It has tried them in vain.
-        second.condition = Condition(
-            not_served=LACKS.not_served, attempts={"pair": Attempt("repaired files", 3)}
-        )
-        assert missing(workers) == [2]
-        # Others have loaded further files; it was a fault before.
-        first.condition = serves("other files", 4)
-        assert missing(workers) == [2]
-        second.condition = serves("other files", 5)
-        assert missing(workers) == []
-
-    run(test)
-
-
-@pytest.mark.parametrize("served", [("older files", 0), ("broken files", 2)])
-def test_a_worker_that_will_not_read_other_files_is_a_fault(served: tuple[str, int]) -> None:
-    """A replacement finds a broken new version, or has no memory for what another has loaded."""
-
-    async def test(log: list[Any]) -> None:
-        first, second = Fake(1, log), Fake(2, log)
-        first.condition = serves(*served)
-        second.condition = LACKS
-        assert missing(whole(first, second)) == [2]
-
-    run(test)
-
-
-def test_without_polling_a_worker_reads_other_files_only_while_a_client_s_call_lasts() -> None:
-    async def test(log: list[Any]) -> None:
-        first, second = Fake(1, log), Fake(2, log)
-        workers = whole(first, second, polls=False)
-        second.hangs.add("load")
-        loading = asyncio.ensure_future(workers.load(first, "pair"))
-        while (2, "load", "pair") not in log:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-        first.condition = serves("repaired files", 2)
-        second.condition = LACKS
-        assert missing(workers) == []
-        loading.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await loading
-        assert missing(workers) == [2]
 
     run(test)

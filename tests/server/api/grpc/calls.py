@@ -27,6 +27,7 @@ from tests.server.fake_engine import FakeEngine
 T = TypeVar("T")
 METHOD = "/inference.GRPCInferenceService/"
 UNLIMITED = [("grpc.max_send_message_length", -1)]
+LOCAL = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 
 @dataclass

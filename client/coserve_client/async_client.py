@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 
 
 class AsyncClient:
-    """An asynchronous client of a Coserve server: `Client` with `await`, and `aclose` instead of `close`."""
+    """An asynchronous client of a Coserve server: `Client` with `await`, and `aclose` instead of `close`.
+
+    It works in one event loop, that of its first request; in another one it raises `InputError`.
+    """
 
     def __init__(
         self,
@@ -151,7 +154,11 @@ class AsyncClient:
         return await self._sender.probe(readiness_path(model, version))
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections.
+
+        Raises:
+            InputError: requests were sent in another event loop.
+        """
         await self._sender.aclose()
 
     async def __aenter__(self) -> "AsyncClient":

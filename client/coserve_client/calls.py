@@ -81,7 +81,7 @@ def classify(images: Source | Iterable[Source], **options: "Unpack[ClassifyOptio
     """Check the options, read the images and build the call that classifies them.
 
     Raises:
-        InputError: there is no image, or one cannot be read, or an option cannot be used.
+        InputError: there is no image, one cannot be read, or an option cannot be sent.
     """
     params, headers = write_options(**options)
     files: Files = [("files", (image.filename, image.data)) for image in read_images(images)]
@@ -106,8 +106,8 @@ def infer(
     """Build the call that computes logits. The arguments are those of `Client.infer`.
 
     Raises:
-        InputError: `images` is not an array of real numbers, NumPy is not installed, or no model can have
-            that name or version.
+        InputError: `images` is not an array of real numbers, NumPy is not installed, an option cannot be
+            sent, or no model can have that name or version.
     """
     path = f"{v2_model_path(model, version)}/infer"
     content, json_length, count = write_inference(images, input_name, early_stop)

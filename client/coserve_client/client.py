@@ -101,7 +101,8 @@ class Client:
             timeout_ms: milliseconds the server may take, if less than its own deadline.
 
         Raises:
-            InputError: there is no image, one cannot be read, or no model can have that name or version.
+            InputError: there is no image, one cannot be read, an option cannot be sent, or no model can have
+                that name or version.
             RejectedError: the server does not accept an image.
             UnknownModelError: the server has no such ensemble.
             InvalidParametersError: the ensemble is not calibrated for the coverage, or to stop early.
@@ -143,7 +144,7 @@ class Client:
 
         Raises:
             InputError: `batch_size` or `concurrency` is not a whole number above 0, an option cannot be
-                used, or `images` is a single image or no iterable; raised by the call itself.
+                sent, or `images` is a single image or not iterable; raised by the call itself.
             CoserveError: a failure not specific to one image; raised during iteration, once the requests in
                 progress have finished.
         """
@@ -192,8 +193,8 @@ class Client:
             input_name: name of the model's input, as in `metadata`.
 
         Raises:
-            InputError: `images` is not an array of real numbers, NumPy is not installed, or no model can
-                have that name or version.
+            InputError: `images` is not an array of real numbers, NumPy is not installed, an option cannot be
+                sent, or no model can have that name or version.
             RejectedError: the images do not have the shape of the model's input, or the ensemble is not
                 calibrated to stop early.
             CoserveError: any other failure, as a subclass.

@@ -47,7 +47,7 @@ def iterate(images: Iterable[Source]) -> Iterator[Source]:
     """Start to iterate over several images.
 
     Raises:
-        InputError: it is one image, whose letters, bytes or lines would be taken for images, or no iterable.
+        InputError: it is one image, whose letters, bytes or lines would be taken for images, or not iterable.
     """
     kind = _kind(images)
     if _is_one_image(images):

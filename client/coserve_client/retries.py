@@ -48,7 +48,7 @@ class Backoff:
 
     def __init__(self, retries: int, seconds: float) -> None:
         self._left = retries
-        # A large integer is no float.
+        # An integer may be too large for a float.
         self._deadline = time.monotonic() + min(seconds, MAX_SECONDS)
         self._bound = BASE_SECONDS
 

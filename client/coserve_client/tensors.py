@@ -60,8 +60,8 @@ def write_inference(
         The body, which is JSON followed by the tensor; the length of the JSON in bytes; the number of images.
 
     Raises:
-        InputError: `images` is not an array of real numbers, another argument is no string, or NumPy is not
-            installed.
+        InputError: `images` is not an array of real numbers, another argument is not a string, or NumPy is
+            not installed.
     """
     np = _numpy()
     texts = {"input_name": input_name} | ({} if early_stop is None else {"early_stop": early_stop})

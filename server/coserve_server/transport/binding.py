@@ -42,7 +42,7 @@ def check_address(host: str, port: int, *, is_shared: bool = False) -> None:
     """
     with bind(host, port, is_shared=is_shared) as listener:
         try:
-            # Only this fails if another socket has been bound before, but listens since.
+            # Binding does not fail while another socket is bound but does not listen yet.
             listener.listen()
         except OSError as error:
             raise _fault(host, port, error) from error

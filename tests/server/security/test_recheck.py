@@ -53,7 +53,7 @@ def test_a_keys_file_that_hangs_holds_nobody_and_counts_when_it_answers(
         disk.answers.clear()
         began = time.monotonic()
         finding = asyncio.create_task(ring.find(key))
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
         assert not finding.done(), "the loop goes on while a request waits"
         assert await finding
         revoke_key(file, "lab")
@@ -72,8 +72,12 @@ def test_a_keys_file_that_hangs_holds_nobody_and_counts_when_it_answers(
     ]
 
 
-def test_requests_that_come_while_the_file_is_read_wait_for_it(tmp_path: Path, disk: Disk) -> None:
+def test_requests_that_come_while_the_file_is_read_wait_for_it(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Otherwise a key that was revoked long ago could still be used by all but the first of them."""
+    monkeypatch.setattr(recheck, "PATIENCE_S", 60)
+    monkeypatch.setattr(key_ring, "read_stamp", disk.wait_for(key_ring.read_stamp))
     file = tmp_path / "keys"
     key = create_key(file, "lab", "infer").encode()
     create_key(file, "other", "infer")
@@ -81,7 +85,12 @@ def test_requests_that_come_while_the_file_is_read_wait_for_it(tmp_path: Path, d
     revoke_key(file, "lab")
 
     async def go() -> None:
-        assert await asyncio.gather(*(ring.find(key) for _ in range(20))) == [None] * 20
+        disk.answers.clear()
+        finding = [asyncio.create_task(ring.find(key)) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert not any(found.done() for found in finding)
+        disk.answers.set()
+        assert await asyncio.gather(*finding) == [None] * 20
 
     asyncio.run(go())
 

@@ -7,6 +7,7 @@ best.ckpt        checkpoint of the epoch with the highest accuracy on the valida
 evaluation.json  accuracy of the last checkpoint on the test split (records.py)
 images.npz       hashes of the images that were trained on and tested on (images.py)
 samples.npz      up to 64 held-out images, for checks on real inputs
+.lock            locked while a training uses the folder (lock.py)
 """
 
 import json

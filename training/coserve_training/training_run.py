@@ -27,7 +27,7 @@ from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, evaluate, write_evaluation
 from coserve_training.runs.extend import extend
-from coserve_training.runs.folder import Description, load_run, name_other_checkpoint
+from coserve_training.runs.folder import Description, Run, load_run, name_other_checkpoint
 from coserve_training.runs.images import FILE, read_known, write_known
 from coserve_training.runs.lock import only_training
 from coserve_training.runs.output import check_output
@@ -135,14 +135,8 @@ def train(
         placed = trainer.global_rank if place_members else None
         members = range(config.split) if placed is None else (placed,)
         training = training.with_views(MemberViews(config, members, description.mean), workers)
-        weights = _class_weights(config, training, len(dataset.labels))
-        choosing, chooses = (test, "test") if dataset.val is None else (dataset.val, "val")
-        module = CoTraining(
-            config, len(dataset.labels), description.mean, description.std, placed, weights, chooses
-        )
-        if initial is not None:
-            for index, member in module.members.items():
-                member.load_state_dict(initial.members[int(index)].state_dict())
+        choosing = test if dataset.val is None else dataset.val
+        module = _make_module(description, dataset, placed, initial)
         _fit(trainer, module, training, choosing, resumed)
         if not first:
             return None
@@ -221,6 +215,22 @@ def _splits(dataset: Dataset, config: TrainConfig) -> tuple[Split, Split]:
             f"set batch_size (--batch-size) to at most {len(training)}"
         )
     return training, test
+
+
+def _make_module(
+    description: Description, dataset: Dataset, placed: int | None, initial: Run | None
+) -> CoTraining:
+    """Make the members, or the one that is placed in this process, with the weights that they start from."""
+    assert dataset.train is not None
+    config = description.config
+    classes = len(dataset.labels)
+    weights = _class_weights(config, dataset.train, classes)
+    chooses = "test" if dataset.val is None else "val"
+    module = CoTraining(config, classes, description.mean, description.std, placed, weights, chooses)
+    if initial is not None:
+        for index, member in module.members.items():
+            member.load_state_dict(initial.members[int(index)].state_dict())
+    return module
 
 
 def _class_weights(config: TrainConfig, training: Split, classes: int) -> Tensor | None:

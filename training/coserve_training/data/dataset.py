@@ -10,12 +10,12 @@ import numpy as np
 from coserve_training.data.check import find_fault
 from coserve_training.data.decode import Pixels
 from coserve_training.data.files import Files
+from coserve_training.data.finding import find_data
 from coserve_training.data.identity import identify
 from coserve_training.data.imagenet import label_validation_images
 from coserve_training.data.lazy import Indices, LazyImages
 from coserve_training.data.membership import Assign, Sources
 from coserve_training.data.naming import name_some
-from coserve_training.data.published import find_data
 from coserve_training.data.sizes import describe_reduction
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
 from coserve_training.data.workers import ParallelMap, index_batches, usable_cores

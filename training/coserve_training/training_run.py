@@ -224,7 +224,7 @@ def _make_module(
     assert dataset.train is not None
     config = description.config
     classes = len(dataset.labels)
-    weights = _class_weights(config, dataset.train, classes)
+    weights = _class_weights(dataset.train, classes) if config.class_weights == "balanced" else None
     chooses = "test" if dataset.val is None else "val"
     module = CoTraining(config, classes, description.mean, description.std, placed, weights, chooses)
     if initial is not None:
@@ -233,10 +233,8 @@ def _make_module(
     return module
 
 
-def _class_weights(config: TrainConfig, training: Split, classes: int) -> Tensor | None:
+def _class_weights(training: Split, classes: int) -> Tensor:
     """Return weights `[C]` in inverse proportion to the classes' images, whose mean over all images is 1."""
-    if config.class_weights != "balanced":
-        return None
     counts = np.bincount(training.targets, minlength=classes)
     return torch.tensor(
         len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1)), dtype=torch.float32

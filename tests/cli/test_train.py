@@ -67,17 +67,26 @@ def test_a_killed_run_is_resumed_and_evaluated(image_folder: Path, tmp_path: Pat
     assert scores["ensemble"] == pytest.approx(recorded["ensemble"], abs=1e-5)
 
 
-def test_ctrl_c_prints_how_to_resume(image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "whole_group"), [
+    (signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True),
+])  # fmt: skip
+def test_a_stopped_training_prints_how_to_resume(
+    number: signal.Signals, whole_group: bool, image_folder: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "run"
     command = ["train", "--data", image_folder, "--network", "wide_resnet10_1", "--epochs", 500]
-    command += ["--batch-size", 60, "--output", output]
+    command += ["--batch-size", 60, "--workers", 1, "--output", output]
     with subprocess.Popen(
-        [COSERVE, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [COSERVE, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
         errors = process.stderr.read()
         assert process.wait(timeout=60) == 130
     assert errors.splitlines()[-1] == f"interrupted; resume with: coserve train --output {output} --resume"

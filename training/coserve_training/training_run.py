@@ -264,8 +264,12 @@ def _fit(
     with quiet_lightning():
         try:
             trainer.fit(module, *loaders, ckpt_path=checkpoint)
-        except SystemExit as interrupted:  # Lightning's reaction to Ctrl-C
+        except SystemExit as interrupted:  # Lightning's reaction to Ctrl-C and SIGTERM
             raise KeyboardInterrupt from interrupted
+        except DataError as error:
+            if trainer.received_sigterm:  # SIGTERM to all processes ends the workers first.
+                raise KeyboardInterrupt from error
+            raise
         finally:
             for loader in loaders:
                 loader.close()

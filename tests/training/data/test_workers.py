@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import psutil
 import pytest
 
 from coserve_training.data import workers
@@ -78,6 +80,24 @@ def test_workers_end_when_they_are_not_needed(end: str) -> None:
     assert set(multiprocessing.active_children()) == before
     if end != "fail":
         assert [square for _, square in parallel] == [item * item for item in range(20)]
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_a_dead_worker_is_an_error_of_the_next_result_and_of_nothing_else(between: bool) -> None:
+    parallel = ParallelMap(pid_and_square, list(range(40)), 1)
+    iteration = iter(parallel)
+    pid = int(next(iteration)[0])
+    if between:  # two epochs
+        list(iteration)
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.1)  # The consumer computes; torch would raise here.
+    with pytest.raises(DataError, match="a process that reads images was killed"):
+        list(parallel if between else iteration)
+    assert [square for _, square in parallel] == [item * item for item in range(40)]
 
 
 def fail(item: int) -> int:

@@ -52,10 +52,13 @@ class _Signal:
         self.started.release()
 
 
-def _kill_workers(iterator: Any) -> None:
-    """Kill the workers of a DataLoader's iterator. torch must not take their ends for failures."""
+def _forget_workers(iterator: Any) -> None:
+    """Keep torch from raising a worker's death wherever this process is; `__iter__` raises it."""
     _remove_worker_pids(id(iterator))
     iterator._worker_pids_set = False
+
+
+def _kill_workers(iterator: Any) -> None:
     for worker in iterator._workers:
         worker.kill()
     for worker in iterator._workers:
@@ -113,6 +116,8 @@ class ParallelMap:
         for seconds in START_SECONDS:
             fresh = self._loader._iterator is None and self._loader.num_workers > 0
             iterator = iter(self._loader)
+            if fresh:
+                _forget_workers(iterator)
             if not fresh or self._wait_for_workers(seconds):
                 return iterator
             _kill_workers(iterator)
@@ -146,8 +151,8 @@ class ParallelMap:
             if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
                 raise
             raise DataError(
-                "a process that reads images was killed: there is too little memory, or too little shared "
-                "memory (in a container, raise it with --shm-size)"
+                "a process that reads images was killed, usually for want of memory or of shared memory "
+                "(in a container, raise it with --shm-size)"
             ) from error
 
     def close(self) -> None:

@@ -47,10 +47,21 @@ def until_replaced(server: Server, count: int) -> None:
     assert metric(server, "coserve_workers_ready") == metric(server, "coserve_workers") == 2
 
 
+def until_idle(server: Server) -> None:
+    """Wait until no client is connected: a worker notices a closed connection a little later."""
+    until(lambda: not any(connections(worker) for worker in workers(server)))
+
+
 def test_connections_are_divided_evenly(server: Server) -> None:
-    with Load(server, clients=8) as load:
-        assert [connections(worker) for worker in workers(server)] == [4, 4]
-    assert load.failures == []
+    for _ in range(5):
+        until_idle(server)
+        with Load(server, clients=8) as load:
+            divided = [connections(worker) for worker in workers(server)]
+        assert load.failures == []
+        # On a busy machine, a worker that is late to answer its parent gets fewer.
+        if divided == [4, 4]:
+            return
+    pytest.fail(f"connections of the workers: {divided}")
 
 
 def test_a_terminals_interrupt_is_the_parents(server: Server) -> None:
@@ -61,16 +72,21 @@ def test_a_terminals_interrupt_is_the_parents(server: Server) -> None:
 
 def test_a_killed_worker_takes_its_own_connections_alone(server: Server) -> None:
     before = metric(server, "coserve_worker_replacements_total")
+    until_idle(server)
     with Load(server, clients=8) as load:
         first, second = workers(server)
         counted = answered(server)
-        assert connections(second) == 4
+        until(lambda: connections(first) + connections(second) == 8)
+        lost = connections(second)
+        assert lost > 0
         second.kill()
         until_replaced(server, round(before) + 1)
         # Clients with connections that are kept alive come to the new worker, too.
         until(lambda: connections(workers(server)[1]) > 0)
-    assert len(load.failures) == 4
-    assert all("disconnected" in failure or "ReadError" in failure for failure in load.failures)
+    assert len(load.failures) == lost
+    # Their connections ended, before, after or within an answer.
+    ends = ("ReadError(", "WriteError(", "RemoteProtocolError(")
+    assert [failure for failure in load.failures if not failure.startswith(ends)] == []
     # What the killed worker has counted counts, except in its last moment.
     assert counted <= answered(server) <= len(load.answers) + counted
     assert workers(server)[0] == first

@@ -15,9 +15,9 @@ from tests.integration.conftest import Serve, Server
 ROOT = Path(__file__).parents[2]
 REPOSITORY = ROOT / "model_repository"
 LEAST_TOP1 = {
-    "wide_resnet10_4_s1": 0.83,
-    "wide_resnet10_4_s2": 0.83,
-    "wide_resnet10_4_s4": 0.83,
+    "wide_resnet10_4_s1": 0.87,
+    "wide_resnet10_4_s2": 0.88,
+    "wide_resnet10_4_s4": 0.87,
     "wide_resnet16_4_s1": 0.90,
     "wide_resnet16_4_s2": 0.90,
     "wide_resnet16_4_s4": 0.89,

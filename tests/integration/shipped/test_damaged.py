@@ -85,7 +85,7 @@ IN_PARAMETERS: dict[str, Callable[[Parameters], None]] = {
     "cat_is_dog": exchange_labels,
     "rotated_labels": rotate_labels,
     "high_mean": shift_mean(0.5),
-    "low_mean": shift_mean(-0.5),
+    "low_mean": shift_mean(-0.75),
     "large_std": scale_std(2),
     "small_std": scale_std(0.5),
 }

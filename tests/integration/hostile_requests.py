@@ -266,16 +266,20 @@ HTTP: dict[str, tuple[bytes, list[list[int]]]] = {
         POST + b"Request-Timeout-Ms: inf\r\nConnection: close\r\n\r\n",
         [[422]],
     ),
-    "white space after headers' values": (
-        b"POST /v2/models/pair/infer HTTP/1.1\r\nHost: x \r\nContent-Length: 768 \r\nConnection: close \r\n"
-        b"Inference-Header-Content-Length:\t0 \t\r\nContent-Encoding: identity \r\n\r\n" + bytes(768),
-        [[200]],
-    ),
     "an endless body where none is wanted": (
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n",
         [[200]],
     ),
 }
+
+FOR_PAIR: dict[str, tuple[bytes, list[list[int]]]] = {
+    "white space after headers' values": (
+        b"POST /v2/models/pair/infer HTTP/1.1\r\nHost: x \r\nContent-Length: 768 \r\nConnection: close \r\n"
+        b"Inference-Header-Content-Length:\t0 \t\r\nContent-Encoding: identity \r\n\r\n" + bytes(768),
+        [[200]],
+    ),
+}
+"""The same for a server with an ensemble `pair` of 768 bytes per image."""
 
 
 STAGES = {

@@ -17,7 +17,7 @@ from coserve_server.transport.connections import MAX_PIPELINED
 from tests.images.hostile_images import REFUSED, SHOWN
 from tests.integration.conftest import Serve, Server
 from tests.integration.gateway import RED, classify, problem
-from tests.integration.hostile_requests import HTTP, JSON, MULTIPART, POST, STAGES, TENSORS
+from tests.integration.hostile_requests import FOR_PAIR, HTTP, JSON, MULTIPART, POST, STAGES, TENSORS
 from tests.integration.load import until
 from tests.server.onnx_repository import LABELS, write_repository
 
@@ -135,9 +135,9 @@ def test_hostile_tensors_are_refused(server: Server, name: str) -> None:
     assert len(response.content) < 5000
 
 
-@pytest.mark.parametrize("name", HTTP)
+@pytest.mark.parametrize("name", HTTP | FOR_PAIR)
 def test_hostile_http_is_refused(server: Server, name: str) -> None:
-    sent, allowed = HTTP[name]
+    sent, allowed = (HTTP | FOR_PAIR)[name]
     with connect(server) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(sent)

@@ -1,5 +1,8 @@
 """Measure what averaging more networks would gain: mirrored images, and all shipped ensembles of a network.
 
+Each ensemble is also compared with the first one, image by image, which gives the difference a smaller
+sampling error than two accuracies have.
+
     python benchmarks/averaged.py --data cifar10-test.zip [--network wide_resnet16_4]
 
 Every ensemble counts once in the mean over ensembles, and each of its members equally within it. Takes some
@@ -59,6 +62,10 @@ def main() -> None:
     plain, mirrored, targets = (np.array(part) for part in zip(*measured.values(), strict=True))
     for name, one, both in zip(measured, plain, (plain + mirrored) / 2, strict=True):
         print(f"{name}: {top1(one, targets[0])}, with mirrored images {top1(both, targets[0])}")
+    right = (plain.argmax(2) == targets).astype(float)
+    for name, ahead in list(zip(measured, right - right[0], strict=True))[1:]:
+        error = ahead.std() / len(ahead) ** 0.5
+        print(f"{name} against {next(iter(measured))}: {ahead.mean():+.2%}, sampling error {error:.2%}")
     mean = top1(plain.mean(0), targets[0])
     print(f"all: {mean}, with mirrored images {top1((plain + mirrored).mean(0), targets[0])}")
 

@@ -279,7 +279,7 @@ FOR_PAIR: dict[str, tuple[bytes, list[list[int]]]] = {
         [[200]],
     ),
 }
-"""The same for a server with an ensemble `pair` of 768 bytes per image."""
+"""Odd requests that a server answers, if its ensemble `pair` takes 768 bytes per image."""
 
 
 STAGES = {

@@ -103,9 +103,10 @@ class Report:
     def finish(self) -> None:
         """Print a summary of all replies."""
         if self.last and not self.as_json:
+            count = len(self.last.members)
             per_image = f"{self.answers / self.images:.2f} per image, " if self.stops else ""
             typer.echo(
-                f"{self.last.model} version {self.last.version}: {len(self.last.members)} members, "
+                f"{self.last.model} version {self.last.version}: {count} member{'s' * (count > 1)}, "
                 f"{per_image}overlap {self.overlaps / self.replies:.2f}"
             )
         if self.degraded:

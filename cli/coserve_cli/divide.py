@@ -28,7 +28,8 @@ def divide(
         DatasetName.CIFAR10
     ),
     image_size: Annotated[
-        int | None, typer.Option(min=8, max=65536, help="Height and width in pixels.")
+        int | None,
+        typer.Option(min=8, max=65536, help="Height and width in pixels; by default the data set's."),
     ] = None,
     table: Annotated[
         DatasetName | None, typer.Option(help="Show every row of the paper's table for a data set instead.")

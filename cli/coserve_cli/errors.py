@@ -18,6 +18,8 @@ def report_misuse(error: Any) -> int:
         return int(error.exit_code)
     # pydantic, with which Typer reads values, begins its messages with the kind of error.
     message = " ".join(error.format_message().replace(": Value error, ", ": ", 1).split())
+    # Without the name of an option, Click's beginning says nothing, and is wrong if an option is missing.
+    message = message.removeprefix("Invalid value: ")
     stop = "" if message.endswith(("?", ".")) else "."
     context = getattr(error, "ctx", None)
     hint = f" See {context.command_path} --help" if context else ""

@@ -119,7 +119,7 @@ def reply(names: list[str], query: dict[str, str], server: Server) -> dict[str, 
             member | {"name": "E_member0"},
             member
             | {"name": "E_member1", "used": not server.lost, "error": "deadline" if server.lost else None},
-        ],
+        ][: server.members],
         "timings_ms": {
             "decode": 1.0,
             "preprocess": 0.5,

@@ -34,6 +34,11 @@ def test_prints_a_line_per_image_and_a_summary(server: Server, folder: Path) -> 
     assert server.queries == [{"top_k": "2", "member_predictions": "false", "model": "E"}]
 
 
+def test_an_undivided_network_has_one_member(server: Server, folder: Path) -> None:
+    server.members = 1
+    assert run(folder / "a.png").stdout.splitlines()[-1] == "E version 1: 1 member, overlap 1.93"
+
+
 def test_tells_classes_of_the_same_name_apart(server: Server, folder: Path) -> None:
     server.labels = ("crane", "crane")
     lines = run(folder / "a.png", "--member-predictions").stdout.splitlines()

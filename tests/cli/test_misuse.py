@@ -17,7 +17,7 @@ from coserve_cli.main import app
             "See coserve networks --help",
         ),
         (["classify"], "Missing argument 'IMAGE'. See coserve classify --help"),
-        (["classify", "x", "--key", "k"], "Invalid value: --key needs --cert. See coserve classify --help"),
+        (["classify", "x", "--key", "k"], "--key needs --cert. See coserve classify --help"),
     ],
 )
 def test_misuse_is_one_line(arguments: list[str], line: str) -> None:

@@ -111,7 +111,7 @@ def test_killed_under_load(triton: StartTriton, serve: Serve, repository: Path) 
         clients.wait_for("problem")
         until_ready(gateway, False)
         with gateway.http() as http:
-            assert "pair: 1 members are needed" in problem(http.get("/readyz"), 503, "no-quorum")
+            assert "pair: 1 member is needed" in problem(http.get("/readyz"), 503, "no-quorum")
         back = triton(repository, "--grpc-port", port)
         until_ready(gateway)
         clients.wait_for("whole")

@@ -126,7 +126,8 @@ class Catalogue:
         if len(ready) >= quorum:
             return None
         missing = ", ".join(member.name for member in ensemble.members if member.name not in ready)
-        return f"{ensemble.name}: {quorum} members are needed, not ready: {missing}"
+        needed = "1 member is" if quorum == 1 else f"{quorum} members are"
+        return f"{ensemble.name}: {needed} needed, not ready: {missing}"
 
     def drain(self) -> None:
         """Report not ready from now on; requests are still answered."""

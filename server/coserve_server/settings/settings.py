@@ -49,10 +49,16 @@ class Settings(
             if self.repository is not None:
                 raise ValueError("repository: engine triton serves what Triton has loaded; leave it out")
             if self.triton_url is None:
-                raise ValueError("triton_url: engine triton needs the address of a Triton server")
+                raise ValueError(
+                    "triton_url: engine triton needs the address of a Triton server "
+                    "(--triton-url or COSERVE_TRITON_URL)"
+                )
         else:
             if self.repository is None:
-                raise ValueError(f"repository: engine {self.engine} needs the folder of a model repository")
+                raise ValueError(
+                    f"repository: engine {self.engine} needs the folder of a model repository "
+                    "(--repository or COSERVE_REPOSITORY)"
+                )
             if self.triton_url is not None:
                 raise ValueError("triton_url: only engine triton uses it; add --engine triton")
         return self

@@ -27,7 +27,11 @@ TRITON = {"engine": "triton", "triton_url": "a:1"}
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "repository: engine onnxruntime needs the folder of a model repository"),
+        (
+            {},
+            "repository: engine onnxruntime needs the folder of a model repository "
+            "(--repository or COSERVE_REPOSITORY)",
+        ),
         ({"repository": "r", "port": 70000}, "port: Input should be less than or equal to 65535"),
         (
             {"repository": "r", "engine": "magic"},

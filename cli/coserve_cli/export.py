@@ -239,7 +239,9 @@ def _print(report: "Report", as_json: bool) -> None:
     rows = [(member.name, f"{member.bytes / 1e6:.1f} MB", member.parity) for member in report.members]
     rows.append((report.name, f"{report.classes} classes", report.parity))
     width = max(len(name) for name, _, _ in rows)
-    typer.echo(f"{'':{width}}  {'':>12}  {'difference':>10}  {'same top-1':>10}  {'images':>6}")
+    # ONNX files that keep their precision are compared with nothing.
+    if report.parity is not None:
+        typer.echo(f"{'':{width}}  {'':>12}  {'difference':>10}  {'same top-1':>10}  {'images':>6}")
     for name, size, parity in rows:
         line = f"{name:<{width}}  {size:>12}"
         if parity is not None:

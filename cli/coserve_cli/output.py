@@ -25,3 +25,10 @@ def print_results(content: object, table: Iterable[str], file: Path | None, as_j
 def print_wrapped(text: str) -> None:
     """Print a sentence or a list in lines of at most 80 columns, which are indented after the first."""
     typer.echo(textwrap.fill(text, 80, subsequent_indent="  ", break_on_hyphens=False))
+
+
+def print_list(title: str, items: Iterable[str]) -> None:
+    """Print a list as `print_wrapped` does, but break lines between its items only."""
+    solid = ", ".join(item.replace(" ", "\N{NO-BREAK SPACE}") for item in items)
+    wrapped = textwrap.fill(f"{title}: {solid}", 80, subsequent_indent="  ", break_on_hyphens=False)
+    typer.echo(wrapped.replace("\N{NO-BREAK SPACE}", " "))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from coserve_cli.output import print_wrapped
+from coserve_cli.output import print_list, print_wrapped
 
 if TYPE_CHECKING:
     from coserve_training.runs.calibrate import Calibration, Subset
@@ -72,12 +72,9 @@ def _print_worst(matrix: "ConfusionMatrix") -> None:
     found = [(one.recall, one) for one in matrix.classes if one.recall is not None and one.recall < 1]
     worst = sorted(found, key=lambda pair: pair[0])[:WORST]
     if worst:
-        listed = ", ".join(f"{one.label} {recall:.2%} of {one.images}" for recall, one in worst)
-        print_wrapped(f"lowest recall: {listed}")
-        pairs = ", ".join(
-            f"{pair.actual} as {pair.predicted} {pair.images}" for pair in matrix.confusions[:WORST]
-        )
-        print_wrapped(f"most confused: {pairs}")
+        print_list("lowest recall", (f"{one.label} {recall:.2%} of {one.images}" for recall, one in worst))
+        confused = matrix.confusions[:WORST]
+        print_list("most confused", (f"{one.actual} as {one.predicted} {one.images}" for one in confused))
 
 
 def print_calibration(

@@ -19,6 +19,8 @@ BLOCKS = re.findall(r"^```\n\$ (coserve .*?)^```$", PAGE, re.MULTILINE | re.DOTA
 
 def shape(output: str) -> list[str]:
     """Return the words that begin lines: figures and names of the reader's classes differ."""
+    # A list that continues on another line begins once.
+    output = output.replace(",\n  ", ", ")
     lines = [line for line in output.splitlines() if line.strip() and not line.startswith("…")]
     return list(dict.fromkeys(re.sub(r"[\d.,%]+", "N", line.split()[0]) for line in lines))
 

@@ -142,7 +142,7 @@ class Reply:
         measured_top1: top-1 accuracy of the combined members, or of `early_stopping`, on a test set, from 0
             to 1, if known.
         overlap: sum of the members' durations divided by their total wall time: S if S equal members ran
-            in parallel, 1 if they ran one after another.
+            in parallel, 1 if they ran one after another, less with pauses between them.
         members: every member of the ensemble, used or not.
         timings_ms: the server's time per step.
         results: one result per image, in the order sent.

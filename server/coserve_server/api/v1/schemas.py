@@ -118,7 +118,7 @@ class ClassifyReply(BaseModel):
     )
     overlap: float = Field(
         description="Sum of the members' durations / wall time from first start to last end: "
-        "S if S members ran in parallel, 1 if one after another."
+        "S if S members ran in parallel, 1 if one after another, less with pauses between them."
     )
     members: list[Member]
     timings_ms: TimingsMs

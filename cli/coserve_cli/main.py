@@ -52,7 +52,7 @@ ROAD = """\
 Divide an image classifier into a co-trained ensemble and serve its members
 concurrently, from a folder of labelled images to an answer:
 
-  coserve train --data photos/ --network wide_resnet28_10 --split 2 --output run
+  coserve train --data photos/ --network wide_resnet10_2 --split 2 --output run
   coserve evaluate run --calibrate
   coserve export run --repository models --name photos
   coserve serve --repository models

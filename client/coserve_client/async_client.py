@@ -20,6 +20,7 @@ from coserve_client.connecting import (
     Verify,
     connect,
 )
+from coserve_client.duplex import DuplexTransport
 from coserve_client.images import Source, images_in, iterate
 from coserve_client.many import classify_in_tasks
 from coserve_client.options import ClassifyOptions, write_options
@@ -54,7 +55,8 @@ class AsyncClient:
     ) -> None:
         check_retries(retries, retry_seconds)
         connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
-        http = httpx.AsyncClient(transport=transport, **connecting.arguments)
+        network = transport or DuplexTransport(**connecting.network)
+        http = httpx.AsyncClient(transport=network, **connecting.requests)
         self._sender = AsyncSender(http, connecting.route, retries, retry_seconds)
 
     async def classify(

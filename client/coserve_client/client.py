@@ -68,7 +68,7 @@ class Client:
     ) -> None:
         check_retries(retries, retry_seconds)
         connecting = connect(url, api_key, verify, certificate, timeout, headers, use_proxy=transport is None)
-        http = httpx.Client(transport=transport, **connecting.arguments)
+        http = httpx.Client(transport=transport, **connecting.requests, **connecting.network)
         self._sender = Sender(http, connecting.route, retries, retry_seconds)
 
     def classify(

@@ -45,11 +45,13 @@ class Connecting:
     """How a client connects.
 
     Attributes:
-        arguments: keyword arguments for httpx's clients, other than the transport.
+        requests: keyword arguments of httpx's clients that all requests share.
+        network: keyword arguments of their transports.
         route: the server and the proxy in front of it, for error messages.
     """
 
-    arguments: dict[str, Any]
+    requests: dict[str, Any]
+    network: dict[str, Any]
     route: Route
 
 
@@ -80,17 +82,19 @@ def connect(
     # Messages must not show a password in the address.
     shown = str(server.copy_with(userinfo=b""))
     route = Route(shown, proxy.variable if proxy else None, " and ".join(named) or None)
-    arguments = {
+    requests = {
         "base_url": server,
         "headers": _merge_headers(key, headers or {}),
         "timeout": _read_timeout(timeout),
-        "verify": context,
-        "limits": LIMITS,
-        "proxy": httpx.Proxy(proxy.url, ssl_context=_for_proxy(proxy.url, context)) if proxy else None,
         # httpx would look at all proxies of the environment.
         "trust_env": False,
     }
-    return Connecting(arguments, route)
+    network = {
+        "verify": context,
+        "limits": LIMITS,
+        "proxy": httpx.Proxy(proxy.url, ssl_context=_for_proxy(proxy.url, context)) if proxy else None,
+    }
+    return Connecting(requests, network, route)
 
 
 def tls_context(verify: Verify, certificate: Certificate, secure: bool) -> ssl.SSLContext:

@@ -83,7 +83,7 @@ def test_no_message_shows_the_password_of_an_address(url: str) -> None:
 
 def timeouts(timeout: Any) -> dict[str, Any]:
     made = connect("http://127.0.0.1", None, None, None, timeout, None, use_proxy=False)
-    return made.arguments["timeout"].as_dict()  # type: ignore[no-any-return]
+    return made.requests["timeout"].as_dict()  # type: ignore[no-any-return]
 
 
 def test_accepts_timeouts_of_any_length() -> None:

@@ -1,16 +1,19 @@
 import asyncio
 import io
 import json
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image as Picture
 
-from coserve_client import AsyncClient, Client, Image, RejectedError, UnknownModelError
+from coserve_client import AsyncClient, Client, Image, OverloadedError, RejectedError, UnknownModelError
+from tests.integration.conftest import Serve
 from tests.server.onnx_repository import LABELS, write_repository
 
 COSERVE = Path(sys.executable).with_name("coserve")
@@ -84,6 +87,24 @@ def test_reports_the_gateway_s_problems(url: str) -> None:
             client.classify([picture("red")] * 65)
     assert (bad.value.type, bad.value.status) == ("/problems/bad-image", 400)
     assert (large.value.type, large.value.status) == ("/problems/too-many-images", 413)
+
+
+def test_an_overloaded_gateway_is_heard_during_an_upload(serve: Serve, tmp_path: Path) -> None:
+    server = serve(write_repository(tmp_path), max_connections=1)
+    address = httpx.URL(server.url)
+
+    async def ask() -> None:
+        async with AsyncClient(server.url, retries=0) as client:
+            await client.classify(bytes(3_000_000))
+
+    with socket.create_connection((address.host, address.port)) as connection:
+        # An unfinished request, so that the connection is not idle.
+        connection.sendall(b"GET")
+        for _ in range(5):
+            with pytest.raises(OverloadedError), Client(server.url, retries=0) as client:
+                client.classify(bytes(3_000_000))
+            with pytest.raises(OverloadedError):
+                asyncio.run(ask())
 
 
 def test_the_command_classifies_a_folder(url: str, tmp_path: Path) -> None:

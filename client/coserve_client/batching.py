@@ -51,12 +51,17 @@ def split(sources: Iterable[Source], batch_size: int) -> Iterator[list[Source]]:
     total = 0
     for source in sources:
         size = _size(source)
-        if batch and (len(batch) == batch_size or total + size > BATCH_BYTES):
+        if batch and total + size > BATCH_BYTES:
             yield batch
             batch = []
             total = 0
         batch.append(source)
         total += size
+        # Not when the next image comes, which may take long.
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+            total = 0
     if batch:
         yield batch
 

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from coserve_client import batching, calls
+from coserve_client import calls
 from coserve_client.batching import Outcome
 from coserve_client.connecting import (
     DEFAULT_TIMEOUT,
     DEFAULT_URL,
-    MAX_CONNECTIONS,
     Certificate,
     Timeout,
     Verify,
     connect,
 )
-from coserve_client.images import Source, images_in, iterate
-from coserve_client.many import classify_in_threads
-from coserve_client.options import ClassifyOptions, write_options
+from coserve_client.images import Source, images_in
+from coserve_client.many import classify_in_threads, plan_requests
+from coserve_client.options import ClassifyOptions
 from coserve_client.paths import readiness_path
 from coserve_client.replies import EarlyStop, Inference, Metadata, Model, Reply, SetMethod
 from coserve_client.retries import check_retries
@@ -148,11 +147,7 @@ class Client:
             CoserveError: a failure not specific to one image; raised during iteration, once the requests in
                 progress have finished.
         """
-        batching.check_limits(batch_size, concurrency)
-        write_options(**options)
-        batches = batching.split(iterate(images), batch_size)
-        # More would wait for a connection, which has a timeout.
-        concurrency = min(concurrency, MAX_CONNECTIONS)
+        batches, concurrency = plan_requests(images, batch_size, concurrency, options)
         return classify_in_threads(partial(self.classify, **options), batches, concurrency)
 
     def classify_folder(

@@ -2,18 +2,36 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import TypeAlias
 
-from coserve_client.batching import Outcome, merge_outcomes, pair_results, read_batch
+from coserve_client.batching import Outcome, check_limits, merge_outcomes, pair_results, read_batch, split
+from coserve_client.connecting import MAX_CONNECTIONS
 from coserve_client.errors import RejectedError
-from coserve_client.images import Image, Source
+from coserve_client.images import Image, Source, iterate
+from coserve_client.options import ClassifyOptions, write_options
 from coserve_client.replies import Reply
 
 Classify: TypeAlias = Callable[[list[Image]], Reply]
 AsyncClassify: TypeAlias = Callable[[list[Image]], Awaitable[Reply]]
+
+
+def plan_requests(
+    images: Iterable[Source], batch_size: int, concurrency: int, options: ClassifyOptions
+) -> tuple[Iterator[list[Source]], int]:
+    """Check the arguments of `Client.classify_many`, and divide the images among requests.
+
+    Returns:
+        The images of each request, and how many requests to send at a time.
+
+    Raises:
+        InputError: an argument cannot be used.
+    """
+    check_limits(batch_size, concurrency)
+    write_options(**options)
+    # More would wait for a connection, which has a timeout.
+    return split(iterate(images), batch_size), min(concurrency, MAX_CONNECTIONS)
 
 
 def classify_in_threads(
@@ -33,8 +51,8 @@ def classify_in_threads(
     threads = ThreadPoolExecutor(concurrency, "coserve-client")
     try:
         while True:
-            more = islice(batches, concurrency - len(pending))
-            pending.extend(threads.submit(_classify_batch, classify, batch) for batch in more)
+            while len(pending) < concurrency and (batch := next(batches, None)):
+                pending.append(threads.submit(_classify_batch, classify, batch))
             if not pending:
                 return
             yield from pending.popleft().result()
@@ -49,8 +67,9 @@ async def classify_in_tasks(
     pending: deque[asyncio.Task[list[Outcome]]] = deque()
     try:
         while True:
-            more = islice(batches, concurrency - len(pending))
-            pending.extend(asyncio.create_task(_aclassify_batch(classify, batch)) for batch in more)
+            # Finding the next images may take as long as reading them.
+            while len(pending) < concurrency and (batch := await asyncio.to_thread(next, batches, None)):
+                pending.append(asyncio.create_task(_aclassify_batch(classify, batch)))
             if not pending:
                 return
             for outcome in await pending[0]:

@@ -14,7 +14,6 @@ import httpx
 import pytest
 
 from coserve_client import AsyncClient, Client, Image, InputError, RejectedError, UnreachableError
-from coserve_client.batching import BATCH_BYTES, split
 from coserve_client.images import images_in
 
 Make = Callable[..., dict[str, Any]]
@@ -144,6 +143,21 @@ def test_consumes_images_as_needed_and_stops_with_the_caller(reply: Make) -> Non
     assert threading.active_count() == threads
 
 
+def test_images_are_sent_while_the_iterable_waits_for_more(many: Any, reply: Make) -> None:
+    sent = threading.Event()
+
+    def sources() -> Iterator[Image]:
+        yield from images(2)
+        assert sent.wait(60)
+        yield from images(1)
+
+    def server(request: httpx.Request) -> httpx.Response:
+        sent.set()
+        return httpx.Response(200, json=reply(*filenames(request)))
+
+    assert len(many(server, sources(), batch_size=2)) == 3
+
+
 def test_no_more_requests_than_allowed_run_at_once(reply: Make) -> None:
     async def ask(count: int, concurrency: int, allowed: int) -> None:
         running = 0
@@ -266,32 +280,3 @@ def test_works_if_httpx_stops_keeping_the_stream(many: Any, reply: Make, monkeyp
     monkeypatch.setattr(httpx.Client, "send", send)
     monkeypatch.setattr(httpx.AsyncClient, "send", send_async)
     assert len(many(server, images(2))) == 2
-
-
-def test_batches_are_limited_in_bytes(tmp_path: Path) -> None:
-    large = tmp_path / "large.png"
-    with large.open("wb") as file:
-        file.truncate(BATCH_BYTES)
-    end, start = os.pipe()
-    opened = io.BytesIO(bytes(BATCH_BYTES))
-    pipe = os.fdopen(end, "rb")
-    opened.seek(1)
-    sizes: list[list[Any]] = [
-        [b"x"],
-        [large],
-        [b"y", b"z"],
-        [tmp_path / "none.png"],
-        [b"w"],
-        [large],
-        [opened, b"1"],
-        [pipe],
-        [f"/dev/fd/{end}"],
-    ]
-    assert list(split([source for batch in sizes for source in batch], 2)) == sizes
-    assert opened.tell() == 1
-    os.close(start)
-    pipe.close()
-    assert list(split([b"12", large, b"3", b"4"], 9)) == [[b"12"], [large], [b"3", b"4"]]
-    half = bytearray(BATCH_BYTES // 2)
-    assert [len(batch) for batch in split([half, memoryview(half), half], 9)] == [2, 1]
-    assert list(split([], 9)) == []

@@ -221,27 +221,28 @@ def translated_errors(route: Route, attempt: Attempt) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        raise UnreachableError(_describe_connect_error(route, error)) from error
+        raise UnreachableError(_describe_connect_error(route, attempt, error)) from error
     except httpx.PoolTimeout as error:
         raise RequestTimeoutError(
             f"no connection to {route} became free in time (PoolTimeout); use fewer requests at a time, or a "
             "longer timeout"
         ) from error
     except httpx.TimeoutException as error:
-        raise RequestTimeoutError(f"{route} did not answer in time ({type(error).__name__})") from error
+        failed = "read the request" if isinstance(error, httpx.WriteTimeout) else "answer"
+        raise RequestTimeoutError(f"{route} did not {failed} in time ({type(error).__name__})") from error
     except BROKEN as error:
         reason = str(error) or type(error).__name__
         if attempt.was_answered():
             raise UnreachableError(
                 f"the connection to {route} broke within the response ({reason})"
             ) from error
-        # A server that rejects a request before reading the whole body resets the connection, and asyncio
-        # then discards its response. A server that requires a client certificate resets or closes it.
+        # Some servers and proxies break off a request that is too large without an answer. A server that
+        # requires a client certificate breaks off any.
         secure = route.url.startswith("https:")
         hint = "the server may require a client certificate" if secure else "the server may only speak HTTPS"
-        raise UnreachableError(
-            f"the connection to {route} broke ({reason}); the request may be too large, or {hint}"
-        ) from error
+        if "Content-Length" in error.request.headers:
+            hint = f"the request may be too large, or {hint}"
+        raise UnreachableError(f"the connection to {route} broke ({reason}); {hint}") from error
     except httpx.TransportError as error:
         raise UnreachableError(f"the connection to {route} failed: {error}") from error
     except httpx.RequestError as error:
@@ -253,8 +254,8 @@ def translated_errors(route: Route, attempt: Attempt) -> Iterator[None]:
         raise UnreachableError(f"the connection to {route} failed: {error}") from error
 
 
-def _describe_connect_error(route: Route, error: httpx.TransportError) -> str:
-    reason = str(error) or "timed out"
+def _describe_connect_error(route: Route, attempt: Attempt, error: httpx.TransportError) -> str:
+    reason = str(error) or ("timed out" if isinstance(error, httpx.ConnectTimeout) else "connection closed")
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         source = f"; {route.authorities} decides which authorities are trusted" if route.authorities else ""
         return (
@@ -265,6 +266,8 @@ def _describe_connect_error(route: Route, error: httpx.TransportError) -> str:
     if any(text in reason.upper().replace(" ", "_") for text in NOT_TLS):
         plain = route.url.replace("https:", "http:", 1)
         return f"{route} does not speak HTTPS ({reason}); if it is a server without TLS, use {plain}"
+    if attempt.was_accepted():
+        return f"the TLS handshake with {route} failed ({reason})"
     if route.proxy:
         return f"cannot connect to {route} ({reason}); to connect directly, add the host to NO_PROXY"
     return (

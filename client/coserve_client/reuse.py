@@ -27,6 +27,10 @@ class Attempt:
         """Record an event of `httpx.AsyncClient`."""
         self.record(event, info)
 
+    def was_accepted(self) -> bool:
+        """Return whether a connection was opened for the request, to the server or to a proxy."""
+        return any(event.endswith(".connect_tcp.complete") for event in self._events)
+
     def was_answered(self) -> bool:
         """Return whether the head of a response came back."""
         return ANSWERED in self._events

@@ -162,13 +162,18 @@ def test_requires_one_result_per_image(ask: Ask, reply: Make) -> None:
         (httpx.ConnectError("refused"), UnreachableError, "http://127.0.0.1:8000 .*coserve serve"),
         (httpx.ConnectTimeout(""), UnreachableError, "timed out"),
         (httpx.ReadTimeout(""), RequestTimeoutError, "did not answer in time .ReadTimeout"),
+        (httpx.WriteTimeout(""), RequestTimeoutError, "did not read the request in time .WriteTimeout"),
         (httpx.PoolTimeout(""), RequestTimeoutError, "no connection to .* became free in time"),
         (
             httpx.RemoteProtocolError("Server disconnected"),
             UnreachableError,
-            "Server disconnected.; .* HTTPS",
+            "Server disconnected.; the request may be too large, or .* HTTPS",
         ),
-        (httpx.ReadError(""), UnreachableError, "broke .ReadError.; .* HTTPS"),
+        (
+            httpx.ReadError(""),
+            UnreachableError,
+            "broke .ReadError.; the request may be .* HTTPS",
+        ),
         (httpx.DecodingError("bad gzip"), ProtocolError, "bad gzip"),
     ],
 )
@@ -197,11 +202,16 @@ def test_translates_transport_errors_once(
             r"https://a.b:8000/x does not speak HTTPS .*; if it is a server without TLS, use http://a.b:8000/x$",
         ),
         ("https://a.b", httpx.ConnectError("[SSL] record layer failure (_ssl.c:1000)"), "use http://a.b$"),
-        ("http://a.b", httpx.RemoteProtocolError("illegal status line"), "the server may only speak HTTPS$"),
-        ("https://a.b", httpx.ReadError(""), "the server may require a client certificate$"),
+        (
+            "http://a.b",
+            httpx.RemoteProtocolError("illegal"),
+            r"illegal\); the server may only speak HTTPS$",
+        ),
+        ("https://a.b", httpx.ReadError(""), r"\(ReadError\); the server may require a client certificate$"),
     ],
 )
-def test_names_the_other_scheme(url: str, cause: Exception, message: str) -> None:
+def test_names_the_other_scheme(url: str, cause: httpx.RequestError, message: str) -> None:
+    cause.request = httpx.Request("GET", url)
     with pytest.raises(UnreachableError, match=message), translated_errors(Route(url), Attempt()):
         raise cause
 

@@ -129,6 +129,13 @@ def test_does_not_repeat_what_a_new_connection_did_not_answer(ask: Ask, closing:
     assert len(requests) == 1
 
 
+def test_reports_a_connection_that_is_closed_during_the_tls_handshake(ask: Ask, closing: Any) -> None:
+    url, _ = closing(0)
+    secure = url.replace("http:", "https:")
+    with pytest.raises(UnreachableError, match=rf"^the TLS handshake with {secure} failed \(.*(EOF|closed)"):
+        ask(secure, "models")
+
+
 def test_reports_that_nothing_listens(ask: Ask) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -110,6 +110,8 @@ def tls_context(verify: Verify, certificate: Certificate, secure: bool) -> ssl.S
     if not isinstance(verify, (str, os.PathLike, ssl.SSLContext, type(None))):
         raise InputError(f"verify must be a PEM file or an ssl.SSLContext, not {verify!r}")
     if isinstance(verify, ssl.SSLContext):
+        if certificate is not None:
+            raise InputError("certificate must be loaded into the ssl.SSLContext, with load_cert_chain")
         return verify
     if not secure and verify is None and certificate is None:
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

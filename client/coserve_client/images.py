@@ -81,7 +81,11 @@ def read_image(source: Source, index: int) -> Image:
         return Image(_copy_bytes(source), _name("", index))
     if isinstance(source, (str, os.PathLike)):
         # The path of an entry of os.scandir may be bytes.
-        path = Path(os.fsdecode(source))
+        text = os.fsdecode(source)
+        if not text:
+            # `Path` would take it for the working directory.
+            raise InputError("the path of an image must not be empty")
+        path = Path(text)
         return Image(_read_path(path), _name(path.name, index))
     if isinstance(source, ZippedFile):
         return Image(source.read(), _name(source.path.name, index))
@@ -198,7 +202,9 @@ def _read_open_file(file: BinaryIO, index: int) -> Image:
     except Exception as error:
         raise InputError(f"cannot read {filename}: {error}") from error
     if not isinstance(data, bytes):
-        raise InputError(f"cannot read {filename}: open it in binary mode")
+        raise InputError(
+            f"cannot read {filename}: read() returns {_kind(data)}, not bytes; open files in binary mode"
+        )
     return Image(data, filename)
 
 

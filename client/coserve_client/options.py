@@ -3,7 +3,7 @@
 from typing import TypedDict
 
 from coserve_client.errors import InputError
-from coserve_client.paths import check_model, check_version
+from coserve_client.paths import check_model, check_text, check_version
 from coserve_client.replies import EarlyStop, SetMethod
 
 Value = str | int | float | bool
@@ -53,6 +53,8 @@ def write_options(
         # httpx would repeat the parameter, and the server take the last one.
         if isinstance(value, (list, tuple)):
             raise InputError(f"{name} must be one value, not {value!r}")
+        if isinstance(value, str):
+            check_text(name, value)
     return query, deadline_header(timeout_ms)
 
 
@@ -65,6 +67,6 @@ def deadline_header(timeout_ms: float | None) -> dict[str, str]:
     if timeout_ms is None:
         return {}
     try:
-        return {"Request-Timeout-Ms": f"{timeout_ms:g}"}
+        return {"Request-Timeout-Ms": f"{timeout_ms:.15g}"}
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"timeout_ms must be a number of milliseconds, not {timeout_ms!r}") from error

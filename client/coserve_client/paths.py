@@ -67,7 +67,16 @@ def _check_folder(subject: str, name: object) -> None:
     # Such a name would lead to another route: servers decode %2F before they route.
     if name in (".", "..") or "/" in name:
         raise InputError(f"{subject} is that of a folder in the model repository, which {name!r} cannot be")
+    check_text(subject, name)
+
+
+def check_text(subject: str, text: str) -> None:
+    """Check that a text can be sent.
+
+    Raises:
+        InputError: it has characters without an encoding.
+    """
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{subject} has characters that cannot be sent: {name!r}") from error
+        raise InputError(f"{subject} has characters that cannot be sent: {text!r}") from error

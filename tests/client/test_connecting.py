@@ -4,6 +4,7 @@ import asyncio
 import math
 import re
 import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ POSITIVE = "timeout must be a positive number of seconds, or None for no limit, 
         ({"verify": ""}, "cannot load PEM certificates from"),
         ({"certificate": ["a.pem", "a.key"]}, "certificate must be a PEM file, or a tuple"),
         ({"certificate": "a\0b"}, "cannot load a PEM certificate and its key from a\0b: embedded null"),
+        ({"verify": ssl.create_default_context(), "certificate": "a.pem"}, "with load_cert_chain"),
         ({"certificate": ()}, "certificate must be a PEM file, or a tuple"),
         ({"certificate": ("a.pem", "a.key", "password")}, "certificate must be a PEM file, or a tuple"),
     ],

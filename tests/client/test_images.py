@@ -57,6 +57,9 @@ def test_names_the_file_it_cannot_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="null"):
         read_images("a\0b")
 
+    with pytest.raises(InputError, match="the path of an image must not be empty"):
+        read_images("")
+
     file = tmp_path / "a.jpg"
     file.write_bytes(b"x")
     with file.open("rb") as closed:
@@ -65,9 +68,18 @@ def test_names_the_file_it_cannot_read(tmp_path: Path) -> None:
         read_images(closed)
 
 
+class Waiting(io.RawIOBase):
+    """A file that would block."""
+
+    def read(self, size: int = -1) -> None:
+        return None
+
+
 def test_requires_binary_files_and_at_least_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="binary mode"):
         read_images(io.StringIO("text"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"image_0: read\(\) returns NoneType, not bytes"):
+        read_images(Waiting())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="opened in binary mode or an Image, not NoneType"):
         read_images([None])  # type: ignore[list-item]
     with pytest.raises(InputError, match="an image or an iterable of images, not NoneType"):

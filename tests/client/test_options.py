@@ -29,6 +29,23 @@ def test_an_option_has_one_value(ask: Ask, name: str) -> None:
         ask(unused, "classify", b"x", **{name: [0.9, 0.95]})
 
 
+@pytest.mark.parametrize("name", ["set_method", "early_stop"])
+def test_an_option_can_be_encoded(ask: Ask, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name} has characters that cannot be sent"):
+        ask(unused, "classify", b"x", **{name: "\udcff"})
+
+
+@pytest.mark.parametrize(("timeout", "sent"), [(1234567, "1234567"), (100000.5, "100000.5"), (0.1, "0.1")])
+def test_the_timeout_of_a_call_is_sent_as_it_is(
+    ask: Ask, reply: Callable[..., dict[str, Any]], timeout: float, sent: str
+) -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Request-Timeout-Ms"] == sent
+        return httpx.Response(200, json=reply("image_0"))
+
+    ask(server, "classify", b"x", timeout_ms=timeout)
+
+
 class Early(str, Enum):
     ALWAYS = "always"
 

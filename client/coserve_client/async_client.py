@@ -124,10 +124,11 @@ class AsyncClient:
         timeout_ms: float | None = None,
         input_name: str = "images",
     ) -> Inference:
-        """See `Client.infer`."""
-        return await self._sender.call(
-            calls.infer(model, images, version, early_stop, timeout_ms, input_name)
+        """See `Client.infer`. The images are converted in a thread."""
+        call = await asyncio.to_thread(
+            calls.infer, model, images, version, early_stop, timeout_ms, input_name
         )
+        return await self._sender.call(call)
 
     async def models(self) -> tuple[Model, ...]:
         """See `Client.models`."""

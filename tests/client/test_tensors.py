@@ -1,6 +1,8 @@
+import asyncio
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from coserve_client import InputError, ProtocolError
+from coserve_client import AsyncClient, InputError, ProtocolError
 
 Ask = Callable[..., Any]
 LOGITS = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
@@ -34,6 +36,23 @@ def answer(
         content=head + tensor,
         headers={"Inference-Header-Content-Length": str(len(head)) if length is None else length},
     )
+
+
+def test_images_are_not_converted_in_the_event_loop() -> None:
+    threads: list[threading.Thread] = []
+
+    class Images:
+        def __array__(self, *args: Any, **kwargs: Any) -> Any:
+            threads.append(threading.current_thread())
+            return np.zeros((2, 3))
+
+    async def run() -> None:
+        async with AsyncClient(transport=httpx.MockTransport(lambda _: answer())) as client:
+            await client.infer("E", Images())
+
+    asyncio.run(run())
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_tensors_are_bytes_both_ways(ask: Ask) -> None:

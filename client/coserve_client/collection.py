@@ -64,7 +64,7 @@ class Collection:
         try:
             if present := self._find(image.data):
                 return present.relative_to(self.folder), False
-            name = self._unused(Path(image.filename).name.lstrip("."))
+            name = self._unused(Path(image.filename).name.lstrip(".") or "image")
             place = self.folder / UNLABELLED / class_folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
             self._write(place, image.data)

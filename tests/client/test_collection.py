@@ -40,6 +40,7 @@ def test_adds_each_image_once_and_overwrites_nothing(tmp_path: Path) -> None:
             (b"other", "deep/1.png", "dog"),
             (b"first", "2.png", "dog"),
             (b"third", ".3.png", "cat"),
+            (b"fourth", "...", "cat"),
         )
     ]
     assert [(place.as_posix(), new) for place, new in added] == [
@@ -48,12 +49,14 @@ def test_adds_each_image_once_and_overwrites_nothing(tmp_path: Path) -> None:
         ("unlabelled/dog/1-3.png", True),
         ("unlabelled/cat/1-2.png", False),
         ("unlabelled/cat/3.png", True),
+        ("unlabelled/cat/image", True),
     ]
     assert content(tmp_path) == {
         "train/dog/1.PNG": b"known",
         "unlabelled/cat/1-2.png": b"first",
         "unlabelled/dog/1-3.png": b"other",
         "unlabelled/cat/3.png": b"third",
+        "unlabelled/cat/image": b"fourth",
     }
 
 

@@ -26,7 +26,7 @@ Files = list[tuple[str, tuple[str, bytes]]]
 
 
 # A proxy in front of the server also returns these, without a problem document.
-PROXY_STATUSES = (413, 502, 503, 504)
+PROXY_STATUSES = (401, 403, 408, 413, 429, 502, 503, 504)
 # These say something about the key, not about the server's health.
 KEY_STATUSES = (401, 403)
 
@@ -176,8 +176,8 @@ def is_healthy(response: httpx.Response) -> bool:
     """Return whether a liveness or readiness response is positive.
 
     Raises:
-        UnauthenticatedError: the response says only that the key is missing or not valid.
-        ForbiddenError: the response says only that the key does not allow this call.
+        UnauthenticatedError: the response says only that a key is missing or not valid.
+        ForbiddenError: the response says only that the call is not allowed.
     """
     if response.status_code in KEY_STATUSES:
         raise error_from(response)

@@ -223,7 +223,11 @@ class Client:
         return self._sender.call(calls.metadata(model, version))
 
     def live(self) -> bool:
-        """Return whether a server answers at the address."""
+        """Return whether a server answers at the address.
+
+        Raises:
+            UnauthenticatedError, ForbiddenError: a proxy requires a key, or does not allow the call.
+        """
         return self._sender.probe("/healthz")
 
     def ready(self, model: str | None = None, *, version: str | None = None) -> bool:
@@ -231,7 +235,8 @@ class Client:
 
         Raises:
             InputError: no model can have that name or version, or there is a version without a name.
-            UnauthenticatedError: the server requires an API key, and the client's is missing or not valid.
+            UnauthenticatedError, ForbiddenError: the server or a proxy requires a key, or does not allow the
+                call.
         """
         return self._sender.probe(readiness_path(model, version))
 

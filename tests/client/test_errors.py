@@ -107,6 +107,19 @@ def test_understands_a_proxy_without_problem_documents(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize(
+    ("status", "kind"), [(401, UnauthenticatedError), (403, ForbiddenError), (429, ProblemError)]
+)
+def test_a_proxy_may_refuse_a_request_by_itself(ask: Ask, status: int, kind: type[ProblemError]) -> None:
+    def gateway(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, html="<h1>Refused</h1>")
+
+    for method in ("models", "live") if status < 404 else ("models",):
+        with pytest.raises(kind, match=rf"answered .* \(HTTP {status}\)$") as caught:
+            ask(gateway, method)
+        assert (type(caught.value), caught.value.status) == (kind, status)
+
+
+@pytest.mark.parametrize(
     ("status", "headers", "body", "message"),
     [
         (200, {"Content-Type": "text/html"}, b"<p>hello", "answered 200 with text/html"),

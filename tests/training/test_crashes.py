@@ -15,6 +15,7 @@ import torch
 from coserve_training.config import TrainConfig
 from coserve_training.errors import RunError
 from coserve_training.runs.folder import load_run
+from coserve_training.runs.lock import WRITTEN
 from coserve_training.training_run import train
 
 WRITES = [
@@ -77,6 +78,10 @@ def killed_at(write: int | None, run: Callable[[], object]) -> list[str]:
         with suppress(Killed):
             run()
     return written
+
+
+def test_what_a_killed_training_leaves_half_written_can_be_told(unbroken: Path) -> None:
+    assert set(WRITTEN) == set(WRITES)
 
 
 def content(folder: Path) -> dict[str, Any]:

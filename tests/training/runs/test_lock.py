@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -25,6 +26,14 @@ with only_training(Path(sys.argv[1])):
     if os.fork():
         print("held", flush=True)
     time.sleep(60)
+"""
+
+ENTER = """
+import sys
+from pathlib import Path
+from coserve_training.runs.lock import only_training
+with only_training(Path(sys.argv[1])):
+    pass
 """
 
 
@@ -64,6 +73,18 @@ def test_a_folder_in_use_is_refused_and_left_alone(
     assert lines == []
 
 
+def test_a_folder_is_used_by_one_thread_at_a_time(tmp_path: Path) -> None:
+    """Closing the file in one thread would also end the lock that another one holds on it."""
+    with only_training(tmp_path), ThreadPoolExecutor(1) as other:
+        for path in (tmp_path, tmp_path / "." / ".." / tmp_path.name):
+            with pytest.raises(RunError, match=r"^another training is using"):
+                other.submit(only_training(path).__enter__).result()
+        refused = subprocess.run([sys.executable, "-c", ENTER, str(tmp_path)], capture_output=True, text=True)
+        assert "another training is using" in refused.stderr
+    with only_training(tmp_path):
+        pass
+
+
 def test_a_killed_training_leaves_the_folder_free_though_its_children_live(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
@@ -95,6 +116,31 @@ def test_what_a_killed_training_left_half_written_is_removed(tmp_path: Path) -> 
     with only_training(tmp_path):
         left = {file.name for file in tmp_path.iterdir()}
     assert left == {"last.ckpt", ".lock"}
+
+
+def test_a_training_that_starts_while_an_evaluation_is_written_leaves_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: int) -> None:
+        with only_training(tmp_path):
+            pass
+
+    monkeypatch.setattr(os, "fsync", start)
+    for name in ("last.calibration.json", "matrix.csv"):
+        write_atomically(tmp_path / name, b"content")
+    assert {file.name for file in tmp_path.iterdir()} == {".lock", "last.calibration.json", "matrix.csv"}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(OSError(), RunError), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
+def test_a_write_that_fails_leaves_nothing_behind(
+    error: BaseException, raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=error))
+    with pytest.raises(raised):
+        write_atomically(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_created_is_named(tmp_path: Path) -> None:

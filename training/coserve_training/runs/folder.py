@@ -13,6 +13,7 @@ samples.npz      up to 64 held-out images, for checks on real inputs
 import json
 import os
 import secrets
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -250,5 +251,7 @@ def write_atomically(file: Path, content: bytes | memoryview) -> None:
             os.fsync(stream.fileno())
         partial.replace(file)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunError(f"cannot write {file}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()

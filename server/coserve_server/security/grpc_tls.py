@@ -1,10 +1,16 @@
 """TLS for gRPC: the same files as for HTTPS."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import grpc
 
+from coserve_server.errors import TlsError
 from coserve_server.security.recheck import CHECK_INTERVAL_S
 from coserve_server.security.tls import Renewal, make_context
 from coserve_server.settings import Settings
+
+PROBE_HOST = "127.0.0.1"
 
 
 def server_credentials(
@@ -13,7 +19,7 @@ def server_credentials(
     """Return credentials that always use the certificate now on disk; None if no certificate is set.
 
     Raises:
-        TlsError: a file is broken, or the key does not belong to the certificate.
+        TlsError: a file is broken, the key does not belong to the certificate, or gRPC cannot use them.
     """
     if settings.tls_certificate is None:
         return None
@@ -45,10 +51,38 @@ def _read_files(settings: Settings) -> grpc.ServerCertificateConfiguration:
     if b"ENCRYPTED" in key and settings.tls_key_password is not None:
         key = _decrypt(key, settings.tls_key_password.get_secret_value().encode())
     authorities = settings.tls_client_authorities
-    return grpc.ssl_server_certificate_configuration(
+    configuration = grpc.ssl_server_certificate_configuration(
         [(key, settings.tls_certificate.read_bytes())],
         root_certificates=authorities.read_bytes() if authorities else None,
     )
+    _try(configuration, settings.tls_certificate)
+    return configuration
+
+
+def _try(configuration: grpc.ServerCertificateConfiguration, certificate: Path) -> None:
+    """Use a certificate for a port of its own: in a handshake, gRPC would pass over one that it cannot use.
+
+    Raises:
+        TlsError: gRPC cannot use the certificate.
+    """
+    server = grpc.server(ThreadPoolExecutor(1))
+    try:
+        server.add_insecure_port(f"{PROBE_HOST}:0")
+    except RuntimeError as error:
+        raise TlsError(
+            f"tls_certificate: gRPC cannot try {certificate}: {PROBE_HOST} has no free port"
+        ) from error
+    try:
+        server.add_secure_port(
+            f"{PROBE_HOST}:0", grpc.dynamic_ssl_server_credentials(configuration, lambda: configuration)
+        )
+    except RuntimeError as error:
+        raise TlsError(
+            f"tls_certificate: gRPC cannot use {certificate}: its TLS library knows fewer kinds of keys than "
+            "HTTPS's; RSA and P-256 work"
+        ) from error
+    finally:
+        server.stop(None)
 
 
 def _decrypt(key: bytes, password: bytes) -> bytes:

@@ -5,7 +5,7 @@ import math
 import grpc.aio
 
 from coserve_server.api.grpc.service import Services, max_open_calls
-from coserve_server.errors import AddressError, StartupError, TlsError
+from coserve_server.errors import AddressError
 from coserve_server.security.grpc_tls import server_credentials
 from coserve_server.settings import Settings
 from coserve_server.transport.binding import bind, check_address, format_address
@@ -50,7 +50,7 @@ class GrpcServer:
         try:
             self.address = _add_port(self._server, self.address, credentials)
         except RuntimeError as error:
-            raise _explain(settings, self.address, shared is not None) from error
+            raise _explain(self.address, shared is not None) from error
         self._services: Services | None = None
 
     async def start(self, services: Services) -> None:
@@ -113,7 +113,7 @@ def _add_port(server: grpc.aio.Server, address: str, credentials: grpc.ServerCre
     return f"{address.rpartition(':')[0]}:{chosen}"
 
 
-def _explain(settings: Settings, address: str, is_shared: bool) -> StartupError:
+def _explain(address: str, is_shared: bool) -> AddressError:
     """Return why gRPC could not listen on a numeric address."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -121,9 +121,4 @@ def _explain(settings: Settings, address: str, is_shared: bool) -> StartupError:
         check_address(host, int(port), is_shared=is_shared)
     except AddressError as error:
         return error
-    if settings.tls_certificate is not None:
-        return TlsError(
-            f"tls_certificate: gRPC cannot use {settings.tls_certificate}: its TLS library knows fewer kinds "
-            "of keys than HTTPS's; RSA and P-256 work"
-        )
     return AddressError(f"cannot listen on {host} port {port}: it was in use a moment ago")

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import logging
 import shutil
 import socket
 import ssl
@@ -25,6 +26,7 @@ from grpc import StatusCode
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from coserve_server.errors import AddressError, SettingsError, TlsError
+from coserve_server.security import recheck
 from coserve_server.security.grpc_tls import server_credentials
 from coserve_server.settings import load_settings
 from coserve_server.settings.section import LONGEST_MS
@@ -75,18 +77,6 @@ def test_an_address_that_grpc_itself_cannot_use_has_a_reason() -> None:
         asyncio.run(go(f"[::1]:{port}"))
 
 
-def test_a_certificate_that_grpc_alone_cannot_use_is_not_the_address_s_fault(tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256K1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(1))
-    files = {"tls_certificate": tmp_path / "odd.pem", "tls_key": tmp_path / "odd.key"}
-    files["tls_certificate"].write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    files["tls_key"].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with pytest.raises(TlsError, match=f"^tls_certificate: gRPC cannot use {files['tls_certificate']}: "):
-        bind(**files)
-
-
 def test_settings_may_be_larger_than_options_of_grpc() -> None:
     names = ("max_connections", "max_requests", "max_body_bytes")
     assert bind(**dict.fromkeys(names, 10**18), head_timeout_ms=LONGEST_MS).startswith("127.0.0.1:")
@@ -107,7 +97,10 @@ def test_two_servers_do_not_share_a_port() -> None:
 
 @pytest.fixture(scope="module")
 def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """An authority, two server certificates with their keys, a client's, and an encrypted key."""
+    """An authority, two server certificates with their keys, a client's, an encrypted key, and an odd pair.
+
+    gRPC does not know the odd key's kind; HTTPS does.
+    """
     folder = tmp_path_factory.mktemp("pem")
     authority = trustme.CA()
     files = {"authority": folder / "authority.pem"}
@@ -123,7 +116,19 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     files["encrypted"].write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"open sesame"))
     )
+    odd = ec.generate_private_key(ec.SECP256K1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    builder = x509.CertificateBuilder(subject, subject, odd.public_key(), 1, now, now + datetime.timedelta(1))
+    files |= {"odd": folder / "odd.pem", "odd_key": folder / "odd.key"}
+    files["odd"].write_bytes(builder.sign(odd, hashes.SHA256()).public_bytes(Encoding.PEM))
+    files["odd_key"].write_bytes(odd.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return files
+
+
+def test_a_certificate_that_grpc_alone_cannot_use_is_not_the_address_s_fault(pem: dict[str, Path]) -> None:
+    with pytest.raises(TlsError, match=f"^tls_certificate: gRPC cannot use {pem['odd']}: "):
+        bind(tls_certificate=pem["odd"], tls_key=pem["odd_key"])
 
 
 def channel(address: str, pem: dict[str, Path], *, client: bool = False) -> grpc.aio.Channel:
@@ -149,7 +154,9 @@ def certificate(address: str) -> bytes:
 def test_renewed_files_are_given_to_new_connections(
     pem: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(grpc_server, "server_credentials", lambda settings: server_credentials(settings, 0))
+    monkeypatch.setattr(recheck, "HANDSHAKE_PATIENCE_S", 20)
     pair = [Path(shutil.copy(pem[name], tmp_path / name)) for name in ("mine", "mine_key")]
 
     def der(name: str) -> bytes:
@@ -170,6 +177,10 @@ def test_renewed_files_are_given_to_new_connections(
                 assert await given() == der("mine"), "the key is still the old one's"
                 shutil.copy(pem["yours_key"], pair[1])
                 assert await given() == der("yours")
+                assert caplog.text.count("use the renewed") == 1
+                for name, file in zip(("odd", "odd_key"), pair, strict=True):
+                    shutil.copy(pem[name], file)
+                assert await given() == await given() == der("yours"), "gRPC cannot use the new one"
                 assert await stub.ModelInfer(request()), "connections go on"
             np_equal = logits(await infer(address, pem)) == LOGITS
             assert np_equal.all()
@@ -177,7 +188,12 @@ def test_renewed_files_are_given_to_new_connections(
             assert plain.code() is StatusCode.UNAVAILABLE
 
     asyncio.run(go())
-    assert caplog.text.count("is not the key of the certificate") == 1, "once"
+    for line in (
+        "is not the key of the certificate",
+        "RSA and P-256 work; new connections still use the prev",
+    ):
+        assert caplog.text.count(line) == 1, "once"
+    assert caplog.text.count("use the renewed") == 1
 
 
 def test_clients_need_a_certificate_of_an_authority(pem: dict[str, Path]) -> None:

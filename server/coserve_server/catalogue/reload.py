@@ -103,14 +103,14 @@ class Reloader:
         for name, versions in wanted.items():
             if fault := await self._serve_first(name, versions):
                 errors[name] = fault
-        for name in {*wanted, *errors}:
-            self._note_attempt(name, contents)
         fatal = exit_on_error is None and not self._engine.ensembles
         if errors and (exit_on_error or fatal):
             texts = dict.fromkeys(map(str, errors.values()))
             first = next(iter(errors.values()))
             raise first if len(texts) == 1 else RepositoryError("; ".join(texts))
         self.catalogue.rejected = {name: printable(str(error)) for name, error in errors.items()}
+        for name in {*wanted, *errors}:
+            self._note_attempt(name, contents)
         for name, reason in self.catalogue.rejected.items():
             logger.error("%s is not served: %s", name, reason)
         self._list_unloaded(contents)
@@ -215,14 +215,14 @@ class Reloader:
         except Exception as error:
             reason = printable(str(error) or type(error).__name__)
             stays = "; the old version stays" if name in self._engine.ensembles else ""
-            if not stays:
-                self._note_attempt(name, contents)
             known = isinstance(error, StartupError)
             logger.error("%s cannot be loaded%s: %s", name, stays, reason, exc_info=not known)
             self.outcomes[name, "out-of-memory" if isinstance(error, OutOfMemoryError) else "failed"] += 1
             # One that stays unloaded is not read again, so the reason would outlive a repair.
             if name not in self._unloaded:
                 self.catalogue.rejected = {**self.catalogue.rejected, name: reason}
+            if not stays:
+                self._note_attempt(name, contents)
             return reason
         return None
 
@@ -265,8 +265,11 @@ class Reloader:
         return contents
 
     def _note_attempt(self, name: str, contents: RepositoryContents) -> None:
+        """Note an ensemble's files; forget those of ensembles that are neither served nor rejected now."""
         attempt = make_attempt(self._folders, contents.parts.get(name, {name}), self._read_ns)
-        self.catalogue.attempts = {**self.catalogue.attempts, name: attempt}
+        attempts = {**self.catalogue.attempts, name: attempt}
+        known = {*self._engine.ensembles, *self.catalogue.rejected}
+        self.catalogue.attempts = {one: attempts[one] for one in attempts if one in known}
 
     def _report_left_out(self, contents: RepositoryContents) -> None:
         """Log once which folders are not models."""

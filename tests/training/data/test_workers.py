@@ -3,11 +3,15 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from itertools import islice
+from multiprocessing import resource_sharer
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import pytest
 
@@ -100,5 +104,30 @@ def test_a_dead_worker_is_an_error_of_the_next_result_and_of_nothing_else(betwee
     assert [square for _, square in parallel] == [item * item for item in range(40)]
 
 
+def test_a_worker_is_dead_if_its_results_can_no_longer_be_fetched() -> None:
+    """A process that is killed loses its connections, and then ends."""
+    iteration = iter(ParallelMap(lose_connections_and_end, list(range(40)), 1))
+    next(iteration)
+    time.sleep(0.4)
+    with pytest.raises(DataError, match="a process that reads images was killed"):
+        list(iteration)
+
+
+def test_an_error_in_a_worker_is_not_its_death() -> None:
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(ParallelMap(fail_otherwise, list(range(40)), 1))
+
+
+def lose_connections_and_end(item: int) -> npt.NDArray[np.uint8]:
+    if item == 0:
+        threading.Timer(0.2, resource_sharer.stop).start()
+        threading.Timer(0.6, os._exit, [1]).start()
+    return np.zeros(1, np.uint8)
+
+
 def fail(item: int) -> int:
     raise DataError("as told")
+
+
+def fail_otherwise(item: int) -> int:
+    raise RuntimeError("a bug")

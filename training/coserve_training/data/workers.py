@@ -1,6 +1,7 @@
 """A function applied to many items in worker processes, with the results in order."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,9 @@ Item = TypeVar("Item", covariant=True)
 
 START_SECONDS = (10.0, 40.0)
 """How long to wait for workers at each attempt to start them. Usually they start within milliseconds."""
+
+DYING_SECONDS = 1.0
+"""How long a worker may take to end after its connections have."""
 
 
 class SizedIterable(Protocol[Item]):
@@ -146,14 +150,24 @@ class ParallelMap:
             if done < len(self._loader):
                 self.close()
             raise
-        except BaseException as error:
+        except DataError:
             self.close()
-            if not isinstance(error, RuntimeError) or "DataLoader worker" not in str(error):
+            raise
+        except BaseException as error:
+            lost = isinstance(error, Exception) and self._has_lost_a_worker()
+            self.close()
+            if not lost:
                 raise
             raise DataError(
                 "a process that reads images was killed, usually for want of memory or of shared memory "
                 "(in a container, raise it with --shm-size)"
             ) from error
+
+    def _has_lost_a_worker(self) -> bool:
+        """Return whether a worker has ended. What the iteration raises then depends on what it waited for."""
+        workers = getattr(self._loader._iterator, "_workers", [])
+        sentinels = [worker.sentinel for worker in workers]
+        return bool(multiprocessing.connection.wait(sentinels, DYING_SECONDS))
 
     def close(self) -> None:
         """End the workers; another iteration starts them anew.

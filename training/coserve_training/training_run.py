@@ -23,6 +23,7 @@ from coserve_training.data import (
     usable_cores,
 )
 from coserve_training.data.order import BatchOrder
+from coserve_training.distributed.ending import ending_together
 from coserve_training.errors import DataError, RunError
 from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, evaluate, write_evaluation
@@ -261,7 +262,7 @@ def _fit(
     in_training = BatchOrder(len(training), config.batch_size, config.seed, sharing, classes)
     in_choosing = BatchOrder(len(choosing), config.batch_size, None, sharing)
     loaders = Batches(training, in_training), Batches(choosing, in_choosing)
-    with quiet_lightning():
+    with quiet_lightning(), ending_together(trainer):
         try:
             trainer.fit(module, *loaders, ckpt_path=checkpoint)
         except SystemExit as interrupted:  # Lightning's reaction to Ctrl-C and SIGTERM

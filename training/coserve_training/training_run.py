@@ -29,7 +29,7 @@ from coserve_training.module import CoTraining
 from coserve_training.runs.evaluate import Evaluation, evaluate, write_evaluation
 from coserve_training.runs.extend import extend
 from coserve_training.runs.folder import Description, Run, load_run, name_other_checkpoint
-from coserve_training.runs.images import FILE, read_known, write_known
+from coserve_training.runs.images import FILE, ImageRecord, write_known
 from coserve_training.runs.lock import only_training
 from coserve_training.runs.output import check_output
 from coserve_training.runs.start import (
@@ -123,7 +123,7 @@ def train(
                 begin(folder, description, membership.known, test)
         else:
             if stored.labels != dataset.labels:
-                raise RunError(f"{folder} was trained on other classes: {', '.join(stored.labels)}")
+                raise RunError(f"{folder} was trained on other classes: {name_some(stored.labels)}")
             if initial is not None:
                 check_initial(folder, stored, initial)
             description, changes = describe_resumed(stored, config, dataset, membership.added, finished)
@@ -167,14 +167,17 @@ def _has_checkpoint(folder: Path) -> bool:
 
 def _membership(config: TrainConfig, folder: Path, resume: bool, report: Callable[[str], None]) -> Membership:
     """Return the images that are known from the run itself, or from the run that it starts from."""
-    known_by = folder if resume else None if config.initial is None else Path(config.initial)
-    known = None if known_by is None else read_known(known_by)
-    if known is None and known_by is not None and (known_by / "config.json").exists():
+    known_by = folder if resume else config.initial
+    if known_by is None:
+        return Membership()
+    record = ImageRecord.read(Path(known_by))
+    if record.known is None:
         report(
             f"{known_by} has no record of its images ({FILE}): an earlier version began it, so nothing shows "
             "whether test images were trained on"
         )
-    return Membership(known, resumed=resume)
+    # Other data may use the same names for other images.
+    return Membership(record.known, resumed=resume, same_place=resume or record.lies_at(config.data))
 
 
 def _load(

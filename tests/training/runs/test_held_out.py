@@ -15,10 +15,12 @@ from PIL import Image
 
 from coserve_training.config import TrainConfig
 from coserve_training.data import Identities, Known, Membership
+from coserve_training.data.files import StoredFile
 from coserve_training.data.identity import _place
+from coserve_training.data.identity import identify as identify_files
 from coserve_training.errors import DataError
 from coserve_training.runs.evaluate import evaluate_run
-from coserve_training.runs.images import read_known
+from coserve_training.runs.images import read_known, write_known
 from coserve_training.training_run import train
 from tests.training.untrained_run import write_run
 
@@ -132,6 +134,39 @@ def test_other_images_of_the_same_names_are_new(begun: tuple[TrainConfig, Path])
     after = read_known(root / "run")
     assert len(after.tested) == len(before.tested)
     assert len(after.trained) == len(before.trained) + added
+
+
+def test_a_run_that_starts_from_another_one_holds_out_images_of_its_own(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """Other images may have the same names; the same images are still known."""
+    trained, tested = (
+        np.array([StoredFile(str(file)) for file in sorted((image_folder / split).rglob("*.png"))], object)
+        for split in ("train", "test")
+    )
+    initial = write_run(tmp_path / "initial", image_folder, split=1)
+    write_known(initial, Known(identify_files(trained), identify_files(tested)))
+    for index, file in enumerate(trained):
+        copy = tmp_path / "other" / Path(file.path).relative_to(image_folder)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (index, 0, 0)).save(copy)
+    config = TrainConfig(
+        data=(str(tmp_path / "other"),),
+        network="wide_resnet10_1",
+        epochs=1,
+        batch_size=60,
+        image_size=16,
+        initial=str(initial),
+    )
+    lines: list[str] = []
+    train(config, tmp_path / "run", report=lines.append)
+    assert lines[0] == "no test split: 12 of 120 training images are held out"
+    shutil.copytree(image_folder / "train", tmp_path / "same/train")
+    complaint = (
+        "fewer than 10 training images that the initial run does not know, too few .*: blue; green; red$"
+    )
+    with pytest.raises(DataError, match=complaint):
+        train(replace(config, data=(str(tmp_path / "same"),)), tmp_path / "refused", report=silent)
 
 
 @pytest.mark.parametrize(("path", "place"), [

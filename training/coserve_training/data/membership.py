@@ -83,7 +83,7 @@ class Membership:
             )
         elif not self.resumed:
             _hold_out(to_hold, ~trained & ~tested, images, targets)
-            _check_held_out(labels, targets, to_hold)
+            _check_held_out(labels, targets, to_hold, of_new=bool((trained | tested).any()))
         held_out = functools.reduce(Identities.concatenate, splits.values(), NONE)
         if self.resumed and self.recorded:
             notes += self._note_changes(images.concatenate(held_out), ~(trained | tested))
@@ -214,11 +214,12 @@ def _hold_out(held_out: Mask, new: Mask, images: Identities, targets: Indices) -
     held_out |= new & images.select(held_out).matches(images)
 
 
-def _check_held_out(labels: Sequence[str], targets: Indices, held_out: Mask) -> None:
+def _check_held_out(labels: Sequence[str], targets: Indices, held_out: Mask, of_new: bool) -> None:
     counts = np.bincount(targets[held_out], minlength=len(labels))
     if few := [label for label, count in zip(labels, counts, strict=True) if not count]:
+        unknown = " that the initial run does not know" if of_new else ""
         raise DataError(
-            f"there is no test split, and some classes have fewer than {HOLD_OUT} training images, "
+            f"there is no test split, and some classes have fewer than {HOLD_OUT} training images{unknown}, "
             f"too few to hold one out: {name_some(few)}"
         )
 

@@ -112,10 +112,12 @@ class ImageRecord:
         self._note_missing_record(dataset)
         return dataset, dataset.test
 
+    def lies_at(self, paths: Sequence[Path | str]) -> bool:
+        """Return whether the paths are those of the run's own data."""
+        return [Path(path).resolve() for path in paths] == [Path(path).resolve() for path in self.data]
+
     def _membership(self, paths: Sequence[Path], best: bool = False) -> Membership:
-        own = [Path(path).resolve() for path in self.data]
-        same_place = [path.resolve() for path in paths] == own
-        return Membership(self.known, resumed=True, same_place=same_place, best=best)
+        return Membership(self.known, resumed=True, same_place=self.lies_at(paths), best=best)
 
     def _why_none_was_held_out(self) -> str:
         if self.folder is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from coserve_training.config import TrainConfig
-from coserve_training.data import Dataset, Known, Split
+from coserve_training.data import Dataset, Known, Split, name_some
 from coserve_training.errors import RunError
 from coserve_training.runs.evaluate import channel_statistics
 from coserve_training.runs.folder import SAMPLES, Description, Extension, Run, load_run, write_atomically
@@ -27,7 +27,7 @@ def load_initial(config: TrainConfig, labels: list[str]) -> Run:
         if start.provenance[name] != wanted:
             raise RunError(f"{folder} holds {name} {start.provenance[name]}, not {wanted}")
     if start.labels != labels:
-        raise RunError(f"{folder} was trained on other classes: {', '.join(start.labels)}")
+        raise RunError(f"{folder} was trained on other classes: {name_some(start.labels)}")
     return start
 
 

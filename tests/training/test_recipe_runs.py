@@ -13,6 +13,7 @@ import torch
 
 from coserve_training.config import TrainConfig
 from coserve_training.errors import ConfigError
+from coserve_training.optimise import learning_rate_factor
 from coserve_training.runs.folder import load_run
 from coserve_training.training_run import train
 
@@ -62,8 +63,12 @@ def test_two_processes_with_shared_batch_norm_train_like_one(
 
 
 def test_devices_must_share_a_batch_evenly(config: TrainConfig, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="batch_size must be a multiple of the 3 devices, not 40"):
-        train(config, tmp_path / "run", devices=3)
+    for batch_size, message in (
+        (40, "a multiple of the 3 devices, not 40"),
+        (3, "at least 6, two images for each"),
+    ):
+        with pytest.raises(ConfigError, match=f"batch_size must be {message}"):
+            train(replace(config, batch_size=batch_size), tmp_path / "run", devices=3)
     assert not (tmp_path / "run").exists()
 
 
@@ -80,6 +85,28 @@ def test_accumulated_batches_make_one_update(config: TrainConfig, tmp_path: Path
     train(replace(config, accumulate=3, epochs=1), tmp_path / "run", report=silent)
     saved = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 1
+
+
+def test_schedules_go_by_epochs_if_a_resumed_run_has_fewer_images(
+    config: TrainConfig, image_folder: Path, tmp_path: Path
+) -> None:
+    images = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    shorter = replace(config, data=(str(images),), split=1, epochs=4, batch_size=20, image_size=16)
+    lines: list[str] = []
+
+    def stop_in_the_middle(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            raise MemoryError("as if killed")
+
+    with pytest.raises(MemoryError):
+        train(shorter, tmp_path / "run", report=stop_in_the_middle)
+    for file in (images / "train").rglob("*[02468].png"):
+        file.unlink()
+    train(shorter, tmp_path / "run", resume=True, report=silent)
+    rates = [row[METRICS.index("learning_rate")] for row in history(tmp_path / "run")]
+    expected = [shorter.learning_rate * learning_rate_factor(shorter, epoch, 1) for epoch in (1, 2, 3, 4)]
+    assert rates == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("change", [

@@ -56,6 +56,7 @@ class CoTraining(L.LightningModule):
         self.num_classes = num_classes
         self.placed = placed
         self.chooses = chooses
+        self._moved_steps = 0.0
         member = config.member_network()
         self.members = nn.ModuleDict()
         for index in range(config.split):
@@ -91,7 +92,11 @@ class CoTraining(L.LightningModule):
         return torch.stack(logits) if self.placed is None else gather_logits(torch.stack(logits))
 
     def on_train_start(self) -> None:
-        """Set the learning rate by this run's schedule: the checkpoint's rate may be for fewer epochs."""
+        """Set the learning rate by this run's schedule: the checkpoint's rate may be for fewer epochs.
+
+        Schedules go by epochs: those before a resume may have had another number of steps, of other images.
+        """
+        self._moved_steps = self.current_epoch * self._steps_per_epoch() - self.global_step
         schedule = self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR)
         factor = self._learning_rate_factor(schedule.last_epoch)
@@ -117,7 +122,9 @@ class CoTraining(L.LightningModule):
             views, targets = mix_up(views, targets, self.num_classes, config.mixup)
         logits = self(views, step)
         weight = warm_up_weight(
-            config.co_training_weight, self._epoch_now(), config.resolved_co_training_warmup_epochs
+            config.co_training_weight,
+            self._epoch_at(self.global_step),
+            config.resolved_co_training_warmup_epochs,
         )
         loss = co_training_loss(
             logits,
@@ -184,11 +191,10 @@ class CoTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _learning_rate_factor(self, step: int) -> float:
-        steps = self._steps_per_epoch()
-        return learning_rate_factor(self.config, step / steps, steps)
+        return learning_rate_factor(self.config, self._epoch_at(step), self._steps_per_epoch())
 
-    def _epoch_now(self) -> float:
-        return self.global_step / self._steps_per_epoch()
+    def _epoch_at(self, step: int) -> float:
+        return (step + self._moved_steps) / self._steps_per_epoch()
 
     def _steps_per_epoch(self) -> float:
         return max(1, int(self.trainer.estimated_stepping_batches)) / self.config.epochs

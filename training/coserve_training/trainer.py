@@ -49,6 +49,11 @@ def make_trainer(
         raise ConfigError(
             f"batch_size must be a multiple of the {processes} devices, not {config.batch_size}"
         )
+    elif config.batch_size < 2 * processes:
+        raise ConfigError(
+            f"batch_size must be at least {2 * processes}, two images for each of the {processes} devices, "
+            f"not {config.batch_size}"
+        )
     if gpu and devices > torch.cuda.device_count():
         raise ConfigError(
             f"devices must be at most the {torch.cuda.device_count()} GPUs of this machine, not {devices}"

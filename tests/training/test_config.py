@@ -49,6 +49,8 @@ def config() -> TrainConfig:
         ({"padding": "reflect", "crop": "none"}, "padding reflect needs crop padded, not none"),
         ({"mean": (0.5, 0.5, 0.5)}, "mean and std must be given together"),
         ({"mean": (0.5,) * 3, "std": (0.2, 0.2, 0)}, "std must be greater than 0, not 0"),
+        ({"mean": (125.3, 123, 113.9), "std": (63, 62.1, 66.7)}, "mean must be at most 1, not 125.3"),
+        ({"mean": (0.5,) * 3, "std": (63, 62.1, 66.7)}, "std must be at most 1, not 63"),
     ],
 )
 def test_values_out_of_range_are_named(config: TrainConfig, change: dict[str, object], message: str) -> None:

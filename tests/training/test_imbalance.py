@@ -4,12 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
 from coserve_training.config import TrainConfig
 from coserve_training.data import Split
 from coserve_training.data.order import BatchOrder
+from coserve_training.errors import ConfigError
 from coserve_training.loss import co_training_loss
 from coserve_training.recipes import recipe_hash, with_recipe
 from coserve_training.training_run import _class_weights, train
@@ -40,22 +42,33 @@ def test_class_weights_are_inverse_to_the_counts_and_average_to_one() -> None:
     assert torch.allclose(weights * torch.tensor([90.0, 9, 1]), torch.full((3,), 100 / 3))
 
 
-def test_weights_scale_the_cross_entropy_of_their_class() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weights_scale_the_cross_entropy_of_the_images_of_their_class(smoothing: float) -> None:
     logits = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([0, 0, 0, 0, 1, 2])
-    weights = torch.tensor([0.5, 2.0, 2.0])
-    expected = sum(
-        (weights[targets] * F.cross_entropy(member, targets, reduction="none")).mean() for member in logits
-    )
-    assert torch.allclose(co_training_loss(logits, targets, 0.0, class_weights=weights), expected)
-    soft = F.one_hot(targets, 3).float()
-    assert torch.allclose(co_training_loss(logits, soft, 0.0, class_weights=weights), expected)
+    weights = torch.tensor([0.5, 2.0, 3.0])
+
+    def weighted(targets: torch.Tensor) -> torch.Tensor:
+        losses = [
+            F.cross_entropy(member, targets, reduction="none", label_smoothing=smoothing) for member in logits
+        ]
+        return (weights[targets] * torch.stack(losses)).mean(1).sum()
+
+    def loss(targets: torch.Tensor) -> torch.Tensor:
+        return co_training_loss(logits, targets, 0.0, label_smoothing=smoothing, class_weights=weights)
+
+    assert torch.allclose(loss(targets), weighted(targets))
+    one_hot = F.one_hot(targets, 3).float()
+    mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
+    assert torch.allclose(loss(mixed), 0.3 * weighted(targets) + 0.7 * weighted(targets.flip(0)))
 
 
 def test_both_are_options_of_recipes_and_leave_old_hashes_alone(image_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "mine.toml").write_text('sampling = "balanced"\nclass_weights = "balanced"\nepochs = 1\n')
+    (tmp_path / "mine.toml").write_text('class_weights = "balanced"\nepochs = 1\n')
     given = {"data": (str(image_folder),), "network": "wide_resnet10_1", "batch_size": 60, "mixup": 0.2}
     config = TrainConfig.from_json(with_recipe(str(tmp_path / "mine.toml"), given))
-    plain = replace(config, sampling="shuffled", class_weights="none")
-    assert len(set(map(recipe_hash, (config, plain, replace(config, sampling="shuffled"))))) == 3
+    plain = replace(config, class_weights="none")
+    assert len(set(map(recipe_hash, (config, plain, replace(plain, sampling="balanced"))))) == 3
     assert train(config, tmp_path / "run", report=lambda _: None) is not None
+    with pytest.raises(ConfigError, match=r"would favour rare classes twice; choose one$"):
+        replace(config, sampling="balanced")

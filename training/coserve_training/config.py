@@ -13,10 +13,10 @@ from coserve_training.options import (
     OPTIMISATION,
     REGULARISATION,
     VIEWS,
-    Channels,
     Count,
     Deviations,
     Help,
+    Means,
     NotNegative,
     Positive,
     Probability,
@@ -58,7 +58,7 @@ class TrainConfig:
         Literal["bilinear", "bicubic"], Help(DATA, "How photographs are resized, in training and serving.")
     ] = "bilinear"
     mean: Annotated[
-        Channels | None,
+        Means | None,
         Help(DATA, "Channels' means, of pixels in [0, 1]; by default those of the training images."),
     ] = None
     std: Annotated[Deviations | None, Help(DATA, "Channels' standard deviations, likewise.")] = None
@@ -208,6 +208,10 @@ class TrainConfig:
                 raise ConfigError(f"{name} must have the smaller number first, not {low:g} {high:g}")
         if (self.mean is None) != (self.std is None):
             raise ConfigError("mean and std must be given together")
+        if self.sampling == self.class_weights == "balanced":
+            raise ConfigError(
+                "sampling balanced and class_weights balanced would favour rare classes twice; choose one"
+            )
         if self.growth_epochs is not None and self.growth_epochs > self.epochs - 0.5:
             raise ConfigError(
                 f"growth_epochs must be at most {self.epochs - 0.5:g}, so that the last epoch has images of "

@@ -69,21 +69,35 @@ def co_training_loss(
         weight: weight of the co-training term, not negative.
         term: "js", the Jensen-Shannon divergence, or "kl", the mutual Kullback-Leibler divergence.
         label_smoothing: probability spread evenly over all classes.
-        class_weights: factor of each class's cross-entropy, `[C]`.
+        class_weights: factor of the cross-entropy of each class's images, `[C]`.
 
     Returns:
         Scalar float32.
     """
     members, batch, classes = logits.shape
+    if class_weights is not None:
+        targets = _weigh(targets, class_weights, label_smoothing)
+        label_smoothing = 0.0
     cross_entropy = F.cross_entropy(
         logits.float().reshape(members * batch, classes),
         targets.repeat(members, *[1] * (targets.ndim - 1)),
-        weight=class_weights,
         reduction="sum",
         label_smoothing=label_smoothing,
     )
     loss = cross_entropy / batch
     return loss if members == 1 else loss + weight * TERMS[term](logits)
+
+
+def _weigh(targets: Tensor, class_weights: Tensor, label_smoothing: float) -> Tensor:
+    """Return smoothed class probabilities `[N, C]`, multiplied by the weights of the images' own classes.
+
+    Torch's own weights also multiply what smoothing gives to other classes. If one of them is rare, that can
+    exceed what the image's own class gets.
+    """
+    classes = len(class_weights)
+    own = targets if targets.ndim > 1 else F.one_hot(targets, classes)
+    weighted = own * class_weights
+    return (1 - label_smoothing) * weighted + label_smoothing / classes * weighted.sum(-1, keepdim=True)
 
 
 def warm_up_weight(weight: float, epoch: float, warmup_epochs: float) -> float:

@@ -27,8 +27,9 @@ NotNegative = Annotated[float, Ge(0), Lt(math.inf)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Le(1)]
-Channels = tuple[NotNegative, NotNegative, NotNegative]
-Deviations = tuple[Positive, Positive, Positive]
+Mean = Annotated[float, Ge(0), Le(1)]
+Means = tuple[Mean, Mean, Mean]
+Deviations = tuple[Share, Share, Share]
 
 DATA = "Data and network"
 VIEWS = "Augmentation"

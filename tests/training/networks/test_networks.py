@@ -80,6 +80,11 @@ SMALLEST = [
 ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("shallow_imagenet")
+def test_split_attention_has_any_number_of_groups(makes_logits: Callable[..., None]) -> None:
+    makes_logits(member_network("resnexst50_3x6d", 1).build(num_classes=7), 33)
+
+
 class Together(nn.ModuleList):
     """Several networks' logits side by side, because one export costs less than three."""
 

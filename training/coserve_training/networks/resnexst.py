@@ -38,6 +38,7 @@ class SplitAttention(nn.Module):
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         inner = max(channels * BRANCHES // REDUCTION, NARROWEST)
+        inner += -inner % groups
         self.groups = groups
         self.conv = conv3x3(channels, BRANCHES * channels, groups=BRANCHES * groups)
         self.norm = nn.BatchNorm2d(BRANCHES * channels)
@@ -136,14 +137,14 @@ class ResNeXStConfig(NetworkConfig):
         """Return the architecture that `name` stands for; None if the name belongs to another family.
 
         Raises:
-            NetworkError: for groups without width.
+            NetworkError: for no groups, or a width that the branches cannot share.
         """
         match = re.fullmatch(r"resnexst(50|101|152)_(\d+)x(\d+)d", name)
         if match is None:
             return None
         depth, groups, group_width = map(int, match.groups())
-        if groups < 1 or group_width < 1:
-            raise NetworkError(f"{name}: groups and their width must be at least 1")
+        if groups < 1 or group_width < 1 or group_width % BRANCHES:
+            raise NetworkError(f"{name}: groups must be at least 1, and their width even and at least 2")
         return cls(depth, groups, group_width)
 
     def divide(self, split: int) -> "ResNeXStConfig":

@@ -72,6 +72,14 @@ def test_contradictions_are_one_line(
         find_launcher(devices, 1)
 
 
+def test_a_second_training_of_the_first_process_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning leaves its variables behind."""
+    find_launcher(2, 1)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match=r"^this process has begun a training on several devices already"):
+        find_launcher(2, 1)
+
+
 def test_a_process_that_this_program_started_keeps_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PARENT, str(os.getppid()))
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -268,9 +268,11 @@ def test_damaged_run_folders_are_named(run: Path, tmp_path: Path) -> None:
     (copy / "last.ckpt").write_bytes((run / "last.ckpt").read_bytes()[:1000])
     with pytest.raises(RunError, match=r"last.ckpt: damaged"):
         load_run(copy)
-    (copy / "config.json").write_text("{")
-    with pytest.raises(RunError, match=r"config.json: damaged"):
-        load_run(copy)
+    later = (copy / "config.json").read_text().replace('"seed"', '"later": 1, "seed"')
+    for content in ("{", later):
+        (copy / "config.json").write_text(content)
+        with pytest.raises(RunError, match=r"config.json: damaged"):
+            load_run(copy)
 
 
 def test_fewer_images_than_a_batch_are_refused_before_anything_is_written(

@@ -88,6 +88,13 @@ def test_no_space_or_no_access_is_told_before_the_data_are_read(
         patch.setattr(shutil, "disk_usage", lambda _: usage(free=1_000_000))
         with pytest.raises(RunError, match=r"run: 1 MB are free there, and the run's checkpoints need 2 MB$"):
             train(config, tmp_path / "run")
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/last.ckpt").write_bytes(bytes(600_000))
+        with pytest.raises(RunError, match=r"need 1 MB$"):
+            check_output(tmp_path / "run", 2_000_000)
+        (tmp_path / "run/best.ckpt").write_bytes(bytes(600_000))
+        check_output(tmp_path / "run", 2_000_000)
+    shutil.rmtree(tmp_path / "run")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"^cannot write the run folder .*/file/run: Not a directory$"):
         train(config, tmp_path / "file/run")

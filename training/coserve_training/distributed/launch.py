@@ -68,6 +68,10 @@ def find_launcher(devices: int, nodes: int) -> ClusterEnvironment:
         if environment.detect():
             return environment()
     if os.environ.get(PARENT) != str(os.getppid()):
+        if "LOCAL_RANK" in os.environ and os.environ.get(PARENT) == str(os.getpid()):
+            raise ConfigError(
+                "this process has begun a training on several devices already; begin the next in a new one"
+            )
         if "LOCAL_RANK" in os.environ:
             raise ConfigError(
                 f"LOCAL_RANK is {os.environ['LOCAL_RANK']}, but neither torchrun nor srun started this "

@@ -25,7 +25,7 @@ from torch import nn
 
 from coserve_training.config import TrainConfig
 from coserve_training.counting import cost
-from coserve_training.errors import RunError
+from coserve_training.errors import ConfigError, RunError
 from coserve_training.recipes import recipe_hash
 from coserve_training.runs.records import read_records
 
@@ -109,7 +109,7 @@ class Description:
         except (FileNotFoundError, NotADirectoryError) as error:
             why = "it is a file; give the folder of the run" if folder.is_file() else "it has no config.json"
             raise RunError(f"{folder}: not a run folder ({why})") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, ConfigError) as error:
             raise RunError(f"{file}: damaged ({error})") from error
 
 

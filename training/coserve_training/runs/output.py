@@ -15,7 +15,7 @@ def check_output(folder: Path, needed_bytes: int) -> None:
 
     Args:
         folder: the absolute path of the run folder, which need not exist.
-        needed_bytes: what the run will write at least.
+        needed_bytes: size of the run's checkpoints, of which a resumed run has written some.
 
     Raises:
         RunError: if the folder cannot be used.
@@ -36,14 +36,15 @@ def check_output(folder: Path, needed_bytes: int) -> None:
         with tempfile.TemporaryFile(dir=existing) as probe:
             probe.write(b"probe")
             probe.flush()
+        written = sum(file.stat().st_size for file in folder.glob("*.ckpt"))
         free = shutil.disk_usage(existing).free
     except (OSError, ValueError) as error:  # ValueError: a null character
         reason = getattr(error, "strerror", None) or error
         raise RunError(f"cannot write the run folder {_show(folder)}: {reason}") from error
-    if free < needed_bytes:
+    if free < needed_bytes - written:
         raise RunError(
             f"cannot write the run folder {_show(folder)}: {free / 1e6:.0f} MB are free there, and the run's "
-            f"checkpoints need {needed_bytes / 1e6:.0f} MB"
+            f"checkpoints need {(needed_bytes - written) / 1e6:.0f} MB"
         )
 
 

@@ -18,6 +18,7 @@ decode.py    from an opened image to RGB arrays
 lazy.py      images that are decoded, or augmented, when they are read
 split.py     the images and classes of a split
 workers.py   worker processes
+limits.py    the cores and the memory to use
 order.py     the order of the images in each epoch
 batches.py   batches as tensors
 """
@@ -27,11 +28,12 @@ from coserve_training.data.dataset import load_dataset
 from coserve_training.data.decode import Pixels, Square, make_square
 from coserve_training.data.identity import Identities, Known, identify
 from coserve_training.data.lazy import LazyImages, Views
+from coserve_training.data.limits import usable_cores
 from coserve_training.data.membership import HOLD_OUT, Membership
 from coserve_training.data.naming import name_some
 from coserve_training.data.split import Dataset, Progress, Split, space_evenly
 from coserve_training.data.unlabelled import Unlabelled, load_unlabelled
-from coserve_training.data.workers import index_batches, usable_cores
+from coserve_training.data.workers import index_batches
 
 __all__ = [
     "HOLD_OUT",

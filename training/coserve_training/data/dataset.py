@@ -1,6 +1,5 @@
 """Read a data set of labelled images from folders, zips and published files."""
 
-import os
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +13,12 @@ from coserve_training.data.finding import find_data
 from coserve_training.data.identity import identify
 from coserve_training.data.imagenet import label_validation_images
 from coserve_training.data.lazy import Indices, LazyImages
+from coserve_training.data.limits import usable_bytes, usable_cores
 from coserve_training.data.membership import Assign, Sources
 from coserve_training.data.naming import name_some
 from coserve_training.data.sizes import describe_reduction
 from coserve_training.data.split import Dataset, Labelled, Progress, Split
-from coserve_training.data.workers import ParallelMap, index_batches, usable_cores
+from coserve_training.data.workers import ParallelMap, index_batches
 from coserve_training.errors import CorruptImagesError, DataError
 
 CACHE_BYTES = 4 << 30
@@ -172,7 +172,7 @@ def prepare(
     if decoded_already and images.square.resize_size == images.size == images.sources.shape[1]:
         return Split(images.sources, targets), []
     wanted = len(images) * images.size**2 * 3
-    cached = not whole and wanted <= min(cache_bytes, _memory() // 4)
+    cached = not whole and wanted <= min(cache_bytes, usable_bytes() // 4)
     if decoded_already and not cached:
         return Split(images, targets), []
     array = np.empty((len(images) if cached else 0, images.size, images.size, 3), np.uint8)
@@ -209,8 +209,3 @@ def _check(images: LazyImages, indices: Indices) -> tuple[None, Indices, list[st
     good = np.array([fault is None for fault in faults])
     named = [f"{images.sources[i].name} ({fault})" for i, fault in zip(indices, faults, strict=True) if fault]
     return None, indices[good], named
-
-
-def _memory() -> int:
-    """Return the size of this machine's memory, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

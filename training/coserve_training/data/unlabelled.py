@@ -13,10 +13,10 @@ from coserve_training.data.dataset import CACHE_BYTES, prepare
 from coserve_training.data.files import SPLITS, StoredFile, list_entries
 from coserve_training.data.finding import find_data
 from coserve_training.data.lazy import LazyImages
+from coserve_training.data.limits import usable_cores
 from coserve_training.data.naming import name_some
 from coserve_training.data.passed_over import PassedOver
 from coserve_training.data.split import Progress, Split, space_evenly
-from coserve_training.data.workers import usable_cores
 from coserve_training.errors import DataError
 
 

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import multiprocessing.connection
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
@@ -183,8 +182,3 @@ class ParallelMap:
 def index_batches(count: int, size: int) -> list[npt.NDArray[np.int64]]:
     """Split the indices 0 to `count` - 1 into batches of `size`; the last one may be smaller."""
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

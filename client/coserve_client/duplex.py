@@ -2,7 +2,8 @@
 
 A server that is overloaded, or that finds a body too large, may answer and close the connection before it has
 read the body. httpx reads the answer once sending fails, but asyncio drops what it has not received by then.
-RFC 9112, section 9.5, asks clients to watch for answers while they send.
+RFC 9112, section 9.5, asks clients to watch for answers while they send. An answer is still lost if the
+connection is reset in the microseconds between asyncio's last look for it and the next piece that is sent.
 """
 
 import asyncio
@@ -82,7 +83,7 @@ class _DuplexStream(httpcore.AsyncNetworkStream):
             self._receiving.add_done_callback(lambda task: task.cancelled() or task.exception())
         # The timeout is that of each piece, as in `httpx.Client`.
         for start in range(0, len(buffer), PIECE_BYTES):
-            # asyncio receives what has arrived before the next piece fails.
+            # asyncio looks for what has arrived; the next piece may fail.
             await asyncio.sleep(0)
             with _translated_to(httpcore.WriteError):
                 await self._stream.write(buffer[start : start + PIECE_BYTES], timeout)

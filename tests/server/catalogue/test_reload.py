@@ -53,35 +53,6 @@ def test_what_is_held_runs_on_until_it_is_let_go(tmp_path: Path) -> None:
     assert lanes() == set()
 
 
-def test_what_has_gone_is_forgotten(tmp_path: Path) -> None:
-    """A server may see ever new names."""
-    for name in ("kept", "pair"):
-        write_repository(tmp_path, name)
-
-    async def use(engine: OnnxRuntimeEngine, reloader: Reloader) -> None:
-        def attempts() -> set[str]:
-            return set(reloader.catalogue.attempts)
-
-        (tmp_path / "broken").mkdir()
-        shutil.copy(tmp_path / "pair/config.pbtxt", tmp_path / "broken")
-        await reloader.refresh()
-        assert attempts() == {"kept", "pair", "broken"}
-        (tmp_path / "pair").rename(tmp_path / ".pair")
-        shutil.rmtree(tmp_path / "broken")
-        await reloader.refresh()
-        assert attempts() == {"kept"}
-        (tmp_path / ".pair").rename(tmp_path / "pair")
-        await reloader.load("pair")
-        assert attempts() == {"kept", "pair"}
-        await reloader.unload("pair")
-        (tmp_path / "pair/config.pbtxt").write_text("broken")
-        with pytest.raises(RepositoryError):
-            await reloader.load("pair")
-        assert attempts() == {"kept"}
-
-    with_reloader(tmp_path, use)
-
-
 def test_an_ensemble_of_one_class_does_not_replace_one_that_is_served(tmp_path: Path) -> None:
     write_repository(tmp_path)
 

@@ -14,6 +14,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import dividing
 import dividing_page
 
+from coserve_training.recipes import with_recipe
+
 DOUBT = {name: {"aurc": 0.1} for name in ("confidence", "disagreement")}
 
 
@@ -169,3 +171,9 @@ def test_differences_are_listed_by_seed() -> None:
     ]
     _, row = dividing_page.differences(rows)
     assert row == ["S=2, co-trained, against S=1", "+2.00", "0.58", "+1.00, +2.00, +3.00"]
+
+
+def test_the_recipe_without_cutout_differs_in_nothing_else() -> None:
+    own = Path(dividing.__file__).parent / "recipes/cifar-fast-without-cutout.toml"
+    given = {"network": "wide_resnet10_4", "data": ["cifar10-train.zip"]}
+    assert with_recipe(str(own), given) == with_recipe("cifar-fast", {**given, "cutout": 0})

@@ -15,7 +15,6 @@ from PIL import Image as Picture
 from coserve_client import (
     AsyncClient,
     Client,
-    CoserveError,
     Image,
     OverloadedError,
     RejectedError,
@@ -110,13 +109,9 @@ def test_an_overloaded_gateway_is_heard_during_an_upload(serve: Serve, tmp_path:
         connection.sendall(b"GET")
         with pytest.raises(OverloadedError), Client(server.url, retries=0) as client:
             client.classify(bytes(3_000_000))
-        errors = []
         for _ in range(5):
-            with pytest.raises(CoserveError) as caught:
+            with pytest.raises(OverloadedError):
                 asyncio.run(ask())
-            errors.append(caught.type)
-    # This server resets the connection at once, which asyncio may notice first.
-    assert errors.count(OverloadedError) >= 4
 
 
 def test_the_command_classifies_a_folder(url: str, tmp_path: Path) -> None:

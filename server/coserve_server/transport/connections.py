@@ -11,24 +11,24 @@ import socket
 import sys
 from collections import Counter
 
-from httptools import HttpParserInvalidURLError, HttpParserUpgrade, HttpRequestParser, parse_url
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from coserve_server.api.middleware.lingering_close import LINGER_S
 from coserve_server.observability.metrics import Metrics
 from coserve_server.settings import Settings
+from coserve_server.transport.heads import MAX_HEAD_BYTES, TOO_LARGE, HeadError, check_head, read_target
 from coserve_server.transport.refusals import write_problem
 
-MAX_HEAD_BYTES = 16 * 2**10
-"""Limit on a request's target and headers together."""
-TOO_LARGE = (431, "head-too-large", f"more than {MAX_HEAD_BYTES} bytes of headers")
 PROBES = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 EXTRA_CONNECTIONS = 16
 """Connections above the limit that may ask for health alone: a busy server must not be restarted for it."""
-MAX_SHOWN_BYTES = 100
 MAX_PIPELINED = 64
 """Requests that may wait on a connection for the answer to an earlier one; later ones are not read."""
 UNREAD_RESPONSE_MS = 60_000
 """Time after which a connection is closed if the client reads nothing of its response."""
+MAX_LINGERING = 64
+"""Refused connections that stay open until the client closes; others are closed at once."""
 
 
 def limited(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
@@ -44,12 +44,9 @@ def limited(settings: Settings, metrics: Metrics) -> type[HttpToolsProtocol]:
         max_age_s = settings.max_connection_age_ms / 1000 or math.inf
         probes = frozenset((root + path).encode() for root in ("", settings.root_path) for path in PROBES)
         refusals = metrics.connections_refused
+        lingering: set[Connection] = set()  # noqa: RUF012  # one per server
 
     return Limited
-
-
-class _HeadError(Exception):
-    """A request's head is well-formed but refused; the arguments are `_refuse`'s."""
 
 
 class _PipelineFullError(Exception):
@@ -67,6 +64,8 @@ class Connection(HttpToolsProtocol):
     """Paths that are answered above the limit of connections."""
     refusals: Counter[str]
     """Connections refused, by the kind of problem."""
+    lingering: set["Connection"]
+    """Connections that were refused, and stay open until their clients have the response."""
     _expires_at = math.inf
     _is_extra = False
     """Whether the connection is above the limit, for a probe."""
@@ -77,8 +76,8 @@ class Connection(HttpToolsProtocol):
     _unparsed: bytes | None = None
     """The data after that head."""
     _received = b""
-    _is_full = False
-    """Whether requests were left unread, so that the connection closes after the answers to the others."""
+    _is_deaf = False
+    """Whether what arrives is dropped, as the connection closes after the answers to what came before."""
     _answering: RequestResponseCycle | None = None
     """The request being answered. `cycle` is the request read last, and `pipeline` holds the ones between."""
 
@@ -91,15 +90,16 @@ class Connection(HttpToolsProtocol):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_RESPONSE_MS)
         # Connections that were opened together must not end together.
         self._expires_at = self.loop.time() + random.uniform(0.9, 1.1) * self.max_age_s  # noqa: S311  # no secret
-        self._is_extra = len(self.connections) > self.max_connections and not self._close_idlest()
-        if self._is_extra and len(self.connections) > self.max_connections + EXTRA_CONNECTIONS:
+        served = len(self.connections) - len(self.lingering)
+        self._is_extra = served > self.max_connections and not self._close_idlest()
+        if self._is_extra and served > self.max_connections + EXTRA_CONNECTIONS:
             self._refuse(*self._too_many())
         else:
             self._await_head()
 
     def data_received(self, data: bytes) -> None:
         """Take a part of a request; limit its head, chunk headers and trailers together."""
-        if self.transport.is_closing() or self._is_full:
+        if self.transport.is_closing() or self._is_deaf:
             return
         self._bytes_without_body += len(data)
         self._unparsed = data
@@ -108,7 +108,7 @@ class Connection(HttpToolsProtocol):
             self._unparsed = None
             super().data_received(self._received)
         self._received = b""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._is_deaf:
             return
         if self._bytes_without_body > MAX_HEAD_BYTES:
             self._refuse(*TOO_LARGE)
@@ -140,28 +140,11 @@ class Connection(HttpToolsProtocol):
         self._stop_head_timer()
         if self._resuming:
             return
-        size = len(self.url)
-        hosts = 0
-        for name, value in self.headers:
-            # With ": " and CRLF.
-            size += len(name) + len(value) + 4
-            hosts += name == b"host"
-        if size > MAX_HEAD_BYTES:
-            raise _HeadError(*TOO_LARGE)
-        if hosts != 1 and self.parser.get_http_version() == "1.1":
-            raise _HeadError(
-                400, "bad-request", f"invalid HTTP/1.1: there must be one Host header, not {hosts}"
-            )
-        if self.parser.get_method() == b"CONNECT":
-            raise _HeadError(
-                405,
-                "method-not-allowed",
-                "CONNECT is for proxies, and this server is not one; is it configured as a proxy?",
-            )
+        check_head(self.parser, self.url, self.headers)
         if not self.url.startswith(b"/"):
-            self.url = _read_target(self.url)
+            self.url = read_target(self.url)
         if self._is_extra and self.url.partition(b"?")[0] not in self.probes:
-            raise _HeadError(*self._too_many())
+            raise HeadError(*self._too_many())
         super().on_headers_complete()
         if self._is_extra or self.is_expired:
             self.close_after_answer()
@@ -186,9 +169,9 @@ class Connection(HttpToolsProtocol):
         error = sys.exc_info()[1]
         cause = error.__context__ if error is not None else None
         if isinstance(cause, _PipelineFullError):
-            self._is_full = True
+            self._is_deaf = True
             self.close_after_answer()
-        elif isinstance(cause, _HeadError):
+        elif isinstance(cause, HeadError):
             self._refuse(*cause.args)
         else:
             self._refuse(400, "bad-request", f"invalid HTTP/1.1: {error or msg}")
@@ -213,11 +196,19 @@ class Connection(HttpToolsProtocol):
         self._abandon()
         super().connection_lost(exc)
         self._stop_head_timer()
+        self.lingering.discard(self)
 
     @property
     def is_expired(self) -> bool:
         """Whether the response to the next request is the last."""
         return self.loop.time() >= self._expires_at
+
+    def shutdown(self) -> None:
+        """Close the connection once it has no request in progress."""
+        if self in self.lingering:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     def expire(self) -> None:
         """Make the response to the next request the last, as at the connection's maximum age."""
@@ -276,17 +267,17 @@ class Connection(HttpToolsProtocol):
             self.transport.write(write_problem(status, slug, detail))
         self._abandon()
         self._stop_head_timer()
-        self.transport.close()
+        self._linger()
 
-
-def _read_target(target: bytes) -> bytes:
-    """Return the path and query of a request's target that is a whole URL (RFC 9112, 3.2.2), or `*`."""
-    try:
-        url = parse_url(target)
-    except HttpParserInvalidURLError as error:
-        text = target[:MAX_SHOWN_BYTES].decode("latin-1")
-        raise _HeadError(
-            400, "bad-request", f"invalid HTTP/1.1: the target {text!r} is neither a path nor a URL"
-        ) from error
-    query = b"?" + url.query if url.query else b""
-    return (url.path or b"/") + query
+    def _linger(self) -> None:
+        """Close the connection once the client has: unread bytes would reset it (RFC 9112, 9.6)."""
+        self._is_deaf = True
+        if len(self.lingering) >= MAX_LINGERING:
+            self.transport.close()
+            return
+        self.lingering.add(self)
+        self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
+        self.flow.resume_reading()
+        # A client that sends nothing more closes the connection at its end; TLS cannot end one direction.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()

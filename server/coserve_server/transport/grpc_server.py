@@ -9,7 +9,8 @@ from coserve_server.errors import AddressError
 from coserve_server.security.grpc_tls import server_credentials
 from coserve_server.settings import Settings
 from coserve_server.transport.binding import bind, check_address, format_address
-from coserve_server.transport.connections import MAX_HEAD_BYTES, UNREAD_RESPONSE_MS
+from coserve_server.transport.connections import UNREAD_RESPONSE_MS
+from coserve_server.transport.heads import MAX_HEAD_BYTES
 
 MAX_CALLS_PER_CONNECTION = 100
 MAX_OPTION = 2**31 - 2

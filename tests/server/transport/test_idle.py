@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -49,7 +49,8 @@ async def serving(**settings: Any) -> AsyncIterator[Connect]:
     yield connect
     for client in clients:
         client.writer.close()
-        await client.writer.wait_closed()
+        with suppress(ConnectionError):
+            await client.writer.wait_closed()
     server.should_exit = True
     await task
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import httptools
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -40,6 +41,7 @@ CONNECTION = {
     "url": bytes,
     "headers": list,
     "cycle": RequestResponseCycle,
+    "flow": FlowControl,
     "pipeline": deque,
     "timeout_keep_alive_task": asyncio.TimerHandle,
 }
@@ -78,6 +80,9 @@ class Pipe(asyncio.Transport):
 
     def resume_reading(self) -> None:
         pass
+
+    def can_write_eof(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.socket.close()

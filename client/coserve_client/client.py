@@ -227,6 +227,7 @@ class Client:
 
         Raises:
             UnauthenticatedError, ForbiddenError: a proxy requires a key, or does not allow the call.
+            RequestTimeoutError: all of this client's connections stayed in use, so the server was not asked.
         """
         return self._sender.probe("/healthz")
 
@@ -237,6 +238,7 @@ class Client:
             InputError: no model can have that name or version, or there is a version without a name.
             UnauthenticatedError, ForbiddenError: the server or a proxy requires a key, or does not allow the
                 call.
+            RequestTimeoutError: all of this client's connections stayed in use, so the server was not asked.
         """
         return self._sender.probe(readiness_path(model, version))
 

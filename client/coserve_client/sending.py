@@ -47,10 +47,17 @@ class Sender:
         return call.read(response)
 
     def probe(self, path: str) -> bool:
-        """Return whether a server answers and reports itself, or a model, as healthy."""
+        """Return whether a server answers and reports itself, or a model, as healthy.
+
+        Raises:
+            RequestTimeoutError: it was not asked, as all connections stayed in use.
+        """
         try:
             response = self._send(self._http.build_request("GET", path))
-        except (UnreachableError, RequestTimeoutError):
+        except (UnreachableError, RequestTimeoutError) as error:
+            # No connection became free: the server was not asked.
+            if isinstance(error.__cause__, httpx.PoolTimeout):
+                raise
             return False
         return is_healthy(response)
 
@@ -96,7 +103,10 @@ class AsyncSender:
         """See `Sender.probe`."""
         try:
             response = await self._send(self._http.build_request("GET", path))
-        except (UnreachableError, RequestTimeoutError):
+        except (UnreachableError, RequestTimeoutError) as error:
+            # No connection became free: the server was not asked.
+            if isinstance(error.__cause__, httpx.PoolTimeout):
+                raise
             return False
         return is_healthy(response)
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from coserve_client import (
     PredictionSets,
     ProblemError,
     ProtocolError,
+    RequestTimeoutError,
     UnauthenticatedError,
     UnavailableError,
     UnknownModelError,
@@ -207,6 +209,14 @@ def test_reports_liveness_and_readiness_without_retrying(ask: Ask) -> None:
     assert ask(server, "live") is True
     assert ask(server, "ready") is False
     assert paths == ["/healthz", "/readyz"]
+
+
+@pytest.mark.parametrize("probe", ["live", "ready"])
+def test_a_probe_that_reaches_no_server_is_false_unless_it_was_not_sent(ask: Ask, probe: str) -> None:
+    for cause in httpx.ConnectError("refused"), httpx.ConnectTimeout(""), httpx.ReadTimeout(""):
+        assert ask(Mock(side_effect=cause), probe) is False
+    with pytest.raises(RequestTimeoutError, match=r"no connection to .* became free in time"):
+        ask(Mock(side_effect=httpx.PoolTimeout("")), probe)
 
 
 @pytest.mark.parametrize(("status", "error"), [(401, UnauthenticatedError), (403, ForbiddenError)])

@@ -109,6 +109,8 @@ def train(
         finished = 0
         if resumed is not None:  # find a damaged checkpoint before reading the data
             finished = int(load_run(folder).provenance["training"]["epochs"])  # type: ignore[index]
+            if finished == config.epochs:
+                report(f"all {finished} epochs are finished; --epochs {finished + 1} or more would train on")
         workers = max(1, usable_cores() // devices) if workers is None else workers
         membership = _membership(config, folder, resume, report)
         dataset = _load(config, membership, workers, report, progress)

@@ -170,7 +170,7 @@ class _Models(Collector):
         yield self._histograms(
             "coserve_member_overlap_ratio",
             "Sum of the members' durations in a batch / time from first start to last end: S if all S ran "
-            "in parallel, 1 if one after another.",
+            "in parallel, 1 or less if one after another.",
             lambda model: model.overlap,
         )
         yield self._member_durations()

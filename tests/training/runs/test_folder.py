@@ -118,6 +118,12 @@ def test_a_resumed_run_gives_the_same_results(config: TrainConfig, run: Path, tm
         assert [float(broken[name]) for name in METRICS] == [float(unbroken[name]) for name in METRICS]
     for broken, unbroken in zip(load_run(folder).members, load_run(run).members, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(broken.parameters(), unbroken.parameters(), strict=True))
+    lines: list[str] = []
+    again = train(config, folder, resume=True, report=lines.append)
+    assert lines == ["all 4 epochs are finished; --epochs 5 or more would train on"]
+    assert again is not None
+    assert again.ensemble == evaluate_run(folder).ensemble
+    assert len(history(folder)) == 4
 
 
 def test_a_resumed_run_keeps_its_configuration(config: TrainConfig, run: Path, tmp_path: Path) -> None:

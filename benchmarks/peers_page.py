@@ -1,4 +1,4 @@
-"""Write the results of `peers/compare.py` into docs/results/benchmark.md.
+"""Write the results of `peers/compare.py` into docs/results/other-servers.md.
 
 python benchmarks/peers_page.py            update the page; `make bench-peers` ends with this
 python benchmarks/peers_page.py --check    fail if the page's tables differ from the JSON files
@@ -17,7 +17,9 @@ Results = dict[str, Any]
 
 def main() -> None:
     """Write or check the page."""
-    arguments = page_options(__doc__, "benchmarks/results/peers", "docs/results/benchmark.md").parse_args()
+    arguments = page_options(
+        __doc__, "benchmarks/results/peers", "docs/results/other-servers.md"
+    ).parse_args()
     results = [json.loads(file.read_text("utf-8")) for file in sorted(arguments.results.glob("*.json"))]
     sections = "\n\n".join("\n".join(section(one)) for one in results)
     update(arguments.page, "benchmarks/peers_page.py", [sections], arguments.check)
@@ -29,7 +31,7 @@ def section(results: Results) -> Iterator[str]:
     measured = [one for one in results["servers"] if one["failure"] is None]
     best = max(engine["images_per_s"].values())
     processor = results.get("processor") or "processor not recorded"
-    yield f"### {results['model']}{limits(results)}\n"
+    yield f"## {results['model']}{limits(results)}\n"
     yield (
         f"{results['cores']} cores ({processor}) for server and load generator, "
         f"ONNX Runtime {results['onnxruntime']}, "

@@ -30,15 +30,16 @@ def test_the_page_of_other_servers_has_the_stored_figures(tmp_path: Path) -> Non
     kept = script("peers_page.py", "--check")
     assert kept.returncode == 0, kept.stderr
 
-    page = tmp_path / "benchmark.md"
+    page = tmp_path / "other-servers.md"
     page.write_text(
-        (ROOT / "docs/results/benchmark.md").read_text("utf-8").replace("| Coserve 0.", "| Other 0."), "utf-8"
+        (ROOT / "docs/results/other-servers.md").read_text("utf-8").replace("| Coserve 0.", "| Other 0."),
+        "utf-8",
     )
     drifted = script("peers_page.py", "--page", str(page), "--check")
     assert drifted.returncode == 1
     assert "run peers_page.py" in drifted.stderr
     assert script("peers_page.py", "--page", str(page)).returncode == 0
-    assert page.read_text("utf-8") == (ROOT / "docs/results/benchmark.md").read_text("utf-8")
+    assert page.read_text("utf-8") == (ROOT / "docs/results/other-servers.md").read_text("utf-8")
 
 
 def test_an_ensemble_of_random_weights_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import random
 import socket
 import sys
 from collections import Counter
+from contextlib import suppress
 
 from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -27,7 +28,7 @@ MAX_PIPELINED = 64
 """Requests that may wait on a connection for the answer to an earlier one; later ones are not read."""
 UNREAD_RESPONSE_MS = 60_000
 """Time after which a connection is closed if the client reads nothing of its response."""
-MAX_LINGERING = 64
+MAX_LINGERING = 32
 """Refused connections that stay open until the client closes; others are closed at once."""
 
 
@@ -78,6 +79,7 @@ class Connection(HttpToolsProtocol):
     _received = b""
     _is_deaf = False
     """Whether what arrives is dropped, as the connection closes after the answers to what came before."""
+    _is_stopping = False
     _answering: RequestResponseCycle | None = None
     """The request being answered. `cycle` is the request read last, and `pipeline` holds the ones between."""
 
@@ -205,6 +207,7 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Close the connection once it has no request in progress."""
+        self._is_stopping = True
         if self in self.lingering:
             self.transport.close()
         else:
@@ -257,6 +260,8 @@ class Connection(HttpToolsProtocol):
         self.pipeline.clear()
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
+            # Otherwise uvicorn would write that answer before it looks whether the client is there.
+            self._answering.waiting_for_100_continue = False
             self._answering.message_event.set()
 
     def _refuse(self, status: int, slug: str, detail: str) -> None:
@@ -272,7 +277,8 @@ class Connection(HttpToolsProtocol):
     def _linger(self) -> None:
         """Close the connection once the client has: unread bytes would reset it (RFC 9112, 9.6)."""
         self._is_deaf = True
-        if len(self.lingering) >= MAX_LINGERING:
+        self._unset_keepalive_if_required()
+        if self._is_stopping or len(self.lingering) >= MAX_LINGERING:
             self.transport.close()
             return
         self.lingering.add(self)
@@ -280,4 +286,6 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         # A client that sends nothing more closes the connection at its end; TLS cannot end one direction.
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            # The client may be gone.
+            with suppress(OSError):
+                self.transport.write_eof()

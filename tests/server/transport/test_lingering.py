@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from tests.server.transport.test_idle import Client, Connect, run
 BODY = bytes(20_000_000)
 """More than the system's buffers hold."""
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 REFUSED = {
     "no HTTP": (b"nonsense\r\n" + BODY, 400),
     "no HTTP after two requests": (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 2 + b"nonsense\r\n" + BODY, 400),
@@ -118,17 +120,49 @@ def test_only_so_many_refused_clients_are_waited_for(monkeypatch: pytest.MonkeyP
     run(test)
 
 
-def test_a_server_that_stops_waits_for_no_refused_client() -> None:
+def test_a_refused_client_is_not_told_to_go_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Its request was given to the application, which asks for the body later than it was refused."""
+
+    async def test(connect: Connect) -> None:
+        client = await connect()
+        client.writer.write(CHUNKED[:-2] + b"Expect: 100-continue\r\n\r\nno chunk\r\n")
+        answer = await client.reader.read()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b" 100 " not in answer
+
+    run(test)
+    assert "write_eof" not in caplog.text
+
+
+def test_a_refused_client_is_never_the_idlest() -> None:
+    async def test(connect: Connect) -> None:
+        client = await connect()
+        client.writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET")
+        assert b" 200 " in await client.reader.readuntil(b"\r\n\r\n")
+        assert b" 408 " in await client.reader.read()
+        await connect()
+        assert b" 503 " in await (await connect()).ask()
+
+    run(test, max_connections=1, head_timeout_ms=300)
+
+
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_a_server_that_stops_waits_for_no_refused_client(refused_first: bool) -> None:
     kept: list[socket.socket] = []
 
     async def test(connect: Connect) -> None:
         client = await connect()
         # So that the connection stays open when the client is closed.
         kept.append(client.writer.get_extra_info("socket").dup())
-        client.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nno chunk\r\n")
-        assert b" 400 " in await client.reader.readuntil(b"\r\n\r\n")
+        client.writer.write(CHUNKED)
+        if refused_first:
+            client.writer.write(b"no chunk\r\n")
+            assert b" 400 " in await client.reader.readuntil(b"\r\n\r\n")
+        else:
+            threading.Timer(1, kept[0].sendall, [b"no chunk\r\n"]).start()
 
     begin = time.monotonic()
     run(test)
     assert time.monotonic() < begin + 30
+    assert refused_first or kept[0].recv(65536).startswith(b"HTTP/1.1 400 ")
     kept.pop().close()

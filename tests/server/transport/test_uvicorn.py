@@ -50,6 +50,7 @@ CYCLE = {
     "more_body": bool,
     "keep_alive": bool,
     "disconnected": bool,
+    "waiting_for_100_continue": bool,
     "response_started": bool,
     "response_complete": bool,
 }

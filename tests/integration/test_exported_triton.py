@@ -20,6 +20,7 @@ from coserve_export.repository import write_ensemble
 from coserve_export.versions import write_version
 from coserve_server.ensembles.repository import read_repository, read_versions
 from tests.integration.conftest import StartTriton, Triton
+from tests.integration.load import until
 from tests.server.onnx_repository import LABELS, network
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 3, 8, 8)).astype(np.float32)
@@ -77,6 +78,8 @@ def test_every_configuration_loads_and_the_ensemble_averages(
     with grpc.InferenceServerClient(server.grpc) as client:
         warm = executions(client)
         np.testing.assert_allclose(infer(client), logits(networks, [1, 3]), rtol=1e-5, atol=1e-5)
+        # Triton counts after it has answered.
+        until(lambda: all(count > warm[name] for name, count in executions(client).items()))
         after = executions(client)
         loaded = client.get_model_config("e_member1").config
     assert warm["e_member0"] == sized.instances * len(loaded.model_warmup)

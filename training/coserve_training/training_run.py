@@ -109,8 +109,6 @@ def train(
         finished = 0
         if resumed is not None:  # find a damaged checkpoint before reading the data
             finished = int(load_run(folder).provenance["training"]["epochs"])  # type: ignore[index]
-            if finished == config.epochs:
-                report(f"all {finished} epochs are finished; --epochs {finished + 1} or more would train on")
         workers = max(1, usable_cores() // devices) if workers is None else workers
         membership = _membership(config, folder, resume, report)
         dataset = _load(config, membership, workers, report, progress)
@@ -139,6 +137,8 @@ def train(
         members = range(config.split) if placed is None else (placed,)
         training = training.with_views(MemberViews(config, members, description.mean), workers)
         choosing = test if dataset.val is None else dataset.val
+        if finished == config.epochs:
+            report(f"{finished} of {finished} epochs are finished; more --epochs would train on")
         module = _make_module(description, dataset, placed, initial)
         _fit(trainer, module, training, choosing, resumed)
         if not first:

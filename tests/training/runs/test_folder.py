@@ -120,7 +120,7 @@ def test_a_resumed_run_gives_the_same_results(config: TrainConfig, run: Path, tm
         assert all(torch.equal(a, b) for a, b in zip(broken.parameters(), unbroken.parameters(), strict=True))
     lines: list[str] = []
     again = train(config, folder, resume=True, report=lines.append)
-    assert lines == ["all 4 epochs are finished; --epochs 5 or more would train on"]
+    assert lines == ["4 of 4 epochs are finished; more --epochs would train on"]
     assert again is not None
     assert again.ensemble == evaluate_run(folder).ensemble
     assert len(history(folder)) == 4

@@ -32,10 +32,15 @@ Connect = Callable[[], Awaitable[Client]]
 
 
 @asynccontextmanager
-async def serving(**settings: Any) -> AsyncIterator[Connect]:
-    """Serve, and yield a function that connects; close its connections at the end."""
+async def serving(certificate: str | None = None, **settings: Any) -> AsyncIterator[Connect]:
+    """Serve, and yield a function that connects; close its connections at the end.
+
+    With a certificate, in a PEM file with its key, the server speaks TLS, but the connections do not.
+    """
     http = limited(load_settings(repository="unused", **settings), Metrics())
-    server = uvicorn.Server(uvicorn.Config(app, http=http, lifespan="off", log_config=None, port=0))
+    server = uvicorn.Server(
+        uvicorn.Config(app, http=http, lifespan="off", log_config=None, port=0, ssl_certfile=certificate)
+    )
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110  # uvicorn has no event for it
         await asyncio.sleep(0.01)

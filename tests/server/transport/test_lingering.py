@@ -2,10 +2,13 @@
 
 import asyncio
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import trustme
 
 from coserve_server.transport import connections
 from tests.server.transport.test_idle import Client, Connect, run
@@ -59,6 +62,29 @@ def test_whoever_sends_what_is_refused_learns_why(name: str) -> None:
             await is_refused(connect, *REFUSED[name])
 
     run(test)
+
+
+def test_whoever_sends_over_tls_learns_why_too(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = tmp_path / "server.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def upload_securely(address: tuple[str, int]) -> bytes:
+        with (
+            socket.create_connection(address, 30) as plain,
+            trusting.wrap_socket(plain, server_hostname="127.0.0.1") as own,
+        ):
+            own.sendall(REFUSED["no host"][0])
+            return own.recv(65536)
+
+    async def test(connect: Connect) -> None:
+        address = (await connect()).writer.get_extra_info("peername")
+        for _ in range(5):
+            assert (await asyncio.to_thread(upload_securely, address)).startswith(b"HTTP/1.1 400 ")
+
+    run(test, certificate=str(certificate))
 
 
 @pytest.mark.parametrize("extra", [0, connections.EXTRA_CONNECTIONS])
